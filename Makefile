@@ -1,0 +1,42 @@
+# Every target runs in .venv, which is made once and again when pyproject.toml changes.
+#   make reproduce-table1 SEEDS="0 1 2" LIMIT=200 JOBS=2 SCALE=pocket
+PYTHON ?= python3
+SEEDS ?= 0
+JOBS ?= auto
+SCALE ?= pocket
+LIMIT ?=
+LOGDIR ?= runs
+
+RUN := .venv/bin/python
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint test reproduce-table1 pocket-family tensorboard
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## create .venv and install everything (once)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+lint: $(STAMP) ## ruff (lint, format) and mypy on the three packages
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+test: $(STAMP) ## the whole test set, with coverage of the three packages
+	$(RUN) -m pytest --cov --cov-report=term
+
+reproduce-table1: $(STAMP) ## Table 1 (SEEDS="0 1 2" LIMIT=items JOBS=n SCALE=pocket|paper)
+	$(RUN) -m craft_lightning table run table1 --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
+
+pocket-family: $(STAMP) ## train the shipped pocket models from nothing (hours, resumable)
+	$(RUN) -m craft_lightning surrogate --config experiments/surrogates/pocket.yaml
+
+tensorboard: $(STAMP) ## compare runs in the browser (LOGDIR=runs/eurosat for one dataset)
+	$(RUN) -m tensorboard.main --logdir $(LOGDIR)

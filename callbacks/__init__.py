@@ -1,0 +1,1 @@
+"""Side effects of a run, each in a file of its own."""

@@ -1,0 +1,64 @@
+"""How far a training has moved the pictures' codes (methods.md 1.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class CodesChanged(Callback):
+    """Logs ``val/codes_changed``: the share of first-level codes of the validation pictures that training changed.
+
+    Always on in ``fit``, where the tower has a codebook. The codes before training (zero-shot ones, unless an adapted
+    encoder was plugged in) are computed once and kept in the checkpoint, so that a resumed run compares with the same.
+
+    Attributes:
+        before: first-level codes ``[N]`` by the item's key.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[str, Tensor] = {}
+        self._counts = torch.zeros(2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The codes before training."""
+        return {"before": self.before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of an interrupted training."""
+        self.before = state_dict["before"]
+
+    @torch.no_grad()
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Encode the validation pictures with the backbone's own path."""
+        module: Any = pl_module
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.before or data is None or trainer.limit_val_batches == 0 or module.vlm.tower.quantizer is None:
+            return
+        # Opening a data loader draws from the global generator, which belongs to the training.
+        with torch.random.fork_rng(devices=[]):
+            for batch in data.val_dataloader():
+                codes = module.vlm.encode(batch.pixel_values.to(module.device)).codes[..., 0]
+                self.before.update(zip(batch.keys, codes.int().cpu(), strict=True))
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last validation."""
+        self._counts = torch.zeros(2, device=pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Compare."""
+        if self.before:
+            now = outputs["codes"][..., 0]
+            changed = torch.stack([self.before[key] for key in batch.keys]).to(now.device) != now
+            self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=now.device)])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the share over all processes."""
+        if self.before:
+            changed, total = trainer.strategy.reduce(self._counts, reduce_op="sum")
+            pl_module.log("val/codes_changed", changed / total, sync_dist=True)

@@ -1,0 +1,166 @@
+"""``result.json``, ``predictions.jsonl``, ``items.jsonl``: what a run asked and found, and all that repeats it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks import facts
+from craft_lightning.types import Prediction
+
+NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
+"""Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary name and rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a resolved config without :data:`NOT_HASHED`, ``overwrite`` and the names of configs."""
+    kept = {k: v for k, v in config.items() if k not in ("config", "overwrite")}
+    kept["trainer"] = {k: v for k, v in kept.get("trainer", {}).items() if k not in NOT_HASHED}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class ResultWriter(Callback):
+    """Always on. In a folder that holds a fit, the files of an evaluation carry its verb: ``result.test.json``.
+
+    Args:
+        verb: ``fit``, ``validate``, ``test`` or ``predict``.
+        config: the resolved config, for its hash.
+    """
+
+    def __init__(self, verb: str, config: Mapping[str, Any]) -> None:
+        self.verb = verb
+        self.hash = config_hash(config)
+        self.seed = config.get("seed_everything")
+        self._start = 0.0
+        self._predictions: list[Prediction] = []
+        self._rows = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start the clock, and look where the files go."""
+        self._start = time.monotonic()
+        folder = Path(trainer.default_root_dir)
+        beside_fit = self.verb != "fit" and (folder / "config.yaml").exists()
+        tag = f".{self.verb}" if beside_fit else ""
+        self._result, self._lines = folder / f"result{tag}.json", folder / f"predictions{tag}.jsonl"
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last evaluation."""
+        self._predictions = []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last evaluation."""
+        self._predictions = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep the replies."""
+        self._predictions += outputs["predictions"]
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep the replies."""
+        self._predictions += outputs["predictions"]
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep the replies."""
+        self._predictions += outputs
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the replies of this evaluation (in training: of the last one so far)."""
+        if not trainer.sanity_checking:
+            self._write_predictions(trainer, "val")
+            if self.verb == "validate":
+                self._write_result(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write replies and result."""
+        self._write_predictions(trainer, "test")
+        self._write_result(trainer, pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the replies."""
+        self._write_predictions(trainer, "test")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the result of the training run."""
+        self._write_result(trainer, pl_module)
+
+    def _write_predictions(self, trainer: Trainer, split: str) -> None:
+        rows = {p.key: p for p in _everywhere(self._predictions)}
+        self._rows = len(rows)
+        if not trainer.is_global_zero:
+            return
+        hashes = getattr(getattr(trainer, "datamodule", None), "item_hashes", None)
+        items = hashes(split) if hashes else {}
+        lines = [
+            {
+                "key": p.key,
+                "item": items.get(p.key),
+                "prediction": p.text,
+                "answer": p.answer,
+                "correct": p.correct,
+                "seen": p.seen,
+                "letter_correct": p.letter_correct,
+            }
+            for p in rows.values()
+        ]
+        write_atomically(self._lines, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_items = getattr(getattr(trainer, "datamodule", None), "write_items", None)
+        if write_items:
+            write_items(split, self._lines.with_name(self._lines.name.replace("predictions", "items")))
+
+    def _write_result(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        parts = facts.trained_parts(pl_module)
+        result = {
+            "verb": self.verb,
+            "method": getattr(pl_module, "name", type(pl_module).__name__),
+            "settings": {k: v for k, v in pl_module.hparams.items() if not k.startswith("_")},
+            "encoder": getattr(getattr(pl_module, "vlm", None), "encoder_facts", None),
+            "seed": self.seed,
+            "metrics": {**getattr(pl_module, "first_gradients", {}), **trainer.callback_metrics},
+            "rows": self._rows,
+            "steps": trainer.global_step,
+            "trained": {"count": sum(parts.values()), "parts": parts, "names": facts.trained_names(pl_module)},
+            "codebook_hash": facts.codebook_hash(pl_module),
+            "strategy": facts.strategy(trainer),
+            "device": facts.device(trainer),
+            "seconds": round(time.monotonic() - self._start, 3),
+            "peak_memory": facts.peak_memory(trainer),
+            "data": facts.data_facts(trainer),
+            "config_hash": self.hash,
+            "versions": facts.versions(),
+            "git": facts.git_state(),
+        }
+        write_atomically(self._result, json.dumps(facts.plain(result), indent=1) + "\n")
+
+
+def _everywhere(predictions: Iterable[Prediction]) -> list[Prediction]:
+    """The replies of all processes."""
+    own = list(predictions)
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return own
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return [p for part in gathered for p in part]

@@ -1,0 +1,80 @@
+"""The first lines of every run, in the terminal and in TensorBoard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from callbacks import facts
+
+
+class RunBanner(Callback):
+    """Says what trains, on what, with which codebook and strategy, before the first batch."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it."""
+        self._say(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it, unless it was."""
+        self._say(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it."""
+        self._say(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it."""
+        self._say(trainer, pl_module)
+
+    def _say(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._said or not trainer.is_global_zero:
+            return
+        self._said = True
+        lines = banner(trainer, pl_module)
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        for name, text in lines.items():
+            console.print(f"{name:<9} {text}", markup=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                table = "\n".join(f"| {name} | {text} |" for name, text in lines.items())
+                logger.experiment.add_text("run", f"| | |\n|---|---|\n{table}", 0)
+
+
+def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
+    """The lines by their heading."""
+    parts = facts.trained_parts(module)
+    trains = ", ".join(f"{part} {count:,}" for part, count in parts.items()) or "nothing"
+    total = sum(p.numel() for p in module.parameters())
+    share = sum(parts.values()) / total if total else 0.0
+    backbone = getattr(module, "backbone", None)
+    encoder = getattr(backbone, "encoder", None)
+    model = f"{getattr(backbone, 'name', '')}" + (f" with encoder {encoder}" if encoder else "")
+    lines = {
+        "method": str(getattr(module, "name", type(module).__name__)),
+        "backbone": model,
+        "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
+        "codebook": facts.codebook_hash(module) or "none (continuous tower)",
+        "strategy": facts.strategy(trainer),
+        "data": _data_line(facts.data_facts(trainer)),
+        "folder": trainer.default_root_dir,
+    }
+    return {name: text for name, text in lines.items() if text}
+
+
+def _data_line(data: dict[str, Any]) -> str:
+    if not data:
+        return ""
+    splits = ", ".join(f"{name} {count:,}" for name, count in data.get("splits", {}).items())
+    notes = [str(data[key]) for key in ("root", "look") if data.get(key)]
+    held = data.get("held_out")
+    notes += [f"{len(held)} of {data['classes']} labels held out"] if held else []
+    skipped = data.get("skipped")
+    notes += [f"skipped: {', '.join(f'{n} {what}' for what, n in skipped.items())}"] if skipped else []
+    return f"{data.get('dataset')} from {data.get('source')} ({'; '.join([splits, *notes])})"

@@ -1,0 +1,82 @@
+"""``python -m craft_lightning VERB ...``: finds the module behind a verb and imports nothing else.
+
+A user's mistake ends in one line on standard error and exit code 2, an interruption in one line and exit code 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from craft_lightning import __version__
+from craft_lightning.errors import CraftError, unknown
+
+RUN = "craft_lightning.cli"
+
+VERBS: dict[str, tuple[str, str]] = {
+    "fit": (RUN, "train a method"),
+    "validate": (RUN, "evaluate on the validation items"),
+    "test": (RUN, "evaluate on the stored test items"),
+    "predict": ("craft_lightning.predict", "answer the questions of a split, or one about a picture; write its logits"),
+    "list": ("craft_lightning.listing", "methods, datasets, backbones or tables, one line each"),
+    "table": ("craft_lightning.tables", "plan, run and render a table of the paper"),
+    "tokenize": ("craft_lightning.tokenize", "pictures to discrete visual tokens"),
+    "draw": ("craft_lightning.draw", "contact sheet of the drawn datasets"),
+    "surrogate": ("craft_lightning.family.build", "build a surrogate model from nothing"),
+}
+
+
+def usage() -> str:
+    """The text of ``--help``."""
+    verbs = "\n".join(f"  {verb:<10} {line}" for verb, (_, line) in VERBS.items())
+    return (
+        f"usage: python -m craft_lightning VERB ...\n\n{verbs}\n\n"
+        "VERB --help says more; a run is described by config files, for example\n"
+        "  python -m craft_lightning fit --config experiments/smoke.yaml"
+    )
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run a verb.
+
+    Raises:
+        CraftError: no such verb, or the verb's own mistake.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    if argv[0].startswith("-"):
+        raise CraftError(f"{argv[0]} comes after the verb: python -m craft_lightning VERB {argv[0]} ...")
+    if argv[0] not in VERBS:
+        raise unknown("verb", argv[0], VERBS)
+    module = VERBS[argv[0]][0]
+    arguments = list(argv) if module == RUN else list(argv[1:])
+    result: int = import_module(module).main(arguments)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    try:
+        return dispatch(sys.argv[1:] if argv is None else argv)
+    except CraftError as error:
+        print(f"craft_lightning: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has gone (``list | head``): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            print("craft_lightning: interrupted", file=sys.stderr)
+            return 130
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

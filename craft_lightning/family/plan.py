@@ -1,0 +1,115 @@
+"""The plan of a family: what its config file says, checked setting by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from craft_lightning.errors import CraftError, unknown
+from craft_lightning.surrogates.language import LanguageSpec
+from craft_lightning.surrogates.loop import LoopSpec
+from craft_lightning.surrogates.tower import TowerSpec
+
+
+@dataclass(frozen=True)
+class TowerPlan:
+    """Stage 0: entries of the text tokenizer, shape, length."""
+
+    vocabulary: int
+    shape: TowerSpec
+    loop: LoopSpec
+
+
+@dataclass(frozen=True)
+class ReadingPhases:
+    """Steps at which the text-only stage moves on, from the form in which look-ups form first to the full mixture.
+
+    Attributes:
+        primer: bare look-ups alone until here. few: conversations about few words, every second batch a primer, until
+            here. names: conversations of look-ups in all names, every fourth batch a primer, until here; then half of
+            the conversations are about descriptions. match_primer, match_few: the same of the second stage.
+    """
+
+    primer: int
+    few: int
+    names: int
+    match_primer: int
+    match_few: int
+
+
+@dataclass(frozen=True)
+class LanguagePlan:
+    """One language model.
+
+    Attributes:
+        name: of its folder. vocabulary: entries of its tokenizer. shape: see :class:`LanguageSpec`.
+        text, match, projector, joint: lengths of the two text-only stages and of stages 1 and 2.
+        phases: of the text-only stages.
+        like: name of a model whose plan, tokenizer and text-only stage it shares (a continuous twin).
+        continuous: reads features instead of codewords.
+    """
+
+    name: str
+    vocabulary: int
+    shape: LanguageSpec
+    text: LoopSpec
+    match: LoopSpec
+    phases: ReadingPhases
+    projector: LoopSpec
+    joint: LoopSpec
+    like: str | None = None
+    continuous: bool = False
+
+    @property
+    def reader(self) -> str:
+        """Whose tokenizer and text-only stage it uses."""
+        return self.like or self.name
+
+
+@dataclass(frozen=True)
+class FamilyPlan:
+    """A family: where it goes, where its checkpoints are while it trains, and its parts."""
+
+    output: Path
+    work: Path
+    seed: int
+    pictures_per_twin: int
+    tower: TowerPlan
+    language: tuple[LanguagePlan, ...]
+
+
+def read_plan(path: Path) -> FamilyPlan:
+    """A plan from YAML.
+
+    Raises:
+        CraftError: no such file, or a key that no plan has.
+    """
+    if not path.is_file():
+        raise CraftError(f"no config {path}; there is experiments/surrogates/pocket.yaml")
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parts: dict[str, dict[str, Any]] = {}
+    language = []
+    for entry in raw.pop("language"):
+        inherited = parts.get(entry.get("like", ""), {})
+        entry = parts[entry["name"]] = {**inherited, **entry}
+        loops = {k: _make(LoopSpec, entry[k]) for k in ("text", "match", "projector", "joint")}
+        made = {"shape": _make(LanguageSpec, entry["shape"]), "phases": _make(ReadingPhases, entry["phases"])}
+        language.append(_make(LanguagePlan, {**entry, **loops, **made}))
+    tower = raw.pop("tower")
+    tower = replace(
+        _make(TowerPlan, tower), shape=_make(TowerSpec, tower["shape"]), loop=_make(LoopSpec, tower["loop"])
+    )
+    folders = {k: Path(raw.pop(k)) for k in ("output", "work")}
+    return _make(FamilyPlan, {**raw, **folders, "tower": tower, "language": tuple(language)})
+
+
+def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    known = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise unknown(f"setting of {kind.__name__}", key, known)
+    return kind(**values)

@@ -1,0 +1,114 @@
+"""What a family can do on unseen studio pictures, measured on the shipped files as any user loads them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from craft_lightning import prompts, scoring
+from craft_lightning.metrics import CodebookUsage
+from craft_lightning.models.loading import load_tower, load_vlm
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.types import Fact, VqaBatch, VqaExample
+from data_modules.base import VqaDataModule
+from data_modules.twins.registry import TWINS
+from data_modules.twins.studio import Studio
+
+JUSTIFICATION_TOKENS = 64
+_CODEBOOK_PICTURES = 100
+
+
+@torch.no_grad()
+def measure_codebook(tower_folder: Path) -> dict[str, Any]:
+    """Use of the codebook on unseen studio pictures of all twins.
+
+    Returns:
+        ``used`` (share of entries chosen at any level), ``perplexity`` of each level, ``residual`` (mean squared,
+        before level 1, where it is the features' variance, and after each level) and ``cut`` (share removed by each).
+    """
+    tower = load_tower(tower_folder)
+    assert tower.quantizer is not None
+    studio = Studio([kind() for kind in TWINS.values()], tower.image_size, _CODEBOOK_PICTURES, "studio-test")
+    usage = CodebookUsage(tower.quantizer.entries, tower.quantizer.levels)
+    features, codes = [], []
+    for start in range(0, len(studio), 100):
+        visual = tower.encode(studio.images(range(start, start + 100)))
+        assert visual.codes is not None
+        usage.update(visual.codes)
+        features.append(visual.features)
+        codes.append(visual.codes)
+    z, k = torch.cat(features), torch.cat(codes)
+    sums = tower.quantizer.partial_sums(k)
+    residual = [z.var(unbiased=False).item(), *((z - s).pow(2).mean().item() for s in sums)]
+    return {
+        "entries": tower.quantizer.entries,
+        "used": len(k.unique()) / tower.quantizer.entries,
+        "perplexity": usage.compute()["perplexity"].tolist(),
+        "residual": residual,
+        "cut": [1 - after / before for before, after in itertools.pairwise(residual)],
+    }
+
+
+def grounded(text: str, facts: Sequence[Fact]) -> bool:
+    """Whether a reply names at least two facts of the picture, one of which varies within its class."""
+    said = [fact for fact in facts if fact.phrase in text.lower() or fact.phrase.lower() in text.lower()]
+    return len(said) >= 2 and any(fact.varies for fact in said)
+
+
+@torch.no_grad()
+def measure_backbone(name: str, dataset: str, items: int) -> dict[str, float]:
+    """Exact match, and share of grounded justifications, on unseen studio pictures of one twin."""
+    data = VqaDataModule(VlmSpec(name), dataset, look="studio", test_size=items)
+    data.setup("test")
+    vlm = load_vlm(VlmSpec(name))
+    right = []
+    for batch in data.test_dataloader():
+        replies = vlm.generate(vlm.encode(batch.pixel_values), batch)
+        right += [scoring.exact_match(reply, answer) for reply, answer in zip(replies, batch.answers, strict=True)]
+    justified = _justifications(vlm, data)
+    return {"exact_match": sum(right) / len(right), "justified": sum(justified) / len(justified), "items": len(right)}
+
+
+def _justifications(vlm: DiscreteVlm, data: VqaDataModule) -> list[bool]:
+    """One bool for each test item, asked to justify its answer."""
+    _, reader = data.open()
+    examples = [prompts.justify(example) for example in data.examples("test")]
+    found = []
+    for batch, rows in zip(data.test_dataloader(), _chunks(examples, data.eval_batch_size), strict=True):
+        asked = _ask(batch, [reader.builder.encode(replace(e, answer="")) for e in rows], reader.builder.pad_id)
+        replies = vlm.generate(vlm.encode(batch.pixel_values), asked, JUSTIFICATION_TOKENS)
+        found += [grounded(reply, e.meta["facts"]) for reply, e in zip(replies, rows, strict=True)]
+    return found
+
+
+def _ask(batch: VqaBatch, texts: Sequence[prompts.Encoded], pad_id: int) -> VqaBatch:
+    text: dict[str, Any] = {**prompts.collate_text(texts, pad_id, with_reply=False)}
+    return replace(batch, **text)
+
+
+def _chunks(examples: Sequence[VqaExample], size: int) -> list[Sequence[VqaExample]]:
+    return [examples[start : start + size] for start in range(0, len(examples), size)]
+
+
+def report(
+    names: Sequence[str], tower_folder: Path, path: Path, items: int, log: Callable[[str], None] = print
+) -> None:
+    """Measure every model on every twin; write ``path`` (JSON) and print a line for each."""
+    result: dict[str, Any] = {"codebook": measure_codebook(tower_folder), "studio": {}}
+    log(f"codebook: {json.dumps(result['codebook'])}")
+    for name in names:
+        result["studio"][name] = {}
+        for dataset in TWINS:
+            figures = result["studio"][name][dataset] = measure_backbone(name, dataset, items)
+            log(f"{name:16s} {dataset:14s} exact {figures['exact_match']:.3f}  justified {figures['justified']:.3f}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,55 @@
+"""``list methods|datasets|backbones|tables``: the config fragments there are, with the first comment of each.
+
+Nothing is imported and no YAML is parsed, so the answer is there at once, and a new fragment lists itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from craft_lightning.errors import CraftError, unknown
+
+KINDS = ("methods", "datasets", "backbones", "tables")
+
+
+def experiments_folder() -> Path:
+    """``experiments/`` of the working directory, or else of the checkout that this code runs from.
+
+    Raises:
+        CraftError: there is neither.
+    """
+    for folder in (Path("experiments"), Path(__file__).resolve().parent.parent / "experiments"):
+        if folder.is_dir():
+            return folder
+    raise CraftError("no folder experiments/ here or beside the package; run from a checkout of craft_lightning")
+
+
+def entries(kind: str) -> dict[str, str]:
+    """Names and descriptions of one of :data:`KINDS`."""
+    found = {}
+    for path in sorted((experiments_folder() / kind).glob("*.yaml")):
+        with path.open(encoding="utf-8") as file:
+            first = file.readline().strip()
+        found[path.stem] = first.lstrip("# ") if first.startswith("#") else ""
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code.
+
+    Raises:
+        CraftError: not exactly one kind, or an unknown one.
+    """
+    if any(a in ("-h", "--help") for a in argv):
+        print(f"usage: python -m craft_lightning list {'|'.join(KINDS)}")
+        return 0
+    if len(argv) != 1:
+        raise CraftError(f"list takes one of {', '.join(KINDS)}")
+    if argv[0] not in KINDS:
+        raise unknown("list of", argv[0], KINDS)
+    listed = entries(argv[0])
+    width = max(map(len, listed), default=0)
+    for name, line in listed.items():
+        print(f"{name:<{width}}  {line}".rstrip())
+    return 0

@@ -1,0 +1,72 @@
+"""The loss terms of the paper as pure functions of tensors; gathering over processes is the caller's."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Level = Literal["final", "cumulative"]
+Reduction = Literal["mean", "token", "image"]
+
+MAX_LOG_TEMPERATURE = math.log(100.0)
+"""The temperature of the contrastive loss never exceeds 100 (OD-8)."""
+
+
+def commitment(features: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Commitment loss (eq. 3): squared distance of the features to their quantisation, which gets no gradient.
+
+    Args:
+        features: ``[B, N, d]`` z. targets: ``[B, N, d]`` the full sum of codewords (level ``final``), or
+            ``[R, B, N, d]`` the partial sums of levels 1..l, averaged over l (level ``cumulative``, OD-5).
+        reduction: ``mean`` over everything; ``token``: summed over d; ``image``: summed over N and d (OD-6).
+
+    Returns:
+        Scalar, float32.
+    """
+    squares = (features.float() - targets.detach().float()).square()
+    scale = {"mean": 1, "token": features.shape[-1], "image": features.shape[-1] * features.shape[-2]}[reduction]
+    return squares.mean() * scale
+
+
+def contrastive(
+    images: Tensor,
+    texts: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    log_temperature: Tensor,
+) -> Tensor:
+    """Contrastive loss with class mask (eq. 4), the mean over anchors of
+
+    ``softplus(-s_ii) + sum_j softplus(s_ij)`` over the negatives j, with ``s = tau * cos(image, text)``.
+
+    Args:
+        images: ``[B, d]`` image embeddings. texts: ``[M, d]`` sentence embeddings, M >= B when gathered.
+        positives: ``[B]`` long, the text that belongs to each image.
+        negatives: ``[B, M]`` bool, pairs to push apart (see :func:`negative_pairs`).
+        log_temperature: scalar a, ``tau = exp(min(a, log 100))``; above the cap the gradient still reaches a.
+
+    Returns:
+        Scalar, float32.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        capped = log_temperature.float() - (log_temperature.detach().float() - MAX_LOG_TEMPERATURE).clamp(min=0.0)
+        v = F.normalize(images.float(), dim=-1, eps=1e-6)
+        t = F.normalize(texts.float(), dim=-1, eps=1e-6)
+        scores = capped.exp() * (v @ t.T)
+        pull = F.softplus(-scores.gather(1, positives[:, None])[:, 0])
+        push = (F.softplus(scores) * negatives).sum(dim=1)
+        return (pull + push).mean()
+
+
+def negative_pairs(labels: Tensor, text_labels: Tensor, sentences: Tensor, text_sentences: Tensor) -> Tensor:
+    """``[B, M]`` bool: pairs of different label and different sentence; all others are ignored (OD-9).
+
+    Args:
+        labels: ``[B]`` class (classification) or picture (questions) of each image; text_labels: ``[M]``.
+        sentences: ``[B]`` number of the sentence drawn for each image; text_sentences: ``[M]``.
+    """
+    return (labels[:, None] != text_labels[None]) & (sentences[:, None] != text_sentences[None])

@@ -1,0 +1,340 @@
+"""The contract of a method: what it trains, what it builds, how it sees a picture, and its loss terms.
+
+Everything else (steps, optimiser, logging, evaluation, checkpoints) is the same for all methods and lives here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from craft_lightning.errors import CraftError
+from craft_lightning.methods import method_class
+from craft_lightning.methods.captions import CaptionRows, CaptionTable
+from craft_lightning.methods.state import check_codebook, check_method, check_names
+from craft_lightning.metrics import CodebookUsage, ExactMatch
+from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.optim import OptimSpec, build_optimizer
+from craft_lightning.scoring import MAX_NEW_TOKENS, exact_match, normalise
+from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
+
+FORMAT = 1
+HOOKS = ("trainable", "build", "visual_tokens", "losses", "param_groups")
+FINAL = (
+    "configure_model",
+    "forward",
+    "training_step",
+    "validation_step",
+    "test_step",
+    "predict_step",
+    "configure_optimizers",
+    "configure_gradient_clipping",
+    "on_save_checkpoint",
+    "on_load_checkpoint",
+)
+
+# Checkpoints are read with ``weights_only``; those that Python code writes hold the specs themselves.
+torch.serialization.add_safe_globals([VlmSpec, OptimSpec])
+
+
+class BaseMethod(LightningModule, ABC):
+    """A way to adapt a discrete vision-language model.
+
+    Subclasses override the five hooks in :data:`HOOKS` and nothing else; their constructors take typed keywords of
+    their own and end in ``super().__init__(**kwargs)``.
+
+    Args:
+        backbone: the model that is adapted (the surrogate, in training) or tested.
+        optim: learning rate and its schedule.
+
+    Attributes:
+        name: key in results, configs and checkpoints; never derived from the class name.
+        vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
+        captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
+        first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
+            which make loss weights comparable across reductions (methods.md 1.5); empty where z has no gradient.
+    """
+
+    name: ClassVar[str]
+    vlm: DiscreteVlm
+
+    def __init__(self, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.backbone = backbone
+        self.optim = optim
+        self.strict_loading = False
+        self.captions: CaptionTable | None = None
+        self.accuracy = ExactMatch()
+        self.usage: CodebookUsage | None = None
+        self.first_gradients: dict[str, float] = {}
+        self._built = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        forbidden = [name for name in FINAL if name in vars(cls)]
+        if forbidden:
+            raise TypeError(
+                f"{cls.__name__} overrides {', '.join(forbidden)}; a method may override {', '.join(HOOKS)}"
+            )
+
+    # -- the five hooks ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names (of :meth:`named_parameters`) and parameters that move. The base freezes everything else."""
+
+    def build(self) -> None:
+        """Attach what the method adds (a teacher, LoRA, a read-out token) to ``self`` or ``self.vlm``."""
+
+    def visual_tokens(self, pixel_values: Tensor) -> VisualTokens:
+        """Pixels ``[B, 3, H, W]`` to what the projector sees; by default the backbone's own path."""
+        return self.vlm.encode(pixel_values)
+
+    @abstractmethod
+    def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
+        """Named loss terms, weights included. The base adds them up and logs each as ``train/<name>``."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser; by default matrices are decayed, vectors and scalars are not."""
+        parameters = [p for _, p in self.trainable()]
+        return [
+            {"params": [p for p in parameters if p.squeeze().ndim >= 2]},
+            {"params": [p for p in parameters if p.squeeze().ndim < 2], "weight_decay": 0.0},
+        ]
+
+    # -- what the hooks may ask for ------------------------------------------------------------------------------
+
+    @property
+    def data_kind(self) -> str:
+        """``classification`` or ``question``, as the data module says; classification without one."""
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        return str(getattr(data, "kind", "classification"))
+
+    def caption_rows(self, batch: VqaBatch) -> CaptionRows:
+        """Embedded sentences of the whole (multi-process) batch, and which of them belong to this process's rows.
+
+        The sentences are the data module's; the frozen text tower embeds each of them once, at the first call.
+
+        Raises:
+            CraftError: the data has no captions.
+        """
+        if self.captions is None:
+            data = getattr(self.trainer, "datamodule", None)
+            sentences: Sequence[str] = getattr(data, "captions", ())
+            self.captions = CaptionTable.embed(sentences, self.backbone, self.device)
+        ids, labels = batch.caption_ids, batch.label_ids
+        if self._processes() == 1:
+            return self.captions.rows(ids, ids, labels, 0)
+        gathered: Any = self.all_gather({"ids": ids, "labels": labels})
+        return self.captions.rows(ids, gathered["ids"].flatten(), gathered["labels"].flatten(), self.global_rank)
+
+    # -- final ---------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent."""
+        if self._built:
+            return
+        self.vlm = load_vlm(self.backbone)
+        self.build()
+        self.requires_grad_(False)
+        own = {id(p) for p in self.parameters()}
+        for name, parameter in self.trainable():
+            if id(parameter) not in own:
+                raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
+            parameter.requires_grad_(True)
+        # Lightning keeps this mode through training: a frozen language model must not drop out.
+        for module in self.modules():
+            if not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        quantizer = self.vlm.tower.quantizer
+        if quantizer is not None:
+            self.usage = CodebookUsage(quantizer.entries, quantizer.levels)
+        self._built = True
+
+    def forward(self, batch: VqaBatch) -> MethodOutput:
+        """Encode, quantise, project, and read the answer's logits and loss (labels are needed)."""
+        return self.vlm(self.visual_tokens(batch.pixel_values), batch)
+
+    def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
+        """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``."""
+        out = self._balanced(self(batch))
+        terms = self.losses(batch, out)
+        if self._trainer is not None and self.trainer.global_step == 0 and batch_idx == 0:
+            self._note_gradients(terms, out.visual.features)
+        loss = torch.stack(list(terms.values())).sum()
+        values = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict({**values, "train/loss": loss.detach()}, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
+        """Greedy exact match on the fixed validation items (DESIGN 4.7): ``predictions`` and ``codes`` of the batch."""
+        return self._evaluate(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the items of the last evaluation."""
+        self._reset_metrics()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the items of the last evaluation."""
+        self._reset_metrics()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/accuracy``, ``_seen``, ``_unseen``, ``val/letter_likelihood`` and the use of the codebook."""
+        self._log_metrics("val", "accuracy")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/exact_match``, ``_seen``, ``_unseen``, ``test/letter_likelihood`` and the use of the codebook."""
+        self._log_metrics("test", "exact_match")
+
+    def test_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
+        """Greedy replies of at most five tokens, scored by exact match (methods.md 7.3): as :meth:`validation_step`."""
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: VqaBatch, batch_idx: int) -> list[Prediction]:
+        """Scored replies; nothing is logged."""
+        predictions: list[Prediction] = self._evaluate(batch, count=False)["predictions"]
+        return predictions
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over :meth:`param_groups`; steps are the trainer's.
+
+        Raises:
+            CraftError: the method trains nothing.
+        """
+        groups = [group for group in self.param_groups() if group["params"]]
+        if not groups:
+            raise CraftError(f"{self.name} trains nothing: use test, not fit")
+        return build_optimizer(groups, self.optim, int(self.trainer.estimated_stepping_batches))
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip to the spec's norm."""
+        if self.optim.clip is not None:
+            self.clip_gradients(optimizer, self.optim.clip, "norm")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep trained tensors only, and say whose they are."""
+        kept = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        checkpoint["craft_lightning"] = {
+            "format": FORMAT,
+            "method": self.name,
+            "codebook_hash": self.vlm.codebook_hash,
+            "first_gradients": self.first_gradients,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what does not fit: another method, another codebook, missing, unexpected or misshapen tensors.
+
+        Raises:
+            CraftError: with both names, both hashes, or the first tensors concerned.
+        """
+        self.configure_model()
+        facts = check_method(checkpoint, self.name, FORMAT)
+        check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
+        wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        check_names(checkpoint["state_dict"], wanted, self.name)
+        self.first_gradients = dict(facts.get("first_gradients", {}))
+
+    def _processes(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size
+
+    def _balanced(self, out: MethodOutput) -> MethodOutput:
+        """The answer loss scaled so that the mean over processes is the mean over all their tokens (OD-4)."""
+        if self._processes() == 1:
+            return out
+        own = torch.tensor(float(len(out.targets)), device=out.answer_loss.device)
+        everywhere: Any = self.all_gather(own)
+        return replace(out, answer_loss=out.answer_loss * own / everywhere.mean())
+
+    def _note_gradients(self, terms: dict[str, Tensor], features: Tensor) -> None:
+        """Fill :attr:`first_gradients` and hand it to the loggers, which otherwise skip step 0."""
+        if not features.requires_grad:
+            return
+        for name, term in terms.items():
+            gradient = None
+            if term.requires_grad:
+                gradient = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)[0]
+            self.first_gradients[f"train/grad_z/{name}"] = 0.0 if gradient is None else float(gradient.float().norm())
+        for logger in self.loggers:
+            logger.log_metrics(self.first_gradients, step=0)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def _evaluate(self, batch: VqaBatch, count: bool = True) -> dict[str, Any]:
+        visual = self.visual_tokens(batch.pixel_values)
+        texts = self.vlm.generate(visual, batch, MAX_NEW_TOKENS)
+        letters = self._most_likely_letters(visual, batch)
+        predictions = [
+            Prediction(key, text, answer, exact_match(text, answer), seen, letter and letter == normalise(answer))
+            for key, text, answer, seen, letter in zip(
+                batch.keys, texts, batch.answers, batch.seen.tolist(), letters, strict=True
+            )
+        ]
+        if count:
+            self.accuracy.update(predictions)
+            if self.usage is not None and visual.codes is not None:
+                self.usage.update(visual.codes)
+        return {"predictions": predictions, "codes": visual.codes}
+
+    def _most_likely_letters(self, visual: VisualTokens, batch: VqaBatch) -> list[Any]:
+        """The option letter of highest likelihood (lower case), None for open questions."""
+        if not any(batch.option_counts):
+            return [None] * len(batch)
+        ids = self.vlm.letter_ids()
+        letters = list(ids)
+        logits = self.vlm.answer_logits(visual, batch)[:, list(ids.values())]
+        return [
+            letters[int(row[:options].argmax())].lower() if options else None
+            for row, options in zip(logits, batch.option_counts, strict=True)
+        ]
+
+    def _reset_metrics(self) -> None:
+        self.accuracy.reset()
+        if self.usage is not None:
+            self.usage.reset()
+
+    def _log_metrics(self, stage: str, name: str) -> None:
+        found = self.accuracy.compute()
+        named = {"all": name, "seen": f"{name}_seen", "unseen": f"{name}_unseen", "letter": "letter_likelihood"}
+        values = {f"{stage}/{named.get(part, part)}": value for part, value in found.items()}
+        if self.usage is not None and bool(self.usage.counts.any()):
+            usage = self.usage.compute()
+            values[f"{stage}/codebook_perplexity"] = usage["perplexity"][0]
+            values[f"{stage}/codebook_dead"] = usage["dead"].float()
+        self.log_dict(values, sync_dist=True)  # equal on all processes already; this says so to Lightning
+
+
+def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
+    """The method of a checkpoint, weights included, of the class that the file names.
+
+    Args:
+        path: a ``.ckpt`` written by ``fit``. overrides: constructor arguments in place of the stored ones.
+
+    Raises:
+        CraftError: no such file, not one of our checkpoints, or an unknown method.
+    """
+    if not Path(path).is_file():
+        raise CraftError(f"no checkpoint {path}")
+    facts = check_method(torch.load(path, map_location="cpu", weights_only=True, mmap=True), None, FORMAT)
+    with warnings.catch_warnings():
+        # Only trained tensors are stored: on_load_checkpoint has compared their names.
+        warnings.filterwarnings(
+            "ignore", message="Found keys that are in the model state dict but not in the checkpoint"
+        )
+        loaded: BaseMethod = method_class(facts["method"]).load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, **overrides
+        )
+    return loaded

@@ -1,0 +1,74 @@
+"""The sentences of the contrastive loss, embedded once by the frozen text tower (methods.md 1.4c, DESIGN 4.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.loading import load_text_tower
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.text import TextTower
+
+
+@dataclass(frozen=True)
+class CaptionRows:
+    """Sentences of one batch over all processes.
+
+    Attributes:
+        embeddings: ``[M, dT]`` float32, no gradient. labels: ``[M]``. sentences: ``[M]`` numbers of the sentences.
+        own: ``[B]`` rows of this process's examples.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    sentences: Tensor
+    own: Tensor
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """Every sentence of a data module: ``embeddings`` ``[C, dT]`` and ``numbers`` ``[C]``, equal where texts are."""
+
+    embeddings: Tensor
+    numbers: Tensor
+
+    @classmethod
+    def embed(cls, sentences: Sequence[str], backbone: VlmSpec, device: torch.device) -> CaptionTable:
+        """Embed with the text tower that was aligned with the backbone's vision tower (OD-10).
+
+        Raises:
+            CraftError: no sentences.
+        """
+        if not sentences:
+            raise CraftError("the data has no captions to contrast with; set --model.lambda_contrastive 0")
+        first: dict[str, int] = {}
+        numbers = torch.tensor([first.setdefault(s, i) for i, s in enumerate(sentences)], device=device)
+        tower = load_text_tower(backbone).to(device)
+        return cls(tower.embed_texts([_fitting(s, tower) for s in sentences]).to(device, torch.float32), numbers)
+
+    def rows(self, own: Tensor, gathered: Tensor, labels: Tensor, rank: int) -> CaptionRows:
+        """The rows of a batch.
+
+        Args:
+            own: ``[B]`` caption rows of this process. gathered: ``[M]`` of all processes, in rank order.
+            labels: ``[M]`` labels of all processes. rank: of this process.
+
+        Raises:
+            CraftError: an example without a caption.
+        """
+        if bool((gathered < 0).any()):
+            raise CraftError("an example has no caption to contrast with; set --model.lambda_contrastive 0")
+        place = torch.arange(len(own), device=own.device) + rank * len(own)
+        return CaptionRows(self.embeddings[gathered], labels, self.numbers[gathered], place)
+
+
+def _fitting(sentence: str, tower: TextTower) -> str:
+    """A sentence without its first words if all do not fit: what states the answer stands at the end (OD-12)."""
+    words = sentence.split(" ")
+    while len(words) > 1 and len(tower.token_ids(" ".join(words))) > tower.positions:
+        words = words[1:]
+    return " ".join(words)

@@ -1,0 +1,55 @@
+"""What a checkpoint must agree with before its tensors are copied; non-strict loading alone would hide mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from craft_lightning.errors import CraftError
+
+
+def check_method(checkpoint: Mapping[str, Any], method: str | None, version: int) -> Mapping[str, Any]:
+    """What a checkpoint says of itself, if the format is known and the method is the given one (None accepts any).
+
+    Raises:
+        CraftError: not ours, a later format, or another method's.
+    """
+    facts: Mapping[str, Any] | None = checkpoint.get("craft_lightning")
+    if not facts:
+        raise CraftError("the checkpoint was not written by craft_lightning")
+    if facts["format"] > version:
+        raise CraftError(f"the checkpoint has format {facts['format']}, this version reads up to {version}: update it")
+    if method is not None and facts["method"] != method:
+        raise CraftError(f"the checkpoint is of method {facts['method']!r}, the config names {method!r}")
+    return facts
+
+
+def check_codebook(facts: Mapping[str, Any], codebook_hash: str | None, backbone: str) -> None:
+    """Compare codebooks: an encoder adapted to one is meaningless with another.
+
+    Raises:
+        CraftError: with both hashes.
+    """
+    if facts["codebook_hash"] != codebook_hash:
+        raise CraftError(
+            f"another codebook: the checkpoint was adapted to {facts['codebook_hash']}, {backbone} has {codebook_hash}"
+        )
+
+
+def check_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], method: str) -> None:
+    """Compare names and shapes of the stored tensors with those that the method trains.
+
+    Raises:
+        CraftError: with the first tensor that is missing, unexpected or of another shape.
+    """
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    if missing or unexpected:
+        parts = [f"lacks {missing[0]} (and {len(missing) - 1} more)"] if missing else []
+        parts += [f"has {unexpected[0]} (and {len(unexpected) - 1} more)"] if unexpected else []
+        raise CraftError(f"the checkpoint does not fit {method}: it {' and '.join(parts)}")
+    for name, tensor in wanted.items():
+        if tensor.shape != state[name].shape:
+            raise CraftError(f"{name} is {tuple(state[name].shape)} in the checkpoint, {tuple(tensor.shape)} here")

@@ -1,0 +1,50 @@
+"""Plugs an adapted encoder into a tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.files import first_line, mismatches, read_json
+from craft_lightning.models.tower import VisionTower
+
+
+def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
+    """Put an adapted encoder's parameters into a tower of the same codebook.
+
+    Returns:
+        Its ``config.json``, and its token prior ``[K]`` if it has one.
+
+    Raises:
+        CraftError: another codebook (both hashes named), or missing, unexpected or misshapen tensors.
+    """
+    folder = Path(folder)
+    if not (folder / "encoder.safetensors").is_file():
+        raise CraftError(f"no adapted encoder in {folder}: encoder.safetensors is missing")
+    facts = read_json(folder / "config.json")
+    own = None if tower.quantizer is None else tower.quantizer.hash()
+    if facts.get("codebook_hash") != own:
+        raise CraftError(
+            f"{folder}: adapted to codebook {facts.get('codebook_hash')}, but this model has {own}; "
+            f"an encoder only fits models of its own codebook"
+        )
+    try:
+        state = load_file(folder / "encoder.safetensors")
+        prior = facts.get("token_prior")
+        counts = None if prior is None else load_file(folder / Path(str(prior)).name)["counts"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CraftError(f"{folder}: unreadable ({first_line(error)})") from error
+    parameters = dict(tower.used_parameters())
+    problems = mismatches({k: tuple(v.shape) for k, v in parameters.items()}, state)
+    if problems:
+        raise CraftError(f"{folder}: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+    return facts, counts

@@ -1,0 +1,121 @@
+"""Reads checkpoint folders in the VILA-U layout: the only place that reads weights (with the modules that it
+re-exports from).
+
+Everything is strict: a tensor is used, is on the list of those known to be unused, or is an error by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.encoders import apply_encoder
+from craft_lightning.models.files import (
+    TensorFiles,
+    building,
+    first_line,
+    listed,
+    load_strict,
+    quiet,
+    read_json,
+    torch_dtype,
+)
+from craft_lightning.models.layout import CONVERSATIONS
+from craft_lightning.models.reading import checkpoint_root, load_text_tower, load_tower, text_width, top_config_of
+from craft_lightning.models.spec import VlmSpec, resolve
+from craft_lightning.models.text import TextTower, load_tokenizer
+from craft_lightning.models.vlm import DiscreteVlm, Projector
+
+__all__ = [
+    "TextTower",
+    "apply_encoder",
+    "load_language_model",
+    "load_projector",
+    "load_text_tower",
+    "load_tokenizer",
+    "load_tower",
+    "load_vlm",
+    "text_width",
+]
+
+
+def load_language_model(folder: Path, *, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
+    """A transformers causal language model, checked tensor by tensor; RoPE scaling as the config has it.
+
+    Raises:
+        CraftError: unreadable, or missing, unexpected or misshapen tensors.
+    """
+    TensorFiles(folder)  # a damaged or unsafe file is refused before transformers sees it
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=torch_dtype(dtype),
+                attn_implementation=attention,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CraftError(f"{folder}: cannot be read as a language model ({first_line(error)})") from error
+    model, info = loaded
+    unexpected = [k for k in info["unexpected_keys"] if not k.endswith("rotary_emb.inv_freq")]
+    mismatched = [str(k[0]) for k in info["mismatched_keys"]]
+    for word, keys in (("missing", info["missing_keys"]), ("unexpected", unexpected), ("misshapen", mismatched)):
+        if keys:
+            raise CraftError(f"{folder}: {word} {listed(map(str, keys))}")
+    return model.eval()
+
+
+def load_projector(folder: Path, width: int, llm_width: int, dtype: str = "float32") -> Projector:
+    """The projector in ``mm_projector/``.
+
+    Raises:
+        CraftError: an unknown kind, or tensors that do not fit the two widths.
+    """
+    kind = str(read_json(folder / "config.json").get("mm_projector_type"))
+    with building():
+        projector = Projector(kind, width, llm_width)
+    if projector.state_dict():
+        load_strict(projector, TensorFiles(folder).under(""), folder)
+    return projector.to(torch_dtype(dtype)).eval()
+
+
+def load_vlm(spec: VlmSpec) -> DiscreteVlm:
+    """A whole model in eval mode, with the adapted encoder that the spec names plugged in.
+
+    Raises:
+        CraftError: anything that does not fit, by name; an encoder of another codebook, with both hashes.
+    """
+    root = checkpoint_root(resolve(spec))
+    facts = top_config_of(root)
+    conversation = facts.get("conversation", "vicuna_v1")
+    aspect = facts.get("image_aspect_ratio", "resize")
+    if conversation not in CONVERSATIONS or aspect not in ("resize", "pad"):
+        raise CraftError(f"{root / 'config.json'}: conversation {conversation!r} or aspect {aspect!r} is unknown")
+    tower = load_tower(root, dtype=spec.dtype, quantizer_dtype=spec.quantizer_dtype, attention=spec.attention)
+    language_model = load_language_model(root / "llm", dtype=spec.dtype, attention=spec.attention)
+    tokenizer = load_tokenizer(root / "llm")
+    embedding: Any = language_model.get_input_embeddings()
+    rows = embedding.num_embeddings
+    if len(tokenizer) > rows:
+        raise CraftError(f"{root / 'llm'}: the tokenizer has {len(tokenizer)} entries, the embedding {rows} rows")
+    projector = load_projector(root / "mm_projector", tower.width, language_model.config.hidden_size, spec.dtype)
+    vlm = DiscreteVlm(
+        tower,
+        projector,
+        language_model,
+        tokenizer,
+        image_wrap=bool(facts.get("image_wrap", False)),
+        conversation=conversation,
+        aspect=aspect,
+    ).eval()
+    if spec.encoder is not None:
+        vlm.encoder_facts, vlm.token_prior = apply_encoder(tower, spec.encoder)
+    return vlm

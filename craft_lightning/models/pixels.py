@@ -1,0 +1,72 @@
+"""Pictures to pixels, as VILA-U does it (host facts, section 2.1), and pictures from disk without surprises."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from craft_lightning.errors import CraftError
+
+MAX_PIXELS = 100_000_000
+"""A picture with more is refused: decoded, it would take more than 300 MB."""
+
+Aspect = Literal["resize", "pad"]
+PAD_COLOUR = (127, 127, 127)
+
+
+def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
+    """An RGB picture from a file, decoded completely.
+
+    Args:
+        path: the file; relative paths start at ``root`` if one is given.
+        root: folder that the file must lie in, symbolic links resolved.
+
+    Raises:
+        CraftError: no such file, outside ``root``, no picture, truncated, or more than :data:`MAX_PIXELS`; the
+            message names the file.
+    """
+    file = Path(path) if root is None else Path(root) / path
+    if root is not None and not file.resolve().is_relative_to(Path(root).resolve()):
+        raise CraftError(f"{path}: leaves its root {root}")
+    if not file.is_file():
+        raise CraftError(f"no picture {file}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise CraftError(f"{file}: {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+                return image.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise CraftError(f"{file}: more than {MAX_PIXELS:,} pixels; scale it down") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise CraftError(f"{file}: broken picture ({error})") from error
+
+
+def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
+    """``[3, side, side]`` float32 in [-1, 1].
+
+    The picture is made RGB first, then resized as a whole with PIL's antialiased bicubic filter.
+
+    Args:
+        image: any mode, any size.
+        side: in pixels.
+        aspect: ``"resize"`` squashes to a square; ``"pad"`` first centres it on a square of grey (127).
+    """
+    image = image.convert("RGB")
+    if aspect == "pad" and image.width != image.height:
+        square = max(image.size)
+        canvas = Image.new("RGB", (square, square), PAD_COLOUR)
+        canvas.paste(image, ((square - image.width) // 2, (square - image.height) // 2))
+        image = canvas
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return torch.from_numpy((pixels - np.float32(0.5)) / np.float32(0.5)).permute(2, 0, 1).contiguous()

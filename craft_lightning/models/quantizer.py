@@ -1,0 +1,184 @@
+"""The residual quantiser (paper, Appendix 9; eq. 1 is the case of one level), frozen by construction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_BYTES = 32 * 2**20
+"""Size of the block of distances that is held at a time: larger blocks fall out of the cache and cost more."""
+
+
+class Quantized(NamedTuple):
+    """What :meth:`ResidualQuantizer.encode` returns; no member carries a gradient.
+
+    Attributes:
+        codes: ``[..., R]`` int64, one codebook row per level.
+        quantized: ``[..., d]`` sum of the R codewords, in the dtype of the input.
+        first_residual_energy: ``[...]`` float32, squared distance to the first-level codeword (kept for pruning).
+    """
+
+    codes: Tensor
+    quantized: Tensor
+    first_residual_energy: Tensor
+
+
+def codebook_hash(codebooks: Tensor) -> str:
+    """SHA-256 over the shape and the float32 little-endian bytes of the full table(s), padding row removed.
+
+    Args:
+        codebooks: ``[1 | R, K, d]``; the same table gives the same hash whatever dtype it is stored in.
+    """
+    table = codebooks.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(",".join(map(str, table.shape)).encode())
+    digest.update(table.numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
+    """``z + sg[quantized - z]``: the value of ``quantized`` (up to rounding), the gradient of ``z``.
+
+    Applied once, to the sum over levels: an estimator per level would multiply the gradient by R.
+    """
+    return z + (quantized - z).detach()
+
+
+class ResidualQuantizer(nn.Module):
+    """Greedy nearest-codeword search over R levels of the residual.
+
+    The tables are float32 buffers: no optimiser sees them, no forward pass moves them, and ``.half()`` or
+    ``.bfloat16()`` on a parent leaves them alone. The codes do not depend on autocast.
+
+    Args:
+        codebooks: ``[1, K, d]`` (one table shared by all levels, as in VILA-U) or ``[R, K, d]``, without the
+            padding row.
+        levels: R.
+        dtype: what distances and residuals are computed in. float32, or bfloat16 to reproduce the host's public
+            inference code, whose rounding decides many codes.
+
+    Raises:
+        ValueError: the number of tables is neither 1 nor R, or ``dtype`` is neither of the two.
+    """
+
+    codebooks: Tensor
+    _tables: Tensor | None
+    _norms: Tensor
+
+    def __init__(self, codebooks: Tensor, levels: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        if codebooks.dim() != 3 or codebooks.shape[0] not in (1, levels):
+            raise ValueError(f"codebooks must be [1 or {levels}, K, d], got {tuple(codebooks.shape)}")
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"distances are computed in float32 or bfloat16, not {dtype}")
+        self.levels = levels
+        self.dtype = dtype
+        self.register_buffer("codebooks", codebooks.detach().to(torch.float32))
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Derive the search table and the squared norms from ``codebooks``."""
+        tables = self.codebooks.to(self.dtype)
+        self.register_buffer("_tables", None if self.dtype == torch.float32 else tables, persistent=False)
+        # Summed down the transposed table, as the original does: the order of the sum decides the last bit.
+        norms = torch.stack([table.t().pow(2.0).sum(dim=0) for table in tables])
+        self.register_buffer("_norms", norms, persistent=False)
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Self:
+        """Move, never cast."""
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                moved = fn(buffer)
+                self._buffers[name] = moved if moved.dtype == buffer.dtype else buffer.to(moved.device)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._prepare()
+
+    @property
+    def entries(self) -> int:
+        """K, codewords per table."""
+        return self.codebooks.shape[1]
+
+    @property
+    def width(self) -> int:
+        """d, length of a codeword."""
+        return self.codebooks.shape[2]
+
+    @property
+    def shared(self) -> bool:
+        """One table for all levels."""
+        return self.codebooks.shape[0] == 1
+
+    def hash(self) -> str:
+        """See :func:`codebook_hash`."""
+        return codebook_hash(self.codebooks)
+
+    def table(self, level: int) -> Tensor:
+        """``[K, d]`` float32 table of a level (0-based)."""
+        return self.codebooks[0 if self.shared else level]
+
+    @torch.no_grad()
+    def encode(self, z: Tensor) -> Quantized:
+        """Codes of ``z``, ties to the lowest index.
+
+        Args:
+            z: ``[..., d]``, any floating dtype.
+        """
+        rows = z.detach().reshape(-1, self.width).to(self.dtype)
+        codes = torch.empty(len(rows), self.levels, dtype=torch.int64, device=z.device)
+        quantized = torch.empty_like(rows)
+        energy = torch.empty(len(rows), dtype=torch.float32, device=z.device)
+        step = max(1, CHUNK_BYTES // (self.entries * rows.element_size()))
+        distances = torch.empty(min(step, len(rows)), self.entries, dtype=self.dtype, device=z.device)
+        with torch.autocast(z.device.type, enabled=False):
+            for start in range(0, len(rows), step):
+                part = slice(start, start + step)
+                codes[part], quantized[part], energy[part] = self._encode_rows(rows[part], distances)
+        shape = z.shape[:-1]
+        return Quantized(codes.view(*shape, self.levels), quantized.view(z.shape).to(z.dtype), energy.view(shape))
+
+    def _encode_rows(self, residual: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The search for a block of rows ``[n, d]``; ``distances`` ``[>= n, K]`` is scratch space."""
+        tables = self.codebooks if self._tables is None else self._tables
+        distances = distances[: len(residual)]
+        quantized = torch.zeros_like(residual)
+        codes, energy = [], torch.empty(0)
+        for level in range(self.levels):
+            index = 0 if self.shared else level
+            # |r|^2 + |c|^2 - 2 r.c as one fused product, the original's order of operations (host facts, 2.3).
+            torch.add(residual.pow(2.0).sum(dim=1, keepdim=True), self._norms[index], out=distances)
+            distances.addmm_(residual, tables[index].t(), alpha=-2.0)
+            picked = distances.min(dim=1).indices  # the first minimum, like argmin, in a third of the time on CPUs
+            words = tables[index][picked]
+            residual = residual - words
+            quantized = quantized + words
+            codes.append(picked)
+            if level == 0:
+                energy = residual.float().pow(2.0).sum(dim=1)
+        return torch.stack(codes, dim=1), quantized, energy
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Quantized]:
+        """Straight-through tokens ``[..., d]`` and the codes they stand for."""
+        found = self.encode(z)
+        return straight_through(z, found.quantized), found
+
+    def partial_sums(self, codes: Tensor) -> Tensor:
+        """``[R, ..., d]`` float32 sums of the codewords of levels 1..l, for the cumulative commitment loss.
+
+        Args:
+            codes: ``[..., R]``.
+        """
+        words = [self.table(level)[codes[..., level]] for level in range(self.levels)]
+        return torch.stack(words).cumsum(dim=0)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """``[..., d]`` float32 sum of the codewords of ``codes`` ``[..., R]``."""
+        total = self.table(0)[codes[..., 0]]
+        for level in range(1, self.levels):
+            total = total + self.table(level)[codes[..., level]]
+        return total

@@ -1,0 +1,282 @@
+"""Reads vision and text towers out of checkpoint folders (:mod:`.loading` re-exports what users need)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.encoders import apply_encoder
+from craft_lightning.models.files import TensorFiles, building, listed, load_strict, read_json, torch_dtype
+from craft_lightning.models.layout import CODEBOOKS, SIGLIP
+from craft_lightning.models.quantizer import ResidualQuantizer
+from craft_lightning.models.spec import VlmSpec, hub_folder, resolve
+from craft_lightning.models.text import TextTower, load_tokenizer
+from craft_lightning.models.tower import VisionTower
+
+logger = logging.getLogger(__name__)
+
+KNOWN_SIGLIP: dict[str, dict[str, int]] = {
+    "google/siglip-large-patch16-256": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 16,
+        "image_size": 256,
+    },
+    "google/siglip-so400m-patch14-384": {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "image_size": 384,
+    },
+}
+"""Shapes that the checkpoints do not hold (host facts, section 1.3)."""
+
+UNUSED = (
+    "rqtransformer.",
+    "rqvaesiglip.decoder.",
+    "rqvaesiglip.post_quant_conv.",
+    "rqvaesiglip.siglip_model.text_model.embeddings.position_ids",
+    "rqvaesiglip.siglip_model.vision_model.embeddings.position_ids",
+)
+"""Tensors of a tower folder that understanding never touches: skipped and reported."""
+
+UNUSED_BUFFERS = ("cluster_size_ema", "embed_ema")
+SCALARS = ("logit_scale", "logit_bias")
+
+
+def checkpoint_root(folder: str | Path) -> Path:
+    """The folder that holds ``llm/`` and ``vision_tower/``: the given one, or ``model/`` in it.
+
+    Raises:
+        CraftError: neither has a ``config.json``.
+    """
+    folder = Path(folder)
+    for root in (folder, folder / "model"):
+        if (root / "config.json").is_file() or (root / "vision_tower" / "config.json").is_file():
+            return root
+    raise CraftError(f"{folder} is no checkpoint: no config.json there or in {folder / 'model'}")
+
+
+def top_config_of(root: Path) -> dict[str, Any]:
+    """The top ``config.json``; empty if the folder holds a bare ``vision_tower/``."""
+    return read_json(root / "config.json") if (root / "config.json").is_file() else {}
+
+
+def tower_folder(root: Path) -> Path:
+    """Where a checkpoint keeps its tower: ``vision_tower/``, the folder its config names, or itself if it is one."""
+    facts = top_config_of(root)
+    if "rqvaesiglip" in facts or "timm" in facts:
+        return root
+    named = facts.get("vision_tower_cfg")
+    folder = root / (named if isinstance(named, str) else "vision_tower")
+    if not (folder / "config.json").is_file():
+        raise CraftError(f"{root}: no vision tower in {folder}")
+    return folder
+
+
+def root_of(source: str | Path | VlmSpec) -> Path:
+    """The checkpoint folder of a folder or spec."""
+    return checkpoint_root(resolve(source) if isinstance(source, VlmSpec) else source)
+
+
+def _siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
+    """The folder that ``pretrained_model`` names, if there is one."""
+    # The last place finds the folder inside a tower that was copied under another name.
+    for place in (root / name, folder.parent / name, folder / name, folder / Path(name).name):
+        if (place / "config.json").is_file():
+            return place
+    return None
+
+
+def _siglip_shapes(folder: Path, root: Path, part: str) -> dict[str, Any]:
+    """Config of a SigLIP half (``"vision_config"`` or ``"text_config"``) for the tower in ``folder``."""
+    name = read_json(folder / "config.json")["rqvaesiglip"].get("pretrained_model")
+    if not isinstance(name, str):
+        raise CraftError(f"{folder / 'config.json'}: rqvaesiglip.pretrained_model is missing")
+    known = KNOWN_SIGLIP.get(name)
+    if known is not None:
+        text = {"vocab_size": 32000, "max_position_embeddings": 64}
+        sizes = {k: v for k, v in known.items() if k not in ("patch_size", "image_size")} | text
+        return known if part == "vision_config" else sizes
+    found = _siglip_folder(name, folder, root)
+    if found is None:
+        raise CraftError(
+            f"{folder / 'config.json'}: pretrained_model {name!r} is neither a known id ({', '.join(KNOWN_SIGLIP)}) "
+            f"nor a folder with a config.json, from {root} or {folder}"
+        )
+    facts = read_json(found / "config.json")
+    if part == "vision_config" and facts.get("model_type") == "siglip_vision_model":
+        return facts
+    if part not in facts:
+        raise CraftError(f"{found / 'config.json'}: no {part}")
+    return facts[part]
+
+
+def load_tower(
+    source: str | Path | VlmSpec,
+    *,
+    dtype: str = "float32",
+    quantizer_dtype: str = "float32",
+    attention: str = "sdpa",
+) -> VisionTower:
+    """The vision tower alone; the language model is not read.
+
+    Args:
+        source: checkpoint folder, tower folder, or a spec (whose own dtypes, attention and encoder then count).
+        dtype, quantizer_dtype, attention: as in :class:`.spec.VlmSpec`.
+
+    Returns:
+        The tower in eval mode; without quantiser if the checkpoint is a continuous one. A folder written by
+        :func:`.timm_tower.write_timm_tower` gives a ``TimmTower``, which has the same surface except for [CLS].
+
+    Raises:
+        CraftError: missing or unexpected tensors by name, an unknown SigLIP shape, unequal shared codebooks.
+    """
+    if isinstance(source, VlmSpec):
+        tower = load_tower(
+            resolve(source),
+            dtype=source.dtype,
+            quantizer_dtype=source.quantizer_dtype,
+            attention=source.attention,
+        )
+        if source.encoder is not None:
+            apply_encoder(tower, source.encoder)
+        return tower
+    root = root_of(source)
+    folder = tower_folder(root)
+    facts = read_json(folder / "config.json")
+    if "timm" in facts:
+        return _load_timm(folder, facts["timm"], dtype)
+    if "rqvaesiglip" not in facts:
+        raise CraftError(f"{folder / 'config.json'}: no section rqvaesiglip")
+    files = TensorFiles(folder)
+    _report_unused(files.names(), folder)
+    prefix = f"{SIGLIP}vision_model."
+    config = SiglipVisionConfig(**_siglip_shapes(folder, root, "vision_config"))
+    with building():
+        vision = SiglipVisionModel._from_config(config, attn_implementation=attention)
+    state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
+    load_strict(vision, state, folder, prefix)
+    tables = read_codebooks(files, folder, facts["rqvaesiglip"])
+    quantizer = None
+    if tables is not None and not top_config_of(root).get("continuous", False):
+        levels = int(facts["rqvaesiglip"]["code_shape"][-1])
+        quantizer = ResidualQuantizer(tables, levels, torch_dtype(quantizer_dtype))
+    return VisionTower(vision.to(torch_dtype(dtype)), quantizer).eval()
+
+
+def _load_timm(folder: Path, facts: dict[str, Any], dtype: str) -> Any:
+    from craft_lightning.models.timm_tower import TimmTower  # timm takes a second to import and is rarely needed
+
+    with building():
+        tower = TimmTower(facts["name"], folder / "model.safetensors", facts.get("image_size"))
+    return tower.to(torch_dtype(dtype)).eval()
+
+
+def _report_unused(names: set[str], folder: Path) -> None:
+    """Log the tensors that are left out; anything unknown is an error."""
+    skipped: Counter[str] = Counter()
+    unknown = []
+    for name in names:
+        prefix = next((p for p in UNUSED if name.startswith(p)), None)
+        if prefix is not None:
+            skipped[prefix] += 1
+        elif name.startswith(CODEBOOKS) and name.endswith(UNUSED_BUFFERS):
+            skipped["EMA buffers of the codebook"] += 1
+        elif not name.startswith((f"{SIGLIP}vision_model.", f"{SIGLIP}text_model.")) and not _is_ours(name):
+            unknown.append(name)
+    if unknown:
+        raise CraftError(f"{folder}: unexpected {listed(unknown)}")
+    if skipped:
+        logger.info("%s: left out %s", folder, ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
+
+
+def _is_ours(name: str) -> bool:
+    """A codebook's table or one of the contrastive scalars, under either of their names."""
+    if name.startswith(CODEBOOKS):
+        index, _, field = name.removeprefix(CODEBOOKS).partition(".")
+        return index.isdecimal() and field == "weight"
+    return name in {f"{prefix}{scalar}" for prefix in ("rqvaesiglip.", SIGLIP) for scalar in SCALARS}
+
+
+def read_codebooks(files: TensorFiles, folder: Path, section: dict[str, Any]) -> Tensor | None:
+    """``[1 | R, K, d]`` tables without the padding row; None if the config describes no quantiser.
+
+    Raises:
+        CraftError: a table is missing, of another shape, or differs from the others although they are shared.
+    """
+    if "n_embed" not in section:
+        return None
+    levels, entries = int(section["code_shape"][-1]), int(section["n_embed"])
+    shared = bool(section.get("shared_codebook", False))
+    present = sorted(n for n in files.names() if n.startswith(CODEBOOKS) and n.endswith(".weight"))
+    wanted = [f"{CODEBOOKS}{level}.weight" for level in range(levels)]
+    missing = [wanted[0]] * (not present) if shared else [n for n in wanted if n not in present]
+    extra = [n for n in present if n not in wanted]
+    if missing or extra:
+        raise CraftError(f"{folder}: {'missing' if missing else 'unexpected'} {listed(missing or extra)}")
+    tables = [files[name] for name in present]
+    for name, table in zip(present, tables, strict=True):
+        if table.dim() != 2 or table.shape[0] != entries + 1:
+            raise CraftError(f"{folder}: {name} is {list(table.shape)}, expected {entries} codes and a padding row")
+        if shared and not torch.equal(table, tables[0]):
+            raise CraftError(f"{folder}: shared_codebook is true, but {name} differs from {present[0]}")
+    return torch.stack([table[:entries].float() for table in (tables[:1] if shared else tables)])
+
+
+def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", attention: str = "sdpa") -> TextTower:
+    """The frozen SigLIP text tower of a checkpoint, with its tokenizer and the contrastive scalars.
+
+    Raises:
+        CraftError: the checkpoint has none, tensors do not fit, or the tokenizer is not on this machine.
+    """
+    root = root_of(source)
+    folder = tower_folder(root)
+    files = TensorFiles(folder)
+    prefix = f"{SIGLIP}text_model."
+    if not any(name.startswith(prefix) for name in files.names()):
+        raise CraftError(f"{folder}: no text tower ({prefix}*)")
+    config = SiglipTextConfig(**_siglip_shapes(folder, root, "text_config"))
+    with building():
+        model = SiglipTextModel._from_config(config, attn_implementation=attention)
+    state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
+    load_strict(model, state, folder, prefix)
+    name = read_json(folder / "config.json")["rqvaesiglip"]["pretrained_model"]
+    tokens = _siglip_folder(name, folder, root) or (hub_folder(name) if name in KNOWN_SIGLIP else None)
+    if tokens is None:
+        raise CraftError(f"the text tower's tokenizer is not on this machine: `hf download {name}`")
+    scale, bias = (_scalar(files, name, folder) for name in SCALARS)
+    tower = TextTower(model.to(torch_dtype(dtype)), load_tokenizer(tokens), scale, bias)
+    return tower.eval().requires_grad_(False)
+
+
+def text_width(source: str | Path | VlmSpec) -> int:
+    """dT, width of the text tower's embeddings, from the configs alone.
+
+    Raises:
+        CraftError: the tower has no SigLIP text half.
+    """
+    root = root_of(source)
+    folder = tower_folder(root)
+    if "rqvaesiglip" not in read_json(folder / "config.json"):
+        raise CraftError(f"{folder}: no text tower")
+    config = SiglipTextConfig(**_siglip_shapes(folder, root, "text_config"))
+    return config.projection_size or config.hidden_size
+
+
+def _scalar(files: TensorFiles, name: str, folder: Path) -> float:
+    for prefix in (SIGLIP, "rqvaesiglip."):
+        if f"{prefix}{name}" in files.names():
+            return float(files[f"{prefix}{name}"].float().reshape(()))
+    raise CraftError(f"{folder}: missing rqvaesiglip.{name}")

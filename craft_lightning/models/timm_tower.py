@@ -1,0 +1,99 @@
+"""Any timm vision transformer as a continuous tower, and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.files import fresh_folder, save_tensors, write_json
+from craft_lightning.types import VisualTokens
+
+
+class TimmTower(nn.Module):
+    """Any timm ViT as a continuous tower: patch features of its second-to-last block, prefix tokens stripped.
+
+    Args:
+        name: timm model name, for example ``"vit_small_patch16_dinov3.lvd1689m"``.
+        weights: safetensors file of that model; None keeps random weights. Nothing is downloaded.
+        image_size: input side in pixels; None takes the model's own.
+
+    Raises:
+        CraftError: no such model, no blocks in it, or a weight file that does not fit.
+    """
+
+    vision: Any
+    mean: Tensor
+    std: Tensor
+    quantizer = None
+
+    def __init__(self, name: str, weights: str | Path | None = None, image_size: int | None = None) -> None:
+        super().__init__()
+        sized: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+        try:
+            self.vision = timm.create_model(name, pretrained=False, num_classes=0, **sized)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise CraftError(f"timm has no vision transformer {name!r} ({error})") from error
+        if not hasattr(self.vision, "blocks") or not hasattr(self.vision, "forward_intermediates"):
+            raise CraftError(f"timm model {name!r} has no transformer blocks to read patch features from")
+        if weights is not None:
+            self._load(Path(weights))
+        self.name = name
+        self.grid: tuple[int, int] = tuple(self.vision.patch_embed.grid_size)
+        self.width: int = self.vision.embed_dim
+        self.image_size: int = self.vision.patch_embed.img_size[0]
+        facts = self.vision.default_cfg
+        self.register_buffer("mean", torch.tensor(facts["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(facts["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def _load(self, path: Path) -> None:
+        if not path.is_file():
+            raise CraftError(f"no weight file {path} for the timm tower")
+        state = {k: v for k, v in load_file(path).items() if not k.startswith(("head.", "fc_norm."))}
+        try:
+            self.vision.load_state_dict(state)
+        except RuntimeError as error:
+            raise CraftError(f"{path}: {' '.join(str(error).split())}") from error
+
+    @property
+    def num_tokens(self) -> int:
+        """N, patches per picture."""
+        return self.grid[0] * self.grid[1]
+
+    def used_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of the embeddings and of every block but the last."""
+        last = f"blocks.{len(self.vision.blocks) - 1}."
+        for name, parameter in self.vision.named_parameters():
+            if not name.startswith((last, "norm.", "fc_norm.", "head.", "attn_pool.")):
+                yield f"vision.{name}", parameter
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """``[B, N, d]`` for pixels ``[B, 3, S, S]`` in [-1, 1], which are re-normalised to the model's statistics."""
+        pixels = ((pixel_values * 0.5 + 0.5) - self.mean) / self.std
+        (tokens,) = self.vision.forward_intermediates(
+            pixels,
+            indices=[len(self.vision.blocks) - 2],
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        return tokens
+
+    def encode(self, pixel_values: Tensor) -> VisualTokens:
+        """Continuous tokens: the features themselves."""
+        z = self.features(pixel_values)
+        return VisualTokens(z, z, None, None, self.grid)
+
+
+def write_timm_tower(folder: str | Path, tower: TimmTower, dtype: torch.dtype = torch.float32) -> None:
+    """A tower folder that :func:`.loading.load_tower` reads and that a checkpoint may name in ``vision_tower_cfg``."""
+    facts = {"name": tower.name, "image_size": tower.image_size}
+    with fresh_folder(folder) as fresh:
+        save_tensors(fresh / "model.safetensors", {k: v.to(dtype) for k, v in tower.vision.state_dict().items()})
+        write_json(fresh / "config.json", {"model_type": "timm", "hidden_size": tower.width, "timm": facts})

@@ -1,0 +1,322 @@
+"""A discrete vision-language model: encode, quantise, project, language model. No training code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.tower import Attention, VisionTower
+from craft_lightning.models.trim import trim_prompts
+from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
+
+logger = logging.getLogger(__name__)
+
+WRAP_TOKENS = ("<im_start>", "<im_end>")
+
+
+class Projector(nn.Module):
+    """Tower width to language-model width, with the host's parameter names (``layers.0``, ``layers.2``).
+
+    Args:
+        kind: ``mlpNx_gelu`` (N linear layers, exact GELU between), ``linear`` or ``identity``.
+
+    Raises:
+        CraftError: another kind, or ``identity`` between different widths.
+    """
+
+    def __init__(self, kind: str, width: int, llm_width: int) -> None:
+        super().__init__()
+        depth = kind.removeprefix("mlp").removesuffix("x_gelu")
+        if kind == "linear":
+            self.layers: nn.Module = nn.Linear(width, llm_width)
+        elif kind == "identity" and width == llm_width:
+            self.layers = nn.Identity()
+        elif kind == f"mlp{depth}x_gelu" and depth.isdecimal() and int(depth) > 0:
+            layers: list[nn.Module] = [nn.Linear(width, llm_width)]
+            for _ in range(int(depth) - 1):
+                layers += [nn.GELU(), nn.Linear(llm_width, llm_width)]
+            self.layers = nn.Sequential(*layers)
+        else:
+            raise CraftError(
+                f"no projector {kind!r} from width {width} to {llm_width}; known: mlpNx_gelu, linear, identity"
+            )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[..., width]`` to ``[..., llm_width]``."""
+        return self.layers(tokens)
+
+
+class DiscreteVlm(nn.Module):
+    """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
+
+    Args:
+        tower: a :class:`.tower.VisionTower` (or a timm tower).
+        projector: visual token width to language-model width.
+        language_model: a transformers causal language model.
+        tokenizer: its tokenizer, with a pad token.
+        image_wrap: put picture tokens between the embeddings of ``<im_start>`` and ``<im_end>``. Prompts then hold
+            the bare placeholder: the wrapping happens here and nowhere else.
+        conversation: ``"vicuna_v1"`` or ``"chat_template"``, for whoever writes prompts.
+        aspect: ``"resize"`` or ``"pad"``, for whoever makes pixels.
+
+    Attributes:
+        wrap_ids: (start, end) or None. codebook_hash: SHA-256 of the tower's codebook, None for a continuous tower.
+        num_visual: language-model positions that a whole picture takes, wrapping included.
+        context: positions that the language model was trained for.
+        token_prior: ``[K]`` counts of first-level codes that came with an adapted encoder, or None.
+        encoder_facts: ``config.json`` of the adapted encoder that was plugged in, or None.
+
+    Raises:
+        CraftError: wrapping without the two tokens in the tokenizer.
+    """
+
+    def __init__(
+        self,
+        tower: VisionTower,
+        projector: nn.Module,
+        language_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        image_wrap: bool = False,
+        conversation: Literal["vicuna_v1", "chat_template"] = "vicuna_v1",
+        aspect: Literal["resize", "pad"] = "resize",
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.projector = projector
+        self.language_model = language_model
+        self.tokenizer = tokenizer
+        self.conversation = conversation
+        self.aspect = aspect
+        self.wrap_ids = self._find_wrap_ids() if image_wrap else None
+        self.codebook_hash = None if tower.quantizer is None else tower.quantizer.hash()
+        self.num_visual = tower.num_tokens + (2 if image_wrap else 0)
+        self.context = context_length(language_model.config)
+        self.token_prior: Tensor | None = None
+        self.encoder_facts: Mapping[str, Any] | None = None
+
+    def _find_wrap_ids(self) -> tuple[int, int]:
+        vocabulary = self.tokenizer.get_vocab()
+        missing = [token for token in WRAP_TOKENS if token not in vocabulary]
+        if missing:
+            raise CraftError(f"the checkpoint wraps pictures, but its tokenizer has no {' and no '.join(missing)}")
+        return vocabulary[WRAP_TOKENS[0]], vocabulary[WRAP_TOKENS[1]]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of visual tokens."""
+        return self.tower.grid
+
+    @property
+    def image_size(self) -> int:
+        """Side of the input picture in pixels."""
+        return self.tower.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return next(self.language_model.parameters()).device
+
+    def letter_ids(self, letters: str = "ABCDEFGH") -> dict[str, int]:
+        """Token ids of the letters whose reply is a single token, as it is written after the assistant's mark."""
+        before, gap = (":", " ") if self.conversation == "vicuna_v1" else ("\n", "")
+        mark = self.tokenizer.encode(before, add_special_tokens=False)
+        found = {}
+        for letter in letters:
+            ids = self.tokenizer.encode(f"{before}{gap}{letter}", add_special_tokens=False)
+            if ids[: len(mark)] == mark and len(ids) == len(mark) + 1:
+                found[letter] = ids[-1]
+        return found
+
+    def encode(self, pixel_values: Tensor, cls: Tensor | None = None, attention: Attention = "one_way") -> VisualTokens:
+        """See :meth:`.tower.VisionTower.encode`."""
+        return self.tower.encode(pixel_values) if cls is None else self.tower.encode(pixel_values, cls, attention)
+
+    def embed(
+        self, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, side: Literal["right", "left"] = "right"
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Language-model inputs with the projected visual tokens in place of the placeholder.
+
+        Args:
+            tokens: ``[B, M, d]`` visual tokens, M equal for all rows.
+            input_ids: ``[B, T]``, right-padded, one :data:`IMAGE_TOKEN_ID` per row.
+            attention_mask: ``[B, T]`` bool.
+            side: of the padding in the result.
+
+        Returns:
+            ``inputs_embeds [B, L, D]`` (zeros at padding), ``attention_mask [B, L]`` bool, and ``positions [B, T]``:
+            where each text token went (the placeholder: its first visual position; padding: unspecified, in range).
+
+        Raises:
+            CraftError: a row without exactly one placeholder.
+        """
+        is_image = (input_ids == IMAGE_TOKEN_ID) & attention_mask.bool()
+        if not bool((is_image.sum(dim=1) == 1).all()):
+            raise CraftError("every prompt needs exactly one picture placeholder")
+        embedding = self.language_model.get_input_embeddings()
+        text = embedding(input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0))
+        visual = self.project(tokens).to(text.dtype)
+        if self.wrap_ids is not None:
+            ends = embedding(torch.tensor(self.wrap_ids, device=text.device)).expand(len(text), 2, -1)
+            visual = torch.cat([ends[:, :1], visual, ends[:, 1:]], dim=1)
+        rows, width, extra = *input_ids.shape, visual.shape[1]
+        at = is_image.int().argmax(dim=1, keepdim=True)
+        lengths = attention_mask.sum(dim=1, keepdim=True) - 1 + extra
+        total = int(lengths.max())
+        shift = total - lengths if side == "left" else torch.zeros_like(lengths)
+        slot = torch.arange(total, device=text.device).expand(rows, total) - shift
+        source = torch.where(slot < at, slot, torch.where(slot < at + extra, width + slot - at, slot - extra + 1))
+        mask = (slot >= 0) & (slot < lengths)
+        flat = source.clamp(0, width + extra - 1) + torch.arange(rows, device=text.device)[:, None] * (width + extra)
+        joined = torch.cat([text, visual], dim=1).flatten(0, 1)
+        embeds = joined.index_select(0, flat.flatten()).view(rows, total, -1) * mask.unsqueeze(-1)
+        old = torch.arange(width, device=text.device).expand(rows, width)
+        positions = torch.where(old > at, old + extra - 1, old) + shift
+        return embeds, mask, positions.clamp(0, total - 1)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """``[B, M, d]`` visual tokens to ``[B, M, D]``, in the projector's dtype."""
+        parameter = next(self.projector.parameters(), None)
+        return self.projector(tokens if parameter is None else tokens.to(parameter.dtype))
+
+    def forward(self, visual: VisualTokens, batch: VqaBatch) -> MethodOutput:
+        """Logits at the labelled positions only, and the answer loss (eq. 2, mean over labelled tokens), in float32.
+
+        A prompt that does not fit the context loses text of its question, never visual tokens or the answer.
+
+        Raises:
+            CraftError: the answer and the picture alone do not fit the context.
+        """
+        batch = self._fit(visual, batch, reserve=0)
+        embeds, _, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask)
+        hidden = self._hidden(embeds)
+        row, column = (batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)
+        targets = batch.labels[row, column]
+        logits = self._logits(hidden[row, positions[row, column] - 1])
+        loss = F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1)
+        return MethodOutput(visual=visual, logits=logits, targets=targets, answer_loss=loss)
+
+    def answer_logits(self, visual: VisualTokens, batch: VqaBatch) -> Tensor:
+        """``[B, V]`` float32 logits of the first reply token, read at the last prompt position."""
+        batch = self._fit(visual, prompts_only(batch), reserve=1)
+        embeds, mask, _ = self.embed(visual.tokens, batch.input_ids, batch.attention_mask)
+        last = mask.sum(dim=1) - 1
+        hidden = self._hidden(embeds)
+        return self._logits(hidden[torch.arange(len(hidden), device=hidden.device), last])
+
+    def prompt_logits(self, visual: VisualTokens, batch: VqaBatch) -> tuple[Tensor, Tensor]:
+        """Logits ``[B, L, V]`` float32 at every position that the language model reads, and ``input_ids [B, T]``.
+
+        L counts text and all visual positions, wrapping included; ``input_ids`` are the prompts as they were read (cut
+        where they exceeded the context) with one placeholder for the picture. For prompts of equal length.
+        """
+        batch = self._fit(visual, prompts_only(batch), reserve=0)
+        embeds, _, _ = self.embed(visual.tokens, batch.input_ids, batch.attention_mask)
+        return self._logits(self._hidden(embeds)), batch.input_ids
+
+    @torch.no_grad()
+    def generate(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int = 5) -> list[str]:
+        """Greedy replies to the prompts of a batch (its replies, if any, are not read); stops at the end token."""
+        ids = self.generate_ids(visual, batch, max_new_tokens)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @torch.no_grad()
+    def generate_ids(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> list[list[int]]:
+        """As :meth:`generate`: the tokens up to and including the end token."""
+        batch = self._fit(visual, prompts_only(batch), reserve=max_new_tokens)
+        embeds, mask, _ = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, side="left")
+        stops = torch.tensor(sorted(self._stop_ids()), device=embeds.device)
+        cache = DynamicCache(config=self.language_model.config)
+        where = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        inputs: dict[str, Tensor] = {"inputs_embeds": embeds}
+        finished = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
+        found = []
+        for _ in range(max_new_tokens):
+            out = self.language_model(
+                **inputs,
+                attention_mask=mask.long(),
+                position_ids=where,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            token = out.logits[:, -1].argmax(dim=-1)
+            found.append(token.masked_fill(finished, stops[0]))
+            finished = finished | torch.isin(token, stops)
+            if bool(finished.all()):
+                break
+            inputs = {"input_ids": found[-1].unsqueeze(1)}
+            mask = F.pad(mask, (0, 1), value=True)
+            where = where[:, -1:] + 1
+        return [_until(row, set(stops.tolist())) for row in torch.stack(found, dim=1).tolist()]
+
+    def _stop_ids(self) -> set[int]:
+        """End tokens of the tokenizer and of the model's generation config."""
+        configured = self.language_model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        stops = {i for i in [*ids, self.tokenizer.eos_token_id] if i is not None}
+        if not stops:
+            raise CraftError("neither the tokenizer nor the generation config names an end token")
+        return stops
+
+    def _hidden(self, embeds: Tensor) -> Tensor:
+        """``[B, L, D]`` final hidden states of right-padded rows, before the output layer.
+
+        No mask: causal attention never looks right, where the padding is, and without a mask the fast kernel runs.
+        """
+        decoder = self.language_model.get_decoder()
+        return decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        head = self.language_model.get_output_embeddings()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return head(hidden.to(head.weight.dtype)).float()
+
+    def _fit(self, visual: VisualTokens, batch: VqaBatch, reserve: int) -> VqaBatch:
+        """The batch, prompts trimmed where picture, text and ``reserve`` new tokens exceed the context."""
+        extra = visual.tokens.shape[1] + (0 if self.wrap_ids is None else 2)
+        room = self.context - reserve - extra + 1
+        if batch.input_ids.shape[1] <= room:
+            return batch
+        trimmed, rows = trim_prompts(batch, room)
+        if rows:
+            logger.warning("%d prompts lost text: the context is %d positions", rows, self.context)
+        return trimmed
+
+
+def prompts_only(batch: VqaBatch) -> VqaBatch:
+    """The batch without replies: positions from ``prompt_lengths`` on are masked, or cut off where no row has more."""
+    width = int(batch.prompt_lengths.max())
+    mask = torch.arange(width, device=batch.input_ids.device) < batch.prompt_lengths[:, None]
+    return replace(
+        batch,
+        input_ids=batch.input_ids[:, :width],
+        attention_mask=mask,
+        labels=torch.full_like(batch.labels[:, :width], IGNORED_LABEL),
+    )
+
+
+def context_length(config: Any) -> int:
+    """Positions that a language model was trained for: VILA-U's own field, or the maximum times linear RoPE scaling."""
+    trained = getattr(config, "tokenizer_model_max_length", None)
+    if trained is not None:
+        return int(trained)
+    rope = getattr(config, "rope_parameters", None) or {}
+    factor = rope.get("factor", 1.0) if rope.get("rope_type") == "linear" else 1.0
+    return int(config.max_position_embeddings * factor)
+
+
+def _until(ids: list[int], stops: set[int]) -> list[int]:
+    """Everything up to and including the first stop."""
+    for index, token in enumerate(ids):
+        if token in stops:
+            return ids[: index + 1]
+    return ids

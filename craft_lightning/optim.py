@@ -1,0 +1,56 @@
+"""AdamW with linear warm-up and a cosine to zero, the same for every method (methods.md 1.5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class OptimSpec:
+    """How a method is optimised. The number of steps is the trainer's (``max_steps`` or ``max_epochs``).
+
+    Attributes:
+        lr: peak learning rate.
+        weight_decay: of matrices; the paper has none. Vectors and scalars are never decayed.
+        betas: of AdamW. eps: of AdamW.
+        warmup: share of the steps that the learning rate rises linearly, rounded up.
+        clip: largest norm of the gradient over all trained parameters; null does not clip.
+    """
+
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: float = 0.03
+    clip: float | None = 1.0
+
+
+def lr_factor(step: int, total_steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step (0-based): up over ``ceil(warmup * total)`` steps, then a cosine.
+
+    >>> [round(lr_factor(s, 100, 0.03), 3) for s in (0, 2, 3, 100)]
+    [0.333, 1.0, 1.0, 0.0]
+    """
+    rising = math.ceil(warmup * total_steps)
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, total_steps - rising)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def build_optimizer(param_groups: Sequence[dict[str, Any]], spec: OptimSpec, total_steps: int) -> dict[str, Any]:
+    """What ``configure_optimizers`` returns: AdamW and its schedule, stepped after every optimiser step.
+
+    Args:
+        param_groups: groups for AdamW; a group's own ``lr`` or ``weight_decay`` wins over the spec's.
+        total_steps: optimiser steps of the whole run.
+    """
+    optimizer = AdamW(list(param_groups), lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+    schedule = LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, spec.warmup))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,101 @@
+"""What a result depends on, as hashes: settings, the code that computes it, the weights it starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder of the three packages."""
+
+PARTS = (
+    "craft_lightning/types.py",
+    "craft_lightning/mcq.py",
+    "craft_lightning/prompts.py",
+    "craft_lightning/scoring.py",
+    "craft_lightning/losses.py",
+    "craft_lightning/metrics.py",
+    "craft_lightning/optim.py",
+    "craft_lightning/models",
+    "craft_lightning/methods",
+    "data_modules",
+)
+"""The code whose change can change a number."""
+
+LISTS = ("craft_lightning/methods/__init__.py", "data_modules/registry.py", "data_modules/twins/registry.py")
+"""Lists of names among it, which change no number."""
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a plain value (mappings in any order), hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def resolve(fragments: Iterable[Mapping[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Fragments merged as the command line merges them (later ones win, mappings by key, lists whole).
+
+    The dotted overrides stay apart under ``"overrides"``: they are flags, and only the parser knows where they land.
+    """
+    merged: dict[str, Any] = {}
+    for fragment in fragments:
+        merged = _merge(merged, fragment)
+    return {"config": merged, "overrides": dict(overrides)}
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        merged[key] = _merge(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+@cache
+def code_version(method: str, dataset: str, root: Path = ROOT) -> str:
+    """SHA-256 over the source bytes of :data:`PARTS`.
+
+    Files that belong to another method or another dataset (their name is that of another fragment under
+    ``experiments/``) do not count, nor do the lists of them: adding a method leaves the finished cells finished.
+    """
+    methods = {p.stem for p in (root / "experiments" / "methods").glob("*.yaml")} - {method}
+    datasets = {p.stem for p in (root / "experiments" / "datasets").glob("*.yaml")} - {dataset}
+    total = hashlib.sha256()
+    for part in PARTS:
+        path = root / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            name = file.relative_to(root)
+            foreign = datasets if part == "data_modules" else methods if part == "craft_lightning/methods" else set()
+            if file.stem in foreign or name.as_posix() in LISTS or not file.is_file():
+                continue
+            total.update(f"{name.as_posix()}\0".encode())
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+@cache
+def weights_version(folders: tuple[Path, ...]) -> str:
+    """SHA-256 over names and bytes of the files in checkpoint folders; ``"missing"`` if a folder is not there.
+
+    A tower that a checkpoint's config names as a folder of its own counts, too.
+    """
+    total = hashlib.sha256()
+    for folder in (*folders, *filter(None, map(_tower, folders))):
+        if not folder.is_dir():
+            return "missing"
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            total.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def _tower(checkpoint: Path) -> Path | None:
+    """The shared tower's folder, if the checkpoint does not hold its own."""
+    config = checkpoint / "config.json"
+    tower = json.loads(config.read_text(encoding="utf-8")).get("vision_tower_cfg") if config.is_file() else None
+    return checkpoint / tower if isinstance(tower, str) and tower != "vision_tower" else None

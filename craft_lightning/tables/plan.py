@@ -1,0 +1,228 @@
+"""From a table's spec to nodes: what to train and to test, each named by its folder, keyed by what it depends on.
+
+A **train** node is one adapted encoder: (method, surrogate, dataset, seed, overrides). An **eval** node tests one, or
+an untouched model, on a backbone. Rows, tables and backbones share nodes: a folder says what a node is, not who asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.errors import CraftError, nearest
+from craft_lightning.tables.fingerprint import ROOT, code_version, digest, resolve, weights_version
+from craft_lightning.tables.reader import read_mapping
+from craft_lightning.tables.spec import Backbone, Column, Row, TableSpec
+
+LIMIT_LINES = 2
+LIMIT_COLUMNS = 2
+LIMIT_ITEMS = 8
+LIMIT_TRAINING = {"trainer.max_steps": 3, "data.train_size": 72, "data.val_size": LIMIT_ITEMS}
+"""What ``limit`` cuts: printed rows, columns, test items per unit of the limit, and every training."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One unit of work with one result.
+
+    Attributes:
+        kind: ``"train"`` or ``"eval"``.
+        name: folder below the scale's folder, for example ``eurosat/pocket-vila-u/craft/seed0/eval/pocket-qwen2-xs``.
+        folder: where ``node.json`` goes.
+        arguments: what follows ``python -m craft_lightning``; the run folder is part of it.
+        key: SHA-256 of settings, code, weights and the parent's key. A result with another key is stale.
+        facts: method, dataset, surrogate, backbone and seed, for the result file.
+        parent: the train node whose encoder is tested, or None.
+    """
+
+    kind: str
+    name: str
+    folder: Path
+    arguments: tuple[str, ...]
+    key: str
+    facts: Mapping[str, Any]
+    parent: Node | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A printed row of the table: a row of the spec at one surrogate (or None) and one backbone."""
+
+    row: Row
+    surrogate: Backbone | None
+    backbone: Backbone
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Nodes in the order of running, and the eval nodes (one a seed) behind each cell (line number, column number)."""
+
+    spec: TableSpec
+    root: Path
+    lines: tuple[Line, ...]
+    columns: tuple[Column, ...]
+    nodes: tuple[Node, ...]
+    cells: Mapping[tuple[int, int], tuple[Node, ...]]
+
+    @property
+    def output(self) -> Path:
+        """The folder of the rendered table."""
+        return self.root / "tables"
+
+
+def table_lines(spec: TableSpec) -> tuple[Line, ...]:
+    """The printed rows, grouped by backbone; within one, in the order of the spec."""
+    lines = []
+    for backbone in spec.backbones:
+        for row in spec.rows:
+            if row.eval_on and backbone.id not in row.eval_on:
+                continue
+            surrogates = [spec.backbone(s) for s in row.train_on]
+            if row.train_on and not row.eval_on:
+                surrogates = [s for s in surrogates if s == backbone]
+            lines += [Line(row, s, backbone) for s in (surrogates if row.train_on else [None])]
+    return tuple(lines)
+
+
+def make_plan(
+    spec: TableSpec, runs: Path = Path("runs"), seeds: Iterable[int] | None = None, limit: int | None = None
+) -> Plan:
+    """All nodes of a table.
+
+    Args:
+        spec: the table.
+        runs: results go to ``runs/<scale>``.
+        seeds: in place of the spec's.
+        limit: a small trial with the same code: two rows, two columns, three training steps and eight times this
+            many test items, in the folder ``runs/<scale>-limit<n>``.
+
+    Raises:
+        CraftError: if two settings of one table would share a folder.
+    """
+    scale = spec.scale if limit is None else f"{spec.scale}-limit{limit}"
+    lines, columns = table_lines(spec), spec.columns
+    if limit is not None:
+        lines, columns = lines[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
+    builder = _Builder(spec, runs / scale, limit)
+    cells = {}
+    for c, column in enumerate(columns):
+        for n, line in enumerate(lines):
+            chosen = tuple(spec.seeds if seeds is None else seeds) if line.surrogate else (0,)
+            cells[n, c] = tuple(builder.evaluation(line, column, seed) for seed in chosen)
+    return Plan(spec, runs / scale, lines, columns, tuple(builder.nodes.values()), cells)
+
+
+def select(plan: Plan, pattern: str | None) -> Plan:
+    """The plan cut to the nodes whose name matches (a part of the name, or a shell pattern), with their parents.
+
+    Raises:
+        CraftError: if nothing matches.
+    """
+    if pattern is None:
+        return plan
+    chosen = [n for n in plan.nodes if pattern in n.name or fnmatch(n.name, pattern)]
+    if not chosen:
+        parts = sorted({part for n in plan.nodes for part in n.name.split("/")})
+        close = nearest(pattern, parts)
+        hint = f"; did you mean {close!r}?" if close else "."
+        raise CraftError(f"no node matches {pattern!r}{hint} Example of a name: {plan.nodes[0].name} (table plan)")
+    names = {n.name for n in chosen} | {n.parent.name for n in chosen if n.parent}
+    return replace(plan, nodes=tuple(n for n in plan.nodes if n.name in names))
+
+
+class _Builder:
+    """Makes each node once."""
+
+    def __init__(self, spec: TableSpec, root: Path, limit: int | None) -> None:
+        self.spec, self.root, self.limit = spec, root, limit
+        self.nodes: dict[str, Node] = {}
+
+    def evaluation(self, line: Line, column: Column, seed: int) -> Node:
+        parent = self.training(line.row, line.surrogate, column, seed) if line.surrogate else None
+        overrides = {**_overrides(line.row, column), **line.row.eval}
+        flags: dict[str, Any] = {} if self.limit is None else {"data.test_size": LIMIT_ITEMS * self.limit}
+        where = parent.name if parent else f"{column.id}/none/{_method_name(line.row)}/seed{seed}"
+        name = f"{where}/eval/{line.backbone.id}{_suffix(line.row.eval)}"
+        return self._node("eval", name, line.row, line.backbone, column, seed, {**overrides, **flags}, parent)
+
+    def training(self, row: Row, surrogate: Backbone, column: Column, seed: int) -> Node:
+        flags: dict[str, Any] = {} if self.limit is None else LIMIT_TRAINING
+        name = f"{column.id}/{surrogate.id}/{_method_name(row)}/seed{seed}"
+        return self._node("train", name, row, surrogate, column, seed, {**_overrides(row, column), **flags}, None)
+
+    def _node(
+        self,
+        kind: str,
+        name: str,
+        row: Row,
+        model: Backbone,
+        column: Column,
+        seed: int,
+        overrides: dict[str, Any],
+        parent: Node | None,
+    ) -> Node:
+        files = (*self.spec.base, row.method, model.config, column.dataset)
+        flags = {**overrides, "seed_everything": seed}
+        facts = {
+            "kind": kind,
+            "method": row.method.stem,
+            "dataset": column.id,
+            "surrogate": parent.facts["backbone"] if parent else None,
+            "backbone": model.id,
+            "seed": seed,
+            "code": code_version(row.method.stem, column.dataset.stem, ROOT),
+            "weights": weights_version(model.weights),
+            "config": digest(resolve(map(_fragment, files), flags)),
+        }
+        key = digest({**facts, "parent": parent.key if parent else None})
+        known = self.nodes.get(name)
+        if known is not None and known.key != key:
+            raise CraftError(
+                f"two different settings share the folder {name}: give the rows their own method fragments"
+            )
+        if known is None:
+            folder = self.root / name
+            arguments = ["fit" if kind == "train" else "test"]
+            arguments += [part for file in files for part in ("--config", _shown(file))]
+            arguments += [f"--{flag}={_text(value)}" for flag, value in flags.items()]
+            arguments += [f"--trainer.default_root_dir={folder}"]
+            if parent:
+                arguments += [f"--encoder={parent.folder / 'encoder'}"]
+            known = self.nodes[name] = Node(kind, name, folder, tuple(arguments), key, facts, parent)
+        return known
+
+
+@cache
+def _fragment(path: Path) -> dict[str, Any]:
+    return read_mapping(path)
+
+
+def _overrides(row: Row, column: Column) -> dict[str, Any]:
+    return {**column.overrides.get("all", {}), **column.overrides.get(row.id, {}), **row.overrides}
+
+
+def _suffix(settings: Mapping[str, Any]) -> str:
+    """What settings add to a folder's name: ``{"prune.keep": 0.8}`` gives ``-keep0.8``."""
+    return "".join(f"-{key.rsplit('.', 1)[-1]}{_text(value)}" for key, value in sorted(settings.items()))
+
+
+def _method_name(row: Row) -> str:
+    return row.method.stem + _suffix(row.overrides)
+
+
+def _text(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _shown(path: Path) -> str:
+    """The path without ``..``, from the working folder if it is below it."""
+    whole = path.resolve()
+    here = Path.cwd().resolve()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)

@@ -1,0 +1,270 @@
+"""Compute the nodes of a plan in a pool of worker processes; what is done stays done, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from craft_lightning.errors import CraftError
+from craft_lightning.tables import store
+from craft_lightning.tables.plan import Node, Plan
+from craft_lightning.tables.pool import WORKER, Event, Worker, last_line
+
+POLL_SECONDS = 0.2
+FAILURES_IN_A_ROW = 3
+
+
+@dataclass
+class Running:
+    """A node at work: its worker, its lock, when it was handed over and the last step it told."""
+
+    node: Node
+    lock: IO[str]
+    since: float
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+
+
+@dataclass
+class Progress:
+    """What the live view shows.
+
+    Attributes:
+        total: nodes of the plan. already: how many were done before.
+        done: seconds by name of node, those of earlier runs included. failed: last error line by name of node.
+        waiting: nodes to come. elsewhere: names of nodes that another runner computes.
+    """
+
+    total: int
+    jobs: int
+    already: int = 0
+    done: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    waiting: list[Node] = field(default_factory=list)
+    running: list[Running] = field(default_factory=list)
+    elsewhere: set[str] = field(default_factory=set)
+    _seconds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+
+    def note(self, node: Node, seconds: float) -> None:
+        """A node is done."""
+        self.done[node.name] = seconds
+        for group in _groups(node):
+            self._seconds.setdefault(group, []).append(seconds)
+
+    def expected(self, node: Node) -> float | None:
+        """Mean seconds of the finished nodes most like this one; None before there is one of its kind."""
+        for group in _groups(node):
+            if known := self._seconds.get(group):
+                return sum(known) / len(known)
+        return None
+
+    def seconds_left(self) -> float | None:
+        """Estimate of the time to the end; None while a kind of node that is to come has never finished."""
+        total = 0.0
+        now = time.monotonic()
+        for node, spent in [(n, 0.0) for n in self.waiting] + [(r.node, now - r.since) for r in self.running]:
+            expected = self.expected(node)
+            if expected is None:
+                return None
+            total += max(expected - spent, 0.0)
+        return total / max(1, min(self.jobs, len(self.waiting) + len(self.running)))
+
+
+def _groups(node: Node) -> list[tuple[str, ...]]:
+    return [(node.kind, str(node.facts["method"]), str(node.facts["backbone"])), (node.kind,)]
+
+
+class View:
+    """Told of every change; the silent one."""
+
+    def start(self, progress: Progress, stale: list[str]) -> None:
+        """Before the first node; ``stale`` says which results are computed anew, and why."""
+
+    def update(self, progress: Progress) -> None:
+        """Several times a second."""
+
+    def finished(self, node: Node, progress: Progress, seconds: float, error: str | None) -> None:
+        """A node is done, or has failed with this error."""
+
+    def stop(self, progress: Progress) -> None:
+        """After the last node, or when interrupted."""
+
+
+def run_plan(
+    plan: Plan, jobs: int, view: View | None = None, keep_going: bool = False, worker: Sequence[str] = WORKER
+) -> Progress:
+    """Compute every node that has no result of the same key.
+
+    A node that fails is noted with its last error line, the nodes that need it with it, and the others go on. After
+    three failures in a row nothing new is started, unless ``keep_going``.
+
+    Args:
+        plan: what to compute.
+        jobs: number of worker processes.
+        view: what shows the progress.
+        keep_going: never stop early.
+        worker: the command of a worker process.
+
+    Raises:
+        CraftError: if the workers cannot start, or the weights of a backbone are missing.
+        KeyboardInterrupt: on Ctrl-C, after every worker has been killed.
+    """
+    return _Runner(plan, jobs, view or View(), keep_going, worker).run()
+
+
+class _Runner:
+    def __init__(self, plan: Plan, jobs: int, view: View, keep_going: bool, worker: Sequence[str]) -> None:
+        self.plan, self.view, self.keep_going, self.command = plan, view, keep_going, worker
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.progress = Progress(total=len(plan.nodes), jobs=jobs)
+        self.idle: list[Worker] = []
+        self.busy: dict[Worker, Running] = {}
+        self.in_a_row = 0
+
+    def run(self) -> Progress:
+        """Compute what is not done, in as many workers as jobs; Ctrl-C ends them and passes on."""
+        stale = self._look()
+        self.view.start(self.progress, stale)
+        try:
+            while self.progress.waiting or self.busy:
+                self._hand_out()
+                with suppress(queue.Empty):
+                    self._handle(*self.events.get(timeout=POLL_SECONDS))
+                self.view.update(self.progress)
+        finally:
+            for process in (*self.idle, *self.busy):
+                process.kill()
+            for running in self.busy.values():
+                running.lock.close()
+            self.view.stop(self.progress)
+        return self.progress
+
+    def _look(self) -> list[str]:
+        stale = []
+        for node in self.plan.nodes:
+            found = store.result(node)
+            if found is not None:
+                self.progress.note(node, float(found.get("seconds", 0.0)))
+                continue
+            if store.state(node) == "stale":
+                stale.append(f"{node.name} (changed: {store.why_stale(node)})")
+            self.progress.waiting.append(node)
+        self.progress.already = len(self.progress.done)
+        for node in self.progress.waiting:
+            if node.facts["weights"] == "missing":
+                raise CraftError(
+                    f"the weights of backbone {node.facts['backbone']!r} are not there; make pocket-family trains them"
+                )
+        return stale
+
+    def _hand_out(self) -> None:
+        while len(self.busy) < self.progress.jobs:
+            if self.in_a_row >= FAILURES_IN_A_ROW and not self.keep_going:
+                for node in self.progress.waiting:
+                    self.progress.failed[node.name] = "not started, the last three nodes failed (--keep-going)"
+                self.progress.waiting.clear()
+            picked = self._pick()
+            if picked is None:
+                return
+            node, lock = picked
+            resuming = store.prepare(node)
+            process = self.idle.pop() if self.idle else Worker(self.command, self.events)
+            self.busy[process] = Running(node, lock, time.monotonic())
+            self.progress.running = list(self.busy.values())
+            process.send(message(node, resuming))
+
+    def _pick(self) -> tuple[Node, IO[str]] | None:
+        """The first node that can start, locked and taken from the waiting ones."""
+        waiting = self.progress.waiting
+        for node in list(waiting):
+            if node.parent is not None and node.parent.name not in self.progress.done:
+                continue
+            lock = store.try_lock(self.plan.root, node)
+            if lock is None:
+                self.progress.elsewhere.add(node.name)
+                continue
+            waiting.remove(node)
+            self.progress.elsewhere.discard(node.name)
+            found = store.result(node)
+            if found is None:
+                return node, lock
+            lock.close()
+            self._done(node, float(found.get("seconds", 0.0)))
+        return None
+
+    def _handle(self, process: Worker, event: dict[str, Any]) -> None:
+        running = self.busy.get(process)
+        match event.get("event"):
+            case "ready":
+                process.ready = True
+            case "step" if running:
+                running.step, running.steps, running.loss = event["step"], event.get("steps"), event.get("loss")
+            case "done" if running:
+                self._release(process)
+                if store.result(running.node) is None:
+                    self._failed(running.node, "the worker wrote no result")
+                else:
+                    self._done(running.node, float(event["seconds"]))
+            case "failed" if running:
+                self._release(process)
+                self._failed(running.node, str(event["error"]))
+            case "exit":
+                self._exited(process)
+
+    def _exited(self, process: Worker) -> None:
+        if process in self.idle:
+            self.idle.remove(process)
+        running = self.busy.get(process)
+        if running is None:
+            return
+        if not process.ready:
+            raise CraftError(f"the worker processes cannot start ({process.how_it_ended()}): {process.last_words()}")
+        self._release(process, again=False)
+        log = running.node.folder / "log.txt"
+        words = last_line(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else ""
+        self._failed(running.node, f"worker {process.how_it_ended()}" + (f"; last line: {words}" if words else ""))
+
+    def _release(self, process: Worker, again: bool = True) -> None:
+        self.busy.pop(process).lock.close()
+        self.progress.running = list(self.busy.values())
+        if again:
+            self.idle.append(process)
+
+    def _done(self, node: Node, seconds: float) -> None:
+        self.in_a_row = 0
+        self.progress.note(node, seconds)
+        self.view.finished(node, self.progress, seconds, None)
+
+    def _failed(self, node: Node, error: str) -> None:
+        self.in_a_row += 1
+        store.write_failure(node, error)
+        self.progress.failed[node.name] = error
+        self.view.finished(node, self.progress, 0.0, error)
+        for child in [n for n in self.progress.waiting if n.parent is not None and n.parent.name == node.name]:
+            self.progress.waiting.remove(child)
+            self.progress.failed[child.name] = "its training failed"
+
+
+def message(node: Node, resuming: bool = False) -> dict[str, Any]:
+    """What a worker is told about a node; ``resuming``: go on from the last checkpoint in its folder."""
+    flags = ["--trainer.enable_progress_bar=false", *(["--ckpt_path=last"] if resuming else [])]
+    return {
+        "kind": node.kind,
+        "name": node.name,
+        "folder": str(node.folder),
+        "arguments": [*node.arguments, *flags],
+        "key": node.key,
+        "node": dict(node.facts),
+    }
+
+
+def default_jobs(nodes: Iterable[Node], jobs: int | None) -> int:
+    """The number of cores this process may use, or ``jobs``; never more than there are nodes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(jobs or cores, len(list(nodes))))

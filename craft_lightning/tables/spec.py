@@ -1,0 +1,290 @@
+"""A table's YAML file as typed values; every mistake in it is reported together."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.errors import CraftError, nearest
+from craft_lightning.tables.reader import Reader, check_known, read_mapping
+
+TABLES = Path("experiments/tables")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A language model with its vision tower: its config fragment, its files, and the paper's model beside it."""
+
+    id: str
+    label: str
+    config: Path
+    weights: tuple[Path, ...]
+    paper: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A dataset. ``overrides`` maps a row's id (or ``all``) to the settings this dataset needs there."""
+
+    id: str
+    label: str
+    dataset: Path
+    paper: str
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with the surrogates it trains on and the backbones it is tested on.
+
+    Attributes:
+        method: the config fragment; its stem names the method in run folders.
+        train_on: ids of surrogates, empty if the method trains nothing.
+        eval_on: ids of backbones, empty if each surrogate is tested on itself only.
+        overrides: settings of this row, for training and testing. eval: settings for testing only.
+        paper: the row's name in the paper's table, empty if it has none.
+    """
+
+    id: str
+    label: str
+    method: Path
+    train_on: tuple[str, ...] = ()
+    eval_on: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    eval: Mapping[str, Any] = field(default_factory=dict)
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The name of the metric of record in ``node.json``, the factor for printing and the digits printed."""
+
+    name: str = "test/exact_match"
+    scale: float = 100.0
+    digits: int = 2
+
+
+PaperKey = tuple[str, str, str, str]
+"""(method, surrogate or "none", backbone, column), in the paper's own words."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A whole table. ``baseline`` is the id of the row that gains are counted from, on the same backbone."""
+
+    name: str
+    title: str
+    note: str
+    scale: str
+    path: Path
+    base: tuple[Path, ...]
+    backbones: tuple[Backbone, ...]
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    seeds: tuple[int, ...]
+    baseline: str
+    metric: Metric
+    paper_source: str
+    paper: Mapping[PaperKey, float]
+
+    def backbone(self, name: str) -> Backbone:
+        """The backbone with this id."""
+        return next(b for b in self.backbones if b.id == name)
+
+
+def find_table(name: str, scale: str | None = None) -> Path:
+    """The file of a table given as a path or as a name below ``experiments/tables``.
+
+    Raises:
+        CraftError: if there is none; names the nearest.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+        folder, wanted = path.parent, path.stem
+    else:
+        folder, wanted = TABLES, name if scale in {None, "pocket"} else f"{name}-{scale}"
+        if (folder / f"{wanted}.yaml").is_file():
+            return folder / f"{wanted}.yaml"
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    close = nearest(wanted, known)
+    hint = f"; did you mean {close!r}?" if close else "."
+    raise CraftError(f"no table {wanted!r} in {folder}{hint} Known: {', '.join(known) or 'none'}")
+
+
+def load_spec(path: Path, scale: str | None = None) -> TableSpec:
+    """Read and check a table.
+
+    Args:
+        path: the YAML file; the paths in it are relative to its folder.
+        scale: refuse the file if it is made for another scale.
+
+    Raises:
+        CraftError: with every mistake found, one a line.
+    """
+    errors: list[str] = []
+    top = Reader(read_mapping(path), "", path.parent, errors)
+    backbones = _backbones(top)
+    _check_unique(top, "backbones", [b.id for b in backbones])
+    rows = _rows(top, [b.id for b in backbones])
+    _check_unique(top, "rows", [r.id for r in rows])
+    columns = _columns(top, [r.id for r in rows])
+    _check_unique(top, "columns", [c.id for c in columns])
+    source, values = _paper(top, backbones, rows, columns)
+    spec = TableSpec(
+        name=str(top.take("name", str, path.stem)),
+        title=str(top.take("title", str, "")),
+        note=" ".join(str(top.take("note", str, "")).split()),
+        scale=str(top.take("scale", str, "pocket")),
+        path=path,
+        base=top.files("base"),
+        backbones=backbones,
+        rows=rows,
+        columns=columns,
+        seeds=tuple(top.take("seeds", list, [0])),
+        baseline=str(top.take("baseline", str, "") or ""),
+        metric=_metric(top),
+        paper_source=source,
+        paper=values,
+    )
+    if spec.baseline:
+        check_known(top, "baseline", spec.baseline, [r.id for r in rows])
+    for seed in spec.seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            top.fail(f"must be whole numbers from 0, got {seed!r}", "seeds")
+    if scale is not None and spec.scale != scale:
+        top.fail(f"this table is made for {spec.scale!r}, not for {scale!r}", "scale")
+    top.done()
+    if errors:
+        count = f"{len(errors)} mistake{'s' if len(errors) > 1 else ''}"
+        raise CraftError(f"{count} in {path}:\n" + "\n".join(f"  {e}" for e in errors))
+    return spec
+
+
+def _items(top: Reader, key: str) -> list[Reader]:
+    values = top.take(key, list)
+    if not values:
+        if values == []:
+            top.fail("is empty", key)
+        return []
+    readers = []
+    for number, value in enumerate(values):
+        name = value.get("id", number) if isinstance(value, dict) else number
+        readers.append(Reader(value, f"{key}[{name}]", top.folder, top.errors))
+    return readers
+
+
+def _check_unique(top: Reader, key: str, names: list[str]) -> None:
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        top.fail(f"{name!r} is there {names.count(name)} times", key)
+
+
+def _backbones(top: Reader) -> tuple[Backbone, ...]:
+    found = []
+    for item in _items(top, "backbones"):
+        name = str(item.take("id", str) or "")
+        folders = tuple(top.folder / str(w) for w in item.take("weights", list) or [])
+        found.append(
+            Backbone(name, item.take("label", str, name), item.file("config"), folders, item.take("paper", str, ""))
+        )
+        item.done()
+    return tuple(found)
+
+
+def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:
+    found = []
+    for item in _items(top, "rows"):
+        name = str(item.take("id", str) or "")
+        row = Row(
+            id=name,
+            label=item.take("label", str, name),
+            method=item.file("method"),
+            train_on=item.names("train_on", backbones),
+            eval_on=item.names("eval_on", backbones),
+            overrides=item.take("overrides", dict, {}),
+            eval=item.take("eval", dict, {}),
+            paper=item.take("paper", str, ""),
+        )
+        if not row.train_on and not row.eval_on:
+            item.fail("needs train_on, eval_on or both")
+        item.done()
+        found.append(row)
+    return tuple(found)
+
+
+def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:
+    found = []
+    for item in _items(top, "columns"):
+        name = str(item.take("id", str) or "")
+        overrides = item.take("overrides", dict, {})
+        for row, settings in overrides.items():
+            check_known(item, "overrides", str(row), ["all", *rows])
+            if not isinstance(settings, dict):
+                item.fail(f"must be a mapping of settings, got {settings!r}", f"overrides.{row}")
+        label, paper = item.take("label", str, name), item.take("paper", str, "")
+        found.append(Column(name, label, item.file("dataset"), paper, overrides))
+        item.done()
+    return tuple(found)
+
+
+def _metric(top: Reader) -> Metric:
+    if "metric" not in top.value:
+        return Metric()
+    item = Reader(top.take("metric", dict, {}), "metric", top.folder, top.errors)
+    metric = Metric(
+        str(item.take("name", str, Metric.name)),
+        float(item.take("scale", (int, float), Metric.scale)),
+        int(item.take("digits", int, Metric.digits)),
+    )
+    item.done()
+    return metric
+
+
+def _paper(
+    top: Reader, backbones: tuple[Backbone, ...], rows: tuple[Row, ...], columns: tuple[Column, ...]
+) -> tuple[str, dict[PaperKey, float]]:
+    if "paper" not in top.value:
+        top.known.append("paper")
+        return "", {}
+    item = Reader(top.take("paper", dict, {}), "paper", top.folder, top.errors)
+    source = str(item.take("source", str) or "")
+    values: dict[PaperKey, float] = {}
+    headers: list[str] = []
+    for path in item.files("values"):
+        if path.is_file():
+            headers += _read_paper(item, path, values)
+    item.done()
+    for column in columns:
+        if column.paper:
+            check_known(item, f"columns[{column.id}]", column.paper, dict.fromkeys(headers))
+    for row in rows:
+        if row.paper:
+            check_known(item, f"rows[{row.id}]", row.paper, dict.fromkeys(k[0] for k in values))
+    for backbone in backbones:
+        if backbone.paper:
+            check_known(item, f"backbones[{backbone.id}]", backbone.paper, dict.fromkeys(k[2] for k in values))
+    return source, values
+
+
+def _read_paper(item: Reader, path: Path, values: dict[PaperKey, float]) -> list[str]:
+    """Add one transcribed table to ``values``; the names of its number columns are returned."""
+    names = ("method", "train_surrogate", "inference_backbone")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        headers = list(reader.fieldnames or [])
+        if not set(names) <= set(headers):
+            item.fail(f"{path.name} needs the columns {', '.join(names)}", "values")
+            return []
+        columns = [c for c in headers if c not in {*names, "vision_token"}]
+        for line in reader:
+            method, surrogate, backbone = (line[name] for name in names)
+            for column in columns:
+                try:
+                    values[method, surrogate, backbone, column] = float(line[column])
+                except (TypeError, ValueError):
+                    item.fail(f"{path.name}, line {reader.line_num}: {column} is no number: {line[column]!r}", "values")
+    return columns

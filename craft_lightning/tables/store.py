@@ -1,0 +1,110 @@
+"""Results on disk: one ``node.json`` a node, written by one writer to a temporary name and renamed.
+
+It stands beside what the run itself writes (``result.json``, ``predictions.jsonl``), comes last, and alone says "done".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from craft_lightning.tables.plan import Node
+
+RESULT = "node.json"
+FAILURE = "failure.json"
+STARTED = "started.json"
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+LOCKS = ".locks"
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write so that a reader sees the old file or the whole new one, whenever the writer dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's mapping, or None if it is not there or not whole."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def result(node: Node) -> dict[str, Any] | None:
+    """The node's result if it belongs to these settings, this code and these weights, else None."""
+    found = read_json(node.folder / RESULT)
+    return found if found is not None and found.get("key") == node.key else None
+
+
+def state(node: Node) -> str:
+    """``done``, ``stale`` (there is a result of other settings, code or weights), ``failed`` or ``missing``."""
+    found = read_json(node.folder / RESULT)
+    if found is not None:
+        return "done" if found.get("key") == node.key else "stale"
+    failure = read_json(node.folder / FAILURE)
+    return "failed" if failure is not None and failure.get("key") == node.key else "missing"
+
+
+def why_stale(node: Node) -> str:
+    """Which of config, code and weights differ from those of the stored result, in words."""
+    old = (read_json(node.folder / RESULT) or {}).get("node", {})
+    changed = [name for name in ("config", "code", "weights") if old.get(name) != node.facts[name]]
+    return ", ".join(changed) or "the encoder under test"
+
+
+def failure(node: Node) -> str | None:
+    """The last error line of a node that failed, or None."""
+    found = read_json(node.folder / FAILURE)
+    return str(found.get("error")) if found is not None and found.get("key") == node.key else None
+
+
+def write_failure(node: Node, error: str) -> None:
+    """Remember why a node has no result."""
+    write_json(node.folder / FAILURE, {"key": node.key, "error": error})
+
+
+def prepare(node: Node) -> bool:
+    """Make the node's folder ready; True if an interrupted training of the same key left a checkpoint to go on from.
+
+    Otherwise everything in it goes, and with a training the tests below it: they tested the encoder that is replaced.
+    """
+    mine = (read_json(node.folder / STARTED) or {}).get("key") == node.key
+    if mine and node.kind == "train" and (node.folder / CHECKPOINT).is_file():
+        return True
+    if node.folder.exists():
+        shutil.rmtree(node.folder)
+    write_json(node.folder / STARTED, {"key": node.key})
+    return False
+
+
+def try_lock(root: Path, node: Node) -> IO[str] | None:
+    """The node's lock, or None while another process holds it.
+
+    The operating system frees it when its holder dies, so there are no stale locks. Close the file to free it.
+    """
+    path = root / LOCKS / f"{node.name.replace('/', '+')}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.seek(0)
+    file.truncate()
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file

@@ -1,0 +1,132 @@
+"""``python -m craft_lightning table plan|run|status|render``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from craft_lightning.tables.plan import Plan
+
+INTERRUPTED = 130
+PRINTED_WIDTH = 150
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the ``table`` verbs."""
+    parser = argparse.ArgumentParser(
+        prog="craft_lightning table", description="Compute and print a table of the paper.", allow_abbrev=False
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="plan|run|status|render")
+    shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shared.add_argument("table", help="a file, or a name below experiments/tables")
+    shared.add_argument("--scale", help="pocket or paper (default: the table's own)")
+    shared.add_argument("--seeds", type=int, nargs="+", metavar="K", help="in place of the table's seeds")
+    shared.add_argument("--limit", type=_positive, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
+    shared.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
+    only = argparse.ArgumentParser(add_help=False)
+    only.add_argument("--only", metavar="PATTERN", help="nodes whose name contains this, or matches it as in a shell")
+    verbs.add_parser("plan", parents=[shared, only], allow_abbrev=False, help="list the nodes and their commands")
+    run = verbs.add_parser(
+        "run", parents=[shared, only], allow_abbrev=False, help="compute what is missing, then render"
+    )
+    run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
+    run.add_argument("--dry-run", action="store_true", help="print what would be computed")
+    run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
+    verbs.add_parser("status", parents=[shared, only], allow_abbrev=False, help="count done, stale, failed and missing")
+    verbs.add_parser("render", parents=[shared], allow_abbrev=False, help="print the table and save it")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _jobs(text: str) -> int | None:
+    return None if text == "auto" else _positive(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, 1 if a node failed, 130 after Ctrl-C.
+
+    Raises:
+        CraftError: a mistake in the call, the table or its fragments.
+    """
+    args = build_parser().parse_args(argv)
+    # Imported here so that --help starts at once.
+    from craft_lightning.tables.plan import make_plan, select
+    from craft_lightning.tables.spec import find_table, load_spec
+
+    spec = load_spec(find_table(args.table, args.scale), args.scale)
+    whole = make_plan(spec, args.runs, args.seeds, args.limit)
+    if args.verb == "render":
+        return _render(whole)
+    plan = select(whole, args.only)
+    if args.verb == "plan" or (args.verb == "run" and args.dry_run):
+        return _plan(plan, missing_only=args.verb == "run")
+    if args.verb == "status":
+        return _status(plan)
+    code = _run(plan, args)
+    return code if code == INTERRUPTED else max(code, _render(whole))
+
+
+def _plan(plan: Plan, missing_only: bool) -> int:
+    from craft_lightning.tables import store
+
+    nodes = [n for n in plan.nodes if not missing_only or store.state(n) != "done"]
+    for node in nodes:
+        print(f"{store.state(node):8}{node.kind:6}{node.name}")
+        print(f"        python -m craft_lightning {shlex.join(node.arguments)}")
+    kinds = Counter(n.kind for n in nodes)
+    print(f"{len(nodes)} nodes: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}")
+    return 0
+
+
+def _status(plan: Plan) -> int:
+    from craft_lightning.tables import store
+
+    for kind in ("train", "eval"):
+        states = Counter(store.state(n) for n in plan.nodes if n.kind == kind)
+        print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
+    for node in plan.nodes:
+        if store.state(node) == "stale":
+            print(f"stale  {node.name} (changed: {store.why_stale(node)})")
+        elif (error := store.failure(node)) is not None:
+            print(f"failed {node.name}: {error}")
+    return 0
+
+
+def _run(plan: Plan, args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from craft_lightning.tables.run import default_jobs, run_plan
+    from craft_lightning.tables.view import make_view, summary
+
+    console = Console()
+    try:
+        progress = run_plan(plan, default_jobs(plan.nodes, args.jobs), make_view(console), args.keep_going)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues where it was", file=sys.stderr)
+        return INTERRUPTED
+    print(summary(progress))
+    return 1 if progress.failed else 0
+
+
+def _render(plan: Plan) -> int:
+    from rich.console import Console
+
+    from craft_lightning.tables.render import build_report, print_report, save
+
+    # Numbers are never cut: a pipe or a narrow terminal gets whole lines.
+    print_report(build_report(plan), Console(width=max(Console().width, PRINTED_WIDTH)))
+    for path in save(plan):
+        print(f"written: {path}")
+    return 0

@@ -1,0 +1,172 @@
+"""``tokenize``: pictures to discrete visual tokens, with the vision tower alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.encoders import apply_encoder
+from craft_lightning.models.files import save_tensors
+from craft_lightning.models.pixels import Aspect, preprocess, read_image
+from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
+from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
+from craft_lightning.models.tower import VisionTower
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="craft_lightning tokenize",
+        description="Pictures to discrete visual tokens. Loads the vision tower alone.",
+        epilog="The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d]; "
+        "its metadata holds codebook_hash, dtype and image_names (JSON).",
+    )
+    p.add_argument("--checkpoint", required=True, help="folder in the VILA-U layout, or a known backbone's name")
+    p.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="image files, a folder of images, or a safetensors file with pixel_values [B,3,H,W] in [-1,1]",
+    )
+    p.add_argument("--output", required=True, type=Path, help="safetensors file to write")
+    p.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="of the tower, the code distances and the output (VILA-U's public code runs in bfloat16)",
+    )
+    p.add_argument("--encoder", type=Path, help="folder of an adapted encoder to plug in")
+    p.add_argument(
+        "--attention", default="eager", choices=["eager", "sdpa"], help="kernel; eager is the original's, bit for bit"
+    )
+    p.add_argument("--batch-size", default=32, type=int, help="pictures at a time")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code.
+
+    Raises:
+        CraftError: no such checkpoint or picture, a broken one, a continuous tower, or pixels of another size.
+    """
+    args = parser().parse_args(argv)
+    if args.batch_size < 1:
+        raise CraftError(f"--batch-size must be at least 1, not {args.batch_size}")
+    folder = resolve(VlmSpec(args.checkpoint)) if args.checkpoint in BACKBONES else Path(args.checkpoint)
+    if not folder.is_dir():
+        raise CraftError(f"no checkpoint folder {folder}; known names: {', '.join(BACKBONES)}")
+    if not args.output.parent.is_dir():
+        raise CraftError(f"--output {args.output}: no folder {args.output.parent}")
+    tower = load_tower(folder, dtype=args.dtype, quantizer_dtype=args.dtype, attention=args.attention)
+    if tower.quantizer is None:
+        raise CraftError(f"{folder} is a continuous model: it has no discrete tokens")
+    if args.encoder is not None:
+        apply_encoder(tower, args.encoder)
+    aspect = top_config_of(checkpoint_root(folder)).get("image_aspect_ratio", "resize")
+    names, batches = open_input(args.input, tower.image_size, aspect, args.batch_size)
+    tensors = tokenize(tower, batches, len(names))
+    metadata = {
+        "codebook_hash": tower.quantizer.hash(),
+        "dtype": args.dtype,
+        "image_names": json.dumps(names, ensure_ascii=False),
+    }
+    save_tensors(args.output, tensors, metadata)
+    shape = "x".join(map(str, tensors["codes"].shape))
+    print(f"{args.output}: codes {shape}, codebook {metadata['codebook_hash'][:12]}, {args.dtype}")
+    return 0
+
+
+@torch.no_grad()
+def tokenize(tower: VisionTower, batches: Iterator[Tensor], total: int = 0) -> dict[str, Tensor]:
+    """Codes, features and quantised features of batches of pixels ``[b, 3, S, S]``, concatenated.
+
+    Args:
+        total: number of pictures, for the progress line on a terminal.
+
+    Returns:
+        ``codes [B, N, R]`` int32, ``features [B, N, d]``, and ``quantized [B, N, d]``, the straight-through sums that
+        the projector sees, both in the tower's dtype.
+    """
+    codes, features, quantized, done = [], [], [], 0
+    for pixels in batches:
+        tokens = tower.encode(pixels)
+        assert tokens.codes is not None
+        codes.append(tokens.codes.int())
+        features.append(tokens.features)
+        quantized.append(tokens.tokens)
+        done += len(pixels)
+        if sys.stderr.isatty():
+            print(f"\r{done}/{total} pictures", end="" if done < total else "\n", file=sys.stderr)
+    return {"codes": torch.cat(codes), "features": torch.cat(features), "quantized": torch.cat(quantized)}
+
+
+def open_input(
+    inputs: Sequence[Path], side: int, aspect: Aspect, batch_size: int
+) -> tuple[list[str], Iterator[Tensor]]:
+    """Names of the pictures and their pixels, batch by batch.
+
+    Raises:
+        CraftError: an input that does not exist, holds no picture, or mixes pixels with pictures.
+    """
+    if any(path.suffix == ".safetensors" for path in inputs):
+        if len(inputs) > 1:
+            raise CraftError("--input takes one safetensors file, or pictures, not both")
+        return _open_pixels(inputs[0], batch_size)
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+            if not found:
+                raise CraftError(f"no picture in {path} ({', '.join(sorted(SUFFIXES))})")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise CraftError(f"no picture or folder {path}")
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(files), batch_size):
+            part = files[start : start + batch_size]
+            yield torch.stack([preprocess(read_image(file), side, aspect) for file in part])
+
+    return [_name(file, inputs) for file in files], batches()
+
+
+def _name(file: Path, inputs: Sequence[Path]) -> str:
+    """A picture's name: relative to the one folder that was given, else its path as given."""
+    if len(inputs) == 1 and inputs[0].is_dir():
+        return file.relative_to(inputs[0]).as_posix()
+    return file.as_posix()
+
+
+def _open_pixels(path: Path, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
+    if not path.is_file():
+        raise CraftError(f"no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            if "pixel_values" not in file.keys():  # noqa: SIM118 - the handle is no mapping
+                raise CraftError(f"{path}: no pixel_values; it holds {', '.join(file.keys())}")
+            shape = file.get_slice("pixel_values").get_shape()
+    except SafetensorError as error:
+        raise CraftError(f"{path}: not a readable safetensors file ({error})") from error
+    if len(shape) != 4 or shape[0] == 0:
+        raise CraftError(f"{path}: pixel_values is {shape}, expected [B, 3, H, W]")
+
+    def batches() -> Iterator[Tensor]:
+        with safe_open(path, "pt") as file:
+            pixels = file.get_slice("pixel_values")
+            for start in range(0, shape[0], batch_size):
+                yield pixels[start : start + batch_size]
+
+    return [f"{path.name}:{index}" for index in range(shape[0])], batches()

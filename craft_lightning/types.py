@@ -1,0 +1,163 @@
+"""The values that travel between data, models, methods and metrics.
+
+One direction: rows become :class:`VqaExample`, examples become :class:`VqaBatch`, the model turns a batch into
+:class:`VisualTokens` and :class:`MethodOutput`, generation into :class:`Prediction`. Nothing flows back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGE_TOKEN_ID = -200
+"""Stands for the whole picture in ``input_ids``; replaced by the projected visual tokens (VILA-U's placeholder)."""
+
+IGNORED_LABEL = -100
+"""Positions of ``labels`` that carry no loss."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One drawn attribute of a picture, in words: the ground truth for justifications and their offline judge.
+
+    Attributes:
+        name: the attribute, for example ``"petals"``.
+        phrase: how a sentence says it, for example ``"five petals"``; unique to this value of the attribute.
+        varies: True if pictures of one class differ in it (so it cannot be guessed from the label).
+    """
+
+    name: str
+    phrase: str
+    varies: bool
+
+
+@dataclass(frozen=True)
+class VqaExample:
+    """One picture with one question: the only row format between datasets and tensors.
+
+    Attributes:
+        key: unique and stable within the dataset, for example ``"eurosat/test/17"``.
+        image: RGB picture of any size.
+        question: the question alone, without options and without an answer directive.
+        answer: the exact reply that is scored: an option letter if ``options`` is not empty, else a short text.
+        options: option texts in the order of their letters; empty for open questions.
+        label_id: class of the picture (classification) or a number of the picture itself (questions): two examples
+            with equal ``label_id`` are never each other's negatives in the contrastive loss.
+        seen: False if the label is held out of training.
+        captions: sentences that state the answer; the contrastive loss draws one.
+        meta: anything else; ``meta["facts"]`` is a tuple of :class:`Fact` for drawn pictures.
+    """
+
+    key: str
+    image: Image.Image
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    label_id: int = -1
+    seen: bool = True
+    captions: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VqaBatch:
+    """A collated batch.
+
+    Attributes:
+        pixel_values: ``[B, 3, H, W]`` float32 in [-1, 1].
+        input_ids: ``[B, T]`` long, prompt and (in training) reply, right-padded; one :data:`IMAGE_TOKEN_ID` each.
+        attention_mask: ``[B, T]`` bool, False at padding.
+        labels: ``[B, T]`` long, :data:`IGNORED_LABEL` except at the reply and its end-of-turn token.
+        prompt_lengths: ``[B]`` long, number of leading positions of ``input_ids`` that are the prompt.
+        label_ids: ``[B]`` long, see :class:`VqaExample`.
+        caption_ids: ``[B]`` long, row of the data module's caption list drawn for this example; -1 without captions.
+        seen: ``[B]`` bool.
+        answers: reference replies. keys: example keys. option_counts: number of options, 0 for open questions.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    prompt_lengths: Tensor
+    label_ids: Tensor
+    caption_ids: Tensor
+    seen: Tensor
+    answers: tuple[str, ...]
+    keys: tuple[str, ...]
+    option_counts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def _map(self, function: Any) -> VqaBatch:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: function(v) for k, v in tensors.items() if isinstance(v, Tensor)})
+
+    def to(self, *args: Any, **kwargs: Any) -> VqaBatch:
+        """A copy with every tensor moved, as ``Tensor.to`` (Lightning calls it for frozen dataclasses)."""
+        return self._map(lambda t: t.to(*args, **kwargs))
+
+    def pin_memory(self) -> VqaBatch:
+        """A copy in pinned memory (the data loader calls it)."""
+        return self._map(torch.Tensor.pin_memory)
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What the encoder made of the pictures.
+
+    Attributes:
+        features: ``[B, N, d]`` before quantisation, z.
+        tokens: ``[B, M, d]`` what the projector sees: straight-through sums of codewords (or features, if the tower
+            is continuous); M = N unless pruned.
+        codes: ``[B, N, R]`` long, or None for a continuous tower.
+        image_embedding: ``[B, d]`` pre-quantisation read-out for the contrastive loss, or None.
+        grid: (rows, columns), rows * columns = N.
+        kept: ``[B, M]`` long raster positions of the tokens kept, or None when all are.
+    """
+
+    features: Tensor
+    tokens: Tensor
+    codes: Tensor | None
+    image_embedding: Tensor | None
+    grid: tuple[int, int]
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MethodOutput:
+    """A forward pass with labels.
+
+    Attributes:
+        visual: see :class:`VisualTokens`.
+        logits: ``[P, V]`` float32 at the P labelled positions of the batch only, in row-major order.
+        targets: ``[P]`` long, the tokens to be predicted there.
+        answer_loss: scalar, mean next-token loss over the P positions (eq. 2, mean over labelled tokens).
+    """
+
+    visual: VisualTokens
+    logits: Tensor
+    targets: Tensor
+    answer_loss: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A scored reply: key of the example, generated text, correct by exact match, seen label, letter likelihoods."""
+
+    key: str
+    text: str
+    answer: str
+    correct: bool
+    seen: bool
+    letter_correct: bool | None = None
+
+    def to(self, *args: Any, **kwargs: Any) -> Prediction:
+        """Itself: nothing in it lives on a device (Lightning moves what ``predict`` returns)."""
+        return self

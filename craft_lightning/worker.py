@@ -1,0 +1,171 @@
+"""``python -m craft_lightning.worker``: computes nodes of a table, one after the other, in one process.
+
+The runner writes one JSON object a line to standard input: ``{"kind", "name", "folder", "arguments", "key", "node"}``,
+where ``arguments`` are those of ``python -m craft_lightning``. The answers are JSON lines on standard output:
+``{"event": "ready"}`` after the imports, ``{"event": "step", "step", "steps", "loss"}`` while it works, and
+``{"event": "done", "seconds"}`` or ``{"event": "failed", "error"}``. Whatever the run prints goes to ``log.txt`` in the
+node's folder. The process ends at once when its standard input ends, so it never outlives its runner.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from craft_lightning import __version__
+from craft_lightning.cli import build_cli
+from craft_lightning.errors import CraftError
+from craft_lightning.tables.store import RESULT, write_json
+
+STEP_INTERVAL = 0.5
+"""Seconds between two ``step`` events."""
+
+Say = Callable[[Mapping[str, Any]], None]
+
+
+class StepEvents(Callback):
+    """Tells the runner the step and the loss, at most every :data:`STEP_INTERVAL` seconds."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.told = -math.inf
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        """After a training step."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        self._tell(trainer.global_step, trainer.estimated_stepping_batches, None if loss is None else float(loss))
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """After a batch of test items."""
+        self._tell(batch_idx + 1, sum(trainer.num_test_batches), None)
+
+    def _tell(self, step: int, steps: float, loss: float | None) -> None:
+        now = time.monotonic()
+        if now - self.told >= STEP_INTERVAL:
+            self.told = now
+            self.say(
+                {"event": "step", "step": step, "steps": int(steps) if math.isfinite(steps) else None, "loss": loss}
+            )
+
+
+def count_items(folder: Path) -> dict[str, int]:
+    """Test items in ``predictions.jsonl``: ``all``, ``seen`` and ``unseen``; empty without such a file."""
+    path = folder / "predictions.jsonl"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8") as file:
+        seen = [bool(json.loads(line)["seen"]) for line in file]
+    return {"all": len(seen), "seen": sum(seen), "unseen": len(seen) - sum(seen)}
+
+
+def compute(message: Mapping[str, Any], say: Say) -> float:
+    """Do what a message asks and write the node's result; returns the seconds it took.
+
+    Raises:
+        CraftError: a mistake in the configuration, or an evaluation that scored nothing.
+    """
+    folder = Path(message["folder"])
+    began = time.perf_counter()
+    cli = build_cli(message["arguments"], callbacks=[StepEvents(say)])
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    items = count_items(folder) if message["kind"] == "eval" else {}
+    if message["kind"] == "eval" and not items.get("all"):
+        raise CraftError(f"{message['name']} wrote no predictions")
+    seconds = time.perf_counter() - began
+    write_json(
+        folder / RESULT,
+        {
+            "key": message["key"],
+            "node": message["node"],
+            "arguments": message["arguments"],
+            "metrics": metrics,
+            "items": items,
+            "steps": cli.trainer.global_step,
+            "seconds": round(seconds, 3),
+            "versions": {"craft_lightning": __version__, "torch": torch.__version__},
+        },
+    )
+    return seconds
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Send everything this process prints, native code included, to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, target in zip(kept, (1, 2), strict=True):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+
+
+def attempt(message: Mapping[str, Any], say: Say) -> None:
+    """Compute one node; whatever goes wrong is that node's failure and no other's."""
+    try:
+        with output_to(Path(message["folder"]) / "log.txt"):
+            try:
+                seconds = compute(message, say)
+            except BaseException:
+                traceback.print_exc()
+                raise
+    except CraftError as error:
+        say({"event": "failed", "error": " ".join(str(error).split())})
+    except (Exception, SystemExit) as error:
+        say({"event": "failed", "error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
+    else:
+        say({"event": "done", "seconds": seconds})
+    gc.collect()
+
+
+def main() -> None:
+    """Read messages until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # Nothing but answers may reach the runner's pipe.
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def say(event: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(event) + "\n")
+        answers.flush()
+
+    def read() -> None:
+        for line in sys.stdin:
+            messages.put(line)
+        os._exit(0)
+
+    torch.set_num_threads(1)
+    gc.freeze()  # What the imports left is never garbage: collecting after each node need not look at it again.
+    threading.Thread(target=read, daemon=True).start()
+    say({"event": "ready"})
+    while True:
+        attempt(json.loads(messages.get()), say)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""The data module: one class for ten benchmarks, drawn or from a folder, and for a user's own data."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from craft_lightning import mcq
+from craft_lightning.errors import CraftError, unknown
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.types import VqaExample
+from data_modules.batches import Distractors, EpochSampler, Row, TrainLoader, VqaDataset
+from data_modules.facts import OWN, DatasetFacts, dataset_facts, own_facts
+from data_modules.reader import Reader, read_backbone
+from data_modules.sources.folder import FolderSource, check_root, folder_kind
+from data_modules.sources.split import OnBad, Problems, Source, SplitName
+from data_modules.sources.twin import TwinSource
+from data_modules.twins.base import Look
+
+SOURCES = ("twin", "folder", "hub")
+TWIN_SIZES: dict[SplitName, int] = {"train": 1024, "val": 256, "test": 400}
+FOLDER_SIZES: dict[SplitName, int | None] = {"train": None, "val": 256, "test": 1000}
+
+_STAGES: dict[str, tuple[SplitName, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+
+
+class VqaDataModule(LightningDataModule):
+    """Pictures and questions of a dataset, the same items in the same order for every method.
+
+    Args:
+        backbone: whose tokenizer, prompt format and picture size are used. The command line links it to
+            ``model.backbone``: what is given here is overwritten by that.
+        dataset: a name of ``python -m craft_lightning list datasets``, or ``folder`` for your own data.
+        source: ``twin`` (drawn) or ``folder`` (on disk).
+        root: the folder, or one JSONL file of questions, for source ``folder``; its layouts are told in
+            ``data_modules/sources/folder.py``.
+        query: the question asked of a labelled picture. None: the dataset's own wording.
+        domain: fills *An image of a {domain}, specifically a {label}.* None: the dataset's own.
+        look: of drawn pictures: ``field`` (to adapt to) or ``studio`` (as in pre-training); ``grey`` shows no picture
+            at all, for any source: what can be answered from the text alone.
+        batch_size: training rows of one process and step. eval_batch_size: rows of an evaluation batch.
+        num_workers: processes that prepare batches; 0 prepares them in the run's own.
+        seed: order, options and captions of training; stored items never depend on it.
+        train_size: training pictures. None: 1,024 drawn, or all of a folder.
+        val_size: validation items. None: 256. They show no held-out label.
+        test_size: test items. None: 400 drawn, or at most 1,000 of a folder.
+        holdout: share of the labels kept out of training and validation (OD-30).
+        distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``.
+            None: nearest where that is known.
+        on_bad: ``error`` ends at the first bad input, ``skip`` leaves bad inputs out and counts them.
+    """
+
+    def __init__(
+        self,
+        backbone: VlmSpec = VlmSpec(),
+        dataset: str = "eurosat",
+        source: Literal["twin", "folder", "hub"] = "twin",
+        root: str | None = None,
+        query: str | None = None,
+        domain: str | None = None,
+        look: Literal["field", "studio", "grey"] = "field",
+        batch_size: int = 24,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        train_size: int | None = None,
+        val_size: int | None = None,
+        test_size: int | None = None,
+        holdout: float = 0.2,
+        distractors: Distractors | None = None,
+        on_bad: OnBad = "error",
+    ) -> None:
+        super().__init__()
+        # The model logs the run's settings; the same key logged twice with two values would raise (P24).
+        self.save_hyperparameters(logger=False)
+        _check(source, holdout, (batch_size, eval_batch_size, train_size, val_size, test_size))
+        self.backbone, self.dataset, self.source, self.root, self.look = backbone, dataset, source, root, look
+        self.query, self.domain = query, domain
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.seed, self.holdout, self.distractors, self.on_bad = seed, holdout, distractors, on_bad
+        self.sizes: dict[SplitName, int | None] = {"train": train_size, "val": val_size, "test": test_size}
+        self.captions: list[str] = []
+        self.splits: dict[SplitName, VqaDataset] = {}
+        self._problems = Problems(on_bad)
+        self._opened: tuple[Source, Reader] | None = None
+
+    # what there is
+
+    @functools.cached_property
+    def facts(self) -> DatasetFacts:
+        """Names, licence and wording of the dataset.
+
+        Raises:
+            CraftError: no such dataset; or, for a user's own data, no such folder.
+        """
+        if self.dataset == OWN:
+            facts = own_facts(OWN, folder_kind(check_root(self.root, OWN)))
+        else:
+            facts = dataset_facts(self.dataset)
+        return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
+
+    @property
+    def kind(self) -> str:
+        """``classification`` or ``question``; the paper's contrastive weight depends on it."""
+        return self.facts.kind
+
+    def open(self) -> tuple[Source, Reader]:
+        """The source and the reader of the backbone, opened once.
+
+        Raises:
+            CraftError: a wrong folder, a bad input, or options that exclude each other.
+        """
+        if self._opened is None:
+            reader = self._reader()
+            if self.source == "twin" and self.dataset == OWN:
+                raise CraftError("your own data are on disk: --data.source folder --data.root FOLDER")
+            if self.source == "twin":
+                sizes = {name: self.sizes[name] or size for name, size in TWIN_SIZES.items()}
+                look: Look = "studio" if self.look == "studio" else "field"
+                source: Source = TwinSource(self.facts, reader.side, look, sizes, self.holdout)
+            else:
+                root = check_root(self.root, self.dataset)
+                caps = {name: self.sizes[name] or size for name, size in FOLDER_SIZES.items()}
+                source = FolderSource(self.facts, reader, root, caps, self.holdout, self._problems)
+            if self.distractors == "nearest" and source.neighbours is None and source.class_names:
+                raise CraftError("distractors 'nearest' needs drawn classes; use --data.distractors random")
+            self._opened = source, reader
+        return self._opened
+
+    def _reader(self) -> Reader:
+        return read_backbone(self.backbone)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read or draw the splits of a stage.
+
+        Raises:
+            CraftError: see :meth:`open`; also if the method has another backbone, or a split is empty or, in training,
+                smaller than one batch.
+        """
+        self._agree_with_model()
+        for name in _STAGES.get(getattr(stage, "value", stage) or "", ("train", "val", "test")):
+            if name not in self.splits:
+                self.splits[name] = self._split(name)
+
+    def _split(self, name: SplitName) -> VqaDataset:
+        source, reader = self.open()
+        split = source.split(name)
+        if self.look == "grey":
+            split = split.without_pictures(reader.side)
+        # A handful of training pictures leaves nothing to validate on; the run is none the worse for it.
+        need = {"train": self.batch_size, "val": 0 if "train" in self.splits else 1, "test": 1}[name]
+        if len(split.items) < need:
+            what = f"{len(split.items)} items, fewer than one batch of {need}" if split.items else "no items"
+            raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}")
+        if name == "train":
+            self.captions = list(dict.fromkeys(item.caption for item in split.items))
+        rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
+        chosen = self.distractors or ("random" if source.neighbours is None else "nearest")
+        return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows)
+
+    def _agree_with_model(self) -> None:
+        """A link that failed must not end in a batch made for another model (P8)."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        theirs = getattr(model, "backbone", None)
+        if isinstance(theirs, VlmSpec) and theirs.name != self.backbone.name:
+            raise CraftError(
+                f"the data are prepared for backbone {self.backbone.name!r}, the method has {theirs.name!r}"
+            )
+
+    # what is handed out
+
+    def train_dataloader(self) -> DataLoader[Row]:
+        """Batches of a new permutation each epoch; incomplete batches are dropped."""
+        data = self.splits["train"]
+        return TrainLoader(
+            data,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(data, self.batch_size, self.seed),
+            collate_fn=data.collate,
+            drop_last=True,
+            **self._workers(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Row]:
+        """The stored validation items, seen labels only."""
+        return self._stored("val")
+
+    def test_dataloader(self) -> DataLoader[Row]:
+        """The stored test items, all labels."""
+        return self._stored("test")
+
+    def predict_dataloader(self) -> DataLoader[Row]:
+        """The stored test items."""
+        return self._stored("test")
+
+    def _stored(self, name: SplitName) -> DataLoader[Row]:
+        data = self.splits[name]
+        return DataLoader(data, batch_size=self.eval_batch_size, collate_fn=data.collate, **self._workers())
+
+    def _workers(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+
+    def examples(self, split: SplitName) -> list[VqaExample]:
+        """The examples of a split that is set up (training: as asked in epoch 0)."""
+        data = self.splits[split]
+        return [data.example(index) for index in range(len(data))]
+
+    def _asked(self, split: SplitName) -> list[VqaExample]:
+        data = self.splits[split]
+        return [data.asked(index) for index in range(len(data))]
+
+    def item_hashes(self, split: SplitName) -> dict[str, str]:
+        """Key to hash of every stored item: options, order and wording as asked."""
+        return {example.key: mcq.item_hash(example) for example in self._asked(split)}
+
+    def write_items(self, split: SplitName, path: str | Path) -> None:
+        """Store the items of a split beside a run's results."""
+        mcq.write_items(Path(path), self._asked(split))
+
+    def describe(self) -> dict[str, Any]:
+        """What the run banner and ``result.json`` say of the data: source, sizes, labels, hashes, skipped inputs.
+
+        Raises:
+            CraftError: see :meth:`open`.
+        """
+        source, reader = self.open()
+        facts = self.facts
+        return {
+            "dataset": self.dataset,
+            "title": facts.title,
+            "kind": facts.kind,
+            "licence": facts.licence,
+            "source": self.source,
+            **source.facts(),
+            "look": self.look if self.source == "twin" or self.look == "grey" else None,
+            "splits": {name: len(data) for name, data in self.splits.items()},
+            "pictures": {name: len(data.images) for name, data in self.splits.items()},
+            "items": {name: mcq.items_hash(self._asked(name)) for name in self.splits if name != "train"},
+            "classes": len(source.class_names),
+            "held_out": [source.class_names[label] for label in sorted(source.held_out)],
+            "distractors": next((data.distractors for data in self.splits.values()), self.distractors),
+            "captions": len(self.captions),
+            "skipped": dict(self._problems.skipped),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "conversation": reader.builder.conversation,
+        }
+
+
+def _check(source: str, holdout: float, sizes: tuple[int | None, ...]) -> None:
+    if source not in SOURCES:
+        raise unknown("data source", source, SOURCES)
+    if source == "hub":
+        raise CraftError("source 'hub' is not built yet; use --data.source twin, or folder with --data.root FOLDER")
+    if any(size is not None and size < 1 for size in sizes):
+        raise CraftError("batch and split sizes are at least 1")
+    if not 0.0 <= holdout < 1.0:
+        raise CraftError(f"holdout is a share of the labels in [0, 1), not {holdout}")

@@ -1,0 +1,210 @@
+"""Items become examples, examples become batches, and every method sees the same ones in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from craft_lightning import mcq
+from craft_lightning.prompts import Encoded, PromptBuilder, collate_text
+from craft_lightning.types import VqaBatch, VqaExample
+from data_modules.sources.images import to_picture, to_pixels
+from data_modules.sources.split import Item, Source, Split, SplitName
+
+Distractors = Literal["nearest", "random"]
+Draw = int | tuple[int, int]
+"""What a sampler asks for: an index, or (epoch, index) for a training item."""
+
+
+_BLANK = Image.new("RGB", (1, 1))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example ready to be collated: ``example`` without its picture, which is ``pixels`` ``[3, S, S]`` uint8."""
+
+    example: VqaExample
+    pixels: Tensor
+    text: Encoded
+    caption_id: int
+
+
+class VqaDataset(Dataset[Row]):
+    """A split as examples with lettered options.
+
+    Validation and test items are stored: options and order depend on (dataset, key) alone. Training items redraw
+    distractors and order from (run seed, epoch, key).
+
+    Args:
+        split: items and pictures. name: of the split. source: class names and their likeness.
+        dataset: name of the dataset, for the hashes. builder: writes prompts.
+        distractors: how stored items get their wrong options. seed: of the run.
+        captions: sentence to row of the data module's caption list; empty for stored splits.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        name: SplitName,
+        source: Source,
+        dataset: str,
+        builder: PromptBuilder,
+        distractors: Distractors,
+        seed: int,
+        captions: dict[str, int],
+    ) -> None:
+        self.items, self.images = split.items, split.images
+        self.name, self.source, self.dataset, self.builder = name, source, dataset, builder
+        self.distractors, self.seed, self.captions = distractors, seed, captions
+        self.training = name == "train"
+        self.pool = source.pool(name)
+        counts = [
+            len(item.options) or (min(mcq.OPTIONS, len(self.pool)) if item.label >= 0 else 0) for item in self.items
+        ]
+        self.slots = [] if self.training else mcq.balanced_slots(counts, dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, draw: Draw) -> Row:
+        epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+        example = self.asked(index, epoch)
+        caption_id = self.captions.get(self.items[index].caption, -1)
+        return Row(example, self.images[self.items[index].picture], self.builder.encode(example), caption_id)
+
+    def example(self, index: int, epoch: int = 0) -> VqaExample:
+        """The example as asked in an epoch (stored items are the same in every epoch)."""
+        return replace(self.asked(index, epoch), image=to_picture(self.images[self.items[index].picture]))
+
+    def asked(self, index: int, epoch: int = 0) -> VqaExample:
+        """:meth:`example` with a blank picture: nothing is read or decoded."""
+        item = self.items[index]
+        options, slot = self._options(item, index, epoch)
+        answer = mcq.LETTERS[slot] if options else item.answer
+        return VqaExample(
+            key=item.key,
+            image=_BLANK,
+            question=item.question,
+            answer=answer,
+            options=options,
+            label_id=item.label_id,
+            seen=item.label not in self.source.held_out,
+            captions=(item.caption,),
+            meta={"facts": item.facts, "answer_text": item.answer},
+        )
+
+    def _options(self, item: Item, index: int, epoch: int) -> tuple[tuple[str, ...], int]:
+        """Option texts in order of their letters, and the position of the right one."""
+        seed = (self.seed, epoch, item.key) if self.training else (self.dataset, item.key)
+        wrong = self._wrong(item, seed)
+        if not wrong:
+            return (), 0
+        slot = mcq.pick(len(wrong) + 1, *seed, "slot") if self.training else self.slots[index]
+        order = mcq.permutation(len(wrong), *seed, "order")
+        return mcq.place(item.answer, [wrong[i] for i in order], slot), slot
+
+    def _wrong(self, item: Item, seed: tuple[Any, ...]) -> list[str]:
+        if item.label < 0:
+            return [option for option in item.options if option != item.answer]
+        count, neighbours = mcq.OPTIONS - 1, self.source.neighbours
+        if self.training or self.distractors == "random" or neighbours is None:
+            labels = mcq.random_distractors(item.label, self.pool, count, *seed, "distractors")
+        else:
+            labels = mcq.nearest_distractors(item.label, self.pool, count, neighbours)
+        return [self.source.class_names[label] for label in labels]
+
+    def collate(self, rows: Sequence[Row]) -> VqaBatch:
+        """A batch; replies are part of ``input_ids`` and ``labels`` in training only."""
+        examples = [row.example for row in rows]
+        return VqaBatch(
+            pixel_values=to_pixels(torch.stack([row.pixels for row in rows])),
+            **collate_text([row.text for row in rows], self.builder.pad_id, with_reply=self.training),
+            label_ids=torch.tensor([e.label_id for e in examples]),
+            caption_ids=torch.tensor([row.caption_id for row in rows]),
+            seen=torch.tensor([e.seen for e in examples]),
+            answers=tuple(e.answer for e in examples),
+            keys=tuple(e.key for e in examples),
+            option_counts=tuple(len(e.options) for e in examples),
+        )
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """A new permutation each epoch from (seed, epoch) alone: the same for every method, and again after a resume.
+
+    It yields (epoch, index), so that the items redraw their options without shared state. With several processes,
+    batch s of process r is rows ``[(s * W + r) * B, (s * W + r + 1) * B)`` of the permutation: together the processes
+    see what one process with batch ``W * B`` would see. The incomplete last batch is dropped; no row is repeated.
+
+    Being a ``DistributedSampler`` it is left alone by Lightning, which would otherwise wrap it.
+
+    Args:
+        dataset: anything with a length. batch_size: rows of one process and step. seed: of the run.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, seed: int) -> None:
+        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+        world = torch.distributed.get_world_size() if ready else 1
+        rank = torch.distributed.get_rank() if ready else 0
+        super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed, drop_last=True)
+        self.batch_size = batch_size
+        self.done = 0  # batches of the present epoch that are not handed out again
+        self.counting = False
+        self.batches = len(dataset) // (batch_size * world)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size
+
+    def continue_from(self, epoch: int, done: int) -> None:
+        """Go on after ``done`` batches of an epoch; from now on they are counted here and :meth:`set_epoch` is void.
+
+        A continued trainer may be ahead of the data: a run that ended at its last step in the middle of an epoch counts
+        that epoch as a whole one.
+        """
+        self.epoch, self.done = (epoch, done) if done < self.batches else (epoch + 1, 0)
+        self.counting = True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch."""
+        if not self.counting:
+            self.epoch, self.done = epoch, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, done = self.epoch, self.done
+        order = mcq.permutation(len(self.dataset), "order", self.seed, epoch)  # type: ignore[arg-type]
+        for step in range(done, self.batches):
+            start = (step * self.num_replicas + self.rank) * self.batch_size
+            yield from ((epoch, index) for index in order[start : start + self.batch_size])
+
+
+class TrainLoader(DataLoader[Row]):
+    """A loader that continues in the middle of an epoch; Lightning stores its state in every checkpoint."""
+
+    _served = (0, 0)
+
+    def __iter__(self) -> Any:
+        # A generator: the epoch is read when the first batch is asked for, not when the iterator is made.
+        sampler: Any = self.sampler
+        epoch, done = sampler.epoch, sampler.done
+        for batch in super().__iter__():
+            done += 1
+            self._served = (epoch, done)
+            if sampler.counting:
+                sampler.continue_from(epoch, done)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and number of its batches that were handed out."""
+        return {"epoch": self._served[0], "batches": self._served[1]}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the batch at which the state was taken."""
+        sampler: Any = self.sampler
+        sampler.continue_from(state["epoch"], state["batches"])
+        self._served = (sampler.epoch, sampler.done)

@@ -1,0 +1,47 @@
+"""What the data need to know of a backbone: its tokenizer, how its prompts are written, and its picture size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.models.layout import read_json
+from craft_lightning.models.pixels import Aspect
+from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of, tower_folder
+from craft_lightning.models.spec import VlmSpec, resolve
+from craft_lightning.models.text import load_tokenizer
+from craft_lightning.prompts import PromptBuilder
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a backbone reads text and pictures.
+
+    Attributes:
+        builder: writes prompts. side: side length of pictures in pixels. aspect: how a picture becomes a square.
+    """
+
+    builder: PromptBuilder
+    side: int
+    aspect: Aspect = "resize"
+
+
+def read_backbone(spec: VlmSpec) -> Reader:
+    """Read tokenizer and configs of a checkpoint, no weights if its ``preprocessor_config.json`` tells the size.
+
+    Raises:
+        CraftError: no such backbone, or a tokenizer that multiple choice cannot be asked in.
+    """
+    root = checkpoint_root(resolve(spec))
+    config = top_config_of(root)
+    builder = PromptBuilder(load_tokenizer(root / "llm"), config.get("conversation", "vicuna_v1"))
+    return Reader(builder, _side(root, spec), config.get("image_aspect_ratio", "resize"))
+
+
+def _side(root: Path, spec: VlmSpec) -> int:
+    file = tower_folder(root) / "preprocessor_config.json"
+    size: Any = read_json(file).get("size") if file.is_file() else None
+    if isinstance(size, dict):
+        size = size.get("height", size.get("shortest_edge"))
+    return size if isinstance(size, int) else load_tower(spec).image_size

@@ -1,0 +1,1 @@
+"""Where pictures and questions come from: drawn twins, or folders on disk."""

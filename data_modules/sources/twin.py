@@ -1,0 +1,91 @@
+"""Pictures drawn at run time by the dataset's twin."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from craft_lightning import mcq
+from craft_lightning.types import Fact
+from data_modules.facts import DatasetFacts
+from data_modules.sources.split import Item, Source, Split, SplitName
+from data_modules.twins.base import ClassificationTwin, Drawing, Look, Qa
+from data_modules.twins.registry import twin as twin_of
+from data_modules.twins.registry import world_hash
+from data_modules.twins.rng import Rng
+
+_CHUNK = 256  # pictures drawn at once: enough to be fast, little enough to keep memory small
+
+
+@functools.lru_cache(maxsize=12)
+def draw_split(name: str, split: str, indices: tuple[int, ...], side: int, look: Look) -> Drawing:
+    """Draw items of a split, kept for the next run of this process (a full split takes seconds)."""
+    twin = twin_of(name)
+    parts = [twin.draw(split, indices[i : i + _CHUNK], side, look) for i in range(0, len(indices), _CHUNK)]
+    return Drawing(
+        torch.cat([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        tuple(facts for part in parts for facts in part.facts),
+        tuple(questions for part in parts for questions in part.questions),
+    )
+
+
+class TwinSource(Source):
+    """A drawn dataset. Held-out labels are never drawn for training and validation.
+
+    Args:
+        facts: of the dataset. side: side length of the pictures. look: ``"field"`` or ``"studio"``.
+        sizes: pictures of each split. holdout: share of the labels kept out of training.
+    """
+
+    def __init__(self, facts: DatasetFacts, side: int, look: Look, sizes: dict[SplitName, int], holdout: float) -> None:
+        self.dataset, self.side, self.look, self.sizes = facts, side, look, sizes
+        self.twin = twin_of(facts.name)
+        if isinstance(self.twin, ClassificationTwin):
+            self.class_names = self.twin.class_names
+            self.neighbours = mcq.nearest_labels(self.twin.class_attributes())
+            self.held_out = mcq.hold_out(self.class_names, holdout, facts.name)
+
+    def facts(self) -> dict[str, Any]:
+        return {"look": self.look, "shift": self.twin.shift_name, "side": self.side, "world_hash": world_hash()}
+
+    def split(self, name: SplitName) -> Split:
+        """Draw a split: its pictures, and an item for each class label or question."""
+        indices = self._indices(name)
+        drawing = draw_split(self.twin.name, name, tuple(indices.tolist()), self.side, self.look)
+        items: list[Item] = []
+        for picture, index in enumerate(indices.tolist()):
+            key, facts = f"{self.dataset.name}/{name}/{index}", drawing.facts[picture]
+            label = int(drawing.labels[picture])
+            if label >= 0:
+                items.append(self._labelled(key, picture, label, facts))
+                continue
+            asked = drawing.questions[picture]
+            # Training asks everything about a picture, evaluation the stored question alone.
+            for number, qa in enumerate(asked if name == "train" else asked[:1]):
+                items.append(_asked(f"{key}/{number}" if number else key, picture, qa, facts))
+        return Split(tuple(items), drawing.images)
+
+    def _indices(self, name: SplitName) -> NDArray[np.int64]:
+        """Positions in the split: the first ones whose label may be seen there."""
+        wanted = self.sizes[name]
+        if name == "test" or not self.held_out:
+            return np.arange(wanted)
+        count = len(self.class_names)
+        candidates = np.arange((wanted * count) // (count - len(self.held_out)) + 2 * count)
+        rng = Rng.for_items(self.twin.name, name, candidates)
+        labels = self.twin.labels(self.twin.sample(rng.fork("sample"), candidates))
+        return candidates[~np.isin(labels, sorted(self.held_out))][:wanted]
+
+    def _labelled(self, key: str, picture: int, label: int, facts: tuple[Fact, ...]) -> Item:
+        words = self.class_names[label]
+        caption = self.dataset.caption(words)
+        return Item(key, picture, self.dataset.query, words, label, caption, label=label, facts=facts)
+
+
+def _asked(key: str, picture: int, qa: Qa, facts: tuple[Fact, ...]) -> Item:
+    return Item(key, picture, qa.question, qa.answer, picture, qa.statement, options=qa.options, facts=facts)

@@ -1,0 +1,1 @@
+"""The pocket world: ten drawn twins of the ten benchmarks."""

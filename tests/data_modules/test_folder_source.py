@@ -1,0 +1,218 @@
+"""Class folders: layouts, splits, wording, and one clear line for each bad input."""
+
+import struct
+import zlib
+
+import pytest
+import torch
+from PIL import Image
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.pixels import preprocess
+from data_modules.base import VqaDataModule
+from data_modules.folder import FolderDataModule
+from data_modules.sources import folder as folder_module
+from data_modules.sources.images import FileImages, to_bytes, to_pixels
+from tests.data_modules.conftest import save_picture
+
+pytestmark = pytest.mark.usefixtures("stub_backbone")
+
+CLASSES = ("red_fox", "grey_wolf", "brown_bear", "elk", "lynx")
+
+
+def own(root, stage="fit", **options):
+    data = FolderDataModule(root=str(root), **{"batch_size": 4, **options})
+    data.setup(stage)
+    return data
+
+
+def png_header(width, height):
+    """A PNG of a few bytes that claims to be of that size."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def test_own_folder_with_splits(class_folder):
+    data = own(class_folder(CLASSES, each=10), query="Which animal is this?", domain="animal")
+    test = own(data.root, "test").examples("test")
+    held = data.describe()["held_out"]
+    assert len(held) == 1
+    assert {e.meta["answer_text"] for e in test} == {"red fox", "grey wolf", "brown bear", "elk", "lynx"}
+    assert sum(not e.seen for e in test) == 10
+    train = data.examples("train")
+    assert len(train) == 4 * 9
+    assert len(data.examples("val")) == 4
+    assert train[0].question == "Which animal is this?"
+    assert train[0].captions == (f"An image of a animal, specifically a {train[0].meta['answer_text']}.",)
+    assert not any(label in e.options for e in [*train, *data.examples("val")] for label in held)
+    assert data.describe()["distractors"] == "random"
+
+
+def test_folder_without_splits_is_cut_the_same_way_everywhere(tmp_path):
+    for c, name in enumerate(CLASSES):
+        for i in range(10):
+            save_picture(tmp_path / "data" / name / f"{i}.png", seed=10 * c + i)
+    data = own(tmp_path / "data", "fit", holdout=0.0)
+    data.setup("test")
+    parts = {split: {e.key for e in data.examples(split)} for split in ("train", "val", "test")}
+    assert {split: len(keys) for split, keys in parts.items()} == {"train": 35, "val": 5, "test": 10}
+    assert len(set.union(*parts.values())) == 50
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "data").rename(moved)
+    again = own(moved, "test", holdout=0.0)
+    assert {e.key for e in again.examples("test")} == parts["test"]
+
+
+def test_an_own_validation_folder_is_used(class_folder):
+    data = own(class_folder(CLASSES, ("train", "valid", "test"), each=6))
+    assert data.describe()["splits"] == {"train": 24, "val": 24}
+
+
+def test_pictures_are_the_models_own_pixels(class_folder):
+    root = class_folder(CLASSES)
+    data = own(root, "test")
+    dataset = data.splits["test"]
+    for index in (0, 7):
+        row = dataset[index]
+        path = root / row.example.key.removeprefix("folder/")
+        assert torch.equal(to_pixels(row.pixels), preprocess(Image.open(path), 16))
+        assert torch.equal(to_bytes(to_pixels(row.pixels)), row.pixels)
+
+
+def test_large_sets_are_read_when_needed(class_folder, monkeypatch):
+    root = class_folder(CLASSES)
+    cached = own(root, "test")
+    monkeypatch.setattr(folder_module, "CACHE_BYTES", 0)
+    lazy = own(root, "test")
+    assert isinstance(lazy.splits["test"].images, FileImages)
+    first, second = (next(iter(d.test_dataloader())) for d in (cached, lazy))
+    assert torch.equal(first.pixel_values, second.pixel_values)
+    assert first.keys == second.keys
+
+
+def test_known_labels_get_their_words_and_holdout_is_the_twins(class_folder, tmp_path):
+    from data_modules import labels
+
+    root = class_folder(labels.EUROSAT, each=4)
+    data = VqaDataModule(dataset="eurosat", source="folder", root=str(root), batch_size=4)
+    twin = VqaDataModule(dataset="eurosat")
+    assert data.open()[0].class_names == twin.open()[0].class_names
+    assert data.describe()["held_out"] == twin.describe()["held_out"]
+
+
+def test_spelling_of_folders_does_not_matter():
+    from data_modules.facts import dataset_facts
+
+    assert dataset_facts("stanford_cars").class_words("Ram C-V Cargo Van Minivan 2012") == (
+        "Ram C/V Cargo Van Minivan 2012"
+    )
+    assert dataset_facts("stanford_dogs").class_words("n02085620-Chihuahua") == "Chihuahua"
+    assert dataset_facts("eurosat").class_words("Sea_Lake") == "sea lake"
+    assert dataset_facts("eurosat").class_words("Desert") is None
+
+
+def break_picture(root):
+    path = root / "train" / "elk" / "03.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return "broken picture", "elk/03.png"
+
+
+def not_a_picture(root):
+    (root / "train" / "elk" / "zz.jpg").write_text("hello")
+    return "broken picture", "elk/zz.jpg"
+
+
+def huge_picture(root):
+    (root / "train" / "lynx" / "big.png").write_bytes(png_header(20_000, 20_000))
+    return "broken picture", "lynx/big.png.*pixels"
+
+
+def empty_class(root):
+    (root / "train" / "mouse").mkdir()
+    return "class without pictures", "'mouse' has no picture"
+
+
+def label_twice(root):
+    save_picture(root / "train" / "red_fox_" / "0.png")
+    return "label twice", "'red fox' twice"
+
+
+BAD = (break_picture, not_a_picture, huge_picture, empty_class, label_twice)
+
+
+@pytest.mark.parametrize("spoil", BAD)
+def test_bad_inputs_are_one_line_or_skipped_and_counted(class_folder, spoil):
+    root = class_folder(CLASSES)
+    kind, said = spoil(root)
+    with pytest.raises(CraftError, match=said) as error:
+        own(root, holdout=0.0)
+    assert "\n" not in str(error.value)
+    assert "--data.on_bad skip" in str(error.value)
+    data = own(root, holdout=0.0, on_bad="skip")
+    assert data.describe()["skipped"] == {kind: 1}
+    assert len(data.examples("train")) + len(data.examples("val")) in (29, 30)
+
+
+def test_huge_pictures_are_refused_without_decoding_when_read_lazily(class_folder, monkeypatch):
+    root = class_folder(CLASSES)
+    huge_picture(root)
+    monkeypatch.setattr(folder_module, "CACHE_BYTES", 0)
+    with pytest.raises(CraftError, match=r"big.png"):
+        own(root)
+    assert own(root, on_bad="skip").describe()["skipped"] == {"broken picture": 1}
+
+
+def test_a_class_of_another_dataset_is_named(class_folder):
+    root = class_folder(("AnnualCrop", "Forrest", "River"))
+    data = VqaDataModule(dataset="eurosat", source="folder", root=str(root), batch_size=2)
+    with pytest.raises(CraftError, match=r"no class 'Forrest'; did you mean 'Forest'"):
+        data.setup("fit")
+
+
+def test_wrong_roots_name_the_nearest_folder(tmp_path, class_folder):
+    class_folder(CLASSES)
+    with pytest.raises(CraftError, match=r"did you mean .*/train"):
+        own(tmp_path / "trian")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(CraftError, match="is empty: no class folders"):
+        own(tmp_path / "none")
+    with pytest.raises(CraftError, match=r"--data.root"):
+        own("")
+    with pytest.raises(CraftError, match="holds class folders, but VQA-RAD is a question set"):
+        VqaDataModule(dataset="vqa_rad", source="folder", root=str(tmp_path)).setup("fit")
+
+
+def test_test_only_folders_cannot_train(class_folder):
+    root = class_folder(CLASSES, ("test",))
+    assert len(own(root, "test").examples("test")) == 30
+    with pytest.raises(CraftError, match=r"the train split .* has no items"):
+        own(root, "fit")
+
+
+def test_a_few_pictures_train_without_validation(class_folder):
+    data = own(class_folder(CLASSES, each=2), holdout=0.0)
+    assert data.describe()["splits"] == {"train": 10, "val": 0}
+    assert len(data.val_dataloader()) == 0
+    with pytest.raises(CraftError, match=r"the val split .* has no items"):
+        own(data.root, "validate")
+
+
+def test_a_class_that_is_only_tested_is_unseen(class_folder):
+    root = class_folder(CLASSES)
+    save_picture(root / "test" / "wolverine" / "0.png")
+    data = own(root, "test", holdout=0.0)
+    assert [e.meta["answer_text"] for e in data.examples("test") if not e.seen] == ["wolverine"]
+
+
+def test_caps_and_the_data_hash(class_folder):
+    root = class_folder(CLASSES)
+    data = own(root, "fit", train_size=9, val_size=2, holdout=0.0)
+    assert data.describe()["splits"] == {"train": 9, "val": 2}
+    first = data.describe()["data_hash"]
+    assert own(root, seed=5, train_size=9, holdout=0.0).describe()["data_hash"] == first
+    (root / "train" / "elk" / "00.png").unlink()
+    assert own(root, "fit", train_size=9, val_size=2, holdout=0.0).describe()["data_hash"] != first

@@ -1,0 +1,71 @@
+"""Studio pictures in words: what is said is true of the picture."""
+
+import re
+
+import pytest
+
+from craft_lightning.family.report import grounded
+from craft_lightning.mcq import LETTERS
+from data_modules.twins.base import ClassificationTwin
+from data_modules.twins.registry import TWINS
+from data_modules.twins.studio import Studio, rng_of
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio([kind() for kind in TWINS.values()], 16, 20)
+
+
+def test_letters_name_the_right_option(studio: Studio) -> None:
+    for i in range(len(studio)):
+        twin, rng = studio.twin_of(i), rng_of("letters", i)
+        for asked, reply in studio.conversation(i, rng, 4):
+            options = dict(re.findall(r"^([A-H])\. (.*)$", asked, flags=re.MULTILINE))
+            if options and isinstance(twin, ClassificationTwin):
+                assert options[reply[0]] == twin.class_names[studio.labels[i]]
+
+
+def test_justifications_are_grounded(studio: Studio) -> None:
+    for i in range(len(studio)):
+        reply = studio._justified("x", i, rng_of("why", i))
+        assert grounded(reply, studio.facts[i])
+        assert not grounded("x, because the image shows something.", studio.facts[i])
+
+
+def test_what_is_said_depends_on_the_key_alone(studio: Studio) -> None:
+    assert studio.conversation(3, rng_of("a", 1), 3) == studio.conversation(3, rng_of("a", 1), 3)
+    assert studio.text_conversation(rng_of("b"), 1.0) == studio.text_conversation(rng_of("b"), 1.0)
+
+
+def test_matches_tell_the_option_before_the_list(studio: Studio) -> None:
+    for seed in range(30):
+        for asked, letter in studio.matches(rng_of("match", seed)):
+            told, *lines = asked.split("\n")
+            option = told.removeprefix("It shows ").removesuffix(".")
+            assert f"{letter}. {option}" in lines
+
+
+def test_lookups_keep_their_list(studio: Studio) -> None:
+    for seed in range(30):
+        first, *later = studio._lookups(rng_of("look", seed), studio.names[0])
+        options = re.findall(r"^[A-H]\. (.*)$", first[0], flags=re.MULTILINE)
+        for asked, letter in later:
+            assert asked == f"It shows {options[LETTERS.index(letter)]}."
+
+
+def test_pictures_of_one_class_are_no_negatives_of_each_other(studio: Studio) -> None:
+    rows = list(range(100))
+    said = [studio.sentence(i, rng_of("said", i)) for i in rows]
+    same = studio.same_meaning(rows, said)
+    assert same.diagonal().all()
+    assert bool((same == same.t()).all())
+    for i in rows:
+        for j in rows:
+            if studio.labels[i] >= 0 and i % 10 == j % 10:
+                assert bool(same[i, j]) == (studio.labels[i] == studio.labels[j])
+
+
+def test_tags_hold_what_is_true(studio: Studio) -> None:
+    for i in (4, 15, 26):
+        true = {studio.tag_names[k] for k in studio.tags[i].nonzero().flatten().tolist()}
+        assert {f"{studio.twin_of(i).name}: {fact.phrase}" for fact in studio.facts[i]} <= true

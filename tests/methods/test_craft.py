@@ -1,0 +1,199 @@
+"""CRAFT: methods.md 1.7."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from craft_lightning.errors import CraftError
+from craft_lightning.losses import contrastive, negative_pairs
+from craft_lightning.methods.captions import CaptionTable
+from craft_lightning.methods.craft import Craft
+from craft_lightning.methods.zero_shot import ZeroShot
+from craft_lightning.models.loading import load_text_tower
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.types import IGNORED_LABEL, VqaBatch
+
+SENTENCES = tuple(f"An image of a thing, specifically a number {i}." for i in range(8))
+
+
+@pytest.fixture
+def craft(build: Any) -> Any:
+    """A method in training mode, with captions."""
+
+    def make(**options: Any) -> Craft:
+        method = build(Craft, **options)
+        method.captions = CaptionTable.embed(SENTENCES, method.backbone, torch.device("cpu"))
+        return method
+
+    return make
+
+
+def terms(method: Craft, batch: VqaBatch) -> dict[str, torch.Tensor]:
+    return method.losses(batch, method(batch))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_codes_at_step_0_are_the_zero_shot_codes(scale: float, craft: Any, build: Any, batch: VqaBatch) -> None:
+    method = craft()
+    with torch.no_grad():
+        method.cls.mul_(scale)
+    base = build(ZeroShot).visual_tokens(batch.pixel_values)
+    ours = method.visual_tokens(batch.pixel_values)
+    assert ours.image_embedding is not None
+    assert torch.equal(ours.codes, base.codes)
+    assert torch.equal(ours.features, base.features)
+    method.eval()
+    without = method.visual_tokens(batch.pixel_values)
+    assert without.image_embedding is None
+    assert torch.equal(without.tokens, base.tokens)
+
+
+def test_the_contrastive_gradient_reaches_an_early_block(craft: Any, batch: VqaBatch) -> None:
+    method = craft(lambda_sal=0.0, lambda_commitment=0.0)
+    sum(terms(method, batch).values()).backward()
+    early = dict(method.named_parameters())["vlm.tower.vision.encoder.layers.0.self_attn.v_proj.weight"]
+    assert early.grad is not None
+    assert float(early.grad.norm()) > 0.0
+
+
+def test_the_answer_loss_is_the_cross_entropy_of_the_reply(craft: Any, batch: VqaBatch) -> None:
+    method = craft(lambda_commitment=0.0, lambda_contrastive=0.0)
+    out = method(batch)
+    visual = method.visual_tokens(batch.pixel_values)
+    embeds, mask, positions = method.vlm.embed(visual.tokens, batch.input_ids, batch.attention_mask)
+    logits = method.vlm.language_model(inputs_embeds=embeds, attention_mask=mask.long()).logits
+    total, count = torch.zeros(()), 0
+    for row in range(len(batch)):
+        for column in range(batch.labels.shape[1]):
+            if batch.labels[row, column] != IGNORED_LABEL:
+                at = positions[row, column] - 1
+                total = total - F.log_softmax(logits[row, at], dim=-1)[batch.labels[row, column]]
+                count += 1
+    assert count == 2 * len(batch)  # a letter and the end of turn
+    torch.testing.assert_close(terms(method, batch)["sal"], total / count)
+    torch.testing.assert_close(out.answer_loss, total / count)
+
+
+def test_padding_does_not_matter(craft: Any, batch: VqaBatch) -> None:
+    method = craft(lambda_commitment=0.0, lambda_contrastive=0.0)
+    padded = replace(
+        batch,
+        input_ids=F.pad(batch.input_ids, (0, 7), value=5),
+        attention_mask=F.pad(batch.attention_mask, (0, 7), value=False),
+        labels=F.pad(batch.labels, (0, 7), value=IGNORED_LABEL),
+    )
+    torch.testing.assert_close(terms(method, padded)["sal"], terms(method, batch)["sal"])
+    visual = method.visual_tokens(batch.pixel_values)
+    right = method.vlm.answer_logits(visual, batch).argmax(dim=-1)
+    first = method.vlm.generate_ids(visual, batch, 1)  # generation pads on the left
+    assert [row[0] for row in first] == right.tolist()
+
+
+def test_the_answer_gradient_reaches_every_visual_token(craft: Any, batch: VqaBatch) -> None:
+    method = craft()
+    visual = method.visual_tokens(batch.pixel_values)
+    tokens = visual.tokens.detach().requires_grad_(True)
+    method.vlm(replace(visual, tokens=tokens), batch).answer_loss.backward()
+    assert tokens.grad is not None
+    assert bool((tokens.grad.norm(dim=-1) > 0).all())
+
+
+def test_commitment_is_the_squared_last_residual(craft: Any, batch: VqaBatch) -> None:
+    method = craft(lambda_sal=0.0, lambda_contrastive=0.0, lambda_commitment=1.0)
+    visual = method.visual_tokens(batch.pixel_values)
+    residual = visual.features - method.vlm.tower.quantizer.decode(visual.codes)
+    torch.testing.assert_close(terms(method, batch)["commitment"], residual.square().mean())
+    cumulative = craft(lambda_sal=0.0, lambda_contrastive=0.0, lambda_commitment=1.0, commitment_level="cumulative")
+    partial = method.vlm.tower.quantizer.partial_sums(visual.codes)
+    expected = torch.stack([(visual.features - p).square().mean() for p in partial]).mean()
+    torch.testing.assert_close(terms(cumulative, batch)["commitment"], expected)
+
+
+def test_the_total_is_linear_in_the_weights(craft: Any, batch: VqaBatch) -> None:
+    torch.manual_seed(0)
+    ones = terms(craft(lambda_commitment=1.0, lambda_contrastive=1.0), batch)
+    torch.manual_seed(0)
+    scaled = terms(craft(lambda_sal=2.0, lambda_commitment=0.1, lambda_contrastive=0.5), batch)
+    for name, weight in {"sal": 2.0, "commitment": 0.1, "contrastive": 0.5}.items():
+        torch.testing.assert_close(scaled[name], weight * ones[name])
+
+
+@pytest.mark.parametrize("gone", ["sal", "commitment", "contrastive"])
+def test_a_weight_of_zero_leaves_no_term(gone: str, craft: Any, batch: VqaBatch) -> None:
+    method = craft(**{"lambda_contrastive": 1.0, f"lambda_{gone}": 0.0})
+    assert set(terms(method, batch)) == {"sal", "commitment", "contrastive"} - {gone}
+    assert hasattr(method, "cls") == (gone != "contrastive")
+
+
+def test_the_paper_weights_the_contrastive_term_by_the_kind_of_data(data: Any, trainer: Any, checkpoints: Any) -> None:
+    for dataset, weight in {"eurosat": 1.0, "vqa_rad": 0.1}.items():
+        method = Craft(backbone=VlmSpec(name=str(checkpoints / "host")))
+        trainer(max_steps=1).fit(method, data(dataset=dataset))
+        assert method.lambda_contrastive == weight
+        assert method.hparams["lambda_contrastive"] == weight
+
+
+def test_a_tower_without_codebook_has_nothing_to_commit_to(build: Any) -> None:
+    with pytest.raises(CraftError, match="no codebook to commit to"):
+        build(Craft, "continuous")
+    assert build(Craft, "continuous", lambda_commitment=0.0).usage is None
+
+
+def test_temperature_and_cls_start_where_the_specification_says(craft: Any) -> None:
+    method = craft()
+    assert math.exp(method.log_temperature.item()) == pytest.approx(10.0)
+    assert method.cls.std().item() == pytest.approx(0.02, rel=0.5)
+    decayed, plain = method.param_groups()
+    assert not any(p is method.cls or p is method.log_temperature for p in decayed["params"])
+    assert plain["weight_decay"] == 0.0
+
+
+def test_caption_rows_are_the_text_towers(craft: Any, batch: VqaBatch) -> None:
+    method = craft()
+    rows = method.caption_rows(batch)
+    texts = [SENTENCES[i] for i in batch.caption_ids]
+    torch.testing.assert_close(rows.embeddings, load_text_tower(method.backbone).embed_texts(texts))
+    assert torch.equal(rows.own, torch.arange(len(batch)))
+
+
+def test_long_sentences_lose_their_beginning_never_their_answer(checkpoints: Path) -> None:
+    spec = VlmSpec(name=str(checkpoints / "host"))
+    tower = load_text_tower(spec)
+    long, cut = "very " * 80 + "answer is red.", None
+    table = CaptionTable.embed([long, "A river."], spec, torch.device("cpu"))
+    for start in range(len(long.split(" "))):
+        cut = " ".join(long.split(" ")[start:])
+        if len(tower.token_ids(cut)) <= tower.positions:
+            break
+    assert cut.endswith("answer is red.")
+    torch.testing.assert_close(table.embeddings, tower.embed_texts([cut, "A river."]))
+
+
+def test_gathered_ranks_equal_one_device(craft: Any) -> None:
+    """Two processes of three images, each against all six texts: the mean is the one-device loss (OD-11)."""
+    table = craft().captions
+    ids, labels = torch.tensor([0, 1, 2, 2, 4, 5]), torch.tensor([0, 1, 2, 2, 0, 3])
+    images = torch.randn(6, table.embeddings.shape[1])
+
+    def loss(part: slice, rank: int) -> torch.Tensor:
+        rows = table.rows(ids[part], ids, labels, rank)
+        negatives = negative_pairs(labels[part], rows.labels, rows.sentences[rows.own], rows.sentences)
+        return contrastive(images[part], rows.embeddings, rows.own, negatives, torch.tensor(2.0))
+
+    whole = loss(slice(0, 6), 0)
+    torch.testing.assert_close((loss(slice(0, 3), 0) + loss(slice(3, 6), 1)) / 2, whole)
+
+
+def test_data_without_captions_is_a_clear_error() -> None:
+    with pytest.raises(CraftError, match="lambda_contrastive 0"):
+        CaptionTable.embed((), VlmSpec(), torch.device("cpu"))
+    table = CaptionTable(torch.zeros(2, 3), torch.arange(2))
+    with pytest.raises(CraftError, match="no caption"):
+        table.rows(torch.tensor([-1]), torch.tensor([-1]), torch.tensor([0]), 0)

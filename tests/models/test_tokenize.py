@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.loading import load_tower
+from craft_lightning.models.pixels import preprocess
+from craft_lightning.models.tiny import write_tiny
+from craft_lightning.tokenize import main
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    for index, name in enumerate(("b.png", "a.jpg", "sub/c.png")):
+        values = np.random.default_rng(index).integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def run(*args: object) -> int:
+    return main([str(a) for a in args])
+
+
+def test_folder_of_pictures(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert run("--checkpoint", checkpoints / "llama", "--input", pictures, "--output", out, "--batch-size", 2) == 0
+    found = load_file(out)
+    tower = load_tower(checkpoints / "llama", attention="eager")
+    names = ["a.jpg", "b.png", "sub/c.png"]
+    pixels = torch.stack([preprocess(Image.open(pictures / name), 32) for name in names])
+    expected = tower.encode(pixels)
+    assert set(found) == {"codes", "features", "quantized"}
+    assert found["codes"].dtype == torch.int32
+    assert torch.equal(found["codes"].long(), expected.codes)
+    torch.testing.assert_close(found["features"], expected.features, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["quantized"], expected.tokens, atol=1e-5, rtol=0)
+    with safe_open(out, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["codebook_hash"] == tower.quantizer.hash()
+    assert metadata["dtype"] == "float32"
+    assert json.loads(metadata["image_names"]) == names
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.safetensors", "pictures"]
+
+
+def test_pixel_values_and_files(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
+    files = [pictures / "b.png", pictures / "a.jpg"]
+    save_file(
+        {"pixel_values": torch.stack([preprocess(Image.open(f), 32) for f in files])}, tmp_path / "in.safetensors"
+    )
+    run("--checkpoint", checkpoints / "llama", "--input", tmp_path / "in.safetensors", "--output", tmp_path / "x")
+    run("--checkpoint", checkpoints / "llama", "--input", *files, "--output", tmp_path / "y")
+    first, second = load_file(tmp_path / "x"), load_file(tmp_path / "y")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_bfloat16(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
+    arguments = ("--checkpoint", checkpoints / "llama", "--input", pictures)
+    run(*arguments, "--output", tmp_path / "low", "--dtype", "bfloat16")
+    run(*arguments, "--output", tmp_path / "high")
+    low, high = load_file(tmp_path / "low"), load_file(tmp_path / "high")
+    assert low["features"].dtype == low["quantized"].dtype == torch.bfloat16
+    assert 0.3 < float((low["codes"] == high["codes"]).float().mean()) < 1.0
+    with safe_open(tmp_path / "low", "pt") as file:
+        assert file.metadata()["dtype"] == "bfloat16"
+
+
+def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
+    out, checkpoint = tmp_path / "out", checkpoints / "llama"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (pictures / "broken.png").write_bytes(b"\x89PNG no")
+    save_file({"images": torch.zeros(1)}, tmp_path / "other.safetensors")
+    save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small.safetensors")
+    twin = write_tiny(tmp_path / "twin", continuous=True)
+    for arguments, message in (
+        (("--checkpoint", tmp_path / "absent", "--input", pictures), "no checkpoint folder"),
+        (("--checkpoint", checkpoint, "--input", tmp_path / "absent.png"), "no picture or folder"),
+        (("--checkpoint", checkpoint, "--input", empty), "no picture in"),
+        (("--checkpoint", checkpoint, "--input", pictures), "broken.png: broken picture"),
+        (("--checkpoint", checkpoint, "--input", tmp_path / "other.safetensors"), "it holds images"),
+        (("--checkpoint", checkpoint, "--input", tmp_path / "small.safetensors"), "this tower reads"),
+        (("--checkpoint", twin, "--input", pictures), "continuous"),
+        (("--checkpoint", checkpoint, "--input", pictures, "--batch-size", 0), "batch-size"),
+    ):
+        with pytest.raises(CraftError, match=message):
+            run(*arguments, "--output", out)
+    assert not out.exists()
+    with pytest.raises(CraftError, match="no folder"):
+        run("--checkpoint", checkpoint, "--input", pictures, "--output", tmp_path / "no" / "out")

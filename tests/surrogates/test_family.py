@@ -1,0 +1,75 @@
+"""A whole family, two steps a stage: built from a config, written, resumed, loaded and measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from craft_lightning.errors import CraftError
+from craft_lightning.family import build
+from craft_lightning.family.plan import read_plan
+from craft_lightning.models.loading import load_text_tower, load_tower, load_vlm
+from craft_lightning.models.spec import VlmSpec
+
+PLAN = """
+output: {output}
+work: {work}
+seed: 0
+pictures_per_twin: 40
+tower:
+  vocabulary: 600
+  shape: {{width: 32, layers: 3, heads: 2, mlp: 64, patch_size: 16, codes: 8, levels: 2, quantize_from: 0}}
+  loop: {{steps: 2, batch_size: 20}}
+language:
+  - name: small
+    vocabulary: 900
+    shape: {{style: qwen2, width: 32, layers: 2, heads: 2, kv_heads: 1, mlp: 64}}
+    text: {{steps: 2, batch_size: 2}}
+    match: {{steps: 2, batch_size: 2}}
+    phases: {{primer: 1, few: 1, names: 1, match_primer: 1, match_few: 1}}
+    projector: {{steps: 2, batch_size: 2}}
+    joint: {{steps: 2, batch_size: 2}}
+  - name: twin
+    like: small
+    continuous: true
+"""
+
+
+def write_plan(folder: Path, text: str = PLAN) -> Path:
+    path = folder / "family.yaml"
+    path.write_text(text.format(output=folder / "family", work=folder / "work"), encoding="utf-8")
+    return path
+
+
+def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_plan(tmp_path)
+    assert build.main(["--config", str(config)]) == 0
+    tower = load_tower(tmp_path / "family" / build.TOWER)
+    assert tower.quantizer is not None
+    assert (tower.quantizer.entries, tower.quantizer.levels) == (8, 2)
+    small = load_vlm(VlmSpec(str(tmp_path / "family" / "small")))
+    twin = load_vlm(VlmSpec(str(tmp_path / "family" / "twin")))
+    assert small.codebook_hash == tower.quantizer.hash()
+    assert twin.codebook_hash is None
+    assert small.num_visual == 16 + 2
+    assert torch.isfinite(load_text_tower(tmp_path / "family" / "small").embed_texts(["a river"])).all()
+    capsys.readouterr()
+    assert build.main(["--config", str(config)]) == 0
+    assert capsys.readouterr().out.count("there already") == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(("layers: 3", "layerz: 3"), "did you mean 'layers'"), (("seed: 0", "sed: 0"), "did you mean 'seed'")],
+)
+def test_a_wrong_setting_is_one_line(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(CraftError, match=message):
+        read_plan(write_plan(tmp_path, PLAN.replace(*change)))
+
+
+def test_the_shipped_plan_is_read() -> None:
+    plan = read_plan(Path(build.__file__).parents[2] / "experiments" / "surrogates" / "pocket.yaml")
+    names = [part.name for part in plan.language]
+    assert names == ["pocket-vila-u", "pocket-vila", "pocket-qwen2-xs"]
+    assert plan.language[1].reader == "pocket-vila-u"
+    assert plan.language[1].shape == plan.language[0].shape

@@ -1,0 +1,143 @@
+"""End to end with random tiny checkpoints: the real worker, the real methods, the real data, the real table file.
+
+The slowest tests of this folder (imports of a worker process, some training steps); everything else about the runner is
+tested with a worker that computes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch import Callback
+from safetensors.torch import load_file
+
+from craft_lightning import cli, worker
+from craft_lightning.models.tiny import write_tiny
+from craft_lightning.tables import store
+from craft_lightning.tables.plan import Node, Plan, make_plan
+from craft_lightning.tables.run import message
+from craft_lightning.tables.spec import load_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FACTS = {"method", "settings", "encoder", "seed", "metrics", "rows", "steps", "trained", "codebook_hash", "strategy"}
+FACTS |= {"device", "seconds", "peak_memory", "data", "config_hash", "versions", "git"}
+"""What ``result.json`` says beside what ``node.json`` says of a node."""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's ``experiments/``, with two tiny models of one codebook in place of the shipped ones."""
+    root = tmp_path_factory.mktemp("tiny")
+    experiments = root / "experiments"
+    shutil.copytree(ROOT / "experiments", experiments)
+    write_tiny(root / "vila")
+    (root / "qwen").mkdir()
+    write_tiny(root / "qwen", llm="qwen2", width=32, tower="../vila/vision_tower")
+    spec = yaml.safe_load((experiments / "tables/table1.yaml").read_text())
+    for backbone, name in zip(spec["backbones"], ("vila", "qwen"), strict=True):
+        backbone["weights"] = [f"../../{name}"]
+        fragment = {"model": {"init_args": {"backbone": {"name": str(root / name)}}}}
+        (experiments / f"backbones/{backbone['id']}.yaml").write_text(yaml.safe_dump(fragment))
+    (experiments / "tables/table1.yaml").write_text(yaml.safe_dump(spec))
+    return root
+
+
+def run_table(house: Path, *flags: str) -> str:
+    command = [sys.executable, "-m", "craft_lightning", "table", "run", "table1", "--limit", "1", "--jobs", "1", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> None:
+    text = run_table(house)
+    assert "0 of 6 nodes were already done" in text
+    assert "6 of 6 nodes done" in text
+    assert "missing" not in text
+    assert "Test items: IconQA 8, OCR-VQA 8." in text
+    root = house / "runs/pocket-limit1"
+    assert (root / "tables/table1.md").read_text().count("CRAFT, trained with pocket-qwen2-xs") == 2
+    evaluations = sorted(root.glob("*/*/*/seed0/eval/*"))
+    assert len(evaluations) == 4
+    for folder in evaluations:
+        lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        assert len(lines) == len({line["key"] for line in lines}) == 8
+        found = json.loads((folder / "node.json").read_text())
+        assert found["metrics"]["test/exact_match"] == sum(line["correct"] for line in lines) / 8
+    trainings = sorted(root.glob("*/*/craft/seed0"))
+    assert len(trainings) == 2
+    for folder in (*evaluations, *trainings):
+        whole, node = (json.loads((folder / name).read_text()) for name in ("result.json", "node.json"))
+        assert set(whole) >= FACTS
+        assert whole["verb"] == ("fit" if folder in trainings else "test")
+        assert [len(h) for h in (whole["config_hash"], whole["codebook_hash"], whole["data"]["world_hash"])] == [64] * 3
+        assert whole["data"]["splits"]["train" if folder in trainings else "test"]
+        assert bool(whole["trained"]["parts"]) == (folder in trainings or "craft" in folder.parts)
+        assert 0 < whole["seconds"] <= node["seconds"]
+        assert whole["peak_memory"] > 0
+        assert node["metrics"].items() <= whole["metrics"].items()
+    marks = {path: path.stat().st_mtime_ns for path in root.rglob("node.json")}
+    assert "6 of 6 nodes were already done" in run_table(house)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("node.json")} == marks
+
+
+class _Stop(Callback):
+    """Ends a training as abruptly as Python can, after the second of four epochs of one step."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def _short_plan(house: Path, runs: str) -> Plan:
+    base = house / "experiments/base.yaml"
+    settings = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())
+    settings["trainer"] |= {"max_steps": 5, "val_check_interval": 1}
+    settings["data"] |= {"train_size": 24, "val_size": 8, "test_size": 8}
+    base.write_text(yaml.safe_dump(settings))
+    from craft_lightning.tables import plan
+
+    plan._fragment.cache_clear()
+    return make_plan(load_spec(house / "experiments/tables/table1.yaml"), house / runs)
+
+
+def _train_node(plan: Plan) -> Node:
+    return next(n for n in plan.nodes if n.name == "eurosat/pocket-qwen2-xs/craft/seed0")
+
+
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
+    house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = _train_node(_short_plan(house, "whole")), _train_node(_short_plan(house, "cut"))
+    assert whole.key == cut.key
+    monkeypatch.setattr(sys, "argv", ["craft_lightning"])
+    events: list[Any] = []
+    assert not store.prepare(whole)
+    worker.attempt(message(whole), events.append)
+    assert events[-1]["event"] == "done", events
+
+    assert not store.prepare(cut)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cli.build_cli(cut.arguments, callbacks=[_Stop()])
+    assert store.state(cut) == "missing"
+    assert store.prepare(cut), "a checkpoint is there"
+    worker.attempt(message(cut, resuming=True), events.append)
+    assert events[-1]["event"] == "done", events
+
+    one, other = store.result(whole), store.result(cut)
+    assert one is not None
+    assert other is not None
+    assert other["steps"] == one["steps"] == 5
+    assert other["metrics"] == pytest.approx(one["metrics"], abs=0)
+    first, second = (load_file(n.folder / "encoder/encoder.safetensors") for n in (whole, cut))
+    assert all((first[name] == second[name]).all() for name in first)

@@ -1,0 +1,210 @@
+"""Nodes are shared, named by what they are and keyed by all they depend on."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import table_kit
+import yaml
+
+from craft_lightning.errors import CraftError
+from craft_lightning.tables import fingerprint, plan
+from craft_lightning.tables.plan import Plan, make_plan, select
+from craft_lightning.tables.spec import load_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def kinds(made: Plan) -> Counter[tuple[str, str]]:
+    return Counter((n.kind, n.facts["method"]) for n in made.nodes)
+
+
+def keys(made: Plan) -> dict[str, str]:
+    return {n.name: n.key for n in made.nodes}
+
+
+def test_a_trained_encoder_serves_both_backbones(tmp_path: Path) -> None:
+    made = make_plan(load_spec(table_kit.write_house(tmp_path, number=10)), tmp_path / "runs")
+    assert kinds(made) == {("train", "craft"): 20, ("eval", "zero_shot"): 20, ("eval", "craft"): 40}
+    assert len(made.lines) == 6
+    assert len(made.cells) == 60
+    assert Counter(n.parent.name for n in made.nodes if n.parent).most_common()[-1][1] == 2
+    known = {n.name for n in made.nodes}
+    assert "d3/small/craft/seed0" in known
+    assert "d3/small/craft/seed0/eval/big" in known
+    assert "d3/none/zero_shot/seed0/eval/small" in known
+    before: set[str] = set()
+    for node in made.nodes:
+        assert node.parent is None or node.parent.name in before, "parents come first"
+        before.add(node.name)
+
+
+def test_seeds_multiply_only_what_is_trained(tmp_path: Path) -> None:
+    spec = load_spec(table_kit.write_house(tmp_path))
+    made = make_plan(spec, tmp_path / "runs", seeds=[0, 1, 2])
+    assert kinds(made) == {("train", "craft"): 12, ("eval", "zero_shot"): 4, ("eval", "craft"): 24}
+    assert {len(nodes) for nodes in made.cells.values()} == {1, 3}
+    assert all(f"--seed_everything={n.facts['seed']}" in n.arguments for n in made.nodes)
+    one = keys(make_plan(spec, tmp_path / "runs"))
+    assert one.items() <= keys(made).items()
+
+
+def test_limit_is_the_same_code_in_another_folder(tmp_path: Path) -> None:
+    spec = load_spec(table_kit.write_house(tmp_path, number=4))
+    made = make_plan(spec, tmp_path / "runs", limit=1)
+    assert kinds(made) == {("train", "craft"): 2, ("eval", "zero_shot"): 2, ("eval", "craft"): 2}
+    assert {n.folder.relative_to(tmp_path).parts[1] for n in made.nodes} == {"pocket-limit1"}
+    train = next(n for n in made.nodes if n.kind == "train")
+    assert "--trainer.max_steps=3" in train.arguments
+    assert all("--data.test_size=8" in n.arguments for n in made.nodes if n.kind == "eval")
+    assert not set(keys(made).values()) & set(keys(make_plan(spec, tmp_path / "runs")).values())
+
+
+def test_keys_change_with_what_they_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table_kit.write_house(tmp_path)
+
+    def fresh() -> dict[str, str]:
+        plan._fragment.cache_clear()
+        fingerprint.weights_version.cache_clear()
+        return keys(make_plan(load_spec(path), tmp_path / "runs"))
+
+    first = fresh()
+    assert fresh() == first, "planning twice gives the same keys"
+    assert keys(make_plan(load_spec(path), tmp_path / "elsewhere")) == first, "the place of results is no setting"
+
+    def changed() -> set[str]:
+        now = fresh()
+        assert now.keys() == first.keys()
+        return {name for name in now if now[name] != first[name]}
+
+    craft = tmp_path / "experiments/methods/craft.yaml"
+    craft.write_text(yaml.safe_dump(table_kit.METHODS["craft"]) + "# a comment is no setting\n")
+    assert changed() == set()
+    craft.write_text(craft.read_text().replace("0.1", "0.2"))
+    assert changed() == {name for name in first if "/craft/" in name}
+    craft.write_text(yaml.safe_dump(table_kit.METHODS["craft"]))
+
+    (tmp_path / "weights/small/config.json").write_text("{}")
+    assert changed() == {name for name in first if "small" in name}
+    table_kit.write_house(tmp_path)
+
+    table_kit.write_house(tmp_path, **_with_override({"craft": {"model.lambda_contrastive": 0.1}}))
+    assert changed() == {name for name in first if name.startswith("d0/") and "/craft/" in name}
+    table_kit.write_house(tmp_path)
+    assert changed() == set()
+
+    monkeypatch.setattr(plan, "code_version", lambda *_: "other")
+    assert changed() == set(first)
+
+
+def _with_override(overrides: dict[str, dict[str, float]]) -> dict[str, object]:
+    columns = table_kit.spec_value()["columns"]
+    columns[0]["overrides"] = overrides
+    return {"columns": columns}
+
+
+def test_code_version_counts_what_can_change_a_number(tmp_path: Path) -> None:
+    for name in ("methods/craft", "methods/ldifs", "datasets/eurosat", "datasets/kvasir"):
+        (tmp_path / f"experiments/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"experiments/{name}.yaml").write_text("")
+    files = ["craft_lightning/losses.py", "craft_lightning/models/vlm.py", "craft_lightning/methods/base.py"]
+    files += ["craft_lightning/methods/craft.py", "data_modules/twins/eurosat.py", "data_modules/base.py"]
+    foreign = ["craft_lightning/methods/ldifs.py", "data_modules/twins/kvasir.py", "data_modules/kvasir.py"]
+    foreign += ["craft_lightning/methods/__init__.py", "craft_lightning/tables/run.py", "data_modules/registry.py"]
+    for name in (*files, *foreign):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+
+    def version() -> str:
+        fingerprint.code_version.cache_clear()
+        return fingerprint.code_version("craft", "eurosat", tmp_path)
+
+    first = version()
+    for name in files:
+        (tmp_path / name).write_text("x = 2\n")
+        assert version() != first, name
+        (tmp_path / name).write_text("x = 1\n")
+    for name in foreign:
+        (tmp_path / name).write_text("x = 2\n")
+        assert version() == first, name
+    for part in fingerprint.PARTS:
+        assert (ROOT / part).exists(), part
+
+
+def test_a_shared_tower_counts_as_weights(tmp_path: Path) -> None:
+    (tmp_path / "tower").mkdir()
+    (tmp_path / "tower/model.bin").write_bytes(b"1")
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "vlm/config.json").write_text('{"vision_tower_cfg": "../tower"}')
+    first = fingerprint.weights_version((tmp_path / "vlm",))
+    (tmp_path / "tower/model.bin").write_bytes(b"2")
+    fingerprint.weights_version.cache_clear()
+    assert fingerprint.weights_version((tmp_path / "vlm",)) != first
+    assert fingerprint.weights_version((tmp_path / "none",)) == "missing"
+
+
+def test_testing_settings_name_their_own_folder(tmp_path: Path) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows.append(rows[1] | {"id": "craft_keep", "eval": {"prune.keep": 0.8}, "eval_on": ["big"]})
+    rows.append(rows[1] | {"id": "craft_half", "overrides": {"model.lambda_commit": 0.5}, "train_on": ["big"]})
+    made = make_plan(load_spec(table_kit.write_house(tmp_path, number=1, rows=rows)), tmp_path / "runs")
+    names = {n.name for n in made.nodes}
+    assert {"d0/big/craft/seed0/eval/big", "d0/big/craft/seed0/eval/big-keep0.8"} <= names
+    assert {"d0/big/craft-lambda_commit0.5/seed0", "d0/big/craft-lambda_commit0.5/seed0/eval/big"} <= names
+    assert sum(n.kind == "train" for n in made.nodes) == 3
+
+
+def test_two_settings_never_share_a_folder(tmp_path: Path) -> None:
+    value = _with_override({"other": {"model.lr": 1.0}})
+    rows = table_kit.spec_value()["rows"]
+    rows.append(rows[1] | {"id": "other"})
+    spec = load_spec(table_kit.write_house(tmp_path, rows=rows, **value))
+    with pytest.raises(CraftError, match="share the folder d0/small/craft/seed0"):
+        make_plan(spec, tmp_path / "runs")
+
+
+def test_only_takes_parents_along(tmp_path: Path) -> None:
+    made = make_plan(load_spec(table_kit.write_house(tmp_path)), tmp_path / "runs")
+    names = [n.name for n in select(made, "d1/small/craft/*/eval/big").nodes]
+    assert names == ["d1/small/craft/seed0", "d1/small/craft/seed0/eval/big"]
+    assert len(select(made, "d0/*").nodes) == 8
+    with pytest.raises(CraftError, match="no node matches 'crafd'; did you mean 'craft'"):
+        select(made, "crafd")
+
+
+def test_arguments_are_what_a_person_would_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table_kit.write_house(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    made = make_plan(load_spec(path.relative_to(tmp_path)))
+    train = next(n for n in made.nodes if n.name == "d0/small/craft/seed0")
+    fragments = ["base", "methods/craft", "backbones/small", "datasets/d0"]
+    shared = [part for name in fragments for part in ("--config", f"experiments/{name}.yaml")]
+    place = "runs/pocket/d0/small/craft/seed0"
+    assert list(train.arguments) == ["fit", *shared, "--seed_everything=0", f"--trainer.default_root_dir={place}"]
+    test = next(n for n in made.nodes if n.name == "d0/small/craft/seed0/eval/big")
+    assert test.arguments[0] == "test"
+    assert "experiments/backbones/big.yaml" in test.arguments
+    assert test.arguments[-2:] == (f"--trainer.default_root_dir={place}/eval/big", f"--encoder={place}/encoder")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["status", "experiments/tables/toy.yaml"]])
+def test_tables_import_no_torch(tmp_path: Path, arguments: list[str]) -> None:
+    table_kit.write_house(tmp_path)
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['craft_lightning', 'table', *{arguments!r}]\n"
+        "try:\n    runpy.run_module('craft_lightning', run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1, "a light verb starts at once"

@@ -1,0 +1,177 @@
+"""Who may import whom, what stays light, and which names must not appear where."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("craft_lightning", "data_modules", "callbacks")
+
+RANKS = {
+    "craft_lightning": 0,
+    "craft_lightning.types": 0,
+    "craft_lightning.errors": 0,
+    "craft_lightning.prompts": 1,
+    "craft_lightning.scoring": 1,
+    "craft_lightning.losses": 1,
+    "craft_lightning.optim": 1,
+    "craft_lightning.models": 1,
+    "craft_lightning.mcq": 2,
+    "craft_lightning.metrics": 2,
+    "craft_lightning.methods": 3,
+    "craft_lightning.surrogates": 3,
+    "craft_lightning.tables": 3,
+    "craft_lightning.listing": 3,
+    "data_modules": 3,
+    "callbacks": 3,
+    "craft_lightning.cli": 4,
+    "craft_lightning.tokenize": 4,
+    "craft_lightning.family": 4,
+    "craft_lightning.draw": 4,
+    "craft_lightning.predict": 5,
+    "craft_lightning.worker": 5,
+    "craft_lightning.__main__": 5,
+}
+"""A module may import from a lower rank only; within one prefix anything goes."""
+
+
+LIGHT = {"craft_lightning.tables", "craft_lightning.listing", "craft_lightning.__main__"}
+
+
+def prefix(module: str) -> str:
+    """The longest name of :data:`RANKS` that the module belongs to."""
+    known = [p for p in RANKS if module == p or module.startswith(p + ".")]
+    return max(known, key=len)
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Lines and names of everything imported, inside functions, too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            known = node.module in PACKAGES
+            yield from ((node.lineno, f"{node.module}.{a.name}" if known else node.module) for a in node.names)
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Imports of a module that go up or sideways."""
+    mine, found = prefix(module), []
+    for line, name in imports(ast.parse(source)):
+        if name.split(".")[0] not in PACKAGES:
+            continue
+        theirs = prefix(name)
+        if theirs != mine and RANKS[theirs] >= RANKS[mine] and not (RANKS[mine] == RANKS[theirs] == 0):
+            found.append(f"{module}:{line} imports {name} (rank {RANKS[theirs]} into rank {RANKS[mine]})")
+    return found
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def test_imports_go_down() -> None:
+    found = [v for module, path in modules() for v in violations(module, path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_every_module_has_a_rank() -> None:
+    without = [m for m, _ in modules() if prefix(m) == "craft_lightning" and m != "craft_lightning"]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("data_modules.base", "from craft_lightning.methods.base import BaseMethod"),
+        ("craft_lightning.methods.craft", "import callbacks.result_writer"),
+        ("callbacks.run_banner", "def f():\n    from craft_lightning.cli import main"),
+        ("craft_lightning.losses", "from craft_lightning.metrics import ExactMatch"),
+        ("craft_lightning.types", "from craft_lightning import cli"),
+        ("craft_lightning.surrogates.loop", "from data_modules import base"),
+    ],
+)
+def test_a_planted_violation_is_caught(module: str, line: str) -> None:
+    assert len(violations(module, line)) == 1
+
+
+def test_allowed_imports_pass() -> None:
+    assert violations("craft_lightning.methods.craft", "from craft_lightning import losses, types") == []
+    assert violations("craft_lightning.methods.craft", "from craft_lightning.methods.base import BaseMethod") == []
+
+
+def test_light_modules_never_name_torch() -> None:
+    heavy = {"torch", "lightning", "transformers", "jsonargparse", "numpy"}
+    for module, path in modules():
+        if prefix(module) in LIGHT:
+            named = {name.split(".")[0] for _, name in imports(ast.parse(path.read_text(encoding="utf-8")))}
+            assert not named & heavy, f"{module} imports {named & heavy}"
+
+
+@pytest.mark.parametrize(
+    "verb", [["--help"], ["list", "methods"], ["list", "datasets"], ["table", "--help"], ["--version"]], ids=" ".join
+)
+def test_light_verbs_load_no_torch(verb: list[str]) -> None:
+    code = (
+        "import sys\nfrom craft_lightning.__main__ import main\n"
+        f"try:\n    main({verb!r})\nexcept SystemExit:\n    pass\n"
+        "print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["False", "False"], done.stderr
+    assert done.stdout
+
+
+def words(folder: str) -> dict[str, set[str]]:
+    return {
+        path.name: set(re.findall(r"[a-z0-9_]+", path.read_text(encoding="utf-8").lower()))
+        for path in (ROOT / folder).rglob("*.py")
+    }
+
+
+def test_methods_name_no_dataset() -> None:
+    from data_modules.registry import DATASETS
+
+    found = {file: w & set(DATASETS) for file, w in words("craft_lightning/methods").items() if w & set(DATASETS)}
+    assert found == {}
+
+
+def test_data_modules_name_no_method() -> None:
+    from craft_lightning.methods import METHODS
+
+    names = set(METHODS) - {"zero_shot"}
+    quoted = {
+        path.name: [n for n in names if re.search(rf"[\"']{n}[\"']", path.read_text(encoding="utf-8"))]
+        for path in (ROOT / "data_modules").rglob("*.py")
+    }
+    assert {file: n for file, n in quoted.items() if n} == {}
+
+
+def test_methods_are_short() -> None:
+    own = {"__init__.py", "base.py", "state.py", "captions.py"}
+    for path in (ROOT / "craft_lightning" / "methods").glob("*.py"):
+        if path.name not in own:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            lines = _code_lines(tree)
+            assert lines <= 80, f"{path.name} has {lines} lines of code"
+
+
+def _code_lines(tree: ast.Module) -> int:
+    """Lines that hold code: no blank lines, no docstrings."""
+    held: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            compound = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.If | ast.For | ast.With)
+            end = node.body[0].lineno - 1 if compound else (node.end_lineno or node.lineno)
+            held |= set(range(node.lineno, max(node.lineno, end) + 1))
+    return len(held)

@@ -1,0 +1,305 @@
+"""The command line: the pitfalls of architecture_proposal.md section 7 (P-numbers), each as it once went wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from craft_lightning import __main__ as entry
+from craft_lightning.cli import CraftCLI, build_cli
+from craft_lightning.methods.base import load_method
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = str(ROOT / "experiments" / "smoke.yaml")
+SMALL = ["--data.train_size=16", "--data.val_size=4", "--data.test_size=4", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture
+def flags(checkpoints: Path, tmp_path: Path) -> list[str]:
+    """A complete small run in the folder ``run``."""
+    where = [f"--model.backbone.name={checkpoints / 'host'}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    return ["--config", SMOKE, *where, *SMALL]
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command line, which must end with exit code 2 and one line; returns the line."""
+
+    def run(*argv: str) -> str:
+        capsys.readouterr()
+        assert entry.main(list(argv)) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("craft_lightning: ")
+        return lines[0].removeprefix("craft_lightning: ")
+
+    return run
+
+
+def parse(*argv: str) -> Any:
+    return build_cli(list(argv), run=False).config[argv[0]]
+
+
+def fragment(folder: Path, text: str, name: str = "f.yaml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def fitted(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished run."""
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    where = [f"--model.backbone.name={checkpoints / 'host'}", f"--trainer.default_root_dir={folder}"]
+    assert (
+        entry.main(
+            ["fit", "--config", SMOKE, *where, *SMALL, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+        )
+        == 0
+    )
+    return folder
+
+
+def test_a_fit_leaves_everything_behind(fitted: Path) -> None:
+    names = {p.name for p in fitted.iterdir()}
+    assert {"config.yaml", "result.json", "predictions.jsonl", "checkpoints", "encoder"} <= names
+    assert any(n.startswith("events.out.tfevents") for n in names)
+    result = json.loads((fitted / "result.json").read_text())
+    stored = torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)  # P17
+    assert stored["global_step"] == result["steps"] == 2
+    assert set(stored["state_dict"]) == set(result["trained"]["names"])
+    assert result["trained"]["count"] == sum(v.numel() for v in stored["state_dict"].values())
+    assert result["method"] == "craft"
+    assert result["settings"]["lambda_contrastive"] == 1.0
+    assert len(result["codebook_hash"]) == len(result["config_hash"]) == 64
+    assert result["data"]["splits"] == {"train": 16, "val": 4}
+    assert result["rows"] == 4
+    assert {"torch", "lightning", "python"} <= set(result["versions"])
+    assert {"val/accuracy", "val/letter_likelihood", "train/sal", "train/commitment"} <= set(result["metrics"])
+    lines = [json.loads(line) for line in (fitted / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    assert all(line["item"] and line["seen"] and line["key"].startswith("eurosat/val/") for line in lines)
+    assert result["metrics"]["val/accuracy"] == pytest.approx(sum(line["correct"] for line in lines) / 4)
+
+
+def test_the_adapted_encoder_plugs_into_another_backbone(fitted: Path, checkpoints: Path, tmp_path: Path) -> None:
+    where = [f"--model.backbone.name={checkpoints / 'small'}", f"--trainer.default_root_dir={tmp_path}"]
+    argv = ["test", "--config", SMOKE, *where, *SMALL, f"--encoder={fitted / 'encoder'}"]
+    tower: Any = build_cli(argv).model.vlm.tower
+    trained: Any = load_method(fitted / "checkpoints" / "last.ckpt").vlm.tower
+    for name, value in dict(trained.used_parameters()).items():
+        assert torch.equal(value, dict(tower.used_parameters())[name])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["encoder"]["method"] == "craft"
+    assert {"test/exact_match", "test/letter_likelihood"} <= set(result["metrics"])
+
+
+@pytest.mark.parametrize("other", ["--data.look=studio", "--data.look=grey", "--data.dataset=kvasir"])
+def test_an_encoder_is_tested_on_another_look_and_dataset(
+    other: str, fitted: Path, checkpoints: Path, tmp_path: Path
+) -> None:
+    where = [f"--model.backbone.name={checkpoints / 'small'}", f"--trainer.default_root_dir={tmp_path}"]
+    argv = ["test", "--config", SMOKE, *where, *SMALL, "--data.test_size=12", f"--encoder={fitted / 'encoder'}", other]
+    assert entry.main(argv) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    name, value = other.removeprefix("--data.").split("=")
+    given = {"dataset": "eurosat", "look": "field", name: value}
+    assert {k: result["data"][k] for k in given} == given
+    assert result["encoder"]["method"] == "craft"
+    assert result["data"]["splits"] == {"test": 12}
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    assert all(row["key"].startswith(f"{given['dataset']}/test/") for row in rows)
+    for name, some in (
+        ("exact_match", rows),
+        ("exact_match_seen", [row for row in rows if row["seen"]]),
+        ("exact_match_unseen", [row for row in rows if not row["seen"]]),
+    ):
+        assert some
+        share = sum(row["correct"] for row in some) / len(some)
+        assert result["metrics"][f"test/{name}"] == pytest.approx(share)
+    letters = sum(row["letter_correct"] for row in rows) / len(rows)
+    assert result["metrics"]["test/letter_likelihood"] == pytest.approx(letters)
+    assert {"test/well_formed", "test/lenient"} <= set(result["metrics"])
+
+
+def test_another_codebook_refuses_the_encoder(fitted: Path, checkpoints: Path, tmp_path: Path, fails: Any) -> None:
+    where = [f"--model.backbone.name={checkpoints / 'other'}", f"--trainer.default_root_dir={tmp_path}"]
+    line = fails("test", "--config", SMOKE, *where, *SMALL, f"--encoder={fitted / 'encoder'}")
+    assert "codebook" in line
+
+
+def test_p1_p14_flags_win_over_the_checkpoint(fitted: Path, flags: Any, capsys: Any) -> None:
+    argv = ["test", *flags, f"--ckpt_path={fitted / 'checkpoints' / 'last.ckpt'}", "--model.lambda_commitment=0.9"]
+    before = (fitted / "config.yaml").read_text()
+    cli = build_cli([*argv, f"--trainer.default_root_dir={fitted}"])
+    assert cli.model.lambda_commitment == 0.9
+    assert "lambda_commitment=0.9 (checkpoint: 0.1)" in capsys.readouterr().err
+    assert (fitted / "config.yaml").read_text() == before
+    assert yaml.safe_load((fitted / "config.test.yaml").read_text())["ckpt_path"].endswith("last.ckpt")
+    assert (fitted / "result.test.json").exists()
+    assert json.loads((fitted / "result.json").read_text())["verb"] == "fit"
+
+
+def test_the_saved_config_is_complete_and_reproduces_itself(fitted: Path) -> None:
+    saved = str(fitted / "config.yaml")
+    again = parse("fit", "--config", saved)
+    assert again.trainer.max_steps == 2
+    assert again.overwrite is False
+    held = yaml.safe_load(Path(saved).read_text())
+    assert again.model.init_args.as_dict() == {
+        **held["model"]["init_args"],
+        "optim": again.model.init_args.optim.as_dict(),
+    }
+
+
+def test_p15_last_resumes_and_is_refused_where_there_is_none(fitted: Path, flags: Any, fails: Any) -> None:
+    argv = ["fit", *flags, f"--trainer.default_root_dir={fitted}", "--ckpt_path=last", "--trainer.max_steps=3"]
+    assert build_cli(argv).trainer.global_step == 3
+    assert "no checkpoint" in fails("fit", *flags, "--ckpt_path=last")
+
+
+def test_p16_a_used_folder_is_refused_unless_overwritten(flags: Any, fails: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "notes.txt").write_text("mine")
+    assert "holds a run (checkpoints)" in fails("fit", *flags)
+    (run / "checkpoints" / "old.ckpt").write_text("")
+    build_cli(["fit", *flags, "--overwrite=true", "--trainer.max_steps=1"])
+    assert not (run / "checkpoints" / "old.ckpt").exists()
+    assert (run / "notes.txt").read_text() == "mine"
+    assert yaml.safe_load((run / "config.yaml").read_text())["overwrite"] is False
+
+
+def test_p2_p3_interpolation_reaches_across_files_and_flags(tmp_path: Path) -> None:
+    one = fragment(tmp_path, "trainer:\n  default_root_dir: somewhere\n", "1.yaml")
+    two = fragment(tmp_path, "checkpoint:\n  dirpath: ${trainer.default_root_dir}/c\n", "2.yaml")
+    assert parse("fit", "--config", SMOKE, "--config", two, "--config", one).checkpoint.dirpath == "somewhere/c"
+    given = parse("fit", "--config", SMOKE, "--config", two, "--trainer.default_root_dir=x")
+    assert given.checkpoint.dirpath == "x/c"
+
+
+def test_p6_a_broken_interpolation_is_one_line(tmp_path: Path, fails: Any) -> None:
+    line = fails(
+        "fit", "--config", SMOKE, "--config", fragment(tmp_path, "checkpoint:\n  dirpath: ${trainer.nothing}\n")
+    )
+    assert "nothing" in line
+
+
+def test_p7_names_are_not_abbreviated(fails: Any) -> None:
+    assert fails("fit", "--config", SMOKE, "--trainer.max_epoch=3") == (
+        "no setting 'trainer.max_epoch'; did you mean 'trainer.max_epochs'? All settings: --help"
+    )
+
+
+def test_p8_the_links_reach_the_data(flags: Any, tmp_path: Path) -> None:
+    cli: CraftCLI = build_cli(["test", *flags, "--seed_everything=7", f"--trainer.default_root_dir={tmp_path}"])
+    assert cli.datamodule.backbone == cli.model.backbone
+    assert cli.datamodule.backbone.name.endswith("host")
+    assert cli.datamodule.seed == 7
+
+
+def test_p9_a_linked_setting_cannot_be_set_by_hand(fails: Any) -> None:
+    assert "model.init_args.backbone.name" in fails("fit", "--config", SMOKE, "--data.backbone.name=x")
+
+
+def test_p10_two_methods_are_refused(fails: Any) -> None:
+    zero_shot = ROOT / "experiments" / "methods" / "zero_shot.yaml"
+    line = fails("fit", "--config", SMOKE, f"--config={zero_shot}")
+    assert "names model ZeroShot, but" in line
+    assert "names Craft" in line
+
+
+@pytest.mark.parametrize("devices", ["1", "auto"])
+def test_p13_devices_may_be_text(devices: str, flags: Any) -> None:
+    cli = build_cli(["test", *flags, f"--trainer.devices={devices}", "--trainer.strategy=auto"])
+    assert cli.trainer.num_devices == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: {class_path: Kraft}", "no class 'Kraft'; did you mean 'Craft'?"),
+        ("model: {class_path: Craft, init_args: {lambda_comitment: 1}}", "did you mean 'model.lambda_commitment'?"),
+        ("model: {class_path: Craft, init_args: {optim: {lrr: 1}}}", "did you mean 'model.optim.lr'?"),
+        ("model: {class_path: Craft, init_args: {lambda_sal: much}}", "lambda_sal"),
+        ("data: {datset: x}", "no setting 'data.datset'; did you mean 'data.dataset'?"),
+        ("data: {look: feld}", "'field', 'studio', 'grey'"),
+        ("data: [1", "f.yaml"),
+        ("model: {init_args: {lambda_sal: 1}}", "the config that names the method (model.class_path) comes before"),
+        ("trainer: {max_step: 3}", "did you mean 'trainer.max_steps'?"),
+    ],
+)
+def test_p25_mistakes_in_a_file_are_one_line_with_the_nearest_name(
+    text: str, expected: str, tmp_path: Path, fails: Any
+) -> None:
+    base = ["--config", SMOKE] if "model" not in text else []
+    assert expected in fails("fit", *base, "--config", fragment(tmp_path, text))
+
+
+def test_p25_mistakes_on_the_command_line(fails: Any, flags: Any) -> None:
+    assert "did you mean" in fails("fit", "--config", SMOKE, "--model.lambda_sall=1")
+    assert "did you mean 'fit'" in fails("fitt")
+    assert fails("fit") == "no method is named; for example --config experiments/methods/craft.yaml"
+    near = fails("fit", "--config", str(ROOT / "experiments" / "smok.yaml"))
+    assert near.endswith("smoke.yaml?")
+    assert "did you mean 'eurosat'" in fails("test", *flags, "--data.dataset=eurosta")
+    assert "gpu" in fails("test", *flags, "--trainer.accelerator=gpu").lower() or torch.cuda.is_available()
+
+
+def test_p26_config_before_the_verb(fails: Any) -> None:
+    assert "comes after the verb" in fails("-c", SMOKE, "fit")
+
+
+def test_p28_arguments_from_python_warn_about_nothing(monkeypatch: Any, recwarn: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["pytest", "-q"])
+    parse("fit", "--config", SMOKE)
+    assert [w for w in recwarn if "sys.argv" in str(w.message)] == []
+
+
+def test_zero_shot_fit_is_refused(checkpoints: Path, tmp_path: Path, fails: Any) -> None:
+    method = str(ROOT / "experiments" / "methods" / "zero_shot.yaml")
+    where = [f"--model.backbone.name={checkpoints / 'host'}", f"--trainer.default_root_dir={tmp_path}"]
+    line = fails("fit", "--config", method, *where, *SMALL, "--data.batch_size=4")
+    assert line.endswith("zero_shot trains nothing: use test, not fit")
+
+
+def test_default_run_folders_name_the_run(flags: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli = build_cli(["test", *[f for f in flags if "default_root_dir" not in f], "--seed_everything=3"])
+    assert cli.trainer.default_root_dir.endswith("runs/eurosat/host/craft/seed3/test")
+    assert (tmp_path / "runs/eurosat/host/craft/seed3/test/result.json").exists()
+
+
+def test_interruption_is_one_line_and_130(monkeypatch: Any, capsys: Any) -> None:
+    def stop(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    def stopped_by_lightning(argv: list[str]) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    for function in (stop, stopped_by_lightning):
+        monkeypatch.setitem(sys.modules, "craft_lightning.listing", types.SimpleNamespace(main=function))
+        assert entry.main(["list", "methods"]) == 130
+        assert capsys.readouterr().err == "craft_lightning: interrupted\n"
+
+
+def test_list(capsys: Any) -> None:
+    assert entry.main(["list", "methods"]) == 0
+    listed = capsys.readouterr().out
+    assert {line.split()[0] for line in listed.splitlines()} == {"craft", "zero_shot"}
+    assert entry.main(["list", "datasets"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    assert entry.main(["list", "backbones"]) == 0
+    assert "pocket-qwen2-xs" in capsys.readouterr().out

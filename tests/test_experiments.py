@@ -1,0 +1,74 @@
+"""Every file below experiments/ is read by something, and says what it is in its first line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from craft_lightning.cli import build_cli
+from craft_lightning.methods import METHODS
+from craft_lightning.models.spec import BACKBONES
+from craft_lightning.tables.spec import load_spec
+from data_modules.registry import DATASETS
+
+ROOT = Path(__file__).resolve().parent.parent / "experiments"
+FRAGMENTS = {kind: sorted((ROOT / kind).glob("*.yaml")) for kind in ("methods", "backbones", "datasets")}
+COMPLETE = [ROOT / "smoke.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
+TABLES = sorted((ROOT / "tables").glob("*.yaml"))
+
+
+def parse(*files: Path) -> dict[str, object]:
+    verb = "test" if any(f.stem == "zero_shot" for f in files) else "fit"
+    argv = [verb, *(part for file in files for part in ("--config", str(file)))]
+    config = build_cli(argv, run=False).config[verb].as_dict()
+    return {k: v for k, v in config.items() if k != "config"}
+
+
+def test_nothing_is_left_out() -> None:
+    counts = {kind: len(files) for kind, files in FRAGMENTS.items()}
+    assert counts == {"methods": 2, "backbones": 3, "datasets": 10}
+    assert len(COMPLETE) == 3
+    covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *(f for files in FRAGMENTS.values() for f in files)}
+    others = [p for p in ROOT.rglob("*.yaml") if p not in covered and "surrogates" not in p.parts]
+    assert others == []
+
+
+def test_names_are_the_known_ones() -> None:
+    assert {f.stem for f in FRAGMENTS["methods"]} == set(METHODS)
+    assert {f.stem for f in FRAGMENTS["datasets"]} == set(DATASETS)
+    assert {f.stem for f in FRAGMENTS["backbones"]} <= set(BACKBONES)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_first_line_says_what_it_is(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 10
+
+
+@pytest.mark.parametrize("method", FRAGMENTS["methods"], ids=lambda p: p.stem)
+def test_every_fragment_parses(method: Path) -> None:
+    for backbone in FRAGMENTS["backbones"][:1] if method.stem == "zero_shot" else FRAGMENTS["backbones"]:
+        parsed = parse(ROOT / "base.yaml", method, backbone)
+        assert parsed["model"]["init_args"]["backbone"]["name"] == backbone.stem  # type: ignore[index]
+    for dataset in FRAGMENTS["datasets"]:
+        assert parse(ROOT / "base.yaml", method, dataset)["data"]["dataset"] == dataset.stem  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", COMPLETE, ids=lambda p: p.stem)
+def test_every_complete_file_parses_alone(path: Path) -> None:
+    assert parse(path)["model"]["class_path"].startswith("craft_lightning.methods.")  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["craft", "zero_shot"])
+def test_fragments_and_complete_file_resolve_alike(name: str) -> None:
+    parts = [ROOT / "base.yaml", ROOT / "methods" / f"{name}.yaml", ROOT / "backbones" / "pocket-vila-u.yaml"]
+    assert parse(*parts, ROOT / "datasets" / "eurosat.yaml") == parse(ROOT / "examples" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
+def test_every_table_is_valid(path: Path) -> None:
+    spec = load_spec(path)
+    assert len(spec.columns) == 10
+    assert spec.metric.name == "test/exact_match"

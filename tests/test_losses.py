@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from craft_lightning.losses import commitment, contrastive, negative_pairs
+
+LABELS = torch.tensor([0, 0, 1])
+NUMBERS = torch.arange(3)
+
+
+def loss(images: Tensor, texts: Tensor, labels: Tensor = LABELS, log_temperature: float = 0.0) -> Tensor:
+    numbers = torch.arange(len(labels))
+    pairs = negative_pairs(labels, labels, numbers, numbers)
+    return contrastive(images, texts, numbers, pairs, torch.tensor(log_temperature))
+
+
+def test_three_by_three_by_hand() -> None:
+    images = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    texts = torch.tensor([[5.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    r = math.sqrt(0.5)
+    scores = [[1.0, r, 0.0], [0.0, r, 1.0], [r, 1.0, r]]
+
+    def up(x: float) -> float:
+        return math.log1p(math.exp(x))
+
+    anchors = [
+        up(-scores[0][0]) + up(scores[0][2]),
+        up(-scores[1][1]) + up(scores[1][2]),
+        up(-scores[2][2]) + up(scores[2][0]) + up(scores[2][1]),
+    ]
+    assert float(loss(images, texts)) == pytest.approx(sum(anchors) / 3, rel=1e-6)
+
+
+def test_same_class_pairs_get_no_gradient() -> None:
+    images, texts = torch.randn(3, 4), torch.randn(3, 4, requires_grad=True)
+    pairs = negative_pairs(LABELS, LABELS, NUMBERS, NUMBERS)
+    assert pairs.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
+    one = contrastive(images[:1], texts, torch.tensor([0]), pairs[:1], torch.tensor(0.0))
+    (gradient,) = torch.autograd.grad(one, texts)
+    assert gradient[1].abs().max() == 0.0
+    assert gradient[0].abs().max() > 0.0
+    assert gradient[2].abs().max() > 0.0
+
+
+def test_equal_sentences_are_no_negatives() -> None:
+    pairs = negative_pairs(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([7, 7]), torch.tensor([7, 7]))
+    assert not pairs.any()
+
+
+def test_permuting_or_rescaling_changes_nothing() -> None:
+    images, texts = torch.randn(6, 8), torch.randn(6, 8)
+    labels = torch.tensor([0, 1, 2, 0, 1, 3])
+    order = torch.randperm(6)
+    expected = loss(images, texts, labels, 1.0)
+    torch.testing.assert_close(loss(images[order], texts[order], labels[order], 1.0), expected)
+    torch.testing.assert_close(loss(images * 7.0, texts * 0.01, labels, 1.0), expected)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_extreme_scores_stay_finite(sign: float) -> None:
+    # log(100) is the cap; cosines of one reach scores of 100, softplus is exact far beyond.
+    images = torch.eye(3).requires_grad_(True)
+    value = loss(images, sign * torch.eye(3), log_temperature=50.0)
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(images.grad).all()
+    assert torch.isfinite(F.softplus(torch.tensor([1e4, -1e4]))).all()
+    zero = loss(torch.zeros(3, 4), torch.zeros(3, 4))
+    assert float(zero) == pytest.approx((2 + 2 + 3) * math.log(2.0) / 3)
+
+
+def test_the_temperature_is_capped_at_100_and_can_come_back() -> None:
+    images, texts = torch.randn(3, 4), torch.randn(3, 4)
+    torch.testing.assert_close(
+        loss(images, texts, log_temperature=9.0), loss(images, texts, log_temperature=math.log(100.0))
+    )
+    a = torch.tensor(9.0, requires_grad=True)
+    pairs = negative_pairs(LABELS, LABELS, NUMBERS, NUMBERS)
+    contrastive(images, texts, NUMBERS, pairs, a).backward()
+    assert float(a.grad) != 0.0
+
+
+def test_a_batch_of_one_keeps_the_positive_term() -> None:
+    v = torch.tensor([[1.0, 0.0]])
+    assert float(loss(v, v, torch.tensor([3]))) == pytest.approx(math.log1p(math.exp(-1.0)))
+
+
+def test_commitment_reductions() -> None:
+    z, q = torch.randn(2, 5, 3, requires_grad=True), torch.randn(2, 5, 3, requires_grad=True)
+    mean = commitment(z, q)
+    torch.testing.assert_close(mean, (z - q).square().mean())
+    torch.testing.assert_close(commitment(z, q, "token"), (z - q).square().sum(-1).mean())
+    torch.testing.assert_close(commitment(z, q, "image"), (z - q).square().sum((1, 2)).mean())
+    mean.backward()
+    torch.testing.assert_close(z.grad, 2 * (z - q).detach() / z.numel())
+    assert q.grad is None
+
+
+def test_cumulative_equals_final_with_one_level() -> None:
+    z, q = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    torch.testing.assert_close(commitment(z, q[None]), commitment(z, q))
+    assert float(commitment(q, q)) == 0.0

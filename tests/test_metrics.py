@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from craft_lightning.metrics import CodebookUsage, ExactMatch
+from craft_lightning.types import Prediction
+
+
+def said(key: str, text: str, answer: str = "A", seen: bool = True, letter: bool | None = True) -> Prediction:
+    return Prediction(key, text, answer, text == answer, seen, letter)
+
+
+def test_repeated_rows_count_once() -> None:
+    metric = ExactMatch()
+    metric.update([said("a", "A"), said("b", "B", seen=False, letter=False)])
+    metric.update([said("a", "A"), said("a", "A"), said("c", "A. it", letter=None)])
+    found = {k: float(v) for k, v in metric.compute().items()}
+    assert found == {
+        "all": pytest.approx(1 / 3),
+        "seen": pytest.approx(1 / 2),
+        "unseen": 0.0,
+        "letter": 0.5,
+        "well_formed": 1.0,
+        "lenient": 0.5,
+    }
+
+
+def test_nothing_counted_is_nothing_reported() -> None:
+    assert ExactMatch().compute() == {}
+
+
+def test_open_questions_have_no_letters() -> None:
+    metric = ExactMatch()
+    metric.update([said("a", "red roof", "red roof", letter=None)])
+    assert set(metric.compute()) == {"all", "seen"}
+
+
+def test_codebook_usage() -> None:
+    usage = CodebookUsage(entries=4, levels=2)
+    usage.update(torch.tensor([[[0, 3], [1, 3]], [[0, 3], [1, 3]]]))
+    found = usage.compute()
+    assert found["perplexity"].tolist() == pytest.approx([2.0, 1.0])
+    assert int(found["dead"]) == 1

@@ -1,0 +1,179 @@
+"""The README is run: every command of its bash blocks, its example of a method, its links and what it names.
+
+Commands go through the same code as a user's, in a folder of their own, with few steps and few items. They use the
+shipped models: without those this file fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from craft_lightning import __main__ as entry
+from craft_lightning.methods.base import BaseMethod
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.tables.verbs import build_parser
+from data_modules.base import VqaDataModule
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGES = ("craft_lightning", "data_modules", "callbacks")
+
+QUICK = [
+    *("--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false"),
+    *("--data.batch_size=4", "--data.train_size=16", "--data.val_size=4", "--data.test_size=4"),
+]
+"""Added to every fit and test: the same run, only shorter."""
+
+RUNS = ("fit", "validate", "test")
+EXEMPT = ("make test",)
+"""Only looked at with ``make -n``: it is what runs this file."""
+
+
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    """What stands in the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def sections() -> dict[str, list[str]]:
+    """The bash commands under each heading, in order."""
+    found: dict[str, list[str]] = {}
+    for part in re.split(r"^## ", TEXT, flags=re.MULTILINE):
+        lines = "".join(blocks("bash", part)).replace("\\\n", "").splitlines()
+        if commands := [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]:
+            found[part.splitlines()[0]] = commands
+    return found
+
+
+COMMANDS = sections()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like a checkout, with the pictures that the README speaks of."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("experiments", *PACKAGES):
+        (folder / name).symlink_to(ROOT / name)
+    rng = np.random.default_rng(0)
+    for label in ("brick", "cork", "felt", "slate", "straw"):
+        (folder / "my_pictures" / label).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 256, size=(40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "my_pictures" / label / f"{i}.jpg")
+    Image.fromarray(pixels).save(folder / "photo.jpg")
+    return folder
+
+
+def dry_run(command: str) -> str:
+    """The last line that make would run."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    argv = ["make", "--no-print-directory", "-n", *shlex.split(command)[1:]]
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+def arguments(command: str) -> list[str]:
+    """What follows ``python -m craft_lightning`` when a command of the README is run, made short."""
+    if command.startswith("make "):
+        command = dry_run(f"{command} LIMIT=1 JOBS=1")
+    command = command.replace("$CRAFT_REAL_DATA", os.environ.get("CRAFT_REAL_DATA", ""))
+    python, *argv = shlex.split(command)
+    assert Path(python).name == "python", command
+    assert argv[:2] == ["-m", "craft_lightning"], command
+    return argv[2:] + (QUICK if argv[2] in RUNS else [])
+
+
+@pytest.mark.parametrize("section", COMMANDS)
+def test_the_commands_of_a_section_run(section: str, workplace: Path, monkeypatch: Any, capfd: Any) -> None:
+    commands = [c for c in COMMANDS[section] if c not in EXEMPT]
+    if any("$CRAFT_REAL_DATA" in c for c in commands) and not os.environ.get("CRAFT_REAL_DATA"):
+        pytest.skip("CRAFT_REAL_DATA names no folder with real pictures")
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for command in commands:
+        capfd.readouterr()
+        with torch.random.fork_rng(devices=[]):
+            code = entry.main(arguments(command))
+        said = capfd.readouterr()
+        assert code == 0, f"{command}\n{said.out[-2000:]}{said.err}"
+
+
+def test_every_exempt_command_is_there_and_make_knows_it() -> None:
+    commands = [c for listed in COMMANDS.values() for c in listed]
+    for command in EXEMPT:
+        assert command in commands
+        assert "pytest" in dry_run(command)
+
+
+def test_the_commands_cover_the_verbs() -> None:
+    used = {arguments(c)[0] for listed in COMMANDS.values() for c in listed if c not in EXEMPT}
+    assert {"fit", "test", "predict", "list", "table", "tokenize"} <= used
+    assert set(re.findall(r"python -m craft_lightning ([a-z]+)", TEXT)) <= set(entry.VERBS)
+
+
+def test_the_targets_and_files_named_in_the_text_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z0-9-]+)", TEXT)) | {c.split()[1] for c in COMMANDS["Two commands"]}
+    assert named
+    assert named <= targets
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
+    assert len(links) >= 4
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    files = set(re.findall(r"experiments/[\w/-]+\.yaml", TEXT)) - {"experiments/methods/projector_ft.yaml"}
+    assert [f for f in files if "NAME" not in f and not (ROOT / f).is_file()] == []
+
+
+def test_the_flags_named_in_the_text_exist() -> None:
+    sizes = VqaDataModule.__init__.__code__.co_varnames
+    assert {f for f in re.findall(r"--data\.(\w+)", TEXT) if f not in sizes} == set()
+    command = shlex.split(dry_run('make reproduce-table1 SEEDS="0 1 2" LIMIT=1'))
+    given = build_parser().parse_args(command[command.index("table") + 1 :])
+    assert (given.table, given.seeds, given.limit) == ("table1", [0, 1, 2], 1)
+
+
+def test_the_layout_names_what_exists() -> None:
+    (tree,) = [b for b in blocks("text") if "data_modules/" in b]
+    package = ""
+    for line in tree.splitlines():
+        names = line.split("  ")[0]
+        first = re.match(r"\s*\d?\s*(\S+)", line[26:])
+        if names:
+            package = names.strip()
+            assert (ROOT / package).is_dir(), line
+        elif first and package == "craft_lightning/":
+            held = re.split(r"[,\s]+", re.split(r"\s{2,}", line[29:])[0].strip())
+            for name in held:
+                options = [ROOT / package / name, ROOT / package / f"{name}.py"]
+                assert any(path.exists() for path in options), line
+
+
+def test_the_picture_is_small_and_the_blocks_to_fill_are_marked() -> None:
+    picture = ROOT / "docs" / "worlds.png"
+    assert 100_000 < picture.stat().st_size < 1_500_000
+    assert TEXT.count("<!-- table1:begin -->") == TEXT.count("<!-- table1:end -->") == 1
+    family = (ROOT / "docs" / "pocket_family.md").read_text(encoding="utf-8")
+    assert family.count("<!-- figures:begin -->") == family.count("<!-- figures:end -->") == 1
+
+
+def test_the_example_of_a_method_trains_what_it_says(checkpoints: Path) -> None:
+    (source,) = blocks("python")
+    scope: dict[str, Any] = {"__name__": "projector_ft"}
+    exec(compile(source, "README.md", "exec"), scope)
+    (kind,) = [v for v in scope.values() if isinstance(v, type) and issubclass(v, BaseMethod) and v is not BaseMethod]
+    method = kind(backbone=VlmSpec(name=str(checkpoints / "host")))
+    method.configure_model()
+    moves = {name for name, p in method.named_parameters() if p.requires_grad}
+    assert moves == {f"vlm.projector.{name}" for name, _ in method.vlm.projector.named_parameters()}
+    assert moves
+    assert kind.name in TEXT.split("```python")[1].split("The fragment,")[1]
+    assert f'MethodEntry("{kind.name}", "{kind.__name__}")' in TEXT
