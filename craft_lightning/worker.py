@@ -65,7 +65,7 @@ class StepEvents(Callback):
 
 
 def count_items(folder: Path) -> dict[str, int]:
-    """Test items in ``predictions.jsonl``: ``all``, ``seen`` and ``unseen``; empty without such a file."""
+    """Items in ``predictions.jsonl`` (of a training: the last validation's): ``all``, ``seen`` and ``unseen``, or {}."""
     path = folder / "predictions.jsonl"
     if not path.is_file():
         return {}
@@ -84,7 +84,7 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     began = time.perf_counter()
     cli = build_cli(message["arguments"], callbacks=[StepEvents(say)])
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    items = count_items(folder) if message["kind"] == "eval" else {}
+    items = count_items(folder)
     if message["kind"] == "eval" and not items.get("all"):
         raise CraftError(f"{message['name']} wrote no predictions")
     seconds = time.perf_counter() - began

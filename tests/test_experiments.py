@@ -70,5 +70,11 @@ def test_fragments_and_complete_file_resolve_alike(name: str) -> None:
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
 def test_every_table_is_valid(path: Path) -> None:
     spec = load_spec(path)
+    assert spec.name == path.stem
+    assert all(backbone.weights for backbone in spec.backbones)
+
+
+def test_table1_has_ten_columns_and_the_paper_s_metric() -> None:
+    spec = load_spec(ROOT / "tables" / "table1.yaml")
     assert len(spec.columns) == 10
     assert spec.metric.name == "test/exact_match"

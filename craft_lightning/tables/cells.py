@@ -62,7 +62,7 @@ def _cell(plan: Plan, place: tuple[int, int]) -> Cell:
     asked = [n for node in nodes if store.result(node) is None for n in (node.parent, node) if n is not None]
     errors = [e for e in map(store.failure, asked) if e is not None]
     items = found[0].get("items", {}) if found else {}
-    unseen = int(items.get("unseen", 0))
+    unseen = int(items.get("unseen", 0)) if metric.by_labels else 0
     return Cell(
         score=score(""),
         seen=score("_seen") if unseen else None,

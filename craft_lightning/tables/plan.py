@@ -112,7 +112,7 @@ def make_plan(
     for c, column in enumerate(columns):
         for n, line in enumerate(lines):
             chosen = tuple(spec.seeds if seeds is None else seeds) if line.surrogate else (0,)
-            cells[n, c] = tuple(builder.evaluation(line, column, seed) for seed in chosen)
+            cells[n, c] = tuple(builder.measured(line, column, seed) for seed in chosen)
     return Plan(spec, runs / scale, lines, columns, tuple(builder.nodes.values()), cells)
 
 
@@ -141,12 +141,20 @@ class _Builder:
         self.spec, self.root, self.limit = spec, root, limit
         self.nodes: dict[str, Node] = {}
 
+    def measured(self, line: Line, column: Column, seed: int) -> Node:
+        """The node whose result holds the table's metric."""
+        if self.spec.metric.of_validation and line.surrogate:
+            return self.training(line.row, line.surrogate, column, seed)
+        return self.evaluation(line, column, seed)
+
     def evaluation(self, line: Line, column: Column, seed: int) -> Node:
         parent = self.training(line.row, line.surrogate, column, seed) if line.surrogate else None
         overrides = {**_overrides(line.row, column), **line.row.eval}
-        flags: dict[str, Any] = {} if self.limit is None else {"data.test_size": LIMIT_ITEMS * self.limit}
+        size = "data.val_size" if self.spec.metric.of_validation else "data.test_size"
+        flags: dict[str, Any] = {} if self.limit is None else {size: LIMIT_ITEMS * self.limit}
         where = parent.name if parent else f"{column.id}/none/{_method_name(line.row)}/seed{seed}"
-        name = f"{where}/eval/{line.backbone.id}{_suffix(line.row.eval)}"
+        folder = "validate" if self.spec.metric.of_validation else "eval"
+        name = f"{where}/{folder}/{line.backbone.id}{_suffix(line.row.eval)}"
         return self._node("eval", name, line.row, line.backbone, column, seed, {**overrides, **flags}, parent)
 
     def training(self, row: Row, surrogate: Backbone, column: Column, seed: int) -> Node:
@@ -186,7 +194,8 @@ class _Builder:
             )
         if known is None:
             folder = self.root / name
-            arguments = ["fit" if kind == "train" else "test"]
+            check = "validate" if self.spec.metric.of_validation else "test"
+            arguments = ["fit" if kind == "train" else check]
             arguments += [part for file in files for part in ("--config", _shown(file))]
             arguments += [f"--{flag}={_text(value)}" for flag, value in flags.items()]
             arguments += [f"--trainer.default_root_dir={folder}"]

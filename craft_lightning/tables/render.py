@@ -147,9 +147,11 @@ def _remarks(plan: Plan, cells: dict[tuple[int, int], Cell]) -> list[str]:
         items = max(cell.items for cell in column_cells)
         unseen = max(cell.items_unseen for cell in column_cells)
         counts.append(f"{column.label} {items}" + (f" ({unseen} unseen)" if unseen else ""))
-    remarks.append(f"Test items: {', '.join(counts)}.")
+    kind = "Validation" if plan.spec.metric.of_validation else "Test"
+    remarks.append(f"{kind} items: {', '.join(counts)}.")
     wanted = max(cell.wanted for cell in cells.values())
     remarks.append(f"Seeds: {wanted}." + ("" if wanted == 1 else " ± is the standard deviation over them."))
+    remarks += _best_of_sweeps(plan, cells)
     if plan.spec.paper_source:
         remarks.append(f"Paper: {plan.spec.paper_source}.")
     for (n, c), cell in cells.items():
@@ -163,6 +165,21 @@ def _remarks(plan: Plan, cells: dict[tuple[int, int], Cell]) -> list[str]:
     missing = sum(cell.seeds == 0 for cell in cells.values())
     if missing:
         remarks.append(f"{missing} of {len(cells)} cells are missing ({MISSING}).")
+    return remarks
+
+
+def _best_of_sweeps(plan: Plan, cells: dict[tuple[int, int], Cell]) -> list[str]:
+    """For each swept row on each backbone, the setting with the best mean; an optimum at an edge is named as such."""
+    sweeps: dict[tuple[str, str], list[tuple[Line, Score]]] = {}
+    for number, line in enumerate(plan.lines):
+        mean = mean_of(_scores(plan, cells, number))
+        if line.row.swept and mean is not None:
+            sweeps.setdefault((line.row.swept, line.backbone.id), []).append((line, mean))
+    remarks = []
+    for found in sweeps.values():
+        line, best = max(found, key=lambda pair: pair[1].mean)
+        edge = " (at the edge of the grid)" if line in (found[0][0], found[-1][0]) and len(found) > 1 else ""
+        remarks.append(f"Best: {line_label(line)}: {_text(best, plan.spec.metric.digits)}{edge}.")
     return remarks
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Row:
         eval_on: ids of backbones, empty if each surrogate is tested on itself only.
         overrides: settings of this row, for training and testing. eval: settings for testing only.
         paper: the row's name in the paper's table, empty if it has none.
+        swept: id of the row in the file that this one is a setting of (key ``sweep``), empty otherwise.
     """
 
     id: str
@@ -56,15 +58,29 @@ class Row:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     eval: Mapping[str, Any] = field(default_factory=dict)
     paper: str = ""
+    swept: str = ""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The name of the metric of record in ``node.json``, the factor for printing and the digits printed."""
+    """The name of the metric of record in ``node.json``, the factor for printing and the digits printed.
+
+    A table of a ``val/`` metric shows what trainings found on their validation items; it tests nothing.
+    """
 
     name: str = "test/exact_match"
     scale: float = 100.0
     digits: int = 2
+
+    @property
+    def of_validation(self) -> bool:
+        """Whether it is measured on validation items."""
+        return self.name.startswith("val/")
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether it exists for seen and unseen labels apart, as ``<name>_seen`` and ``<name>_unseen``."""
+        return not self.name.endswith("seen")
 
 
 PaperKey = tuple[str, str, str, str]
@@ -211,9 +227,28 @@ def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:
         )
         if not row.train_on and not row.eval_on:
             item.fail("needs train_on, eval_on or both")
+        found += _sweep(item, row)
         item.done()
-        found.append(row)
     return tuple(found)
+
+
+def _sweep(item: Reader, row: Row) -> list[Row]:
+    """The row, or one row for each combination of the values that its ``sweep`` lists."""
+    settings = item.take("sweep", dict, {})
+    for setting, values in settings.items():
+        if not isinstance(values, list) or not values:
+            item.fail(f"must be a list of values, got {values!r}", f"sweep.{setting}")
+            return []
+    if not settings:
+        return [row]
+    found = []
+    for values in itertools.product(*settings.values()):
+        chosen = dict(zip(settings, values, strict=True))
+        words = " ".join(f"{setting.rsplit('.', 1)[-1]} {value}" for setting, value in chosen.items())
+        overrides = {**row.overrides, **chosen}
+        name = f"{row.id}-{words.replace(' ', '')}"
+        found.append(replace(row, id=name, label=f"{row.label}, {words}", overrides=overrides, swept=row.id))
+    return found
 
 
 def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:
