@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from craft_lightning import __version__
 from craft_lightning.cli import build_cli
 from craft_lightning.errors import CraftError
+from craft_lightning.scoring import normalise
 from craft_lightning.tables.store import RESULT, write_json
 
 STEP_INTERVAL = 0.5
@@ -65,13 +67,18 @@ class StepEvents(Callback):
 
 
 def count_items(folder: Path) -> dict[str, int]:
-    """Items in ``predictions.jsonl`` (of a training: the last validation's): ``all``, ``seen`` and ``unseen``, or {}."""
+    """Items in ``predictions.jsonl`` (a training's: of its last validation), or {} without such a file.
+
+    ``all``, ``seen``, ``unseen``, and ``majority``: how many have the most frequent answer.
+    """
     path = folder / "predictions.jsonl"
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8") as file:
-        seen = [bool(json.loads(line)["seen"]) for line in file]
-    return {"all": len(seen), "seen": sum(seen), "unseen": len(seen) - sum(seen)}
+        items = [json.loads(line) for line in file]
+    seen = sum(bool(item["seen"]) for item in items)
+    majority = max(Counter(normalise(item["answer"]) for item in items).values(), default=0)
+    return {"all": len(items), "seen": seen, "unseen": len(items) - seen, "majority": majority}
 
 
 def compute(message: Mapping[str, Any], say: Say) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from craft_lightning import prompts, scoring
 from craft_lightning.metrics import CodebookUsage
 from craft_lightning.models.loading import load_tower, load_vlm
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.types import Fact, VqaBatch, VqaExample
 from data_modules.base import VqaDataModule
@@ -30,8 +30,9 @@ def measure_codebook(tower_folder: Path) -> dict[str, Any]:
     """Use of the codebook on unseen studio pictures of all twins.
 
     Returns:
-        ``used`` (share of entries chosen at any level), ``perplexity`` of each level, ``residual`` (mean squared,
-        before level 1, where it is the features' variance, and after each level) and ``cut`` (share removed by each).
+        ``hash``, ``entries``, ``used`` (share chosen at any level), ``perplexity`` of each level, ``residual`` (mean
+        squared, before level 1, where it is the features' variance, and after each level) and ``cut`` (share removed
+        by each).
     """
     tower = load_tower(tower_folder)
     assert tower.quantizer is not None
@@ -39,7 +40,7 @@ def measure_codebook(tower_folder: Path) -> dict[str, Any]:
     usage = CodebookUsage(tower.quantizer.entries, tower.quantizer.levels)
     features, codes = [], []
     for start in range(0, len(studio), 100):
-        visual = tower.encode(studio.images(range(start, start + 100)))
+        visual = tower.encode(studio.images(range(start, min(start + 100, len(studio)))))
         assert visual.codes is not None
         usage.update(visual.codes)
         features.append(visual.features)
@@ -48,6 +49,7 @@ def measure_codebook(tower_folder: Path) -> dict[str, Any]:
     sums = tower.quantizer.partial_sums(k)
     residual = [z.var(unbiased=False).item(), *((z - s).pow(2).mean().item() for s in sums)]
     return {
+        "hash": tower.quantizer.hash(),
         "entries": tower.quantizer.entries,
         "used": len(k.unique()) / tower.quantizer.entries,
         "perplexity": usage.compute()["perplexity"].tolist(),
@@ -100,15 +102,50 @@ def _chunks(examples: Sequence[VqaExample], size: int) -> list[Sequence[VqaExamp
 def report(
     names: Sequence[str], tower_folder: Path, path: Path, items: int, log: Callable[[str], None] = print
 ) -> None:
-    """Measure every model on every twin; write ``path`` (JSON) and print a line for each."""
-    result: dict[str, Any] = {"codebook": measure_codebook(tower_folder), "studio": {}}
-    log(f"codebook: {json.dumps(result['codebook'])}")
+    """Measure every model on every twin; write ``path`` (JSON) as each is done, and print the whole as Markdown."""
+    tower = {"megabytes": _megabytes(tower_folder), "codebook": measure_codebook(tower_folder)}
+    result: dict[str, Any] = {"items": items, "tower": tower, "models": {}}
     for name in names:
-        result["studio"][name] = {}
+        model: dict[str, Any] = {"megabytes": _megabytes(resolve(VlmSpec(name))), "studio": {}}
+        result["models"][name] = model
         for dataset in TWINS:
-            figures = result["studio"][name][dataset] = measure_backbone(name, dataset, items)
+            figures = model["studio"][dataset] = measure_backbone(name, dataset, items)
             log(f"{name:16s} {dataset:14s} exact {figures['exact_match']:.3f}  justified {figures['justified']:.3f}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    log(to_markdown(result))
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
+
+
+def to_markdown(result: Mapping[str, Any]) -> str:
+    """The figures of :func:`report` as the family's card shows them."""
+    models, codebook = result["models"], result["tower"]["codebook"]
+    names = [Path(name).name for name in models]
+    lines = [
+        f"{result['items']} unseen studio pictures of each twin, per cent:",
+        "",
+        f"| twin | {' | '.join(f'`{name}` exact | justified' for name in names)} |",
+        f"|---|{'---:|---:|' * len(names)}",
+    ]
+    for dataset in TWINS:
+        studio = [model["studio"][dataset] for model in models.values()]
+        cells = (f"{100 * one['exact_match']:.1f} | {100 * one['justified']:.1f}" for one in studio)
+        lines.append(f"| {dataset} | {' | '.join(cells)} |")
+    sizes = [f"`{name}` {model['megabytes']:.1f} MB" for name, model in zip(names, models.values(), strict=True)]
+    cuts = ", ".join(f"{100 * cut:.0f}" for cut in codebook["cut"])
+    perplexity = ", ".join(f"{value:.0f}" for value in codebook["perplexity"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Codebook: {100 * codebook['used']:.1f} % of {codebook['entries']} entries in use; perplexity of the "
+            f"levels {perplexity}; each removes {cuts} % of the mean squared residual. SHA-256 `{codebook['hash']}`.",
+            "",
+            f"Weights: `vision_tower` {result['tower']['megabytes']:.1f} MB, {', '.join(sizes)}.",
+        ]
+    )

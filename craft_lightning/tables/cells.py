@@ -27,6 +27,7 @@ class Cell:
     Attributes:
         score, seen, unseen: over the finished seeds; None where there is no result (or no such label).
         items, items_unseen: number of test items of one seed, all and with held-out labels.
+        majority: per cent of the items that have the most frequent answer; None where there is no result.
         seeds, wanted: finished and planned seeds.
         error: last error line of a seed that failed.
     """
@@ -36,6 +37,7 @@ class Cell:
     unseen: Score | None
     items: int
     items_unseen: int
+    majority: float | None
     seeds: int
     wanted: int
     error: str | None
@@ -69,6 +71,7 @@ def _cell(plan: Plan, place: tuple[int, int]) -> Cell:
         unseen=score("_unseen") if unseen else None,
         items=int(items.get("all", 0)),
         items_unseen=unseen,
+        majority=100 * items["majority"] / items["all"] if items.get("majority") else None,
         seeds=len(found),
         wanted=len(nodes),
         error=errors[-1] if errors else None,

@@ -141,14 +141,18 @@ def _text(score: Score | None, digits: int, signed: bool = False) -> str:
 
 def _remarks(plan: Plan, cells: dict[tuple[int, int], Cell]) -> list[str]:
     remarks = []
-    counts = []
+    counts, frequent = [], []
     for c, column in enumerate(plan.columns):
         column_cells = [cells[n, c] for n in range(len(plan.lines))]
         items = max(cell.items for cell in column_cells)
         unseen = max(cell.items_unseen for cell in column_cells)
         counts.append(f"{column.label} {items}" + (f" ({unseen} unseen)" if unseen else ""))
+        majority = [cell.majority for cell in column_cells if cell.majority is not None]
+        frequent += [f"{column.label} {max(majority):.0f}"] if majority else []
     kind = "Validation" if plan.spec.metric.of_validation else "Test"
     remarks.append(f"{kind} items: {', '.join(counts)}.")
+    if frequent:
+        remarks.append(f"Share of the most frequent answer, per cent: {', '.join(frequent)}.")
     wanted = max(cell.wanted for cell in cells.values())
     remarks.append(f"Seeds: {wanted}." + ("" if wanted == 1 else " ± is the standard deviation over them."))
     remarks += _best_of_sweeps(plan, cells)

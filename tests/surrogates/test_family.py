@@ -1,15 +1,17 @@
 """A whole family, two steps a stage: built from a config, written, resumed, loaded and measured."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from craft_lightning.errors import CraftError
-from craft_lightning.family import build
+from craft_lightning.family import build, report
 from craft_lightning.family.plan import read_plan
 from craft_lightning.models.loading import load_text_tower, load_tower, load_vlm
 from craft_lightning.models.spec import VlmSpec
+from data_modules.twins.registry import TWINS
 
 PLAN = """
 output: {output}
@@ -73,3 +75,28 @@ def test_the_shipped_plan_is_read() -> None:
     assert names == ["pocket-vila-u", "pocket-vila", "pocket-qwen2-xs"]
     assert plan.language[1].reader == "pocket-vila-u"
     assert plan.language[1].shape == plan.language[0].shape
+
+
+def test_the_report_measures_the_shipped_files_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_plan(tmp_path)
+    build.main(["--config", str(config)])
+    monkeypatch.setattr(report, "TWINS", {name: TWINS[name] for name in ("eurosat", "vqa_rad")})
+    monkeypatch.setattr(report, "_CODEBOOK_PICTURES", 5)
+    capsys.readouterr()
+    assert build.main(["--config", str(config), "--report", str(tmp_path / "out/figures.json"), "--items", "4"]) == 0
+    told = json.loads((tmp_path / "out/figures.json").read_text())
+    assert set(told["models"]) == {str(tmp_path / "family" / name) for name in ("small", "twin")}
+    weights = (tmp_path / "family" / "small").rglob("*.safetensors")
+    small = told["models"][str(tmp_path / "family" / "small")]
+    assert small["megabytes"] == pytest.approx(sum(f.stat().st_size for f in weights) / 1e6)
+    assert small["studio"]["eurosat"]["items"] == 4
+    codebook = told["tower"]["codebook"]
+    quantizer = load_tower(tmp_path / "family" / build.TOWER).quantizer
+    assert quantizer is not None
+    assert codebook["hash"] == quantizer.hash()
+    assert codebook["residual"][1] == pytest.approx(codebook["residual"][0] * (1 - codebook["cut"][0]))
+    page = capsys.readouterr().out
+    assert "| twin | `small` exact | justified | `twin` exact | justified |" in page
+    assert page.count("| eurosat |") == 1

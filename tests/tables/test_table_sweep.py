@@ -1,4 +1,4 @@
-"""A sweep: one row of the file becomes one for each setting, measured on validation items of the trainings themselves."""
+"""A sweep: one row of the file becomes one for each setting, measured on the trainings' own validation items."""
 
 from __future__ import annotations
 
