@@ -8,7 +8,7 @@ as it is shipped.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from craft_lightning.surrogates.tower import PairBatch, TowerPretraining, groupe
 from craft_lightning.types import VqaBatch
 from data_modules.twins.base import ClassificationTwin, QuestionTwin
 from data_modules.twins.registry import TWINS
-from data_modules.twins.studio import Studio, rng_of
+from data_modules.twins.studio import ALL_KINDS, MOSTLY_QUESTIONS, Studio, rng_of
 
 TOWER = "vision_tower"
 _CHUNK_BATCHES = 8
@@ -180,20 +180,26 @@ class FamilyBuilder:
 
     def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, stored: StoredTokens, encoder: TurnEncoder) -> None:
         folder = self.plan.work / plan.name
-        for name, loop in (("projector", plan.projector), ("joint", plan.joint)):
+        stages = (("projector", plan.projector), ("joint", plan.joint), ("questions", plan.questions))
+        for name, loop in stages:
+            kinds = MOSTLY_QUESTIONS if name == "questions" else ALL_KINDS
 
             @lru_cache(2)
-            def chunk(number: int, count: int = loop.batch_size * _CHUNK_BATCHES) -> list[tuple[int, TokenizedTurns]]:
-                rng = rng_of("pictures", self.plan.seed, number)
-                rows = rng.sample(range(len(self.studio)), count)
-                return [(i, encoder(self.studio.conversation(i, rng, _TURNS_PICTURE), True)) for i in rows]
+            def chunk(
+                number: int,
+                loop: LoopSpec = loop,
+                kinds: Mapping[str, int] = kinds,
+            ) -> list[tuple[int, TokenizedTurns]]:
+                rng = rng_of("pictures", self.plan.seed + loop.seed, number)
+                rows = rng.sample(range(len(self.studio)), loop.batch_size * _CHUNK_BATCHES)
+                return [(i, encoder(self.studio.conversation(i, rng, _TURNS_PICTURE, kinds), True)) for i in rows]
 
             def batch(step: int, loop: LoopSpec = loop) -> tuple[list[int], list[TokenizedTurns]]:
                 number, place = divmod(step, _CHUNK_BATCHES)
                 pairs = length_grouped(chunk(number), loop.batch_size, place, lambda pair: len(pair[1].ids))
                 return [row for row, _ in pairs], [turns for _, turns in pairs]
 
-            stage = VisionLanguageStage(vlm, stored, train_language=name == "joint").train()
+            stage = VisionLanguageStage(vlm, stored, train_language=name != "projector").train()
             run_stage(name, stage, batch, loop, folder, self.fabric, self.log)
         vlm.eval()
 

@@ -14,6 +14,8 @@ from craft_lightning.surrogates.language import LanguageSpec
 from craft_lightning.surrogates.loop import LoopSpec
 from craft_lightning.surrogates.tower import TowerSpec
 
+_STAGES = ("text", "match", "projector", "joint", "questions")
+
 
 @dataclass(frozen=True)
 class TowerPlan:
@@ -47,7 +49,8 @@ class LanguagePlan:
 
     Attributes:
         name: of its folder. vocabulary: entries of its tokenizer. shape: see :class:`LanguageSpec`.
-        text, match, projector, joint: lengths of the two text-only stages and of stages 1 and 2.
+        text, match, projector, joint, questions: lengths of the two text-only stages, of stage 1, and of stage 2 in two
+            halves, the second mostly of short answers.
         phases: of the text-only stages.
         like: name of a model whose plan, tokenizer and text-only stage it shares (a continuous twin).
         continuous: reads features instead of codewords.
@@ -61,6 +64,7 @@ class LanguagePlan:
     phases: ReadingPhases
     projector: LoopSpec
     joint: LoopSpec
+    questions: LoopSpec
     like: str | None = None
     continuous: bool = False
 
@@ -96,7 +100,7 @@ def read_plan(path: Path) -> FamilyPlan:
     for entry in raw.pop("language"):
         inherited = parts.get(entry.get("like", ""), {})
         entry = parts[entry["name"]] = {**inherited, **entry}
-        loops = {k: _make(LoopSpec, entry[k]) for k in ("text", "match", "projector", "joint")}
+        loops = {k: _make(LoopSpec, entry[k]) for k in _STAGES}
         made = {"shape": _make(LanguageSpec, entry["shape"]), "phases": _make(ReadingPhases, entry["phases"])}
         language.append(_make(LanguagePlan, {**entry, **loops, **made}))
     tower = raw.pop("tower")

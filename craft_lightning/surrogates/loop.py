@@ -27,7 +27,8 @@ class LoopSpec:
     Attributes:
         steps: optimiser steps. batch_size: global. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
         warmup: share of the steps. weight_decay: decoupled. clip: bound of the gradient norm.
-        save_every: steps between checkpoints. seed: of batches.
+        save_every: steps between checkpoints. seed: added to the
+            plan's, so that a stage on the same pictures draws other batches.
     """
 
     steps: int

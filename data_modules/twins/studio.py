@@ -8,7 +8,7 @@ those of the benchmarks; field pictures and real pictures never enter.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import numpy as np
@@ -25,6 +25,11 @@ Turn = tuple[str, str]
 
 DESCRIBE = "Describe the image."
 NAMED_LETTER_DIRECTIVE = "Answer with the letter and the name."
+
+ALL_KINDS = {"ask": 5, "describe": 2, "justify": 3, "named": 2, "told": 1}
+"""Weights of the kinds of turns about a picture."""
+MOSTLY_QUESTIONS = {"ask": 8, "describe": 1, "justify": 3, "named": 2, "told": 1}
+"""The same at the end of pre-training, when descriptions have taught what is to be seen."""
 
 _DRAW_AT_ONCE = 200
 _LOOKUPS, _LISTS = 8, 4
@@ -136,11 +141,11 @@ class Studio:
             return f"{template(twin.domain, twin.class_names[self.labels[i]])[:-1]}, with {facts}."
         return f"An image of a {twin.domain}, with {facts}. {self.questions[i][0].statement}"
 
-    def conversation(self, i: int, rng: Random, turns: int) -> list[Turn]:
-        """Turns about one picture: always one benchmark question, the others drawn from all kinds."""
-        kinds = ["ask", *rng.choices(["ask", "describe", "justify", "named", "told"], (5, 2, 3, 2, 1), k=turns - 1)]
-        rng.shuffle(kinds)
-        return [self._turn(i, kind, rng) for kind in kinds]
+    def conversation(self, i: int, rng: Random, turns: int, kinds: Mapping[str, int] = ALL_KINDS) -> list[Turn]:
+        """Turns about one picture: always one benchmark question, the others drawn by the weights of their kinds."""
+        drawn = ["ask", *rng.choices(list(kinds), list(kinds.values()), k=turns - 1)]
+        rng.shuffle(drawn)
+        return [self._turn(i, kind, rng) for kind in drawn]
 
     def text_conversation(self, rng: Random, lookups: float, words: Sequence[str] | None = None) -> list[Turn]:
         """A conversation without a picture.

@@ -31,6 +31,7 @@ language:
     phases: {{primer: 1, few: 1, names: 1, match_primer: 1, match_few: 1}}
     projector: {{steps: 2, batch_size: 2}}
     joint: {{steps: 2, batch_size: 2}}
+    questions: {{steps: 2, batch_size: 2}}
   - name: twin
     like: small
     continuous: true
