@@ -111,6 +111,10 @@ def test_the_report_measures_the_shipped_files_and_says_so(
     small = told["models"][str(tmp_path / "family" / "small")]
     assert small["megabytes"] == pytest.approx(sum(f.stat().st_size for f in weights) / 1e6)
     assert small["studio"]["eurosat"]["items"] == 4
+    assert small["studio"]["eurosat"]["kinds"] == {}
+    kinds = small["studio"]["vqa_rad"]["kinds"]
+    assert list(kinds) == report.question_kinds("vqa_rad", 4)
+    assert sum(kinds.values()) / 4 == pytest.approx(small["studio"]["vqa_rad"]["exact_match"])
     codebook = told["tower"]["codebook"]
     quantizer = load_tower(tmp_path / "family" / build.TOWER).quantizer
     assert quantizer is not None
@@ -119,3 +123,4 @@ def test_the_report_measures_the_shipped_files_and_says_so(
     page = capsys.readouterr().out
     assert "| twin | `small` exact | justified | `twin` exact | justified | `wide` exact | justified |" in page
     assert page.count("| eurosat |") == 1
+    assert page.count("| vqa_rad |") == 1 + 4
