@@ -120,6 +120,7 @@ class VisualTokens:
         image_embedding: ``[B, d]`` pre-quantisation read-out for the contrastive loss, or None.
         grid: (rows, columns), rows * columns = N.
         kept: ``[B, M]`` long raster positions of the tokens kept, or None when all are.
+        slices: ``[B, N, d]`` each, features after fewer blocks, for a method that asked for them.
     """
 
     features: Tensor
@@ -128,6 +129,7 @@ class VisualTokens:
     image_embedding: Tensor | None
     grid: tuple[int, int]
     kept: Tensor | None = None
+    slices: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
+from craft_lightning.mcq import pick
 from craft_lightning.methods import method_class
 from craft_lightning.methods.captions import CaptionRows, CaptionTable
-from craft_lightning.methods.state import check_codebook, check_method, check_names
+from craft_lightning.methods.state import check_codebook, check_continuous, check_method, check_names
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.spec import VlmSpec
@@ -59,6 +60,7 @@ class BaseMethod(LightningModule, ABC):
 
     Attributes:
         name: key in results, configs and checkpoints; never derived from the class name.
+        continuous: True refuses backbones that have a codebook.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
         first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
@@ -66,6 +68,7 @@ class BaseMethod(LightningModule, ABC):
     """
 
     name: ClassVar[str]
+    continuous: ClassVar[bool] = False
     vlm: DiscreteVlm
 
     def __init__(self, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
@@ -142,10 +145,15 @@ class BaseMethod(LightningModule, ABC):
     # -- final ---------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent."""
+        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent.
+
+        Raises:
+            CraftError: a backbone with a codebook, for a method that knows none.
+        """
         if self._built:
             return
         self.vlm = load_vlm(self.backbone)
+        check_continuous(self.continuous, self.vlm.codebook_hash, self.name, self.backbone.name)
         self.build()
         self.requires_grad_(False)
         own = {id(p) for p in self.parameters()}
@@ -153,9 +161,11 @@ class BaseMethod(LightningModule, ABC):
             if id(parameter) not in own:
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
             parameter.requires_grad_(True)
-        # Lightning keeps this mode through training: a frozen language model must not drop out.
+        # Lightning keeps this mode through training: a frozen language model must not drop out. What holds no tensor
+        # at all goes with its owner: the dropout before a trained matrix is not frozen with the rest.
         for module in self.modules():
-            if not any(p.requires_grad for p in module.parameters()):
+            held = [*module.parameters(), *module.buffers()]
+            if held and not any(tensor.requires_grad for tensor in held):
                 module.eval()
         quantizer = self.vlm.tower.quantizer
         if quantizer is not None:
@@ -165,6 +175,11 @@ class BaseMethod(LightningModule, ABC):
     def forward(self, batch: VqaBatch) -> MethodOutput:
         """Encode, quantise, project, and read the answer's logits and loss (labels are needed)."""
         return self.vlm(self.visual_tokens(batch.pixel_values), batch)
+
+    def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
+        """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        torch.manual_seed(pick(2**63, "step", seed, self.global_rank, self.trainer.global_step, batch_idx))
 
     def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
         """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``."""
@@ -183,11 +198,11 @@ class BaseMethod(LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the items of the last evaluation."""
-        self._reset_metrics()
+        self.accuracy.reset()
+        if self.usage is not None:
+            self.usage.reset()
 
-    def on_test_epoch_start(self) -> None:
-        """Forget the items of the last evaluation."""
-        self._reset_metrics()
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/accuracy``, ``_seen``, ``_unseen``, ``val/letter_likelihood`` and the use of the codebook."""
@@ -300,11 +315,6 @@ class BaseMethod(LightningModule, ABC):
             letters[int(row[:options].argmax())].lower() if options else None
             for row, options in zip(logits, batch.option_counts, strict=True)
         ]
-
-    def _reset_metrics(self) -> None:
-        self.accuracy.reset()
-        if self.usage is not None:
-            self.usage.reset()
 
     def _log_metrics(self, stage: str, name: str) -> None:
         found = self.accuracy.compute()

@@ -1,7 +1,8 @@
 """From a table's spec to nodes: what to train and to test, each named by its folder, keyed by what it depends on.
 
-A **train** node is one adapted encoder: (method, surrogate, dataset, seed, overrides). An **eval** node tests one, or
-an untouched model, on a backbone. Rows, tables and backbones share nodes: a folder says what a node is, not who asked.
+A **train** node is one adapted model: (method, surrogate, dataset, seed, overrides). An **eval** node tests on a backbone
+what was adapted (the encoder, unless the row says otherwise), or an untouched model. Rows, tables and backbones share
+nodes: a folder says what a node is, not who asked.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from craft_lightning.tables.fingerprint import ROOT, code_version, digest, resol
 from craft_lightning.tables.reader import read_mapping
 from craft_lightning.tables.spec import Backbone, Column, Row, TableSpec
 
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+"""Where a training leaves its last step."""
+
 LIMIT_LINES = 2
 LIMIT_COLUMNS = 2
 LIMIT_ITEMS = 8
 LIMIT_TRAINING = {"trainer.max_steps": 3, "data.train_size": 72, "data.val_size": LIMIT_ITEMS}
-"""What ``limit`` cuts: printed rows, columns, test items per unit of the limit, and every training."""
+"""What ``limit`` cuts: printed rows (of the first backbone), columns, test items per unit of the limit, trainings."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Node:
         arguments: what follows ``python -m craft_lightning``; the run folder is part of it.
         key: SHA-256 of settings, code, weights and the parent's key. A result with another key is stale.
         facts: method, dataset, surrogate, backbone and seed, for the result file.
-        parent: the train node whose encoder is tested, or None.
+        parent: the train node whose encoder or checkpoint is tested, or None.
     """
 
     kind: str
@@ -75,16 +79,18 @@ class Plan:
 
 
 def table_lines(spec: TableSpec) -> tuple[Line, ...]:
-    """The printed rows, grouped by backbone; within one, in the order of the spec."""
+    """The printed rows: for each backbone those of every row of the spec, or the other way round (``order``)."""
+    pairs = [(row, backbone) for backbone in spec.backbones for row in spec.rows]
+    if spec.order == "rows":
+        pairs.sort(key=lambda pair: spec.rows.index(pair[0]))
     lines = []
-    for backbone in spec.backbones:
-        for row in spec.rows:
-            if row.eval_on and backbone.id not in row.eval_on:
-                continue
-            surrogates = [spec.backbone(s) for s in row.train_on]
-            if row.train_on and not row.eval_on:
-                surrogates = [s for s in surrogates if s == backbone]
-            lines += [Line(row, s, backbone) for s in (surrogates if row.train_on else [None])]
+    for row, backbone in pairs:
+        if row.eval_on and backbone.id not in row.eval_on:
+            continue
+        surrogates = [spec.backbone(s) for s in row.train_on]
+        if row.train_on and not row.eval_on:
+            surrogates = [s for s in surrogates if s == backbone]
+        lines += [Line(row, s, backbone) for s in (surrogates if row.train_on else [None])]
     return tuple(lines)
 
 
@@ -106,7 +112,8 @@ def make_plan(
     scale = spec.scale if limit is None else f"{spec.scale}-limit{limit}"
     lines, columns = table_lines(spec), spec.columns
     if limit is not None:
-        lines, columns = lines[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
+        together = tuple(line for line in lines if line.backbone == lines[0].backbone)
+        lines, columns = together[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
     builder = _Builder(spec, runs / scale, limit)
     cells = {}
     for c, column in enumerate(columns):
@@ -199,7 +206,9 @@ class _Builder:
             arguments += [part for file in files for part in ("--config", _shown(file))]
             arguments += [f"--{flag}={_text(value)}" for flag, value in flags.items()]
             arguments += [f"--trainer.default_root_dir={folder}"]
-            if parent:
+            if parent and row.tested_from == "checkpoint":
+                arguments += [f"--ckpt_path={parent.folder / CHECKPOINT}"]
+            elif parent:
                 arguments += [f"--encoder={parent.folder / 'encoder'}"]
             known = self.nodes[name] = Node(kind, name, folder, tuple(arguments), key, facts, parent)
         return known

@@ -13,6 +13,8 @@ from craft_lightning.errors import CraftError, nearest
 from craft_lightning.tables.reader import Reader, check_known, read_mapping
 
 TABLES = Path("experiments/tables")
+SOURCES = ("encoder", "checkpoint")
+ORDERS = ("backbones", "rows")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Row:
         method: the config fragment; its stem names the method in run folders.
         train_on: ids of surrogates, empty if the method trains nothing.
         eval_on: ids of backbones, empty if each surrogate is tested on itself only.
+        tested_from: what a test takes from the training: the adapted ``encoder``, which any backbone of its codebook
+            reads, or the ``checkpoint``, for a method that leaves the encoder as it was and is tested on its surrogate.
         overrides: settings of this row, for training and testing. eval: settings for testing only.
         paper: the row's name in the paper's table, empty if it has none.
         swept: id of the row in the file that this one is a setting of (key ``sweep``), empty otherwise.
@@ -55,6 +59,7 @@ class Row:
     method: Path
     train_on: tuple[str, ...] = ()
     eval_on: tuple[str, ...] = ()
+    tested_from: str = "encoder"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     eval: Mapping[str, Any] = field(default_factory=dict)
     paper: str = ""
@@ -89,7 +94,12 @@ PaperKey = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A whole table. ``baseline`` is the id of the row that gains are counted from, on the same backbone."""
+    """A whole table.
+
+    Attributes:
+        order: lines are printed by ``backbones``, each with all its rows, or by ``rows``, each on all its backbones.
+        baseline: id of the row that gains are counted from, on the same backbone.
+    """
 
     name: str
     title: str
@@ -101,6 +111,7 @@ class TableSpec:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     seeds: tuple[int, ...]
+    order: str
     baseline: str
     metric: Metric
     paper_source: str
@@ -162,6 +173,7 @@ def load_spec(path: Path, scale: str | None = None) -> TableSpec:
         rows=rows,
         columns=columns,
         seeds=tuple(top.take("seeds", list, [0])),
+        order=top.one_of("order", ORDERS),
         baseline=str(top.take("baseline", str, "") or ""),
         metric=_metric(top),
         paper_source=source,
@@ -221,12 +233,15 @@ def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:
             method=item.file("method"),
             train_on=item.names("train_on", backbones),
             eval_on=item.names("eval_on", backbones),
+            tested_from=item.one_of("tested_from", SOURCES),
             overrides=item.take("overrides", dict, {}),
             eval=item.take("eval", dict, {}),
             paper=item.take("paper", str, ""),
         )
         if not row.train_on and not row.eval_on:
             item.fail("needs train_on, eval_on or both")
+        if row.tested_from == "checkpoint" and (row.eval_on or not row.train_on):
+            item.fail("a checkpoint is tested where it was trained: needs train_on and no eval_on", "tested_from")
         found += _sweep(item, row)
         item.done()
     return tuple(found)

@@ -16,15 +16,18 @@ from typing import Any
 
 import pytest
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
 
 from craft_lightning import cli, worker
+from craft_lightning.methods.base import load_method
+from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.models.tiny import write_tiny
 from craft_lightning.tables import store
 from craft_lightning.tables.plan import Node, Plan, make_plan
 from craft_lightning.tables.run import message
 from craft_lightning.tables.spec import load_spec
+from data_modules.base import VqaDataModule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,15 +38,17 @@ FACTS |= {"device", "seconds", "peak_memory", "data", "config_hash", "versions",
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository's ``experiments/``, with two tiny models of one codebook in place of the shipped ones."""
+    """The repository's ``experiments/``, with tiny models in place of the shipped ones: two of one codebook, a twin."""
     root = tmp_path_factory.mktemp("tiny")
     experiments = root / "experiments"
     shutil.copytree(ROOT / "experiments", experiments)
     write_tiny(root / "vila")
     (root / "qwen").mkdir()
     write_tiny(root / "qwen", llm="qwen2", width=32, tower="../vila/vision_tower")
+    (root / "twin").mkdir()
+    write_tiny(root / "twin", tower="../vila/vision_tower", continuous=True)
     spec = yaml.safe_load((experiments / "tables/table1.yaml").read_text())
-    for backbone, name in zip(spec["backbones"], ("vila", "qwen"), strict=True):
+    for backbone, name in zip(spec["backbones"], ("vila", "twin", "qwen"), strict=True):
         backbone["weights"] = [f"../../{name}"]
         fragment = {"model": {"init_args": {"backbone": {"name": str(root / name)}}}}
         (experiments / f"backbones/{backbone['id']}.yaml").write_text(yaml.safe_dump(fragment))
@@ -141,3 +146,23 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
     assert other["metrics"] == pytest.approx(one["metrics"], abs=0)
     first, second = (load_file(n.folder / "encoder/encoder.safetensors") for n in (whole, cut))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize("method", ["projector_ft", "llm_lora", "vision_ft-lambda_contrastivenull"])
+def test_what_a_baseline_trained_is_what_is_tested(house: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["craft_lightning"])
+    plan = _short_plan(house, "baselines")
+    name = f"kvasir/pocket-vila/{method}/seed0"
+    train, test = (next(n for n in plan.nodes if n.name == name + end) for end in ("", "/eval/pocket-vila"))
+    events: list[Any] = []
+    for node in (train, test):
+        store.prepare(node)
+        worker.attempt(message(node), events.append)
+        assert events[-1]["event"] == "done", events
+    trained = load_method(train.folder / "checkpoints/last.ckpt")
+    data = VqaDataModule(trained.backbone, "kvasir", train_size=24, val_size=8, test_size=8)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    expected = [p.text for p in trainer.predict(trained, data)[0]]
+    lines = [json.loads(line) for line in (test.folder / "predictions.jsonl").read_text().splitlines()]
+    assert [line["prediction"] for line in lines] == expected
+    assert expected != [p.text for p in trainer.predict(ZeroShot(trained.backbone), data)[0]]
