@@ -161,8 +161,7 @@ class BaseMethod(LightningModule, ABC):
             if id(parameter) not in own:
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
             parameter.requires_grad_(True)
-        # Lightning keeps this mode through training: a frozen language model must not drop out. What holds no tensor
-        # at all goes with its owner: the dropout before a trained matrix is not frozen with the rest.
+        # Lightning keeps this mode: a frozen model must not drop out. What holds no tensor goes with its owner.
         for module in self.modules():
             held = [*module.parameters(), *module.buffers()]
             if held and not any(tensor.requires_grad for tensor in held):

@@ -1,8 +1,8 @@
 """From a table's spec to nodes: what to train and to test, each named by its folder, keyed by what it depends on.
 
-A **train** node is one adapted model: (method, surrogate, dataset, seed, overrides). An **eval** node tests on a backbone
-what was adapted (the encoder, unless the row says otherwise), or an untouched model. Rows, tables and backbones share
-nodes: a folder says what a node is, not who asked.
+A **train** node is one adapted model: (method, surrogate, dataset, seed, overrides). An **eval** node tests what was
+adapted (the encoder, unless the row says otherwise), or an untouched model, on a backbone. Rows, tables and backbones
+share nodes: a folder says what a node is, not who asked.
 """
 
 from __future__ import annotations
