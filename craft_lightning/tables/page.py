@@ -131,9 +131,9 @@ def tint_of(gain: float) -> str:
 
 
 def _section(section: Section) -> str:
-    head = "".join(
-        f'<th scope="col">{escape(name)}</th>' for name in (section.header[1], *section.header[:1], *section.header[2:])
-    )
+    backbone, method, *columns = section.header
+    head = f'<th scope="col">{escape(method)}</th><th scope="col" class="name">{escape(backbone)}</th>'
+    head += "".join(f'<th scope="col">{escape(name).replace(" (", "<br>(")}</th>' for name in columns)
     rows = []
     for (backbone, label, *texts), quoted in zip(section.rows, section.paper, strict=True):
         cells = f'<td class="name">{escape(backbone)}</td>' + "".join(f"<td>{escape(text)}</td>" for text in texts)

@@ -111,7 +111,8 @@ def _figures(plan: Plan, cell: Cell, before: Cell | None, paper: Score | None) -
     if cell.items_unseen:
         parts.append(("Seen labels", cell.items - cell.items_unseen, cell.seen, baseline.seen))
         parts.append(("Unseen labels", cell.items_unseen, cell.unseen, baseline.unseen))
-    header = ["", "Items", "Exact match", *(["Before", "Gain"] if before else []), *(["Paper"] if paper else [])]
+    name = next((row.label for row in plan.spec.rows if row.id == plan.spec.baseline), "")
+    header = ["", "Items", "Exact match", *([name, "Gain"] if before else []), *(["Paper"] if paper else [])]
     rows = []
     for name, items, score, old in parts:
         texts = [name, str(items), score_text(score, digits)]

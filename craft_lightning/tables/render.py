@@ -24,7 +24,7 @@ def to_markdown(report: Report) -> str:
     parts = [f"# {report.title}", *([report.note] if report.note else [])]
     parts += [f"## {section.title}\n\n{_grid(section)}" for section in report.sections]
     if report.claims:
-        parts.append("## What the table decides\n\n" + _bullets(report.claims))
+        parts.append("## What the table decides\n\n" + _bullets(_stressed(report.claims)))
     parts.append(_bullets([*report.remarks, *report.problems]))
     return "\n\n".join(parts) + "\n"
 
@@ -38,7 +38,7 @@ def to_readme(plan: Plan, results: Results) -> str:
     if report.summary.rows:
         parts += [f"{report.summary.title}:", _grid(report.summary)]
     if report.claims:
-        parts.append(_bullets(report.claims))
+        parts.append(_bullets(_stressed(report.claims)))
     if report.problems:
         parts.append(_bullets(report.problems))
     name = plan.spec.name
@@ -59,6 +59,12 @@ def _grid(section: Section) -> str:
 def _row(texts: Sequence[str]) -> str:
     # A bar in a text would end its cell.
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+
+
+def _stressed(claims: Sequence[str]) -> list[str]:
+    """The claims with their verdicts in bold; the last line, on how they were decided, as it is."""
+    heads = [line.split(". ", 1) for line in claims[:-1]]
+    return [*(f"**{head}.** {rest}" for head, rest in heads), *claims[-1:]]
 
 
 def _bullets(lines: Sequence[str]) -> str:
@@ -156,31 +162,38 @@ def _root(plan: Plan) -> Path:
     return plan.spec.path.parent.parent.parent
 
 
-def publish(plan: Plan) -> list[Path]:
+def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
     """Store the table's results beside its spec, and write what the project's pages show of them.
 
     These are ``experiments/tables/results/<name>.csv`` and ``.json``, ``docs/<name>.md``, and in the README whatever
     stands between ``<!-- <name>:begin -->`` and ``<!-- <name>:end -->``, if it has these marks. The pages are rendered
     from the stored files, so that anyone can repeat it.
 
+    Args:
+        plan: the table. stored: write only the pages, from this CSV file.
+
     Raises:
         CraftError: there is no result at all.
     """
+    written = [] if stored else _store(plan)
+    results = read(plan, stored or written[0])
+    docs = _root(plan) / "docs" / f"{plan.spec.name}.md"
+    written.append(_write(docs, to_markdown(build_report(plan, results))))
+    readme = _root(plan) / "README.md"
+    if readme.is_file():
+        text = readme.read_text(encoding="utf-8")
+        changed = replace_block(text, plan.spec.name, to_readme(plan, results))
+        if changed is not None:
+            written.append(_write(readme, changed))
+    return written
+
+
+def _store(plan: Plan) -> list[Path]:
     results = gather(plan)
     if not any(cell.seeds for cell in results.cells.values()):
         raise CraftError(f"nothing to publish: no cell of {plan.spec.name} is computed (table run {plan.spec.name})")
     path = _stored(plan)
-    written = [_write(path, to_csv(plan, results)), _write(path.with_suffix(".json"), to_json(results))]
-    stored = read(plan, path)
-    docs = _root(plan) / "docs" / f"{plan.spec.name}.md"
-    written.append(_write(docs, to_markdown(build_report(plan, stored))))
-    readme = _root(plan) / "README.md"
-    if readme.is_file():
-        text = readme.read_text(encoding="utf-8")
-        changed = replace_block(text, plan.spec.name, to_readme(plan, stored))
-        if changed is not None:
-            written.append(_write(readme, changed))
-    return written
+    return [_write(path, to_csv(plan, results)), _write(path.with_suffix(".json"), to_json(results))]
 
 
 def replace_block(text: str, name: str, block: str) -> str | None:

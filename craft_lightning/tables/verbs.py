@@ -47,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     render.add_argument("--from", dest="stored", type=Path, metavar="CSV", help="a stored table in place of the runs")
     render.add_argument("--format", choices=["markdown", "readme", "latex", "csv"], help="print this, and save nothing")
     render.add_argument(
-        "--publish", action="store_true", help="store the results beside the table; write docs page and README block"
+        "--publish",
+        action="store_true",
+        help="store the results beside the table (not with --from), write docs page and README",
     )
     return parser
 
@@ -151,9 +153,9 @@ def _render(plan: Plan, args: argparse.Namespace) -> int:
     given = vars(args)
     stored, wanted = given.get("stored"), given.get("format")
     if given.get("publish"):
-        if stored or wanted or args.limit:
-            raise CraftError("--publish stores the results of whole runs: no --from, --format or --limit with it")
-        for path in render.publish(plan):
+        if wanted or args.limit:
+            raise CraftError("--publish stores the results of whole runs: no --format or --limit with it")
+        for path in render.publish(plan, stored):
             print(f"written: {path}")
         return 0
     results = read(plan, stored) if stored else gather(plan)

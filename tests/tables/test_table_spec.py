@@ -21,7 +21,7 @@ def test_a_sound_table_is_read_whole(tmp_path: Path) -> None:
     assert spec.seeds == (0,)
     assert spec.metric.name == "test/exact_match"
     assert spec.paper["CRAFT", "SMALL", "BIG", "p1"] == 52.5
-    assert spec.columns[1].dataset.is_file()
+    assert spec.columns[1].datasets[0].is_file()
 
 
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ function table(header, rows) {
   const head = make("tr", {}, ...header.map((text) => make("th", { scope: "col" }, text)));
   const lines = rows.map(([name, ...texts]) =>
     make("tr", {}, make("th", { scope: "row" }, name), ...texts.map((text) => make("td", {}, text))));
-  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines));
+  return make("div", { class: "wide" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)));
 }
 
 /* One small plot of a scalar over the steps; a line for each seed. */
 function plot(name, runs) {
-  const [width, height, left, bottom, top] = [260, 130, 34, 18, 8];
+  const [width, height, left, bottom, top] = [260, 130, 42, 18, 8];
   const points = runs.flatMap((run) => run.points[name] || []);
   const [steps, values] = [points.map((p) => p[0]), points.map((p) => p[1])];
   const [lowStep, highStep] = [Math.min(...steps), Math.max(...steps)];
@@ -36,6 +36,10 @@ function plot(name, runs) {
   const x = (s) => left + ((s - lowStep) / (highStep - lowStep || 1)) * (width - left - 6);
   const y = (v) => height - bottom - ((v - low) / (high - low || 1)) * (height - bottom - top);
   const short = (v) => (Math.abs(v) >= 100 ? v.toFixed(0) : v.toPrecision(3));
+  if (lowStep === highStep) {
+    const texts = runs.filter((run) => run.points[name]).map((run) => `${short(run.points[name][0][1])} (seed ${run.seed})`);
+    return make("figure", {}, make("figcaption", {}, name), make("p", {}, `${texts.join(", ")} at step ${lowStep}`));
+  }
   const label = `${name}: from ${short(low)} to ${short(high)} over steps ${lowStep} to ${highStep}`;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   svg.append(draw("path", { d: `M${left} ${top}V${height - bottom}H${width - 6}`, fill: "none", stroke: "#aab3bd" }));
@@ -46,8 +50,7 @@ function plot(name, runs) {
   runs.forEach((run, number) => {
     const line = (run.points[name] || []).map(([s, v]) => `${x(s).toFixed(1)},${y(v).toFixed(1)}`);
     const colour = COLOURS[number % COLOURS.length];
-    if (line.length > 1) svg.append(draw("polyline", { points: line.join(" "), fill: "none", stroke: colour, "stroke-width": 1.5 }));
-    else if (line.length) svg.append(draw("circle", { cx: line[0].split(",")[0], cy: line[0].split(",")[1], r: 3, fill: colour }));
+    svg.append(draw("polyline", { points: line.join(" "), fill: "none", stroke: colour, "stroke-width": 1.5 }));
   });
   return make("figure", {}, make("figcaption", {}, name), svg);
 }
