@@ -80,7 +80,7 @@ def _controls(report: Report) -> str:
         limits = ", ".join(f"{limit:g}" for limit in TINTS)
         parts.append(f'<span class="legend">loss&nbsp;{swatches}&nbsp;gain, deeper from {limits} points</span>')
     return (
-        '<p class="hint">Choose a cell for its learning curves, seen and unseen labels and example questions.</p>'
+        '<p class="hint">Choose a cell to see what is behind it: learning curves, seen and unseen labels, example questions.</p>'
         f'<div class="controls">{"".join(parts)}</div>'
     )
 

@@ -241,7 +241,7 @@ def _remarks(plan: Plan, results: Results) -> list[str]:
         remarks.append(f"Share of the most frequent answer, per cent: {', '.join(frequent)}.")
     wanted = max(cell.wanted for cell in results.cells.values())
     remarks.append(f"Seeds: {wanted}." + ("" if wanted == 1 else " ± is the standard deviation over them."))
-    if any(cell.cost for cell in results.cells.values()):
+    if plan.spec.averaged and any(cell.cost for cell in results.cells.values()):
         remarks.append(
             "Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other runs "
             "beside it; peak memory of the whole process."

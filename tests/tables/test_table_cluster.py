@@ -1,7 +1,8 @@
-"""Nodes as jobs: the same events, results and failures as from a process here. submitit's local executor is the cluster."""
+"""Nodes as jobs: the same events, results and failures as from a process here; the cluster is this machine."""
 
 from __future__ import annotations
 
+import queue
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from test_table_run import children, journal, wait_until_gone
 
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
-from craft_lightning.tables.cluster import cluster_launcher
+from craft_lightning.tables.cluster import SubmittedWorker, cluster_launcher
 from craft_lightning.tables.plan import Plan, make_plan, select
+from craft_lightning.tables.pool import Event
 from craft_lightning.tables.progress import Progress
 from craft_lightning.tables.run import View, run_plan
 from craft_lightning.tables.spec import load_spec
@@ -71,6 +73,33 @@ def test_a_failure_and_a_dead_worker_stay_where_they_are(house: Path) -> None:
     assert died.startswith("worker job ")
     assert died.endswith("last line: the last words")
     assert store.failure(plan.nodes[2]) in progress.failed.values()
+
+
+class FakeJob:
+    """A job whose answers arrive in halves: (text, whether it has ended) at each look."""
+
+    job_id, state = "7", "DONE"
+
+    def __init__(self, path: Path, looks: list[tuple[str, bool]]) -> None:
+        self.path, self.looks = path, looks
+
+    def done(self) -> bool:
+        text, ended = self.looks.pop(0)
+        with self.path.open("a") as file:
+            file.write(text)
+        return ended
+
+
+@pytest.mark.parametrize("last", ["done", "exit"])
+def test_half_a_line_waits_for_its_other_half(last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craft_lightning.tables.cluster.POLL_SECONDS", 0.0)
+    answers = tmp_path / "answers.jsonl"
+    answers.touch()
+    looks = [('{"event": "re', False), ('ady"}\n{"event": "step", ', False), ('"step": 3}\n', last == "exit")]
+    looks += [('{"event": "done"}\n', True)] if last == "done" else []
+    events: queue.Queue[Event] = queue.Queue()
+    SubmittedWorker([], events, None, tmp_path)._follow(FakeJob(answers, looks), answers)
+    assert [events.get_nowait()[1]["event"] for _ in range(events.qsize())] == ["ready", "step", last]
 
 
 def test_ctrl_c_cancels_the_jobs(house: Path) -> None:

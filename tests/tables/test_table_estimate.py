@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def toy_plan(root: Path, columns: int = 2) -> Plan:
 
 
 def true_seconds(node: Node, chance: random.Random) -> float:
-    """As measured: trainings ten times as long as tests, larger models slower, datasets and load of the machine vary."""
+    """As measured: trainings ten times as long as tests, larger models slower, datasets and load vary."""
     size = 1.0 + 0.25 * (sum(map(ord, str(node.facts["backbone"]))) % 4)
     base = TRAIN.get(str(node.facts["method"]), 24.0) if node.kind == "train" else 3.0
     return base * size * chance.uniform(0.8, 1.25)
@@ -121,3 +122,5 @@ def test_a_node_is_expected_to_take_as_long_as_those_most_like_it(tmp_path: Path
     progress.note(trainings["big"], 30.0)
     assert progress.expected(trainings["big"]) == 30.0
     assert progress.expected(trainings["small"]) == 10.0
+    other = replace(trainings["big"], facts={**trainings["big"].facts, "method": "another"})
+    assert progress.expected(other) == 30.0, "a method that is new, on a backbone that is known"

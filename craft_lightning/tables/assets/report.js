@@ -96,7 +96,7 @@ function show(key) {
   document.getElementById("panel-title").textContent = cell.title;
   body.replaceChildren(make("h3", {}, "Accuracy"), table(cell.header, cell.rows));
   if (cell.parts.length) body.append(make("h3", {}, "By the set adapted to"), table(["Set", "Exact match"], cell.parts));
-  body.append(make("h3", {}, "Learning curves"), ...curves(cell));
+  else body.append(make("h3", {}, "Learning curves"), ...curves(cell));
   if (items.length) {
     body.append(make("h3", {}, `${items.length} of the test items`));
     body.append(make("p", { class: "hint" }, "Chosen evenly over the test set, the same for every method; replies of each seed in turn."));
