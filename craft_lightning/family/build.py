@@ -103,7 +103,7 @@ class FamilyBuilder:
         if (folder / "config.json").is_file():
             self.log(f"{folder}: there already")
             return
-        tokenizer = self.tokenizer(plan.reader, plan.vocabulary, plan.shape.style)
+        tokenizer = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
         encoder = TurnEncoder(tokenizer)
         model = new_language_model(plan.shape, tokenizer, self.plan.seed)
         self._read(plan, model, encoder)

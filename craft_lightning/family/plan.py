@@ -52,7 +52,8 @@ class LanguagePlan:
         text, match, projector, joint, questions: lengths of the two text-only stages, of stage 1, and of stage 2 in two
             halves, the second mostly of short answers.
         phases: of the text-only stages.
-        like: name of a model whose plan, tokenizer and text-only stage it shares (a continuous twin).
+        like: name of a model whose plan, tokenizer and text-only stages it shares (a continuous twin).
+        tokenizer: name of a model whose tokenizer it shares; None: its reader's.
         continuous: reads features instead of codewords.
     """
 
@@ -66,6 +67,7 @@ class LanguagePlan:
     joint: LoopSpec
     questions: LoopSpec
     like: str | None = None
+    tokenizer: str | None = None
     continuous: bool = False
 
     @property
@@ -87,7 +89,7 @@ class FamilyPlan:
 
 
 def read_plan(path: Path) -> FamilyPlan:
-    """A plan from YAML.
+    """A plan from YAML; ``stages`` holds what all language models share, and each may say otherwise.
 
     Raises:
         CraftError: no such file, or a key that no plan has.
@@ -95,10 +97,11 @@ def read_plan(path: Path) -> FamilyPlan:
     if not path.is_file():
         raise CraftError(f"no config {path}; there is experiments/surrogates/pocket.yaml")
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shared: dict[str, Any] = raw.pop("stages", {})
     parts: dict[str, dict[str, Any]] = {}
     language = []
     for entry in raw.pop("language"):
-        inherited = parts.get(entry.get("like", ""), {})
+        inherited = parts.get(entry.get("like", ""), shared)
         entry = parts[entry["name"]] = {**inherited, **entry}
         loops = {k: _make(LoopSpec, entry[k]) for k in _STAGES}
         made = {"shape": _make(LanguageSpec, entry["shape"]), "phases": _make(ReadingPhases, entry["phases"])}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from data_modules.twins.studio import Studio
 
 JUSTIFICATION_TOKENS = 64
 _CODEBOOK_PICTURES = 100
+_SMALLEST = 8
+"""Side of pictures that nobody looks at."""
 
 
 @torch.no_grad()
@@ -64,9 +67,16 @@ def grounded(text: str, facts: Sequence[Fact]) -> bool:
     return len(said) >= 2 and any(fact.varies for fact in said)
 
 
+def question_kinds(dataset: str, items: int) -> list[str]:
+    """The kind of each stored question of a question twin; empty for a classification twin."""
+    asked = TWINS[dataset]().draw("test", range(items), _SMALLEST, "studio").questions
+    return [questions[0].kind for questions in asked if questions]
+
+
 @torch.no_grad()
-def measure_backbone(name: str, dataset: str, items: int) -> dict[str, float]:
-    """Exact match, and share of grounded justifications, on unseen studio pictures of one twin."""
+def measure_backbone(name: str, dataset: str, items: int) -> dict[str, Any]:
+    """Exact match (also by kind of question), and share of grounded justifications, on unseen studio pictures of one
+    twin."""
     data = VqaDataModule(VlmSpec(name), dataset, look="studio", test_size=items)
     data.setup("test")
     vlm = load_vlm(VlmSpec(name))
@@ -75,7 +85,15 @@ def measure_backbone(name: str, dataset: str, items: int) -> dict[str, float]:
         replies = vlm.generate(vlm.encode(batch.pixel_values), batch)
         right += [scoring.exact_match(reply, answer) for reply, answer in zip(replies, batch.answers, strict=True)]
     justified = _justifications(vlm, data)
-    return {"exact_match": sum(right) / len(right), "justified": sum(justified) / len(justified), "items": len(right)}
+    kinds: dict[str, list[bool]] = {}
+    for kind, correct in zip(question_kinds(dataset, items), right, strict=False):
+        kinds.setdefault(kind, []).append(correct)
+    return {
+        "exact_match": fmean(right),
+        "kinds": {kind: fmean(correct) for kind, correct in kinds.items()},
+        "justified": fmean(justified),
+        "items": len(right),
+    }
 
 
 def _justifications(vlm: DiscreteVlm, data: VqaDataModule) -> list[bool]:
@@ -136,12 +154,14 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         studio = [model["studio"][dataset] for model in models.values()]
         cells = (f"{100 * one['exact_match']:.1f} | {100 * one['justified']:.1f}" for one in studio)
         lines.append(f"| {dataset} | {' | '.join(cells)} |")
+    kinds = _by_kind(models)
     sizes = [f"`{name}` {model['megabytes']:.1f} MB" for name, model in zip(names, models.values(), strict=True)]
     cuts = ", ".join(f"{100 * cut:.0f}" for cut in codebook["cut"])
     perplexity = ", ".join(f"{value:.0f}" for value in codebook["perplexity"])
     return "\n".join(
         [
             *lines,
+            *kinds,
             "",
             f"Codebook: {100 * codebook['used']:.1f} % of {codebook['entries']} entries in use; perplexity of the "
             f"levels {perplexity}; each removes {cuts} % of the mean squared residual. SHA-256 `{codebook['hash']}`.",
@@ -149,3 +169,17 @@ def to_markdown(result: Mapping[str, Any]) -> str:
             f"Weights: `vision_tower` {result['tower']['megabytes']:.1f} MB, {', '.join(sizes)}.",
         ]
     )
+
+
+def _by_kind(models: Mapping[str, Any]) -> list[str]:
+    """A table of exact match by kind of question, where there are kinds."""
+    lines = []
+    for dataset in TWINS:
+        first, *_ = studio = [model["studio"][dataset].get("kinds", {}) for model in models.values()]
+        for kind in first:
+            cells = " | ".join(f"{100 * one[kind]:.0f}" for one in studio)
+            lines.append(f"| {dataset} | {kind} | {cells} |")
+    if not lines:
+        return []
+    names = " | ".join(f"`{Path(name).name}`" for name in models)
+    return ["", f"| twin | question | {names} |", f"|---|---|{'---:|' * len(models)}", *lines]
