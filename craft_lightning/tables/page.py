@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -91,22 +92,30 @@ def _accuracy(plan: Plan, results: Results, section: Section) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     rows: list[str] = []
     number = -1
-    for (_, label, *texts), quoted in zip(section.rows, section.paper, strict=True):
+    # Headings for backbones whose lines stand together; otherwise each line names its own.
+    runs = [key for key, _ in itertools.groupby(line.backbone.id for line in plan.lines)]
+    grouped = len(runs) == len(set(runs))
+    for (backbone, label, *texts), quoted in zip(section.rows, section.paper, strict=True):
         if quoted:
             cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
-            rows.append(f'<tr class="paper"><th scope="row">{escape(label)}</th>{cells}</tr>')
+            rows.append(f'<tr class="paper">{_name(label, backbone, grouped)}{cells}</tr>')
             continue
         number += 1
         line = plan.lines[number]
-        if number == 0 or line.backbone != plan.lines[number - 1].backbone:
+        if grouped and (number == 0 or line.backbone != plan.lines[number - 1].backbone):
             title = line.backbone.label + (f", beside {line.backbone.paper}" if line.backbone.paper else "")
             span = f'<th scope="rowgroup" colspan="{len(names)}"><span>{escape(title)}</span></th>'
             rows.append(f"<tr>{span}</tr>")
         gained = gains(plan, results.cells, number) or [None] * len(plan.columns)
         cells = "".join(_cell(plan, results, number, c, gain) for c, gain in enumerate(gained))
         means = "".join(f'<td class="mean">{escape(text)}</td>' for text in texts[len(plan.columns) :])
-        rows.append(f'<tr><th scope="row">{escape(label)}</th>{cells}{means}</tr>')
+        rows.append(f"<tr>{_name(label, backbone, grouped)}{cells}{means}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _name(label: str, backbone: str, grouped: bool) -> str:
+    where = "" if grouped else f"<small>on {escape(backbone)}</small>"
+    return f'<th scope="row">{escape(label)}{where}</th>'
 
 
 def _cell(plan: Plan, results: Results, number: int, column: int, gain: Score | None) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, stdev
@@ -110,6 +111,21 @@ def test_the_data_of_a_cell(plan: Plan) -> None:
     assert set(cell["curves"][0]["points"]) == {"train/loss", "train/sal", "val/accuracy"}
     assert (data["cells"]["0,0"]["curves"], data["cells"]["0,0"]["trained"]) == ([], False)
     assert "key" not in data["examples"]["0"][0]
+
+
+def test_lines_that_stand_apart_name_their_backbones(plan: Plan) -> None:
+    def page_of(lines: list[int]) -> str:
+        cells = {(k, c): plan.cells[n, c] for k, n in enumerate(lines) for c in (0, 1)}
+        cut = replace(plan, lines=tuple(plan.lines[n] for n in lines), cells=cells)
+        results = gather(cut)
+        return to_html(cut, results, build_report(cut, results))
+
+    together, apart = page_of([0, 1, 3]), page_of([0, 3, 1])
+    assert re.findall(r'scope="rowgroup"[^>]*><span>([^<]*)<', together) == ["big, beside BIG", "small, beside SMALL"]
+    assert "<small>on big</small>" not in together
+    assert 'scope="rowgroup"' not in apart.split("<main>")[1]
+    assert apart.count("<small>on big</small>") == 2
+    assert apart.count("<small>on BIG</small>") == 2
 
 
 def test_curves_are_thinned_by_means(plan: Plan) -> None:
