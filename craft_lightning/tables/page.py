@@ -80,10 +80,8 @@ def _controls(report: Report) -> str:
         swatches = "".join(f'<i class="{name}"></i>' for name in names)
         limits = ", ".join(f"{limit:g}" for limit in TINTS)
         parts.append(f'<span class="legend">loss&nbsp;{swatches}&nbsp;gain, deeper from {limits} points</span>')
-    return (
-        '<p class="hint">Choose a cell to see what is behind it: learning curves, seen and unseen labels, example questions.</p>'
-        f'<div class="controls">{"".join(parts)}</div>'
-    )
+    hint = "Choose a cell to see what is behind it: learning curves, seen and unseen labels, example questions."
+    return f'<p class="hint">{hint}</p><div class="controls">{"".join(parts)}</div>'
 
 
 def _accuracy(plan: Plan, results: Results, section: Section) -> str:

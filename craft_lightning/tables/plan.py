@@ -80,15 +80,15 @@ def table_lines(spec: TableSpec) -> tuple[Line, ...]:
 
     Neighbouring rows that test the same trainings in two ways stand beside each other at every surrogate.
     """
+    alike = itertools.groupby(spec.rows, key=lambda row: (row.method, dict(row.overrides), row.train_on))
+    groups = [list(rows) for _, rows in alike]
+    pairs = [(group, backbone) for backbone in spec.backbones for group in groups]
     lines: list[Line] = []
-    for backbone in spec.backbones:
-        shown = [row for row in spec.rows if not row.eval_on or backbone.id in row.eval_on]
-        for _, rows in itertools.groupby(shown, key=lambda row: (row.method, dict(row.overrides), row.train_on)):
-            alike = list(rows)
-            surrogates: list[Backbone | None] = [spec.backbone(s) for s in alike[0].train_on] or [None]
-            for surrogate in surrogates:
-                itself = surrogate in (None, backbone)
-                lines += [Line(row, surrogate, backbone) for row in alike if row.eval_on or itself]
+    for group, backbone in pairs:
+        surrogates: list[Backbone | None] = [spec.backbone(s) for s in group[0].train_on] or [None]
+        for surrogate in surrogates:
+            tested = [r for r in group if (backbone.id in r.eval_on if r.eval_on else surrogate == backbone)]
+            lines += [Line(row, surrogate, backbone) for row in tested]
     return tuple(lines)
 
 
