@@ -85,6 +85,8 @@ class Progress:
         durations = {n.name: seconds for n in to_come if (seconds := expected[_groups(n)[0]]) is not None}
         if len(durations) < len(to_come):
             return None
+        # What runs knows best how long it takes.
+        durations |= {r.node.name: foretold for r in self.running if (foretold := r.foretold()) is not None}
         busy = [(max(durations[r.node.name] - r.spent(), 0.0), r.node.name) for r in self.running]
         heapq.heapify(busy)
         now, waiting, pending = 0.0, list(self.waiting), set(durations)

@@ -119,7 +119,7 @@ class _Stop(Callback):
             raise KeyboardInterrupt
 
 
-def _short_plan(house: Path, runs: str, train_size: int) -> Plan:
+def _short_plan(house: Path, runs: str, train_size: int = 24) -> Plan:
     base = house / "experiments/base.yaml"
     settings = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())
     settings["trainer"] |= {"max_steps": 5, "val_check_interval": 1}
