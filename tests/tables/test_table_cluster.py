@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TOY_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{Path(table_kit.__file__).parent}")
+    monkeypatch.setattr("craft_lightning.tables.cluster.POLL_SECONDS", 0.05)
     return tmp_path
 
 
@@ -49,7 +50,7 @@ class Watcher(View):
 
 
 def run(plan: Plan, house: Path, view: View | None = None) -> Progress:
-    command = (sys.executable, table_kit.__file__, "worker", "1.0")
+    command = (sys.executable, table_kit.__file__, "worker", "0.1")
     return run_plan(plan, 2, view, worker=command, launcher=cluster_launcher(house / "jobs", "local"))
 
 
