@@ -11,7 +11,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test reproduce-table1 sweep pocket-family tensorboard
+.PHONY: help install lint test reproduce-table1 forgetting sweep pocket-family tensorboard
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ test: $(STAMP) ## the whole test set, with coverage of the three packages
 
 reproduce-table1: $(STAMP) ## Table 1 (SEEDS="0 1 2" LIMIT=items JOBS=n SCALE=pocket|paper)
 	$(RUN) -m craft_lightning table run table1 --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
+
+forgetting: $(STAMP) ## what adaptation forgets: studio pictures, the nine other sets (SEEDS="0 1 2" JOBS=n)
+	$(RUN) -m craft_lightning table run forgetting --seeds $(SEEDS) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
 
 sweep: $(STAMP) ## the learning rate of every method, on validation items (JOBS=n)
 	$(RUN) -m craft_lightning table run sweep --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))

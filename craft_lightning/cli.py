@@ -132,6 +132,8 @@ class CraftCLI(LightningCLI):
                 "checkpoint.save_last": True,
                 "checkpoint.save_top_k": 0,
                 "checkpoint.save_on_train_epoch_end": True,
+                # Beside the end of each epoch, so that an interrupted training loses little of a long one.
+                "checkpoint.every_n_train_steps": 50,
             }
         )
         parser.add_argument(

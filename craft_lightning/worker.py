@@ -13,6 +13,7 @@ import gc
 import json
 import math
 import os
+import platform
 import queue
 import sys
 import threading
@@ -20,15 +21,19 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks import facts
+from callbacks.example_pictures import ExamplePictures
+from callbacks.learning_curves import LearningCurves
 from craft_lightning import __version__
-from craft_lightning.cli import build_cli
+from craft_lightning.cli import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.scoring import normalise
 from craft_lightning.tables.store import RESULT, write_json
@@ -40,14 +45,33 @@ Say = Callable[[Mapping[str, Any]], None]
 
 
 class StepEvents(Callback):
-    """Tells the runner the step and the loss, at most every :data:`STEP_INTERVAL` seconds."""
+    """Tells the runner the step and the loss, at most every :data:`STEP_INTERVAL` seconds.
+
+    Attributes:
+        training: seconds spent in the training steps that this process did, batches and logging included, validation
+            not. trained_steps: their number.
+    """
 
     def __init__(self, say: Say) -> None:
         self.say = say
         self.told = -math.inf
+        self.training = 0.0
+        self.trained_steps = 0
+        self._since = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The validation does not count."""
+        self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """After a training step."""
+        now = time.perf_counter()
+        self.training, self._since = self.training + now - self._since, now
+        self.trained_steps += 1
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         self._tell(trainer.global_step, trainer.estimated_stepping_batches, None if loss is None else float(loss))
 
@@ -81,6 +105,39 @@ def count_items(folder: Path) -> dict[str, int]:
     return {"all": len(items), "seen": seen, "unseen": len(items) - seen, "majority": majority}
 
 
+def reset_peak_memory() -> None:
+    """Forget what earlier nodes of this process needed (on Linux; elsewhere the peak is that of the process)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """What computes here, as a table says it: processor, cores that this process may use, state of the code."""
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = torch.cuda.device_count()
+    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{processor}, {cores} cores"
+    return {"machine": name, **facts.git_state()}
+
+
+def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:
+    """What a training cost: trained parameters, seconds of all its steps (validation not counted), peak bytes.
+
+    A resumed training is charged the steps of the interrupted one at its own speed.
+    """
+    return {
+        "parameters": sum(facts.trained_parts(cli.model).values()),
+        "seconds": round(steps.training / max(steps.trained_steps, 1) * cli.trainer.global_step, 3),
+        "memory": facts.peak_memory(cli.trainer),
+    }
+
+
 def compute(message: Mapping[str, Any], say: Say) -> float:
     """Do what a message asks and write the node's result; returns the seconds it took.
 
@@ -89,7 +146,11 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     """
     folder = Path(message["folder"])
     began = time.perf_counter()
-    cli = build_cli(message["arguments"], callbacks=[StepEvents(say)])
+    reset_peak_memory()
+    steps = StepEvents(say)
+    # The pictures of a test are the same for all methods, so an untouched model's test keeps them.
+    pictures = [ExamplePictures()] if message["node"].get("surrogate") is None else []
+    cli = build_cli(message["arguments"], callbacks=[steps, LearningCurves(), *pictures])
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     items = count_items(folder)
     if message["kind"] == "eval" and not items.get("all"):
@@ -105,6 +166,8 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
             "items": items,
             "steps": cli.trainer.global_step,
             "seconds": round(seconds, 3),
+            **({"cost": cost(cli, steps)} if message["kind"] == "train" else {}),
+            "made": {"date": time.strftime("%Y-%m-%d"), **machine()},
             "versions": {"craft_lightning": __version__, "torch": torch.__version__},
         },
     )

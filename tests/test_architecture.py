@@ -43,6 +43,8 @@ RANKS = {
 
 
 LIGHT = {"craft_lightning.tables", "craft_lightning.listing", "craft_lightning.__main__"}
+WITH_NUMPY = {"craft_lightning.tables.claims", "craft_lightning.tables.evidence"}
+"""The bootstrap of a table's claims counts."""
 
 
 def prefix(module: str) -> str:
@@ -115,7 +117,8 @@ def test_light_modules_never_name_torch() -> None:
     for module, path in modules():
         if prefix(module) in LIGHT:
             named = {name.split(".")[0] for _, name in imports(ast.parse(path.read_text(encoding="utf-8")))}
-            assert not named & heavy, f"{module} imports {named & heavy}"
+            found = named & (heavy - {"numpy"} if module in WITH_NUMPY else heavy)
+            assert not found, f"{module} imports {found}"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def house(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Path:
     backbone = root / "experiments/backbones/pocket-vila-u.yaml"
     backbone.write_text(yaml.safe_dump({"model": {"init_args": {"backbone": {"name": str(checkpoints / "host")}}}}))
     table = yaml.safe_load((root / "experiments/tables/table1.yaml").read_text())
-    del table["paper"], table["order"]
+    for part in ("paper", "claims"):
+        del table[part]
     table |= {"name": "small", "backbones": table["backbones"][:1], "columns": table["columns"][4:5]}
     table["backbones"][0] |= {"weights": [str(checkpoints / "host")]}
     table["rows"] = [table["rows"][0] | {"eval_on": ["pocket-vila-u"]}, *yaml.safe_load(row)]

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from craft_lightning.tables import store
-from craft_lightning.tables.plan import Line, Plan
+from craft_lightning.tables.plan import Line, Node, Plan
 
 PAPER_MEAN = "avg_printed"
+KEPT_DIGITS = 4
+"""Decimals of a number in printed units. A table is stored with all of them, so it is rendered again as before."""
+
+Place = tuple[int, int]
+"""Line number, column number."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over seeds, in printed units; ``std`` is None for one seed."""
+    """Values by seed, in printed units; at least one."""
 
-    mean: float
-    std: float | None = None
+    by_seed: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return fmean(self.by_seed.values())
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over the seeds; None for one."""
+        return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training took, mean over seeds: trained parameters, seconds of its steps, peak memory in MB."""
+
+    parameters: float
+    seconds: float
+    memory: float
 
 
 @dataclass(frozen=True)
@@ -28,60 +52,93 @@ class Cell:
         score, seen, unseen: over the finished seeds; None where there is no result (or no such label).
         items, items_unseen: number of test items of one seed, all and with held-out labels.
         majority: per cent of the items that have the most frequent answer; None where there is no result.
-        seeds, wanted: finished and planned seeds.
+        wanted: planned seeds.
         error: last error line of a seed that failed.
+        cost: of the training behind it; None without one.
     """
 
-    score: Score | None
-    seen: Score | None
-    unseen: Score | None
-    items: int
-    items_unseen: int
-    majority: float | None
-    seeds: int
-    wanted: int
-    error: str | None
+    score: Score | None = None
+    seen: Score | None = None
+    unseen: Score | None = None
+    items: int = 0
+    items_unseen: int = 0
+    majority: float | None = None
+    wanted: int = 1
+    error: str | None = None
+    cost: Cost | None = None
+
+    @property
+    def seeds(self) -> int:
+        """Finished seeds."""
+        return len(self.score.by_seed) if self.score else 0
 
 
-def collect(plan: Plan) -> dict[tuple[int, int], Cell]:
+def collect(plan: Plan) -> dict[Place, Cell]:
     """Every cell of the plan, from the results that belong to the present settings, code and weights."""
-    return {place: _cell(plan, place) for place in plan.cells}
+    return {place: _cell(plan, nodes) for place, nodes in plan.cells.items()}
 
 
-def _cell(plan: Plan, place: tuple[int, int]) -> Cell:
-    nodes = plan.cells[place]
-    found = [r for r in map(store.result, nodes) if r is not None]
+def by_seed(nodes: Sequence[Node]) -> dict[int, list[Node]]:
+    """The nodes behind a cell, by seed: one for a plain column, else one for each dataset."""
+    found: dict[int, list[Node]] = {}
+    for node in nodes:
+        found.setdefault(int(node.facts["seed"]), []).append(node)
+    return found
+
+
+def _cell(plan: Plan, nodes: Sequence[Node]) -> Cell:
     metric = plan.spec.metric
+    groups = by_seed(nodes)
+    results = {seed: [r for r in map(store.result, group) if r is not None] for seed, group in groups.items()}
+    # A mean over fewer datasets is another number, so a seed counts when all of them are there.
+    whole = {seed: found for seed, found in results.items() if len(found) == len(groups[seed])}
+    first = next(iter(whole.values()), [])
+    items = [r.get("items", {}) for r in first]
+    unseen = int(items[0].get("unseen", 0)) if len(items) == 1 and metric.by_labels else 0
 
     def score(suffix: str) -> Score | None:
-        values = [r["metrics"].get(metric.name + suffix) for r in found]
-        numbers = [v * metric.scale for v in values if v is not None]
-        if not numbers:
-            return None
-        return Score(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None)
+        values = {seed: [r["metrics"].get(metric.name + suffix) for r in found] for seed, found in whole.items()}
+        there = {seed: found for seed, found in values.items() if None not in found}
+        return Score({s: round(fmean(v) * metric.scale, KEPT_DIGITS) for s, v in there.items()}) if there else None
 
     # A cell fails with its training as well as with its test.
     asked = [n for node in nodes if store.result(node) is None for n in (node.parent, node) if n is not None]
     errors = [e for e in map(store.failure, asked) if e is not None]
-    items = found[0].get("items", {}) if found else {}
-    unseen = int(items.get("unseen", 0)) if metric.by_labels else 0
+    total, frequent = (sum(int(i.get(name) or 0) for i in items) for name in ("all", "majority"))
     return Cell(
         score=score(""),
         seen=score("_seen") if unseen else None,
         unseen=score("_unseen") if unseen else None,
-        items=int(items.get("all", 0)),
+        items=total,
         items_unseen=unseen,
-        majority=100 * items["majority"] / items["all"] if items.get("majority") else None,
-        seeds=len(found),
-        wanted=len(nodes),
+        majority=round(100 * frequent / total, KEPT_DIGITS) if frequent else None,
+        wanted=len(groups),
         error=errors[-1] if errors else None,
+        cost=_cost(nodes),
     )
 
 
+def _cost(nodes: Sequence[Node]) -> Cost | None:
+    trainings = {n.name: n for node in nodes if (n := node.parent or node).kind == "train"}
+    found: list[Mapping[str, Any]] = [r["cost"] for r in map(store.result, trainings.values()) if r and "cost" in r]
+    if not found:
+        return None
+    parameters, seconds, memory = (fmean(c[name] for c in found) for name in ("parameters", "seconds", "memory"))
+    return Cost(round(parameters), round(seconds, 1), round(memory / 1e6))
+
+
 def mean_of(scores: Sequence[Score | None]) -> Score | None:
-    """The mean over columns; None while one is missing, because a mean over fewer columns is another number."""
-    present = [s.mean for s in scores if s is not None]
-    return Score(fmean(present)) if present and len(present) == len(scores) else None
+    """The mean over columns; None while one is missing, because a mean over fewer columns is another number.
+
+    Its values are by seed where all columns have the same seeds, so that its spread is that of the mean.
+    """
+    present = [s for s in scores if s is not None]
+    if not present or len(present) < len(scores):
+        return None
+    seeds = present[0].by_seed.keys()
+    if any(s.by_seed.keys() != seeds for s in present):
+        return Score({0: fmean(s.mean for s in present)})
+    return Score({seed: fmean(s.by_seed[seed] for s in present) for seed in seeds})
 
 
 def baseline_of(plan: Plan, line: Line) -> int | None:
@@ -93,12 +150,44 @@ def baseline_of(plan: Plan, line: Line) -> int | None:
 
 
 def difference(one: Score | None, other: Score | None) -> Score | None:
-    """The gain of ``one`` over ``other``, where both exist."""
-    return None if one is None or other is None else Score(one.mean - other.mean)
+    """The gain of ``one`` over ``other``, where both exist: seed by seed, or over the one value of an untrained row."""
+    if one is None or other is None:
+        return None
+    if len(other.by_seed) == 1:
+        (value,) = other.by_seed.values()
+        return Score({seed: mine - value for seed, mine in one.by_seed.items()})
+    shared = one.by_seed.keys() & other.by_seed.keys()
+    return Score({seed: one.by_seed[seed] - other.by_seed[seed] for seed in sorted(shared)}) if shared else None
 
 
-def paper_score(plan: Plan, line: Line, column: str) -> Score | None:
-    """The paper's value for a line at one of the paper's column names."""
+def gains(plan: Plan, cells: Mapping[Place, Cell], number: int, part: str = "score") -> list[Score | None]:
+    """A line's gain over its baseline line at each column; empty for a line without one.
+
+    Args:
+        plan: the table. cells: its cells. number: of the line.
+        part: what is compared: ``score``, ``seen`` or ``unseen``.
+    """
+    base = baseline_of(plan, plan.lines[number])
+    if base is None:
+        return []
+    places = range(len(plan.columns))
+    return [difference(getattr(cells[number, c], part), getattr(cells[base, c], part)) for c in places]
+
+
+def paper_scores(plan: Plan, line: Line) -> list[Score | None]:
+    """The paper's values for a line at each column, and its printed mean at last."""
     surrogate = line.surrogate.paper if line.surrogate else "none"
-    value = plan.spec.paper.get((line.row.paper, surrogate, line.backbone.paper, column))
-    return None if value is None else Score(value)
+    # The printed mean is that of all the paper's columns, so it stands beside a whole table only.
+    whole = len(plan.columns) == len(plan.spec.columns)
+    names = [*(c.paper for c in plan.columns), PAPER_MEAN if whole else ""]
+    values = [plan.spec.paper.get((line.row.paper, surrogate, line.backbone.paper, name)) for name in names]
+    return [None if value is None else Score({0: value}) for value in values]
+
+
+def paper_gains(plan: Plan, line: Line) -> list[Score | None]:
+    """The paper's gain of a line over its baseline line, as :func:`paper_scores`; empty without a baseline."""
+    base = baseline_of(plan, line)
+    if base is None:
+        return []
+    ours, theirs = paper_scores(plan, line), paper_scores(plan, plan.lines[base])
+    return [difference(a, b) for a, b in zip(ours, theirs, strict=True)]

@@ -7,6 +7,7 @@ share nodes: a folder says what a node is, not who asked.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -63,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """Nodes in the order of running, and the eval nodes (one a seed) behind each cell (line number, column number)."""
+    """Nodes in the order of running, and those behind each cell (line, column number): one a seed and dataset."""
 
     spec: TableSpec
     root: Path
@@ -79,18 +80,21 @@ class Plan:
 
 
 def table_lines(spec: TableSpec) -> tuple[Line, ...]:
-    """The printed rows: for each backbone those of every row of the spec, or the other way round (``order``)."""
-    pairs = [(row, backbone) for backbone in spec.backbones for row in spec.rows]
+    """The printed rows: for each backbone those of every row of the spec, or the other way round (``order``).
+
+    Neighbouring rows that test the same trainings in two ways stand beside each other at every surrogate.
+    """
+    alike = itertools.groupby(spec.rows, key=lambda row: (row.method, dict(row.overrides), row.train_on))
+    groups = [list(rows) for _, rows in alike]
+    pairs = [(group, backbone) for backbone in spec.backbones for group in groups]
     if spec.order == "rows":
-        pairs.sort(key=lambda pair: spec.rows.index(pair[0]))
-    lines = []
-    for row, backbone in pairs:
-        if row.eval_on and backbone.id not in row.eval_on:
-            continue
-        surrogates = [spec.backbone(s) for s in row.train_on]
-        if row.train_on and not row.eval_on:
-            surrogates = [s for s in surrogates if s == backbone]
-        lines += [Line(row, s, backbone) for s in (surrogates if row.train_on else [None])]
+        pairs.sort(key=lambda pair: groups.index(pair[0]))
+    lines: list[Line] = []
+    for group, backbone in pairs:
+        surrogates: list[Backbone | None] = [spec.backbone(s) for s in group[0].train_on] or [None]
+        for surrogate in surrogates:
+            tested = [r for r in group if (backbone.id in r.eval_on if r.eval_on else surrogate == backbone)]
+            lines += [Line(row, surrogate, backbone) for row in tested]
     return tuple(lines)
 
 
@@ -119,7 +123,9 @@ def make_plan(
     for c, column in enumerate(columns):
         for n, line in enumerate(lines):
             chosen = tuple(spec.seeds if seeds is None else seeds) if line.surrogate else (0,)
-            cells[n, c] = tuple(builder.measured(line, column, seed) for seed in chosen)
+            made = [builder.measured(line, column, *pair, seed) for seed in chosen for pair in builder.pairs(column)]
+            # What trains nothing has one node for a tested set, whatever it would have adapted to.
+            cells[n, c] = tuple({node.name: node for node in made}.values())
     return Plan(spec, runs / scale, lines, columns, tuple(builder.nodes.values()), cells)
 
 
@@ -148,26 +154,34 @@ class _Builder:
         self.spec, self.root, self.limit = spec, root, limit
         self.nodes: dict[str, Node] = {}
 
-    def measured(self, line: Line, column: Column, seed: int) -> Node:
+    def pairs(self, column: Column) -> list[tuple[Path, Path]]:
+        """Datasets that a column adapts to and tests on."""
+        many = LIMIT_COLUMNS if self.limit is not None else None
+        return [
+            (adapted, tested)
+            for adapted in column.datasets[:many]
+            for tested in (self.spec.datasets[:many] if column.test_on == "others" else [adapted])
+            if column.test_on == "same" or tested != adapted
+        ]
+
+    def measured(self, line: Line, column: Column, adapted: Path, tested: Path, seed: int) -> Node:
         """The node whose result holds the table's metric."""
         if self.spec.metric.of_validation and line.surrogate:
-            return self.training(line.row, line.surrogate, column, seed)
-        return self.evaluation(line, column, seed)
-
-    def evaluation(self, line: Line, column: Column, seed: int) -> Node:
-        parent = self.training(line.row, line.surrogate, column, seed) if line.surrogate else None
-        overrides = {**_overrides(line.row, column), **line.row.eval}
+            return self.training(line.row, line.surrogate, column, adapted, seed)
+        parent = self.training(line.row, line.surrogate, column, adapted, seed) if line.surrogate else None
+        overrides = {**_overrides(line.row, column), **column.eval, **line.row.eval}
         size = "data.val_size" if self.spec.metric.of_validation else "data.test_size"
         flags: dict[str, Any] = {} if self.limit is None else {size: LIMIT_ITEMS * self.limit}
-        where = parent.name if parent else f"{column.id}/none/{_method_name(line.row)}/seed{seed}"
+        where = parent.name if parent else f"{tested.stem}/none/{_method_name(line.row)}/seed{seed}"
         folder = "validate" if self.spec.metric.of_validation else "eval"
-        name = f"{where}/{folder}/{line.backbone.id}{_suffix(line.row.eval)}"
-        return self._node("eval", name, line.row, line.backbone, column, seed, {**overrides, **flags}, parent)
+        elsewhere = f"+{tested.stem}" if parent and tested != adapted else ""
+        name = f"{where}/{folder}/{line.backbone.id}{elsewhere}{_suffix({**column.eval, **line.row.eval})}"
+        return self._node("eval", name, line.row, line.backbone, tested, seed, {**overrides, **flags}, parent)
 
-    def training(self, row: Row, surrogate: Backbone, column: Column, seed: int) -> Node:
+    def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Path, seed: int) -> Node:
         flags: dict[str, Any] = {} if self.limit is None else LIMIT_TRAINING
-        name = f"{column.id}/{surrogate.id}/{_method_name(row)}/seed{seed}"
-        return self._node("train", name, row, surrogate, column, seed, {**_overrides(row, column), **flags}, None)
+        name = f"{adapted.stem}/{surrogate.id}/{_method_name(row)}/seed{seed}"
+        return self._node("train", name, row, surrogate, adapted, seed, {**_overrides(row, column), **flags}, None)
 
     def _node(
         self,
@@ -175,21 +189,21 @@ class _Builder:
         name: str,
         row: Row,
         model: Backbone,
-        column: Column,
+        dataset: Path,
         seed: int,
         overrides: dict[str, Any],
         parent: Node | None,
     ) -> Node:
-        files = (*self.spec.base, row.method, model.config, column.dataset)
+        files = (*self.spec.base, row.method, model.config, dataset)
         flags = {**overrides, "seed_everything": seed}
         facts = {
             "kind": kind,
             "method": row.method.stem,
-            "dataset": column.id,
+            "dataset": dataset.stem,
             "surrogate": parent.facts["backbone"] if parent else None,
             "backbone": model.id,
             "seed": seed,
-            "code": code_version(row.method.stem, column.dataset.stem, ROOT),
+            "code": code_version(row.method.stem, dataset.stem, ROOT),
             "weights": weights_version(model.weights),
             "config": digest(resolve(map(_fragment, files), flags)),
         }

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 WORKER = (sys.executable, "-m", "craft_lightning.worker")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -19,7 +19,35 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALL
 Event = tuple["Worker", dict[str, Any]]
 
 
-class Worker:
+class Worker(Protocol):
+    """What computes one node after the other, wherever it runs.
+
+    Its events arrive in the queue it was started with as (worker, mapping); the last one is ``{"event": "exit"}``.
+
+    Attributes:
+        ready: it has started well.
+    """
+
+    ready: bool
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Hand over one node."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+    def how_it_ended(self) -> str:
+        """The end in words."""
+
+    def last_words(self) -> str:
+        """The last line that it said outside of any node."""
+
+
+Launcher = Callable[[Sequence[str], queue.Queue[Event]], Worker]
+"""Starts a worker, given the command of a worker process and the queue for its events."""
+
+
+class LocalWorker:
     """One process. Its events arrive in ``events`` as (worker, mapping); the last one is ``{"event": "exit"}``.
 
     The process has its own session, so that Ctrl-C reaches the runner alone, and it ends by itself when its standard

@@ -5,79 +5,18 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import IO, Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
 from craft_lightning.tables.plan import Node, Plan
-from craft_lightning.tables.pool import WORKER, Event, Worker, last_line
+from craft_lightning.tables.pool import WORKER, Event, Launcher, LocalWorker, Worker, last_line
+from craft_lightning.tables.progress import Progress, Running
 
 POLL_SECONDS = 0.2
 FAILURES_IN_A_ROW = 3
-
-
-@dataclass
-class Running:
-    """A node at work: its worker, its lock, when it was handed over and the last step it told."""
-
-    node: Node
-    lock: IO[str]
-    since: float
-    step: int | None = None
-    steps: int | None = None
-    loss: float | None = None
-
-
-@dataclass
-class Progress:
-    """What the live view shows.
-
-    Attributes:
-        total: nodes of the plan. already: how many were done before.
-        done: seconds by name of node, those of earlier runs included. failed: last error line by name of node.
-        waiting: nodes to come. elsewhere: names of nodes that another runner computes.
-    """
-
-    total: int
-    jobs: int
-    already: int = 0
-    done: dict[str, float] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    waiting: list[Node] = field(default_factory=list)
-    running: list[Running] = field(default_factory=list)
-    elsewhere: set[str] = field(default_factory=set)
-    _seconds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
-
-    def note(self, node: Node, seconds: float) -> None:
-        """A node is done."""
-        self.done[node.name] = seconds
-        for group in _groups(node):
-            self._seconds.setdefault(group, []).append(seconds)
-
-    def expected(self, node: Node) -> float | None:
-        """Mean seconds of the finished nodes most like this one; None before there is one of its kind."""
-        for group in _groups(node):
-            if known := self._seconds.get(group):
-                return sum(known) / len(known)
-        return None
-
-    def seconds_left(self) -> float | None:
-        """Estimate of the time to the end; None while a kind of node that is to come has never finished."""
-        total = 0.0
-        now = time.monotonic()
-        for node, spent in [(n, 0.0) for n in self.waiting] + [(r.node, now - r.since) for r in self.running]:
-            expected = self.expected(node)
-            if expected is None:
-                return None
-            total += max(expected - spent, 0.0)
-        return total / max(1, min(self.jobs, len(self.waiting) + len(self.running)))
-
-
-def _groups(node: Node) -> list[tuple[str, ...]]:
-    return [(node.kind, str(node.facts["method"]), str(node.facts["backbone"])), (node.kind,)]
 
 
 class View:
@@ -97,7 +36,12 @@ class View:
 
 
 def run_plan(
-    plan: Plan, jobs: int, view: View | None = None, keep_going: bool = False, worker: Sequence[str] = WORKER
+    plan: Plan,
+    jobs: int,
+    view: View | None = None,
+    keep_going: bool = False,
+    worker: Sequence[str] = WORKER,
+    launcher: Launcher = LocalWorker,
 ) -> Progress:
     """Compute every node that has no result of the same key.
 
@@ -110,17 +54,20 @@ def run_plan(
         view: what shows the progress.
         keep_going: never stop early.
         worker: the command of a worker process.
+        launcher: starts a worker: here, or as jobs of a cluster (:mod:`.cluster`).
 
     Raises:
         CraftError: if the workers cannot start, or the weights of a backbone are missing.
         KeyboardInterrupt: on Ctrl-C, after every worker has been killed.
     """
-    return _Runner(plan, jobs, view or View(), keep_going, worker).run()
+    return _Runner(plan, jobs, view or View(), keep_going, lambda events: launcher(worker, events)).run()
 
 
 class _Runner:
-    def __init__(self, plan: Plan, jobs: int, view: View, keep_going: bool, worker: Sequence[str]) -> None:
-        self.plan, self.view, self.keep_going, self.command = plan, view, keep_going, worker
+    def __init__(
+        self, plan: Plan, jobs: int, view: View, keep_going: bool, start: Callable[[queue.Queue[Event]], Worker]
+    ) -> None:
+        self.plan, self.view, self.keep_going, self.start = plan, view, keep_going, start
         self.events: queue.Queue[Event] = queue.Queue()
         self.progress = Progress(total=len(plan.nodes), jobs=jobs)
         self.idle: list[Worker] = []
@@ -174,7 +121,7 @@ class _Runner:
                 return
             node, lock = picked
             resuming = store.prepare(node)
-            process = self.idle.pop() if self.idle else Worker(self.command, self.events)
+            process = self.idle.pop() if self.idle else self.start(self.events)
             self.busy[process] = Running(node, lock, time.monotonic())
             self.progress.running = list(self.busy.values())
             process.send(message(node, resuming))

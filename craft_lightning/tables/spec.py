@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.errors import CraftError, nearest
+from craft_lightning.tables.claims import Claim, read_claims
+from craft_lightning.tables.paper import PaperKey, read_paper
 from craft_lightning.tables.reader import Reader, check_known, read_mapping
 
 TABLES = Path("experiments/tables")
 SOURCES = ("encoder", "checkpoint")
 ORDERS = ("backbones", "rows")
+TEST_ON = ("same", "others")
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,22 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Column:
-    """A dataset. ``overrides`` maps a row's id (or ``all``) to the settings this dataset needs there."""
+    """What a method adapts to, and what it is tested on afterwards.
+
+    Attributes:
+        datasets: config fragments of the sets to adapt to, each on its own; the column shows the mean over them.
+        test_on: ``same`` set as adapted to, or each of the ``others`` of the table.
+        eval: settings for testing only, for example another look.
+        paper: the column's name in the paper's table, empty if it has none.
+        overrides: maps a row's id (or ``all``) to the settings that are needed there.
+    """
 
     id: str
     label: str
-    dataset: Path
-    paper: str
+    datasets: tuple[Path, ...]
+    paper: str = ""
+    test_on: str = "same"
+    eval: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -88,10 +100,6 @@ class Metric:
         return not self.name.endswith("seen")
 
 
-PaperKey = tuple[str, str, str, str]
-"""(method, surrogate or "none", backbone, column), in the paper's own words."""
-
-
 @dataclass(frozen=True)
 class TableSpec:
     """A whole table.
@@ -116,6 +124,17 @@ class TableSpec:
     metric: Metric
     paper_source: str
     paper: Mapping[PaperKey, float]
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def datasets(self) -> tuple[Path, ...]:
+        """Every set that some column names."""
+        return tuple(dict.fromkeys(d for column in self.columns for d in column.datasets))
+
+    @property
+    def averaged(self) -> bool:
+        """Whether a mean over the columns says something: all of them test in the same way."""
+        return len({(c.test_on, tuple(c.eval.items())) for c in self.columns}) == 1
 
     def backbone(self, name: str) -> Backbone:
         """The backbone with this id."""
@@ -161,7 +180,8 @@ def load_spec(path: Path, scale: str | None = None) -> TableSpec:
     _check_unique(top, "rows", [r.id for r in rows])
     columns = _columns(top, [r.id for r in rows])
     _check_unique(top, "columns", [c.id for c in columns])
-    source, values = _paper(top, backbones, rows, columns)
+    parts: dict[str, Any] = {"backbones": backbones, "rows": rows, "columns": columns}
+    source, values = read_paper(top, {kind: [(p.id, p.paper) for p in part] for kind, part in parts.items()})
     spec = TableSpec(
         name=str(top.take("name", str, path.stem)),
         title=str(top.take("title", str, "")),
@@ -178,9 +198,12 @@ def load_spec(path: Path, scale: str | None = None) -> TableSpec:
         metric=_metric(top),
         paper_source=source,
         paper=values,
+        claims=read_claims(top, [r.id for r in rows], [b.id for b in backbones]),
     )
     if spec.baseline:
         check_known(top, "baseline", spec.baseline, [r.id for r in rows])
+    if spec.claims and any(len(c.datasets) > 1 or c.test_on != "same" for c in columns):
+        top.fail("are decided item by item, so every column needs one dataset", "claims")
     for seed in spec.seeds:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             top.fail(f"must be whole numbers from 0, got {seed!r}", "seeds")
@@ -275,8 +298,18 @@ def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:
             check_known(item, "overrides", str(row), ["all", *rows])
             if not isinstance(settings, dict):
                 item.fail(f"must be a mapping of settings, got {settings!r}", f"overrides.{row}")
-        label, paper = item.take("label", str, name), item.take("paper", str, "")
-        found.append(Column(name, label, item.file("dataset"), paper, overrides))
+        several = "datasets" in item.value
+        column = Column(
+            id=name,
+            label=item.take("label", str, name),
+            datasets=item.files("datasets") if several else (item.file("dataset"),),
+            paper=item.take("paper", str, ""),
+            test_on=item.take("test_on", str, "same"),
+            eval=item.take("eval", dict, {}),
+            overrides=overrides,
+        )
+        check_known(item, "test_on", column.test_on, TEST_ON)
+        found.append(column)
         item.done()
     return tuple(found)
 
@@ -292,49 +325,3 @@ def _metric(top: Reader) -> Metric:
     )
     item.done()
     return metric
-
-
-def _paper(
-    top: Reader, backbones: tuple[Backbone, ...], rows: tuple[Row, ...], columns: tuple[Column, ...]
-) -> tuple[str, dict[PaperKey, float]]:
-    if "paper" not in top.value:
-        top.known.append("paper")
-        return "", {}
-    item = Reader(top.take("paper", dict, {}), "paper", top.folder, top.errors)
-    source = str(item.take("source", str) or "")
-    values: dict[PaperKey, float] = {}
-    headers: list[str] = []
-    for path in item.files("values"):
-        if path.is_file():
-            headers += _read_paper(item, path, values)
-    item.done()
-    for column in columns:
-        if column.paper:
-            check_known(item, f"columns[{column.id}]", column.paper, dict.fromkeys(headers))
-    for row in rows:
-        if row.paper:
-            check_known(item, f"rows[{row.id}]", row.paper, dict.fromkeys(k[0] for k in values))
-    for backbone in backbones:
-        if backbone.paper:
-            check_known(item, f"backbones[{backbone.id}]", backbone.paper, dict.fromkeys(k[2] for k in values))
-    return source, values
-
-
-def _read_paper(item: Reader, path: Path, values: dict[PaperKey, float]) -> list[str]:
-    """Add one transcribed table to ``values``; the names of its number columns are returned."""
-    names = ("method", "train_surrogate", "inference_backbone")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        headers = list(reader.fieldnames or [])
-        if not set(names) <= set(headers):
-            item.fail(f"{path.name} needs the columns {', '.join(names)}", "values")
-            return []
-        columns = [c for c in headers if c not in {*names, "vision_token"}]
-        for line in reader:
-            method, surrogate, backbone = (line[name] for name in names)
-            for column in columns:
-                try:
-                    values[method, surrogate, backbone, column] = float(line[column])
-                except (TypeError, ValueError):
-                    item.fail(f"{path.name}, line {reader.line_num}: {column} is no number: {line[column]!r}", "values")
-    return columns

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from craft_lightning.errors import CraftError
+
 if TYPE_CHECKING:
     from craft_lightning.tables.plan import Plan
 
 INTERRUPTED = 130
-PRINTED_WIDTH = 150
+JOBS_FOLDER = ".jobs"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,8 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
     run.add_argument("--dry-run", action="store_true", help="print what would be computed")
     run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
+    run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the nodes are computed")
+    run.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=120")
     verbs.add_parser("status", parents=[shared, only], allow_abbrev=False, help="count done, stale, failed and missing")
-    verbs.add_parser("render", parents=[shared], allow_abbrev=False, help="print the table and save it")
+    render = verbs.add_parser("render", parents=[shared], allow_abbrev=False, help="print the table and save it")
+    render.add_argument("--from", dest="stored", type=Path, metavar="CSV", help="a stored table in place of the runs")
+    render.add_argument("--format", choices=["markdown", "readme", "latex", "csv"], help="print this, and save nothing")
+    render.add_argument(
+        "--publish",
+        action="store_true",
+        help="store the results beside the table (not with --from), write docs page and README",
+    )
     return parser
 
 
@@ -66,16 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from craft_lightning.tables.spec import find_table, load_spec
 
     spec = load_spec(find_table(args.table, args.scale), args.scale)
+    if args.verb == "render" and args.stored:
+        from craft_lightning.tables.results import stored_seeds
+
+        args.seeds = stored_seeds(args.stored)
     whole = make_plan(spec, args.runs, args.seeds, args.limit)
     if args.verb == "render":
-        return _render(whole)
+        return _render(whole, args)
     plan = select(whole, args.only)
     if args.verb == "plan" or (args.verb == "run" and args.dry_run):
         return _plan(plan, missing_only=args.verb == "run")
     if args.verb == "status":
         return _status(plan)
     code = _run(plan, args)
-    return code if code == INTERRUPTED else max(code, _render(whole))
+    return code if code == INTERRUPTED else max(code, _render(whole, args))
 
 
 def _plan(plan: Plan, missing_only: bool) -> int:
@@ -107,12 +122,20 @@ def _status(plan: Plan) -> int:
 def _run(plan: Plan, args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from craft_lightning.tables.pool import Launcher, LocalWorker
     from craft_lightning.tables.run import default_jobs, run_plan
     from craft_lightning.tables.view import make_view, summary
 
     console = Console()
+    launcher: Launcher = LocalWorker
+    jobs = default_jobs(plan.nodes, args.jobs)
+    if args.launcher == "slurm":
+        from craft_lightning.tables.cluster import cluster_launcher
+
+        launcher = cluster_launcher(plan.root / JOBS_FOLDER, "slurm", args.slurm)
+        jobs = args.jobs or max(1, len(plan.nodes))  # the queue decides how many run at a time
     try:
-        progress = run_plan(plan, default_jobs(plan.nodes, args.jobs), make_view(console), args.keep_going)
+        progress = run_plan(plan, jobs, make_view(console), args.keep_going, launcher=launcher)
     except KeyboardInterrupt:
         print("stopped; the same command continues where it was", file=sys.stderr)
         return INTERRUPTED
@@ -120,13 +143,27 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
     return 1 if progress.failed else 0
 
 
-def _render(plan: Plan) -> int:
+def _render(plan: Plan, args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from craft_lightning.tables.render import build_report, print_report, save
+    from craft_lightning.tables import render
+    from craft_lightning.tables.report import build_report
+    from craft_lightning.tables.results import gather, read
 
-    # Numbers are never cut: a pipe or a narrow terminal gets whole lines.
-    print_report(build_report(plan), Console(width=max(Console().width, PRINTED_WIDTH)))
-    for path in save(plan):
+    given = vars(args)
+    stored, wanted = given.get("stored"), given.get("format")
+    if given.get("publish"):
+        if wanted or args.limit:
+            raise CraftError("--publish stores the results of whole runs: no --format or --limit with it")
+        for path in render.publish(plan, stored):
+            print(f"written: {path}")
+        return 0
+    results = read(plan, stored) if stored else gather(plan)
+    if wanted:
+        print(render.FORMATS[wanted](plan, results), end="")
+        return 0
+    report = build_report(plan, results)
+    render.print_report(report, Console(width=max(Console().width, render.printed_width(report))))
+    for path in [] if stored else render.save(plan, results):
         print(f"written: {path}")
     return 0

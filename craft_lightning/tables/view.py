@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from craft_lightning.tables.plan import Node
-from craft_lightning.tables.run import Progress, View
+from craft_lightning.tables.progress import Progress
+from craft_lightning.tables.run import View
 
 LIVE_INTERVAL = 0.5
 
@@ -98,7 +99,7 @@ def _running(progress: Progress) -> Table:
     for running in progress.running:
         step = "" if running.step is None else f"{running.step}/{running.steps or '?'}"
         loss = "" if running.loss is None else f"{running.loss:.3f}"
-        spent = duration(time.monotonic() - running.since)
+        spent = duration(running.spent())
         table.add_row(f"{running.node.kind} {running.node.name}", step, loss, spent)
     return table
 

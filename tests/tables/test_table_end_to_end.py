@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
 
+from callbacks.learning_curves import LearningCurves
 from craft_lightning import cli, worker
 from craft_lightning.methods.base import load_method
 from craft_lightning.methods.zero_shot import ZeroShot
@@ -35,6 +37,8 @@ FACTS = {"method", "settings", "encoder", "seed", "metrics", "rows", "steps", "t
 FACTS |= {"device", "seconds", "peak_memory", "data", "config_hash", "versions", "git"}
 """What ``result.json`` says beside what ``node.json`` says of a node."""
 
+TERMS = ("sal", "commitment", "contrastive")
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -47,12 +51,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny(root / "qwen", llm="qwen2", width=32, tower="../vila/vision_tower")
     (root / "twin").mkdir()
     write_tiny(root / "twin", tower="../vila/vision_tower", continuous=True)
-    spec = yaml.safe_load((experiments / "tables/table1.yaml").read_text())
-    for backbone, name in zip(spec["backbones"], ("vila", "twin", "qwen"), strict=True):
-        backbone["weights"] = [f"../../{name}"]
+    tiny = {"pocket-vila-u": "vila", "pocket-vila": "twin", "pocket-qwen2-xs": "qwen"}
+    for backbone, name in tiny.items():
         fragment = {"model": {"init_args": {"backbone": {"name": str(root / name)}}}}
-        (experiments / f"backbones/{backbone['id']}.yaml").write_text(yaml.safe_dump(fragment))
-    (experiments / "tables/table1.yaml").write_text(yaml.safe_dump(spec))
+        (experiments / f"backbones/{backbone}.yaml").write_text(yaml.safe_dump(fragment))
+    for table in ("table1", "baselines"):
+        spec = yaml.safe_load((experiments / f"tables/{table}.yaml").read_text())
+        for entry in spec["backbones"]:
+            entry["weights"] = [f"../../{tiny[entry['id']]}"]
+        (experiments / f"tables/{table}.yaml").write_text(yaml.safe_dump(spec))
     return root
 
 
@@ -71,7 +78,7 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
     assert "missing" not in text
     assert "Test items: IconQA 8, OCR-VQA 8." in text
     root = house / "runs/pocket-limit1"
-    assert (root / "tables/table1.md").read_text().count("CRAFT, trained with pocket-qwen2-xs") == 2
+    assert (root / "tables/table1.md").read_text().count("CRAFT, trained with pocket-qwen2-xs") == 3
     evaluations = sorted(root.glob("*/*/*/seed0/eval/*"))
     assert len(evaluations) == 4
     for folder in evaluations:
@@ -91,39 +98,59 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
         assert 0 < whole["seconds"] <= node["seconds"]
         assert whole["peak_memory"] > 0
         assert node["metrics"].items() <= whole["metrics"].items()
+        made = {"date", "machine", "commit", "changed"} if whole["git"] else {"date", "machine"}
+        assert set(node["made"]) == made
+    for folder in trainings:
+        cost = json.loads((folder / "node.json").read_text())["cost"]
+        assert cost["parameters"] == json.loads((folder / "result.json").read_text())["trained"]["count"]
+        assert 0 < cost["seconds"] < json.loads((folder / "node.json").read_text())["seconds"]
+        assert cost["memory"] > 1e8
+        lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3]
+        assert all(
+            line["train/loss"] == pytest.approx(sum(line[f"train/{t}"] for t in TERMS), abs=1e-4) for line in lines
+        )
+    for folder in evaluations:
+        pictures = sorted(p.name for p in (folder / "examples").glob("*"))
+        assert pictures == ([] if "craft" in folder.parts else [f"{n:05}.png" for n in range(8)])
+    assert root.joinpath("tables/table1.html").read_text().count("data:image/png;base64,") == 2 * 8
     marks = {path: path.stat().st_mtime_ns for path in root.rglob("node.json")}
     assert "6 of 6 nodes were already done" in run_table(house)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("node.json")} == marks
 
 
 class _Stop(Callback):
-    """Ends a training as abruptly as Python can, after the second of four epochs of one step."""
+    """Ends a training as abruptly as Python can, in its fourth step."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 3:
             raise KeyboardInterrupt
 
 
-def _short_plan(house: Path, runs: str) -> Plan:
+def _short_plan(house: Path, runs: str, train_size: int = 24, table: str = "table1") -> Plan:
     base = house / "experiments/base.yaml"
     settings = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())
     settings["trainer"] |= {"max_steps": 5, "val_check_interval": 1}
-    settings["data"] |= {"train_size": 24, "val_size": 8, "test_size": 8}
+    settings["data"] |= {"train_size": train_size, "val_size": 8, "test_size": 8}
+    settings["checkpoint"] = {"every_n_train_steps": 2}
     base.write_text(yaml.safe_dump(settings))
     from craft_lightning.tables import plan
 
     plan._fragment.cache_clear()
-    return make_plan(load_spec(house / "experiments/tables/table1.yaml"), house / runs)
+    return make_plan(load_spec(house / f"experiments/tables/{table}.yaml"), house / runs)
 
 
 def _train_node(plan: Plan) -> Node:
     return next(n for n in plan.nodes if n.name == "eurosat/pocket-qwen2-xs/craft/seed0")
 
 
+@pytest.mark.parametrize(("train_size", "kept"), [(24, 3), (96, 2)], ids=["epochs", "in the middle of one"])
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
-    house: Path, monkeypatch: pytest.MonkeyPatch
+    train_size: int, kept: int, house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, cut = _train_node(_short_plan(house, "whole")), _train_node(_short_plan(house, "cut"))
+    """It loses the steps since its last checkpoint, at the end of an epoch or every so many steps, and no more."""
+    plans = [_short_plan(house, f"{name}{train_size}", train_size) for name in ("whole", "cut")]
+    whole, cut = map(_train_node, plans)
     assert whole.key == cut.key
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
     events: list[Any] = []
@@ -133,9 +160,10 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
 
     assert not store.prepare(cut)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        cli.build_cli(cut.arguments, callbacks=[_Stop()])
+        cli.build_cli(cut.arguments, callbacks=[LearningCurves(), _Stop()])
     assert store.state(cut) == "missing"
     assert store.prepare(cut), "a checkpoint is there"
+    assert torch.load(cut.folder / store.CHECKPOINT, weights_only=True, map_location="cpu")["global_step"] == kept
     worker.attempt(message(cut, resuming=True), events.append)
     assert events[-1]["event"] == "done", events
 
@@ -144,6 +172,8 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
     assert other is not None
     assert other["steps"] == one["steps"] == 5
     assert other["metrics"] == pytest.approx(one["metrics"], abs=0)
+    curves = [[json.loads(x) for x in (n.folder / "curves.jsonl").read_text().splitlines()] for n in (whole, cut)]
+    assert curves[0] == curves[1], "every step once, as if nothing had happened"
     first, second = (load_file(n.folder / "encoder/encoder.safetensors") for n in (whole, cut))
     assert all((first[name] == second[name]).all() for name in first)
 
@@ -151,7 +181,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
 @pytest.mark.parametrize("method", ["projector_ft", "llm_lora", "vision_ft-lambda_contrastivenull"])
 def test_what_a_baseline_trained_is_what_is_tested(house: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
-    plan = _short_plan(house, "baselines")
+    plan = _short_plan(house, "baselines", table="baselines")
     name = f"kvasir/pocket-vila/{method}/seed0"
     train, test = (next(n for n in plan.nodes if n.name == name + end) for end in ("", "/eval/pocket-vila"))
     events: list[Any] = []

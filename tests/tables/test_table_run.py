@@ -16,7 +16,8 @@ import table_kit
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
 from craft_lightning.tables.plan import Plan, make_plan
-from craft_lightning.tables.run import Progress, run_plan
+from craft_lightning.tables.progress import Progress
+from craft_lightning.tables.run import run_plan
 from craft_lightning.tables.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,14 +200,3 @@ def test_ctrl_c_stops_at_once(house: Path) -> None:
     process.wait(timeout=10)
     assert time.monotonic() - began < 5, "the nodes take a minute"
     wait_until_gone(workers)
-
-
-def test_time_left_is_told_by_kind(house: Path) -> None:
-    plan = toy_plan(house)
-    progress = Progress(total=NODES, jobs=2, waiting=list(plan.nodes[2:]))
-    assert progress.seconds_left() is None
-    progress.note(plan.nodes[0], 2.0)
-    assert progress.seconds_left() is None, "no training has finished yet"
-    progress.note(next(n for n in plan.nodes if n.kind == "train"), 10.0)
-    kinds = Counter(n.kind for n in plan.nodes[2:])
-    assert progress.seconds_left() == pytest.approx((kinds["train"] * 10 + kinds["eval"] * 2) / 2)

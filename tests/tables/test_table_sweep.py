@@ -11,7 +11,8 @@ import table_kit
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
 from craft_lightning.tables.plan import Plan, make_plan
-from craft_lightning.tables.render import build_report, to_csv
+from craft_lightning.tables.report import build_report
+from craft_lightning.tables.results import gather, to_csv
 from craft_lightning.tables.spec import load_spec
 
 LR = "model.init_args.optim.lr"
@@ -81,10 +82,10 @@ def test_validation_shows_the_trainings_and_tests_nothing(tmp_path: Path) -> Non
 def test_the_best_setting_is_named(values: tuple[float, ...], expected: str, tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
     fill(plan, {"zero_shot": 0.4} | {f"lr{rate}/": value for rate, value in zip(RATES, values, strict=True)})
-    remarks = build_report(plan).remarks
+    remarks = build_report(plan, gather(plan)).remarks
     assert expected in remarks
     assert "Validation items: d0 10, d1 10." in remarks
-    assert "craft-lr0.001,big,big,d0," in to_csv(plan)
+    assert "craft-lr0.001,big,big,d0," in to_csv(plan, gather(plan))
 
 
 def test_an_unfinished_setting_is_never_the_best(tmp_path: Path) -> None:
@@ -92,23 +93,25 @@ def test_an_unfinished_setting_is_never_the_best(tmp_path: Path) -> None:
     fill(plan, {"zero_shot": 0.4, "lr0.0001/": 0.5, "lr0.001/": 0.6, "lr0.01/": 0.9})
     gone = next(n for n in plan.nodes if "lr0.01/" in n.name)
     (gone.folder / store.RESULT).unlink()
-    assert any(remark.startswith("Best: CRAFT, lr 0.001,") for remark in build_report(plan).remarks)
+    assert any(remark.startswith("Best: CRAFT, lr 0.001,") for remark in build_report(plan, gather(plan)).remarks)
 
 
 def test_the_sweep_is_that_of_the_protocol() -> None:
     spec = load_spec(ROOT / "experiments/tables/sweep.yaml")
-    table1 = load_spec(ROOT / "experiments/tables/table1.yaml")
+    tables = [load_spec(ROOT / f"experiments/tables/{name}.yaml") for name in ("table1", "baselines")]
     rates: dict[str, list[float]] = {}
     for row in spec.rows:
         if row.swept and LR in row.overrides:
             rates.setdefault(row.swept, []).append(row.overrides[LR])
-    assert set(rates) == {row.id for row in table1.rows if row.train_on}, "every trained method, and no other"
+    assert set(rates) == {row.id for table in tables for row in table.rows if row.train_on}, (
+        "every trained method, and no other"
+    )
     assert all(tried == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3] for tried in rates.values())
     others = [row for row in spec.rows if row.swept and LR not in row.overrides]
     assert {row.method.stem for row in others} == {"ldifs"}, "one method has a weight that is its own to choose"
     weight = "model.init_args.lambda_ldifs"
     assert [row.overrides[weight] for row in others] == [0.1, 1.0, 10.0, 100.0]
     assert {row.overrides[weight] for row in spec.rows if row.swept == "ldifs"} == {10.0}, "the rate is chosen first"
-    assert not {*range(3), *table1.seeds} & set(spec.seeds)
+    assert not {*range(3), *(seed for table in tables for seed in table.seeds)} & set(spec.seeds)
     assert spec.metric.name == "val/accuracy_seen"
     assert len(spec.columns) == 2

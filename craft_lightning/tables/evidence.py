@@ -1,0 +1,148 @@
+"""The stored predictions of a plan as paired differences, and the verdicts on its claims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from craft_lightning.errors import CraftError
+from craft_lightning.tables import store
+from craft_lightning.tables.cells import baseline_of
+from craft_lightning.tables.claims import NO_ANSWER, UNDECIDED, Claim, Lines, Verdict, decide, interval
+from craft_lightning.tables.plan import Node, Plan
+
+PREDICTIONS = "predictions.jsonl"
+
+Outcomes = NDArray[np.float64]
+
+
+def judge(plan: Plan) -> tuple[Verdict, ...]:
+    """A verdict on each claim of the table."""
+    read = _Predictions()
+    return tuple(_judge(plan, claim, read) for claim in plan.spec.claims)
+
+
+class _Predictions:
+    """Reads each node's replies once; checks that all nodes of a column were asked the same items."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, dict[str, tuple[str | None, bool]]] = {}
+
+    def of(self, node: Node) -> dict[str, tuple[str | None, bool]]:
+        """Item hash and correctness by key."""
+        if node.name not in self.known:
+            self.known[node.name] = read_predictions(node.folder / PREDICTIONS)
+        return self.known[node.name]
+
+    def correct(self, node: Node, reference: Node) -> Outcomes:
+        """1 for each right reply, in the order of the reference's items.
+
+        Raises:
+            CraftError: the two were asked different items.
+        """
+        mine, theirs = self.of(node), self.of(reference)
+        odd = next((key for key in (theirs | mine) if mine.get(key, (0,))[0] != theirs.get(key, (0,))[0]), None)
+        if odd is not None:
+            raise CraftError(f"item {odd} was asked differently in {node.name} and in {reference.name}")
+        return np.array([mine[key][1] for key in theirs], dtype=float)
+
+
+def read_predictions(path: Path) -> dict[str, tuple[str | None, bool]]:
+    """Item hash and correctness by key, in the order of the file.
+
+    Raises:
+        CraftError: the file is not there or not whole.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {row["key"]: (row["item"], bool(row["correct"])) for row in rows}
+    except (OSError, ValueError, KeyError) as error:
+        raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _numbers(plan: Plan, wanted: Lines | None) -> list[int]:
+    """The printed lines that are meant."""
+    return [
+        number
+        for number, line in enumerate(plan.lines)
+        if wanted is not None
+        and line.row.id == wanted.row
+        and wanted.backbone in ("", line.backbone.id)
+        and wanted.surrogate in ("", line.surrogate.id if line.surrogate else "")
+    ]
+
+
+def _judge(plan: Plan, claim: Claim, read: _Predictions) -> Verdict:
+    def unknown(word: str, detail: str) -> Verdict:
+        return Verdict(claim.id, claim.text, word, None, None, None, detail)
+
+    sides = [_numbers(plan, claim.gain), _numbers(plan, claim.above)]
+    if not sides[0] or (claim.above is not None and not sides[1]):
+        return unknown(NO_ANSWER, "its lines are not part of this cut of the table")
+    lines = [*sides[0], *sides[1]]
+    bases = {number: base for number in lines if (base := baseline_of(plan, plan.lines[number])) is not None}
+    if len(bases) < len(lines):
+        return unknown(NO_ANSWER, "one of its lines has no baseline row on its backbone")
+    places = [(number, c) for number in {*lines, *bases.values()} for c in range(len(plan.columns))]
+    missing = sum(not any(map(store.result, plan.cells[place])) for place in places)
+    seeds = _whole_seeds(plan, lines)
+    if missing or not seeds:
+        return unknown(NO_ANSWER, f"{missing or len(places)} of {len(places)} cells are missing")
+    try:
+        columns = range(len(plan.columns))
+        compared = [{number: bases[number] for number in side} for side in sides if side]
+        gains = [[_gain(plan, side, c, bases[lines[0]], seeds, read) for c in columns] for side in compared]
+    except CraftError as error:
+        return unknown(NO_ANSWER, str(error))
+    strata = [one - other for one, other in zip(*gains, strict=True)] if len(gains) > 1 else gains[0]
+    scale = plan.spec.metric.scale
+    estimate, low, high = (round(value * scale, 4) for value in interval(strata))
+    word = decide(low, high, len(seeds))
+    return Verdict(claim.id, claim.text, word, estimate, low, high, _detail(plan, claim, gains, len(seeds), word))
+
+
+def _whole_seeds(plan: Plan, lines: Sequence[int]) -> list[int]:
+    """Seeds that every one of the lines has at every column."""
+    cells = [plan.cells[number, c] for number in lines for c in range(len(plan.columns))]
+    finished = [{int(n.facts["seed"]) for n in nodes if store.result(n) is not None} for nodes in cells]
+    return sorted(set.intersection(*finished))
+
+
+def _gain(
+    plan: Plan, bases: Mapping[int, int], column: int, reference: int, seeds: Sequence[int], read: _Predictions
+) -> Outcomes:
+    """Mean gain of some lines over their own baselines, item by item: ``[seeds, items]``.
+
+    Args:
+        bases: line to baseline line. column: of the table. reference: line whose items all others must match.
+        plan, seeds, read: the table, the runs to use and the replies.
+
+    Raises:
+        CraftError: two nodes were asked different items.
+    """
+    asked = plan.cells[reference, column][0]
+    total: list[Outcomes] = []
+    for number, base in bases.items():
+        before = read.correct(plan.cells[base, column][0], asked)
+        nodes = {int(n.facts["seed"]): n for n in plan.cells[number, column]}
+        total.append(np.stack([read.correct(nodes[seed], asked) - before for seed in seeds]))
+    mean: Outcomes = np.mean(total, axis=0)
+    return mean
+
+
+def _detail(plan: Plan, claim: Claim, gains: Sequence[Sequence[Outcomes]], seeds: int, word: str) -> str:
+    """Columns on either side of 0, and why nothing is decided."""
+    columns = len(plan.columns)
+    names = [claim.gain.row, claim.above.row if claim.above else ""]
+    labels = {row.id: row.label for row in plan.spec.rows}
+    parts = []
+    for name, side in zip(names, gains, strict=False):
+        below = sum(bool(outcomes.mean() < 0) for outcomes in side)
+        parts.append(f"{labels[name]} is below its own {labels[plan.spec.baseline]} row on {below} of {columns} sets")
+    if word == UNDECIDED:
+        parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+    return "; ".join(parts)

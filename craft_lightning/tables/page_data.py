@@ -1,0 +1,150 @@
+"""What the HTML report's panel shows of a cell, read from the run folders: curves, replies, questions, pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from craft_lightning.tables import store
+from craft_lightning.tables.cells import Cell, Score, baseline_of, by_seed, difference, paper_scores
+from craft_lightning.tables.plan import Node, Plan
+from craft_lightning.tables.report import MISSING, line_label, score_text
+from craft_lightning.tables.results import Results
+
+POINTS = 50
+"""Points kept of a curve: means over equal stretches of steps."""
+
+CURVES = ("train/", "val/accuracy")
+
+Reply = tuple[str, bool]
+
+
+def page_data(plan: Plan, results: Results) -> dict[str, Any]:
+    """Plain values: ``pictures`` (data addresses), ``examples`` by column, ``cells`` by ``"line,column"``."""
+    pictures: list[str] = []
+    columns = [examples(plan, c, pictures) for c in range(len(plan.columns))]
+    read = _Replies()
+    cells = {
+        f"{n},{c}": _cell(plan, results, n, c, columns[c], read)
+        for (n, c), cell in results.cells.items()
+        if cell.score is not None
+    }
+    shown = {str(c): [{k: v for k, v in e.items() if k != "key"} for e in found] for c, found in enumerate(columns)}
+    return {"pictures": pictures, "examples": shown, "cells": cells}
+
+
+def examples(plan: Plan, column: int, pictures: list[str]) -> list[dict[str, Any]]:
+    """The items of a column whose pictures an untouched model's test kept; their pictures are added to ``pictures``."""
+    for number in range(len(plan.lines)):
+        nodes = plan.cells[number, column]
+        files = sorted((nodes[0].folder / "examples").glob("*.png")) if len(nodes) == 1 else []
+        if not files:
+            continue
+        lines = _lines(nodes[0].folder / "items.jsonl")
+        found = []
+        for file in files:
+            item = lines[int(file.stem)]
+            pictures.append(f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}")
+            names = ("key", "question", "options", "answer", "seen")
+            found.append({**{name: item[name] for name in names}, "picture": len(pictures) - 1})
+        return found
+    return []
+
+
+class _Replies:
+    """Replies by key, each file read once."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, dict[str, Reply]] = {}
+
+    def of(self, node: Node) -> dict[str, Reply]:
+        if node.name not in self.known:
+            rows = _lines(node.folder / "predictions.jsonl")
+            self.known[node.name] = {row["key"]: (row["prediction"], bool(row["correct"])) for row in rows}
+        return self.known[node.name]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _cell(
+    plan: Plan, results: Results, number: int, column: int, asked: Sequence[Mapping[str, Any]], read: _Replies
+) -> dict[str, Any]:
+    line, nodes = plan.lines[number], plan.cells[number, column]
+    done = [node for node in nodes if store.result(node) is not None]
+    base = baseline_of(plan, line)
+    lines = [(plan.lines[n].row.label, plan.cells[n, column]) for n in (base,) if n is not None] + [
+        (line.row.label, done)
+    ]
+    replies = []
+    if len(by_seed(nodes)) == len(nodes):  # a plain column: one node a seed
+        for label, tests in lines:
+            replies.append((label, [[read.of(t)[e["key"]] for t in tests if e["key"] in read.of(t)] for e in asked]))
+    cell, before = results.cells[number, column], results.cells[base, column] if base is not None else None
+    header, rows = _figures(plan, cell, before, paper_scores(plan, line)[column])
+    trained = {int(n.facts["seed"]): n.parent or n for n in done if n.parent or n.kind == "train"}
+    return {
+        "title": f"{line_label(line)} on {line.backbone.label}: {plan.columns[column].label}",
+        "column": str(column),
+        "header": header,
+        "rows": rows,
+        "parts": _parts(plan, done) if not replies else [],
+        "trained": bool(trained),
+        "curves": [{"seed": s, "points": found} for s, node in trained.items() if (found := curves(node.folder))]
+        if replies
+        else [],
+        "replies": replies,
+    }
+
+
+def _figures(plan: Plan, cell: Cell, before: Cell | None, paper: Score | None) -> tuple[list[str], list[list[str]]]:
+    """The small table of a panel: all, seen and unseen labels with n, gain and the paper's value."""
+    digits, baseline = plan.spec.metric.digits, before or Cell()
+    parts = [("All items", cell.items, cell.score, baseline.score)]
+    if cell.items_unseen:
+        parts.append(("Seen labels", cell.items - cell.items_unseen, cell.seen, baseline.seen))
+        parts.append(("Unseen labels", cell.items_unseen, cell.unseen, baseline.unseen))
+    name = next((row.label for row in plan.spec.rows if row.id == plan.spec.baseline), "")
+    header = ["", "Items", "Exact match", *([name, "Gain"] if before else []), *(["Paper"] if paper else [])]
+    rows = []
+    for name, items, score, old in parts:
+        texts = [name, str(items), score_text(score, digits)]
+        if before:
+            texts += [score_text(old, digits), score_text(difference(score, old), digits, signed=True)]
+        if paper:
+            texts.append(score_text(paper, digits) if name == "All items" else MISSING)
+        rows.append(texts)
+    return header, rows
+
+
+def _parts(plan: Plan, nodes: Sequence[Node]) -> list[list[str]]:
+    """For a column over several datasets: the mean for each set adapted to (or tested, where nothing adapted)."""
+    found: dict[str, list[float]] = {}
+    for node in nodes:
+        value = (store.result(node) or {})["metrics"].get(plan.spec.metric.name)
+        if value is not None:
+            found.setdefault(str((node.parent or node).facts["dataset"]), []).append(value * plan.spec.metric.scale)
+    return [[name, f"{fmean(values):.{plan.spec.metric.digits}f}"] for name, values in found.items()]
+
+
+def curves(folder: Path) -> dict[str, list[list[float]]]:
+    """Scalars of a training by name, as at most :data:`POINTS` pairs of step and value."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in _lines(folder / "curves.jsonl"):
+        for name, value in row.items():
+            if name.startswith(CURVES[0]) or name == CURVES[1]:
+                found.setdefault(name, []).append((int(row["step"]), float(value)))
+    return {name: _thinned(points) for name, points in found.items()}
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[list[float]]:
+    size = -(-len(points) // POINTS)
+    parts = [points[i : i + size] for i in range(0, len(points), size)]
+    return [[part[-1][0], round(fmean(value for _, value in part), 4)] for part in parts]
