@@ -144,6 +144,22 @@ def _take(visual: VisualTokens, ranking: Ranking, budget: int, rule: PruneRule) 
     return replace(visual, tokens=visual.tokens.gather(1, chosen), selection=selection)
 
 
+def positions_with_gaps(selection: Selection, num_tokens: int, mask: Tensor, first: Tensor) -> Tensor:
+    """``[B, L]`` language-model positions of what is left, as they were before tokens were pruned (OD-20).
+
+    Args:
+        num_tokens: N. mask: ``[B, L]`` bool, False at padding. first: ``[B]`` place of the first visual token in a row.
+    """
+    place = torch.arange(selection.positions.shape[1], device=mask.device)
+    number = len(place) * torch.ones_like(first) if selection.counts is None else selection.counts
+    left_out = num_tokens - number[:, None]
+    # How many were skipped in front of each place: none before the picture, all behind it.
+    skipped = torch.where(place < number[:, None], selection.positions - place, left_out)
+    skipped = torch.cat([torch.zeros_like(left_out), skipped, left_out], dim=1)
+    where = (mask.cumsum(dim=1) - 1).clamp_min(0)
+    return where + skipped.gather(1, (where - first[:, None] + 1).clamp(0, len(place) + 1))
+
+
 @torch.no_grad()
 def rank_tokens(visual: VisualTokens, prior: Tensor | None, rule: PruneRule, keys: Sequence[str]) -> Ranking:
     """The order in which the tokens of each picture are kept (see :func:`prune` for the arguments).
@@ -243,7 +259,7 @@ def _commonness(codes: Tensor, counts: Tensor, rule: PruneRule) -> Tensor:
 
 
 def _drop_levels(better: Tensor, number: Tensor, common: Tensor) -> Tensor:
-    """``[B, N]`` float64 gamma up to which a token stays when ``better`` of its code's ``number`` tokens rank higher."""
+    """``[B, N]`` float64 gamma up to which a token stays if ``better`` of the ``number`` of its code rank higher."""
     endless = (better == 0) | (common <= 0.0)
     level = (number / better.clamp(min=1.0)).log() / common
     return level.round(decimals=_DIGITS).masked_fill(endless, torch.inf)
