@@ -14,6 +14,7 @@ from data_modules.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 FRAGMENTS = {kind: sorted((ROOT / kind).glob("*.yaml")) for kind in ("methods", "backbones", "datasets")}
+CALLBACKS = sorted((ROOT / "callbacks").glob("*.yaml"))
 COMPLETE = [ROOT / "smoke.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
 TABLES = sorted((ROOT / "tables").glob("*.yaml"))
 
@@ -29,7 +30,7 @@ def test_nothing_is_left_out() -> None:
     counts = {kind: len(files) for kind, files in FRAGMENTS.items()}
     assert counts == {"methods": 2, "backbones": 3, "datasets": 10}
     assert len(COMPLETE) == 3
-    covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *(f for files in FRAGMENTS.values() for f in files)}
+    covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *(f for files in FRAGMENTS.values() for f in files)}
     others = [p for p in ROOT.rglob("*.yaml") if p not in covered and "surrogates" not in p.parts]
     assert others == []
 
@@ -54,6 +55,13 @@ def test_every_fragment_parses(method: Path) -> None:
         assert parsed["model"]["init_args"]["backbone"]["name"] == backbone.stem  # type: ignore[index]
     for dataset in FRAGMENTS["datasets"]:
         assert parse(ROOT / "base.yaml", method, dataset)["data"]["dataset"] == dataset.stem  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", CALLBACKS, ids=lambda p: p.stem)
+def test_a_callback_s_fragment_switches_it_on(path: Path) -> None:
+    off, on = parse(ROOT / "smoke.yaml"), parse(ROOT / "smoke.yaml", path)
+    assert not off[path.stem]["enabled"]  # type: ignore[index]
+    assert on[path.stem]["enabled"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("path", COMPLETE, ids=lambda p: p.stem)

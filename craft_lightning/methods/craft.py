@@ -34,6 +34,7 @@ class Craft(BaseMethod):
     """
 
     name: ClassVar[str] = "craft"
+    usual_keep: ClassVar[float] = 0.8
 
     def __init__(
         self,

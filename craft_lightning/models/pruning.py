@@ -12,7 +12,7 @@ The printed rarity ``1 / p_k`` would never prune; scaled by its maximum over the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -105,6 +105,20 @@ def budget_of(keep: float, num_tokens: int) -> int:
     if not 0.0 < keep <= 1.0:
         raise CraftError(f"a keep ratio lies in (0, 1], not {keep}")
     return max(1, int(keep * num_tokens + 0.5))
+
+
+def count_codes(codes: Iterable[Tensor | None], entries: int) -> Tensor:
+    """``[K]`` int64 counts of first-level codes on the CPU, of batches of codes ``[B, N, R]``: a prior.
+
+    Raises:
+        CraftError: no codes, because the tower is continuous.
+    """
+    counts = torch.zeros(entries, dtype=torch.int64)
+    for batch in codes:
+        if batch is None:
+            raise CraftError("a continuous tower has no codes to count")
+        counts += torch.bincount(batch[..., 0].flatten(), minlength=entries).cpu()
+    return counts
 
 
 def prune(
@@ -206,6 +220,16 @@ def noise(keys: Sequence[str], seed: int, count: int) -> Tensor:
     return torch.frombuffer(bytearray(words), dtype=torch.int64).view(len(keys), count)
 
 
+def distinct(codes: Tensor, mask: Tensor) -> Tensor:
+    """``[B]`` how many different codes ``[B, N]`` there are among the tokens of a mask ``[B, N]``."""
+    return torch.zeros_like(codes).scatter_reduce(1, _groups(codes), mask.long(), "amax").sum(dim=1)
+
+
+def _groups(codes: Tensor) -> Tensor:
+    """Codes ``[B, N]`` numbered by the first place in the sorted row that they take: below N, whatever K is."""
+    return torch.searchsorted(codes.sort(dim=1).values, codes.contiguous())
+
+
 def isolation(codes: Tensor, grid: tuple[int, int]) -> Tensor:
     """``[B, N]`` float64 mean distance on the grid to the four nearest tokens of the same code (fewer if there are no
     more; 0 for a code's only token), in units of the grid (OD-18).
@@ -241,8 +265,7 @@ def _preference(
 
 def _scaled(cue: Tensor, codes: Tensor) -> Tensor:
     """A cue ``[B, N]`` scaled to [0, 1] within each (picture, code); 0 where it is constant."""
-    # Codes numbered by the first place in the sorted row that they take: at most N, whatever K is.
-    group = torch.searchsorted(codes.sort(dim=1).values, codes.contiguous())
+    group = _groups(codes)
     low, high = (
         torch.zeros_like(cue).scatter_reduce(1, group, cue, how, include_self=False) for how in ("amin", "amax")
     )
