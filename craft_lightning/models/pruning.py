@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -237,9 +238,7 @@ def isolation(codes: Tensor, grid: tuple[int, int]) -> Tensor:
     Args:
         codes: ``[B, N]`` in raster order.
     """
-    row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
-    apart = torch.hypot(*(a.flatten()[:, None] - a.flatten()[None] for a in (row, column))).to(codes.device)
-    apart.fill_diagonal_(torch.inf)
+    apart = _distances(grid).to(codes.device)
     step = max(1, CHUNK_BYTES // (apart.numel() * apart.element_size()))
     found = []
     for part in codes.split(step):
@@ -248,6 +247,14 @@ def isolation(codes: Tensor, grid: tuple[int, int]) -> Tensor:
         there = near.isfinite()
         found.append(near.where(there, 0.0).sum(dim=2) / there.sum(dim=2).clamp(min=1))
     return torch.cat(found)
+
+
+@lru_cache(maxsize=4)
+def _distances(grid: tuple[int, int]) -> Tensor:
+    """``[N, N]`` float64 between the places of a grid; inf from a place to itself."""
+    row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    apart = torch.hypot(*(a.flatten()[:, None] - a.flatten()[None] for a in (row, column)))
+    return apart.fill_diagonal_(torch.inf)
 
 
 def _preference(

@@ -180,11 +180,15 @@ def test_drop_levels_are_what_a_search_for_gamma_finds(case: Any, data: Any) -> 
     tokens, counts = case
     total = tokens.tokens.shape[1]
     budget = data.draw(st.integers(1, total))
+    ranking = rank_tokens(tokens, counts, CEIL, keys(tokens))
     chosen = kept(tokens, budget, counts, CEIL)
     mask = chosen.mask(total)
     assert tokens.codes is not None
     for row in range(len(tokens.tokens)):
         codes = tokens.codes[row, :, 0].tolist()
+        # The 1e-9 in the quota's formula parts codes that a gamma drops together; a search may keep either.
+        near = ranking.order[row, (ranking.levels[row] - chosen.gamma[row]).abs() < 1e-6].tolist()
+        tied = set(near) if len(near) > 1 else set()
         low, high = 0.0, 1e4
         if sum(quotas(codes, counts, high).values()) > budget:
             low = high  # out of reach: the floor is all that a search can offer
@@ -196,7 +200,7 @@ def test_drop_levels_are_what_a_search_for_gamma_finds(case: Any, data: Any) -> 
             low = high
         allowed = quotas(codes, counts, low)
         wanted = {i for code, places in preferred(tokens, row).items() for i in places[: allowed[code]]}
-        assert set(mask[row].nonzero().flatten().tolist()) == wanted
+        assert set(mask[row].nonzero().flatten().tolist()) | tied == wanted | tied
 
 
 @settings(max_examples=60, deadline=None)
