@@ -49,6 +49,7 @@ class ResultWriter(Callback):
         self.seed = config.get("seed_everything")
         self._start = 0.0
         self._predictions: list[Prediction] = []
+        self._also: dict[float, list[Prediction]] = {}
         self._rows = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,29 +62,34 @@ class ResultWriter(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
-        self._predictions = []
+        self._predictions, self._also = [], {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
-        self._predictions = []
+        self._predictions, self._also = [], {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the replies."""
-        self._predictions += outputs["predictions"]
+        self._collect(outputs)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the replies."""
-        self._predictions += outputs["predictions"]
+        self._collect(outputs)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the replies."""
         self._predictions += outputs
+
+    def _collect(self, outputs: Mapping[str, Any]) -> None:
+        self._predictions += outputs["predictions"]
+        for keep, replies in outputs["also"].items():
+            self._also.setdefault(keep, []).extend(replies)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the replies of this evaluation (in training: of the last one so far)."""
@@ -107,24 +113,15 @@ class ResultWriter(Callback):
 
     def _write_predictions(self, trainer: Trainer, split: str) -> None:
         rows = {p.key: p for p in _everywhere(self._predictions)}
+        also = {keep: {p.key: p for p in _everywhere(replies)} for keep, replies in self._also.items()}
         self._rows = len(rows)
         if not trainer.is_global_zero:
             return
         hashes = getattr(getattr(trainer, "datamodule", None), "item_hashes", None)
         items = hashes(split) if hashes else {}
-        lines = [
-            {
-                "key": p.key,
-                "item": items.get(p.key),
-                "prediction": p.text,
-                "answer": p.answer,
-                "correct": p.correct,
-                "seen": p.seen,
-                "letter_correct": p.letter_correct,
-            }
-            for p in rows.values()
-        ]
-        write_atomically(self._lines, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_atomically(self._lines, _jsonl(rows.values(), items))
+        for keep, replies in also.items():
+            write_atomically(self._lines.with_suffix(f".keep{keep}.jsonl"), _jsonl(replies.values(), items))
         write_items = getattr(getattr(trainer, "datamodule", None), "write_items", None)
         if write_items:
             write_items(split, self._lines.with_name(self._lines.name.replace("predictions", "items")))
@@ -145,6 +142,7 @@ class ResultWriter(Callback):
             "trained": {"count": sum(parts.values()), "parts": parts, "names": facts.trained_names(pl_module)},
             "codebook_hash": facts.codebook_hash(pl_module),
             "strategy": facts.strategy(trainer),
+            "pruning": facts.pruning(trainer, pl_module),
             "device": facts.device(trainer),
             "seconds": round(time.monotonic() - self._start, 3),
             "peak_memory": facts.peak_memory(trainer),
@@ -154,6 +152,23 @@ class ResultWriter(Callback):
             "git": facts.git_state(),
         }
         write_atomically(self._result, json.dumps(facts.plain(result), indent=1) + "\n")
+
+
+def _jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str:
+    """One line a reply, with the hash of its item."""
+    lines = [
+        {
+            "key": p.key,
+            "item": items.get(p.key),
+            "prediction": p.text,
+            "answer": p.answer,
+            "correct": p.correct,
+            "seen": p.seen,
+            "letter_correct": p.letter_correct,
+        }
+        for p in predictions
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _everywhere(predictions: Iterable[Prediction]) -> list[Prediction]:

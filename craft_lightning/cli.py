@@ -34,12 +34,14 @@ from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.progress import Progress
+from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
 from craft_lightning import __version__
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
+from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
 from data_modules.base import VqaDataModule
@@ -90,6 +92,7 @@ def _settings() -> list[str]:
     """What can be set, as ``model.optim.lr``."""
     parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
     parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
+    parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
     parts += [
         ("model", cls) for entry in METHODS.values() for cls in entry.load().__mro__ if issubclass(cls, BaseMethod)
     ]
@@ -125,6 +128,8 @@ class CraftCLI(LightningCLI):
         for field in fields(VlmSpec):
             parser.link_arguments(f"model.init_args.backbone.{field.name}", f"data.backbone.{field.name}")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.add_lightning_class_args(PruneAtValidation, "prune")
+        parser.link_arguments("seed_everything", "prune.rule.seed", compute_fn=int)
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.set_defaults(
             {

@@ -25,6 +25,7 @@ RANKS = {
     "craft_lightning.models": 1,
     "craft_lightning.mcq": 2,
     "craft_lightning.metrics": 2,
+    "craft_lightning.replies": 2,
     "craft_lightning.methods": 3,
     "craft_lightning.surrogates": 3,
     "craft_lightning.tables": 3,

@@ -15,6 +15,7 @@ from data_modules.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 FRAGMENTS = {kind: sorted((ROOT / kind).glob("*.yaml")) for kind in ("methods", "backbones", "datasets")}
+CALLBACKS = sorted((ROOT / "callbacks").glob("*.yaml"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 COMPLETE = [ROOT / "smoke.yaml", *EXAMPLES]
 ON_TWIN = ("projector_ft", "llm_lora")
@@ -32,7 +33,7 @@ def parse(*files: Path) -> dict[str, object]:
 def test_nothing_is_left_out() -> None:
     assert all(FRAGMENTS.values())
     assert len(FRAGMENTS["datasets"]) == 10
-    covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *(f for files in FRAGMENTS.values() for f in files)}
+    covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *(f for files in FRAGMENTS.values() for f in files)}
     others = [p for p in ROOT.rglob("*.yaml") if p not in covered and "surrogates" not in p.parts]
     assert others == []
 
@@ -62,6 +63,13 @@ def test_every_backbone_and_dataset_parses(fragment: Path) -> None:
     parsed: Any = parse(ROOT / "base.yaml", ROOT / "methods" / "craft.yaml", fragment)
     named = parsed["data"]["dataset"], parsed["model"]["init_args"]["backbone"]["name"]
     assert fragment.stem in named
+
+
+@pytest.mark.parametrize("path", CALLBACKS, ids=lambda p: p.stem)
+def test_a_callback_s_fragment_switches_it_on(path: Path) -> None:
+    off, on = parse(ROOT / "smoke.yaml"), parse(ROOT / "smoke.yaml", path)
+    assert not off[path.stem]["enabled"]  # type: ignore[index]
+    assert on[path.stem]["enabled"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("path", COMPLETE, ids=lambda p: p.stem)

@@ -23,10 +23,11 @@ from craft_lightning.methods.captions import CaptionRows, CaptionTable
 from craft_lightning.methods.state import check_codebook, check_continuous, check_method, check_names
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.pruning import PruneRule, prune_each
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec, build_optimizer
-from craft_lightning.scoring import MAX_NEW_TOKENS, exact_match, normalise
+from craft_lightning.replies import scored_replies
 from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
 
 FORMAT = 1
@@ -61,14 +62,18 @@ class BaseMethod(LightningModule, ABC):
     Attributes:
         name: key in results, configs and checkpoints; never derived from the class name.
         continuous: True refuses backbones that have a codebook.
+        usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
         first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
             which make loss weights comparable across reductions (methods.md 1.5); empty where z has no gradient.
+        token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
+            PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
     """
 
     name: ClassVar[str]
     continuous: ClassVar[bool] = False
+    usual_keep: ClassVar[float] = 1.0
     vlm: DiscreteVlm
 
     def __init__(self, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
@@ -81,6 +86,10 @@ class BaseMethod(LightningModule, ABC):
         self.accuracy = ExactMatch()
         self.usage: CodebookUsage | None = None
         self.first_gradients: dict[str, float] = {}
+        self.token_keep = 1.0
+        self.token_also: tuple[float, ...] = ()
+        self.token_prior: Tensor | None = None
+        self.token_rule = PruneRule()
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -192,7 +201,12 @@ class BaseMethod(LightningModule, ABC):
         return loss
 
     def validation_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
-        """Greedy exact match on the fixed validation items (DESIGN 4.7): ``predictions`` and ``codes`` of the batch."""
+        """Greedy exact match on the fixed validation items (DESIGN 4.7).
+
+        Returns:
+            ``predictions``, ``codes``, ``visual`` (all tokens), ``read`` (those that were not pruned), and ``also``,
+            predictions by keep ratio.
+        """
         return self._evaluate(batch)
 
     def on_validation_epoch_start(self) -> None:
@@ -289,31 +303,18 @@ class BaseMethod(LightningModule, ABC):
 
     def _evaluate(self, batch: VqaBatch, count: bool = True) -> dict[str, Any]:
         visual = self.visual_tokens(batch.pixel_values)
-        texts = self.vlm.generate(visual, batch, MAX_NEW_TOKENS)
-        letters = self._most_likely_letters(visual, batch)
-        predictions = [
-            Prediction(key, text, answer, exact_match(text, answer), seen, letter and letter == normalise(answer))
-            for key, text, answer, seen, letter in zip(
-                batch.keys, texts, batch.answers, batch.seen.tolist(), letters, strict=True
-            )
-        ]
+        keeps = (self.token_keep, *self.token_also)
+        read, *others = prune_each(visual, keeps, self.token_prior, self.token_rule, batch.keys)
+        predictions = scored_replies(self.vlm, read, batch)
+        also = {
+            keep: predictions if keep == self.token_keep else scored_replies(self.vlm, other, batch)
+            for keep, other in zip(self.token_also, others, strict=True)
+        }
         if count:
             self.accuracy.update(predictions)
             if self.usage is not None and visual.codes is not None:
                 self.usage.update(visual.codes)
-        return {"predictions": predictions, "codes": visual.codes}
-
-    def _most_likely_letters(self, visual: VisualTokens, batch: VqaBatch) -> list[Any]:
-        """The option letter of highest likelihood (lower case), None for open questions."""
-        if not any(batch.option_counts):
-            return [None] * len(batch)
-        ids = self.vlm.letter_ids()
-        letters = list(ids)
-        logits = self.vlm.answer_logits(visual, batch)[:, list(ids.values())]
-        return [
-            letters[int(row[:options].argmax())].lower() if options else None
-            for row, options in zip(logits, batch.option_counts, strict=True)
-        ]
+        return {"predictions": predictions, "codes": visual.codes, "visual": visual, "read": read, "also": also}
 
     def _log_metrics(self, stage: str, name: str) -> None:
         found = self.accuracy.compute()

@@ -25,6 +25,7 @@ class Craft(ContrastiveMethod):
     """
 
     name: ClassVar[str] = "craft"
+    usual_keep: ClassVar[float] = 0.8
 
     def __init__(
         self,

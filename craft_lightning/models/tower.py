@@ -171,7 +171,7 @@ class VisionTower(nn.Module):
         if self.quantizer is None:
             return VisualTokens(z, z, None, readout, self.grid)
         tokens, found = self.quantizer(z)
-        return VisualTokens(z, tokens, found.codes, readout, self.grid)
+        return VisualTokens(z, tokens, found.codes, readout, self.grid, found.first_residual_energy)
 
     def _embed(self, pixel_values: Tensor) -> Tensor:
         if tuple(pixel_values.shape[1:]) != (3, self.image_size, self.image_size):

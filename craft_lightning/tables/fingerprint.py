@@ -20,9 +20,12 @@ PARTS = (
     "craft_lightning/losses.py",
     "craft_lightning/metrics.py",
     "craft_lightning/optim.py",
+    "craft_lightning/replies.py",
     "craft_lightning/models",
     "craft_lightning/methods",
     "data_modules",
+    "callbacks/prune_at_validation.py",
+    "callbacks/token_prior.py",
 )
 """The code whose change can change a number."""
 

@@ -238,8 +238,13 @@ def _overrides(row: Row, column: Column) -> dict[str, Any]:
 
 
 def _suffix(settings: Mapping[str, Any]) -> str:
-    """What settings add to a folder's name: ``{"prune.keep": 0.8}`` gives ``-keep0.8``."""
-    return "".join(f"-{key.rsplit('.', 1)[-1]}{_text(value)}" for key, value in sorted(settings.items()))
+    """What settings add to a folder's name: ``{"prune.enabled": True, "prune.keep": 0.8}`` gives ``-prune-keep0.8``."""
+    parts = []
+    for key, value in sorted(settings.items(), key=lambda pair: (not pair[0].endswith(".enabled"), pair[0])):
+        section, _, name = key.rpartition(".")
+        text = "-".join(map(_text, value)) if isinstance(value, list) else _text(value)
+        parts.append(f"-{section}" if (name, value) == ("enabled", True) else f"-{name}{text}")
+    return "".join(parts)
 
 
 def _method_name(row: Row) -> str:

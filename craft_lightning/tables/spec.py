@@ -64,6 +64,8 @@ class Row:
         overrides: settings of this row, for training and testing. eval: settings for testing only.
         paper: the row's name in the paper's table, empty if it has none.
         swept: id of the row in the file that this one is a setting of (key ``sweep``), empty otherwise.
+        keep, curve: keep ratio of visual tokens that this row shows, and the id of the row in the file that lists it
+            among others (key ``keep``): one test measures them all.
     """
 
     id: str
@@ -76,6 +78,8 @@ class Row:
     eval: Mapping[str, Any] = field(default_factory=dict)
     paper: str = ""
     swept: str = ""
+    keep: float | None = None
+    curve: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class Metric:
     def by_labels(self) -> bool:
         """Whether it exists for seen and unseen labels apart, as ``<name>_seen`` and ``<name>_unseen``."""
         return not self.name.endswith("seen")
+
+    def at(self, keep: float | None) -> Metric:
+        """The same at one of the keep ratios that a test measures; None is the test's own."""
+        stage, name = self.name.split("/", 1)
+        return self if keep is None else replace(self, name=f"{stage}/keep{keep}/{name}")
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,8 @@ def load_spec(path: Path, scale: str | None = None) -> TableSpec:
         check_known(top, "baseline", spec.baseline, [r.id for r in rows])
     if spec.claims and any(len(c.datasets) > 1 or c.test_on != "same" for c in columns):
         top.fail("are decided item by item, so every column needs one dataset", "claims")
+    if spec.claims and any(row.curve for row in rows):
+        top.fail("read the replies of a test's own keep ratio, so no row may list several (key keep)", "claims")
     for seed in spec.seeds:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             top.fail(f"must be whole numbers from 0, got {seed!r}", "seeds")
@@ -265,7 +276,9 @@ def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:
             item.fail("needs train_on, eval_on or both")
         if row.tested_from == "checkpoint" and (row.eval_on or not row.train_on):
             item.fail("a checkpoint is tested where it was trained: needs train_on and no eval_on", "tested_from")
-        found += _sweep(item, row)
+        swept = _sweep(item, row)
+        keeps = item.take("keep", list, [])
+        found += [at for each in swept for at in _at_keeps(item, each, keeps)]
         item.done()
     return tuple(found)
 
@@ -287,6 +300,27 @@ def _sweep(item: Reader, row: Row) -> list[Row]:
         name = f"{row.id}-{words.replace(' ', '')}"
         found.append(replace(row, id=name, label=f"{row.label}, {words}", overrides=overrides, swept=row.id))
     return found
+
+
+def _at_keeps(item: Reader, row: Row, keeps: list[Any]) -> list[Row]:
+    """The row, or one row for each keep ratio, all measured by one test; the first stands beside the paper's number."""
+    for keep in keeps:
+        if not isinstance(keep, float) or not 0.0 < keep <= 1.0 or keeps.count(keep) > 1:
+            item.fail(f"must be different ratios in (0, 1], written like 0.8 or 1.0, got {keep!r}", "keep")
+            return [row]
+    settings = {**row.eval, "prune.enabled": True, "prune.also": keeps}
+    return [
+        replace(
+            row,
+            id=f"{row.id}-keep{keep}",
+            label=f"{row.label}, keep {keep}",
+            eval=settings,
+            paper=row.paper if keep == keeps[0] else "",
+            keep=keep,
+            curve=row.id,
+        )
+        for keep in keeps
+    ] or [row]
 
 
 def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:

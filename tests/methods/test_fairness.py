@@ -87,7 +87,7 @@ def test_rows_of_a_table_differ_in_the_method_alone(table: TableSpec) -> None:
     for backbone in table.backbones:
         assert set(read_mapping(backbone.config)["model"]["init_args"]) == {"backbone"}
     for column in table.columns:
-        assert set(read_mapping(column.dataset)) == {"data"}
+        assert all(set(read_mapping(dataset)) == {"data"} for dataset in column.datasets)
         assert not column.overrides, "a setting of one dataset would hold for one row only"
 
 
