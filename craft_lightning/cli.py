@@ -32,11 +32,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
+from callbacks.hparams_tab import HparamsTab
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
+from callbacks.token_map import TokenMap
 from craft_lightning import __version__
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.methods import METHODS, import_methods
@@ -52,7 +54,10 @@ ALIASES = {"--encoder": "--model.backbone.encoder"}
 FINDINGS = ("checkpoints", "encoder", "result*.json")
 """What makes a folder a used one."""
 
-OUTPUTS = (*FINDINGS, "config*.yaml", "hparams.yaml", "predictions*.jsonl", "items*.jsonl", "events.out.tfevents.*")
+OUTPUTS = (
+    *FINDINGS,
+    *("config*.yaml", "hparams.yaml", "predictions*.jsonl", "items*.jsonl", "events.out.tfevents.*", "token_map.*.png"),
+)
 """What a run writes into its folder, and all that ``--overwrite`` removes."""
 
 
@@ -91,6 +96,7 @@ class CraftParser(LightningArgumentParser):
 def _settings() -> list[str]:
     """What can be set, as ``model.optim.lr``."""
     parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
+    parts += [("token_map", TokenMap)]
     parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
     parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
     parts += [
@@ -131,6 +137,7 @@ class CraftCLI(LightningCLI):
         parser.add_lightning_class_args(PruneAtValidation, "prune")
         parser.link_arguments("seed_everything", "prune.rule.seed", compute_fn=int)
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TokenMap, "token_map")
         parser.set_defaults(
             {
                 # The weights of the last step, never the best of many (methods.md 1.5, DESIGN 4.7).
@@ -206,6 +213,7 @@ class CraftCLI(LightningCLI):
             CodesChanged(),
             ResultWriter(self.subcommand, resolved),
             EncoderExport(),
+            HparamsTab(),
             *self.callbacks,
         ]
         return super().instantiate_trainer(**kwargs)

@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     # Imported here so that --help starts at once.
+    from craft_lightning.tables.board import link_table
     from craft_lightning.tables.plan import make_plan, select
     from craft_lightning.tables.spec import find_table, load_spec
 
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         args.seeds = stored_seeds(args.stored)
     whole = make_plan(spec, args.runs, args.seeds, args.limit)
+    if args.verb == "render" or (args.verb == "run" and not args.dry_run):
+        link_table(whole)
     if args.verb == "render":
         return _render(whole, args)
     plan = select(whole, args.only)

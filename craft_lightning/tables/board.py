@@ -1,0 +1,87 @@
+"""``board``: what TensorBoard shows, a folder of links whose names suit its filter box.
+
+Nodes are shared between tables, so their folders say what a node is, and not which row it stands in. Here each run of a
+table is ``<table>/<column>/<row>/seed<k>``, its tests are below it in ``eval/<backbone>``, and other runs keep their
+names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from craft_lightning.tables.plan import Line, Node, Plan
+from craft_lightning.tables.store import LOCKS
+
+BOARD = "tensorboard"
+"""The folder of links below the folder of all results."""
+
+
+def link_table(plan: Plan) -> Path:
+    """Name the runs of a table, those that are still to come included; its folder of links is returned."""
+    scale = plan.root.name.removeprefix("pocket").strip("-")
+    folder = plan.root.parent / BOARD / "-".join(filter(None, (plan.spec.name, scale)))
+    targets = {}
+    for (number, column), nodes in plan.cells.items():
+        place = f"{plan.columns[column].id}/{_row_name(plan.lines[number])}"
+        for node in nodes:
+            run, below = _run_of(node)
+            targets[f"{place}/seed{node.facts['seed']}{below}"] = run.folder
+    _link(folder, targets)
+    return folder
+
+
+def link_others(runs: Path) -> Path:
+    """Give the runs that belong to no table a place beside those that do; the folder of all links is returned."""
+    board = runs / BOARD
+    board.mkdir(parents=True, exist_ok=True)
+    tables = {path.name for path in board.iterdir() if path.is_dir() and not path.is_symlink()}
+    others = {
+        path.name: path
+        for path in runs.iterdir()
+        if path.is_dir() and path != board and path.name not in tables and not (path / LOCKS).is_dir()
+    }
+    _link(board, others, below=False)
+    return board
+
+
+def _row_name(line: Line) -> str:
+    """The row, and its surrogate where the row has several."""
+    several = line.surrogate is not None and len(line.row.train_on) > 1
+    return f"{line.row.id}-{line.surrogate.id}" if several and line.surrogate else line.row.id
+
+
+def _run_of(node: Node) -> tuple[Node, str]:
+    """The run that stands for a node, and its place below ``seed<k>``: a training has its tests below it anyway."""
+    if node.kind == "train" or node.parent is not None:
+        return node.parent or node, ""
+    return node, "/" + "/".join(node.name.split("/")[-2:])
+
+
+def _link(folder: Path, targets: Mapping[str, Path], below: bool = True) -> None:
+    """Make the links of ``folder`` (in its subfolders, too, if ``below``) those given: relative, others removed."""
+    wanted = {folder / name: target for name, target in targets.items()}
+    found = [Path(root) / name for root, folders, files in os.walk(folder) for name in folders + files]
+    for path in found:
+        if path.is_symlink() and path not in wanted and (below or path.parent == folder):
+            path.unlink()
+    for path, target in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        relative = os.path.relpath(target, path.parent)
+        if not (path.is_symlink() and os.readlink(path) == relative):
+            path.unlink(missing_ok=True)
+            path.symlink_to(relative, target_is_directory=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="craft_lightning board",
+        description="Names runs for TensorBoard's filter box; those of a table are named by `table run` and `render`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
+    print(f"tensorboard --logdir {link_others(parser.parse_args(argv).runs)}")
+    return 0
