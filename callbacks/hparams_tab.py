@@ -52,11 +52,12 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
     """
     own = trainer.state.fn == "fit" or trainer.ckpt_path is not None
     adapted = {"base": module.backbone.name} if own else module.vlm.encoder_facts
+    trained = sum(facts.trained_parts(module).values())
     return {
         "dataset": str(getattr(getattr(trainer, "datamodule", None), "dataset", NONE)),
-        "learning_rate": float(module.optim.lr),
+        "learning_rate": float(module.optim.lr) if trained else 0.0,
         "method": module.name,
-        "parameters": float(sum(facts.trained_parts(module).values())),
+        "parameters": float(trained),
         "surrogate": str((adapted or {}).get("base", NONE)),
         "tested_on": module.backbone.name,
     }
