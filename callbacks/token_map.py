@@ -16,7 +16,7 @@ from callbacks.codebook_usage import CodesChanged
 from callbacks.result_writer import everywhere
 from craft_lightning.models.pixels import preprocess
 from craft_lightning.models.reading import load_tower
-from craft_lightning.mosaic import INK, MUTED, RIGHT, WRONG, TokenView, code_colours, draw_tokens
+from craft_lightning.mosaic import INK, MUTED, RIGHT, WRONG, TokenView, code_colours, draw_tokens, stack
 from craft_lightning.prompts import LETTERS
 from craft_lightning.types import Prediction, VqaExample
 
@@ -102,27 +102,29 @@ class TokenMap(Callback):
         quantizer = module.vlm.tower.quantizer
         colours = None if quantizer is None else code_colours(quantizer.table(0))
         before = {} if quantizer is None else self._codes_before(trainer, module)
-        views = {
-            example.key: TokenView(
-                example.image,
-                module.vlm.grid,
-                codes=seen[example.key].codes,
-                before=before.get(example.key),
-                kept=seen[example.key].kept,
-                lines=_lines(example, seen[example.key].reply),
+        cards = {
+            example.key: draw_tokens(
+                TokenView(
+                    example.image,
+                    module.vlm.grid,
+                    codes=seen[example.key].codes,
+                    before=before.get(example.key),
+                    kept=seen[example.key].kept,
+                    lines=_lines(example, seen[example.key].reply),
+                ),
+                colours,
             )
             for example in self._wanted
             if example.key in seen
         }
-        if not views:
+        if not cards:
             return
-        sheet = draw_tokens(list(views.values()), colours)
-        sheet.save(Path(trainer.default_root_dir) / f"token_map.{trainer.state.fn.value}.png")
+        stack(list(cards.values())).save(Path(trainer.default_root_dir) / f"token_map.{trainer.state.fn.value}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for key, view in views.items():
-                    card = np.asarray(draw_tokens([view], colours))
-                    logger.experiment.add_image(f"pictures/{key}", card, trainer.global_step, dataformats="HWC")
+                for key, card in cards.items():
+                    name = f"pictures/{key}"
+                    logger.experiment.add_image(name, np.asarray(card), trainer.global_step, dataformats="HWC")
 
     @torch.no_grad()
     def _codes_before(self, trainer: Any, module: Any) -> dict[str, Tensor]:

@@ -58,23 +58,12 @@ def code_colours(table: Tensor) -> Tensor:
     return colours
 
 
-def draw_tokens(views: Sequence[TokenView], colours: Tensor | None) -> Image.Image:
-    """One row a picture: the picture, its codes (before and after), the codes that changed, the tokens kept.
+def draw_tokens(view: TokenView, colours: Tensor | None) -> Image.Image:
+    """The picture, its codes (before and after), the codes that changed, the tokens kept, and the texts below them.
 
     Args:
-        views: at least one. colours: of :func:`code_colours`; None where there are no codes.
+        colours: of :func:`code_colours`; None where there are no codes.
     """
-    rows = [_row(view, colours) for view in views]
-    width, height = max(row.width for row in rows), sum(row.height for row in rows)
-    sheet = Image.new("RGB", (width + 2 * GAP, height + (len(rows) + 1) * GAP), PAPER)
-    top = GAP
-    for row in rows:
-        sheet.paste(row, (GAP, top))
-        top += row.height + GAP
-    return sheet
-
-
-def _row(view: TokenView, colours: Tensor | None) -> Image.Image:
     panels = _panels(view, colours)
     width = sum(panel.width + GAP for _, panel in panels) - GAP
     height = panels[0][1].height
@@ -82,16 +71,26 @@ def _row(view: TokenView, colours: Tensor | None) -> Image.Image:
     letters = int(width / text.getlength("n"))
     lines = [(part, colour) for words, colour in view.lines for part in textwrap.wrap(words, letters)]
     head, step = TITLE + 6, TEXT + 4
-    row = Image.new("RGB", (width, head + height + GAP // 2 + step * len(lines)), PAPER)
+    row = Image.new("RGB", (width + 2 * GAP, height + head + step * len(lines) + 2 * GAP), PAPER)
     pen = ImageDraw.Draw(row)
-    left = 0
+    left, top, below = GAP, GAP + head, GAP + head + height + GAP // 2
     for name, panel in panels:
-        pen.text((left, 0), name, fill=MUTED, font=title)
-        row.paste(panel, (left, head))
+        pen.text((left, GAP), name, fill=MUTED, font=title)
+        row.paste(panel, (left, top))
         left += panel.width + GAP
     for number, (words, colour) in enumerate(lines):
-        pen.text((0, head + height + GAP // 2 + step * number), words, fill=colour, font=text)
+        pen.text((GAP, below + step * number), words, fill=colour, font=text)
     return row
+
+
+def stack(rows: Sequence[Image.Image]) -> Image.Image:
+    """One picture of several, from top to bottom."""
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
 
 
 def _panels(view: TokenView, colours: Tensor | None) -> list[tuple[str, Image.Image]]:

@@ -16,7 +16,7 @@ from craft_lightning.models.pruning import PruneRule, budget_of, count_codes, pr
 from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
-from craft_lightning.mosaic import MUTED, TokenView, code_colours, draw_tokens
+from craft_lightning.mosaic import MUTED, TokenView, code_colours, draw_tokens, stack
 
 DRAWN = 16
 """Pictures on the sheet; further ones only count for the prior. Also the number read at a time."""
@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     aspect = top_config_of(checkpoint_root(resolve(spec))).get("image_aspect_ratio", "resize")
     files = find_pictures(args.images)
     views, source = _look(tower, files, aspect, args.encoder, args.keep)
-    draw_tokens(views, code_colours(tower.quantizer.table(0))).save(args.output, optimize=True)
+    colours = code_colours(tower.quantizer.table(0))
+    stack([draw_tokens(view, colours) for view in views]).save(args.output, optimize=True)
     more = f" (the first of {len(files)})" if len(files) > DRAWN else ""
     print(f"{args.output}: {len(views)} pictures{more}; keep {args.keep:g}, how common a code is: {source}")
     return 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from craft_lightning.mosaic import GAP, PAPER, TITLE, TokenView, code_colours, draw_tokens
+from craft_lightning.mosaic import GAP, PAPER, TITLE, TokenView, code_colours, draw_tokens, stack
 
 CELL = 32
 HEAD = GAP + TITLE + 6
@@ -64,7 +64,7 @@ def test_red_is_the_rank_along_the_widest_direction() -> None:
 def test_the_map_shows_the_codes_in_raster_order(table: torch.Tensor, picture: Image.Image) -> None:
     colours = code_colours(table)
     codes = torch.arange(24) * 2
-    shown, mapped = panels(draw_tokens([TokenView(picture, (4, 6), codes)], colours), (4, 6))
+    shown, mapped = panels(draw_tokens(TokenView(picture, (4, 6), codes), colours), (4, 6))
     assert (mapped[:, :, 1, 1].reshape(24, 3) == colours[codes].numpy()).all()
     assert (shown[:, :, 5, 9] == np.asarray(picture)).all()
 
@@ -74,7 +74,7 @@ def test_what_is_struck_out_is_what_was_pruned_or_did_not_change(table: torch.Te
     codes[[2, 23]] = 50
     kept = torch.arange(24) % 5 != 0
     view = TokenView(picture, (4, 6), codes, before, kept)
-    found = panels(draw_tokens([view], code_colours(table)), (4, 6))
+    found = panels(draw_tokens(view, code_colours(table)), (4, 6))
     assert len(found) == 5
     paper = np.array([int(PAPER[i : i + 2], 16) for i in (1, 3, 5)])
     for panel, stays in ((found[3], before != codes), (found[4], kept)):
@@ -85,17 +85,20 @@ def test_what_is_struck_out_is_what_was_pruned_or_did_not_change(table: torch.Te
 
 
 def test_panels_that_nothing_is_known_for_are_left_out(table: torch.Tensor, picture: Image.Image) -> None:
-    alone = draw_tokens([TokenView(picture, (4, 6), lines=[("What is it?", "#000000")])], None)
-    assert len(panels(alone, (4, 6))) == 1
-    two = draw_tokens([TokenView(picture, (4, 6))] * 2, code_colours(table))
-    assert (alone.width, two.width) == (6 * CELL + 2 * GAP,) * 2
-    assert two.height > alone.height
+    said = draw_tokens(TokenView(picture, (4, 6), lines=[("What is it?", "#000000")]), None)
+    assert len(panels(said, (4, 6))) == 1
+    silent = draw_tokens(TokenView(picture, (4, 6)), code_colours(table))
+    assert said.width == silent.width == 6 * CELL + 2 * GAP
+    assert said.height > silent.height
+    both = stack([said, silent])
+    assert both.size == (said.width, said.height + silent.height)
+    assert both.crop((0, said.height, *both.size)).tobytes() == silent.tobytes()
 
 
 def test_a_fine_grid_keeps_whole_pixels_and_leaves_numbers_out() -> None:
     codes = torch.full((30 * 30,), 13035)
     colours = torch.full((16384, 3), 200, dtype=torch.uint8)
-    sheet = draw_tokens([TokenView(Image.new("RGB", (30, 30)), (30, 30), codes)], colours)
+    sheet = draw_tokens(TokenView(Image.new("RGB", (30, 30)), (30, 30), codes), colours)
     assert sheet.width == 2 * 30 * 16 + 3 * GAP
     mapped = np.asarray(sheet)[HEAD : HEAD + 480, -GAP - 480 : -GAP]
     assert (mapped == 200).all()

@@ -36,9 +36,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[TokenView]:
     """What was handed to the drawing."""
     views: list[TokenView] = []
 
-    def watch(given: Any, colours: Any) -> Image.Image:
-        views[:] = given
-        return draw_tokens(given, colours)
+    def watch(view: TokenView, colours: Any) -> Image.Image:
+        views.append(view)
+        return draw_tokens(view, colours)
 
     monkeypatch.setattr(tokens, "draw_tokens", watch)
     return views

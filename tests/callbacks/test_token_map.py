@@ -36,16 +36,16 @@ def run(checkpoints: Path, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def sheets(monkeypatch: pytest.MonkeyPatch) -> list[list[TokenView]]:
-    """What was drawn: for each evaluation the sheet, then each item alone."""
-    calls: list[list[TokenView]] = []
+def cards(monkeypatch: pytest.MonkeyPatch) -> list[TokenView]:
+    """What was drawn, evaluation by evaluation."""
+    views: list[TokenView] = []
 
-    def watch(views: Any, colours: Any) -> Image.Image:
-        calls.append(list(views))
-        return draw_tokens(views, colours)
+    def watch(view: TokenView, colours: Any) -> Image.Image:
+        views.append(view)
+        return draw_tokens(view, colours)
 
     monkeypatch.setattr(token_map, "draw_tokens", watch)
-    return calls
+    return views
 
 
 def images(folder: Path) -> dict[str, list[int]]:
@@ -57,7 +57,7 @@ def images(folder: Path) -> dict[str, list[int]]:
 
 @torch.no_grad()
 def test_a_fit_draws_the_same_items_at_every_validation(
-    run: Any, sheets: list[list[TokenView]], checkpoints: Path, tmp_path: Path
+    run: Any, cards: list[TokenView], checkpoints: Path, tmp_path: Path
 ) -> None:
     cli = run("fit", "a", *ON)
     keys = [f"pictures/{key}" for key in next(iter(cli.datamodule.val_dataloader())).keys[:2]]
@@ -65,12 +65,12 @@ def test_a_fit_draws_the_same_items_at_every_validation(
     assert list(found.values()) == [[1, 2]] * 3
     assert keys == list(found)[:2]
     with Image.open(tmp_path / "a" / "token_map.fit.png") as sheet:
-        assert sheet.size == draw_tokens(sheets[-4], torch.zeros(64, 3).byte()).size
+        assert sheet.height == sum(draw_tokens(view, torch.zeros(64, 3).byte()).height for view in cards[-3:])
     pixels = torch.cat([batch.pixel_values for batch in cli.datamodule.val_dataloader()])[:3]
     old = load_vlm(VlmSpec(str(checkpoints / "host"))).encode(pixels).codes[..., 0]
     new = cli.model.vlm.encode(pixels).codes[..., 0]
     assert bool((old != new).any())
-    for i, view in enumerate(sheets[-4]):
+    for i, view in enumerate(cards[-3:]):
         assert torch.equal(view.before, old[i].int())  # type: ignore[arg-type]
         assert torch.equal(view.codes, new[i])  # type: ignore[arg-type]
         assert view.kept is None
@@ -79,10 +79,10 @@ def test_a_fit_draws_the_same_items_at_every_validation(
 
 @torch.no_grad()
 def test_a_test_compares_with_the_backbone_alone_and_says_what_was_replied(
-    run: Any, sheets: list[list[TokenView]], checkpoints: Path, tmp_path: Path
+    run: Any, cards: list[TokenView], checkpoints: Path, tmp_path: Path
 ) -> None:
     run("fit", "a")
-    assert sheets == []
+    assert cards == []
     assert not list((tmp_path / "a").glob("*.png"))
     assert images(tmp_path / "a") == {}
     cli = run("test", "b", *ON, f"--encoder={tmp_path / 'a' / 'encoder'}")
@@ -92,45 +92,39 @@ def test_a_test_compares_with_the_backbone_alone_and_says_what_was_replied(
     old = load_vlm(VlmSpec(str(checkpoints / "host"))).encode(pixels).codes[..., 0]
     new = cli.model.vlm.encode(pixels).codes[..., 0]
     replies = (tmp_path / "b" / "predictions.jsonl").read_text().splitlines()
-    for i, view in enumerate(sheets[0][:2]):
+    for i, view in enumerate(cards[:2]):
         assert torch.equal(view.before, old[i])  # type: ignore[arg-type]
         assert torch.equal(view.codes, new[i])  # type: ignore[arg-type]
         assert ('"correct": true' in replies[i]) == ("(right)" in view.lines[-1][0])
         assert all(option in view.lines[1][0] for option in examples[i].options)
         assert ("held out" in view.lines[-1][0]) == (not examples[i].seen)
-    sheets.clear()
+    cards.clear()
     run("test", "c", *ON, f"--ckpt_path={tmp_path / 'a' / 'checkpoints' / 'last.ckpt'}")
-    assert torch.equal(sheets[0][0].before, old[0])  # type: ignore[arg-type]
-    assert torch.equal(sheets[0][0].codes, new[0])  # type: ignore[arg-type]
-    sheets.clear()
+    assert torch.equal(cards[0].before, old[0])  # type: ignore[arg-type]
+    assert torch.equal(cards[0].codes, new[0])  # type: ignore[arg-type]
+    cards.clear()
     run("test", "d", *ON)
-    assert sheets[0][0].before is None
-    assert torch.equal(sheets[0][0].codes, old[0])  # type: ignore[arg-type]
+    assert cards[0].before is None
+    assert torch.equal(cards[0].codes, old[0])  # type: ignore[arg-type]
 
 
-def test_kept_tokens_are_the_ones_that_the_evaluation_read(
-    run: Any, sheets: list[list[TokenView]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from craft_lightning.methods.base import BaseMethod
-
-    whole = BaseMethod.visual_tokens
-    monkeypatch.setattr(
-        "craft_lightning.methods.craft.Craft.visual_tokens",
-        lambda self, pixels: prune(whole(self, pixels), 0.5, torch.ones(64), PruneRule(), ["x"] * len(pixels)),
-    )
-    cli = run("test", "a", *ON)
-    visual = cli.model.visual_tokens(next(iter(cli.datamodule.test_dataloader())).pixel_values)
-    kept = visual.selection.mask(16)
+@torch.no_grad()
+def test_kept_tokens_are_the_ones_that_the_evaluation_read(run: Any, cards: list[TokenView]) -> None:
+    cli = run("test", "a", *ON, "--prune.enabled=true", "--prune.keep=0.5")
+    batch = next(iter(cli.datamodule.test_dataloader()))
+    read = prune(cli.model.vlm.encode(batch.pixel_values), 0.5, cli.model.token_prior, PruneRule(), batch.keys)
+    assert read.selection is not None
+    kept = read.selection.mask(16)
     assert int(kept[0].sum()) == 8
-    assert [torch.equal(view.kept, kept[i]) for i, view in enumerate(sheets[0][:2])] == [True] * 2  # type: ignore[arg-type]
+    assert all(torch.equal(view.kept, kept[i]) for i, view in enumerate(cards[:2]))  # type: ignore[arg-type]
 
 
 def test_a_continuous_tower_has_pictures_and_replies_but_no_codes(
-    run: Any, sheets: list[list[TokenView]], tmp_path: Path
+    run: Any, cards: list[TokenView], tmp_path: Path
 ) -> None:
     run("fit", "a", *ON, "--model.lambda_commitment=0", backbone="continuous")
     assert len(images(tmp_path / "a")) == 3
-    assert all(view.codes is None and view.before is None and view.lines for view in sheets[-4])
+    assert all(view.codes is None and view.before is None and view.lines for view in cards[-3:])
 
 
 def test_drawing_changes_no_weight(run: Any, tmp_path: Path) -> None:
