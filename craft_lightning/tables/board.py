@@ -1,8 +1,8 @@
 """``board``: what TensorBoard shows, a folder of links whose names suit its filter box.
 
-Nodes are shared between tables, so their folders say what a node is, and not which row it stands in. Here each run of a
-table is ``<table>/<column>/<row>/seed<k>``, its tests are below it in ``eval/<backbone>``, and other runs keep their
-names.
+Nodes are shared between tables, so their folders say what a node is, and not which row it stands in. Here a training is
+``<table>/<dataset>/<row>/seed<k>``, its test in that row ``<table>/<dataset>/<row>/seed<k>-eval-<backbone>``, and the
+runs of no table keep their names.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from craft_lightning.tables.plan import Line, Node, Plan
+from craft_lightning.tables.plan import Line, Plan
 from craft_lightning.tables.store import LOCKS
 
 BOARD = "tensorboard"
 """The folder of links below the folder of all results."""
+
+CURVES = "curves"
+"""The folder of event files in a run's folder; tests of other rows and tables may lie beside it, not in it."""
 
 
 def link_table(plan: Plan) -> Path:
@@ -24,11 +27,15 @@ def link_table(plan: Plan) -> Path:
     scale = plan.root.name.removeprefix("pocket").strip("-")
     folder = plan.root.parent / BOARD / "-".join(filter(None, (plan.spec.name, scale)))
     targets = {}
-    for (number, column), nodes in plan.cells.items():
-        place = f"{plan.columns[column].id}/{_row_name(plan.lines[number])}"
+    for (number, _), nodes in plan.cells.items():
+        row = _row_name(plan.lines[number])
         for node in nodes:
-            run, below = _run_of(node)
-            targets[f"{place}/seed{node.facts['seed']}{below}"] = run.folder
+            training = node if node.kind == "train" else node.parent
+            place = f"{(training or node).facts['dataset']}/{row}/seed{node.facts['seed']}"
+            if training is not None:
+                targets[place] = training.folder / CURVES
+            if training is not node:
+                targets["-".join((place, *node.name.split("/")[-2:]))] = node.folder / CURVES
     _link(folder, targets)
     return folder
 
@@ -53,13 +60,6 @@ def _row_name(line: Line) -> str:
     return f"{line.row.id}-{line.surrogate.id}" if several and line.surrogate else line.row.id
 
 
-def _run_of(node: Node) -> tuple[Node, str]:
-    """The run that stands for a node, and its place below ``seed<k>``: a training has its tests below it anyway."""
-    if node.kind == "train" or node.parent is not None:
-        return node.parent or node, ""
-    return node, "/" + "/".join(node.name.split("/")[-2:])
-
-
 def _link(folder: Path, targets: Mapping[str, Path], below: bool = True) -> None:
     """Make the links of ``folder`` (in its subfolders, too, if ``below``) those given: relative, others removed."""
     wanted = {folder / name: target for name, target in targets.items()}
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="craft_lightning board",
-        description="Names runs for TensorBoard's filter box; those of a table are named by `table run` and `render`.",
+        description="Gives the runs of no table a place beside those that `table run` names for TensorBoard.",
         allow_abbrev=False,
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")

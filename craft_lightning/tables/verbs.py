@@ -73,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     # Imported here so that --help starts at once.
-    from craft_lightning.tables.board import link_table
     from craft_lightning.tables.plan import make_plan, select
     from craft_lightning.tables.spec import find_table, load_spec
 
@@ -83,8 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         args.seeds = stored_seeds(args.stored)
     whole = make_plan(spec, args.runs, args.seeds, args.limit)
-    if args.verb == "render" or (args.verb == "run" and not args.dry_run):
-        link_table(whole)
     if args.verb == "render":
         return _render(whole, args)
     plan = select(whole, args.only)
@@ -125,10 +122,12 @@ def _status(plan: Plan) -> int:
 def _run(plan: Plan, args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from craft_lightning.tables.board import link_table
     from craft_lightning.tables.pool import Launcher, LocalWorker
     from craft_lightning.tables.run import default_jobs, run_plan
     from craft_lightning.tables.view import make_view, summary
 
+    link_table(plan)
     console = Console()
     launcher: Launcher = LocalWorker
     jobs = default_jobs(plan.nodes, args.jobs)

@@ -1,4 +1,4 @@
-"""Names for TensorBoard's filter box: table, column, row, seed, whatever the nodes' own folders are."""
+"""Names for TensorBoard's filter box: table, dataset, row, seed, whatever the nodes' own folders are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import table_kit
 from craft_lightning.tables import board
 from craft_lightning.tables.board import link_others, link_table
 from craft_lightning.tables.plan import Plan, make_plan
+from craft_lightning.tables.run import Progress
 from craft_lightning.tables.spec import load_spec
 from craft_lightning.tables.verbs import main
 
@@ -26,36 +27,47 @@ def toy(tmp_path: Path) -> Plan:
     return make_plan(load_spec(table_kit.write_house(tmp_path)), tmp_path / "runs", seeds=[0, 1])
 
 
-def test_a_run_is_named_by_table_column_row_and_seed(toy: Plan, tmp_path: Path) -> None:
+def test_a_run_is_named_by_table_dataset_row_and_seed(toy: Plan, tmp_path: Path) -> None:
     folder = link_table(toy)
     assert folder == tmp_path / "runs/tensorboard/toy"
-    found = links(folder)
     runs = tmp_path / "runs/pocket"
-    assert found == {
-        f"d{d}/craft-{surrogate}/seed{seed}": runs / f"d{d}/{surrogate}/craft/seed{seed}"
-        for d in range(2)
-        for surrogate in ("small", "big")
-        for seed in range(2)
-    } | {
-        f"d{d}/zero_shot/seed0/eval/{backbone}": runs / f"d{d}/none/zero_shot/seed0/eval/{backbone}"
-        for d in range(2)
-        for backbone in ("small", "big")
-    }
-    # A test lies below its training, and is reached under the training's new name.
-    node = next(n for n in toy.nodes if n.name == "d1/small/craft/seed1/eval/big")
-    node.folder.mkdir(parents=True)
-    assert (folder / "d1/craft-small/seed1/eval/big").resolve() == node.folder
-    assert all(not Path(os.readlink(p)).is_absolute() for p in folder.rglob("seed*") if p.is_symlink())
+    expected = {}
+    for d in ("d0", "d1"):
+        for one in ("small", "big"):
+            expected[f"{d}/zero_shot/seed0-eval-{one}"] = runs / f"{d}/none/zero_shot/seed0/eval/{one}/curves"
+            for seed in ("seed0", "seed1"):
+                run = runs / f"{d}/{one}/craft/{seed}"
+                expected[f"{d}/craft-{one}/{seed}"] = run / "curves"
+                for other in ("small", "big"):
+                    expected[f"{d}/craft-{one}/{seed}-eval-{other}"] = run / f"eval/{other}/curves"
+    assert links(folder) == expected
+    assert all(not Path(os.readlink(p)).is_absolute() for p in folder.rglob("seed*"))
 
 
-def test_links_follow_the_table(toy: Plan, tmp_path: Path) -> None:
+def test_a_row_s_tests_are_its_own(tmp_path: Path) -> None:
+    """Two rows test one training in two ways: each has the training's curves, and its own test alone."""
+    row = {"method": "../methods/craft.yaml", "train_on": ["small"]}
+    rows = [{"id": "whole", **row}, {"id": "pruned", **row, "eval": {"prune.keep": 0.8}}]
+    house = table_kit.write_house(tmp_path, number=1, rows=rows, baseline="")
+    found = links(link_table(make_plan(load_spec(house), tmp_path / "runs")))
+    assert sorted(found) == [
+        "d0/pruned/seed0",
+        "d0/pruned/seed0-eval-small-keep0.8",
+        "d0/whole/seed0",
+        "d0/whole/seed0-eval-small",
+    ]
+    assert found["d0/pruned/seed0"] == found["d0/whole/seed0"]
+    assert [p for p in found.values() if any(q in p.parents for q in found.values())] == []
+
+
+def test_links_follow_the_table(toy: Plan) -> None:
     folder = link_table(toy)
-    os.symlink("nowhere", folder / "d0/old")
+    before = links(folder)
+    (folder / "d0/old").symlink_to("nowhere")
     (folder / "d0/craft-big/seed0").unlink()
     (folder / "d0/craft-big/seed0").symlink_to("elsewhere")
-    found = links(link_table(toy))
-    assert "d0/old" not in found
-    assert found["d0/craft-big/seed0"] == tmp_path / "runs/pocket/d0/big/craft/seed0"
+    (folder / "d0/craft-big/seed1").unlink()
+    assert links(link_table(toy)) == before
 
 
 def test_one_surrogate_needs_no_name_and_a_sweep_s_settings_are_rows(tmp_path: Path) -> None:
@@ -68,7 +80,7 @@ def test_one_surrogate_needs_no_name_and_a_sweep_s_settings_are_rows(tmp_path: P
     found = links(link_table(make_plan(spec, tmp_path / "runs", limit=1)))
     assert sorted(found) == ["d0/craft-lr0.01/seed0", "d0/craft-lr0.1/seed0"]
     assert (tmp_path / "runs/tensorboard/toy-limit1").is_dir()
-    assert found["d0/craft-lr0.1/seed0"] == tmp_path / "runs/pocket-limit1/d0/small/craft-lr0.1/seed0"
+    assert found["d0/craft-lr0.1/seed0"] == tmp_path / "runs/pocket-limit1/d0/small/craft-lr0.1/seed0/curves"
 
 
 def test_other_runs_keep_their_names(toy: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,13 +97,22 @@ def test_other_runs_keep_their_names(toy: Plan, tmp_path: Path, capsys: pytest.C
     (runs / "mine").rename(runs / "ours")
     link_others(runs)
     assert {p.name for p in (runs / "tensorboard").iterdir()} == {"toy", "ours", "eurosat"}
-    assert len(links(runs / "tensorboard/toy")) == 12
+    assert len(links(runs / "tensorboard/toy")) == 28
 
 
-def test_rendering_a_table_names_its_runs_and_planning_does_not(tmp_path: Path) -> None:
+def test_running_a_table_names_its_runs_before_the_first_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, runs = table_kit.write_house(tmp_path), tmp_path / "runs"
-    main(["plan", str(path), "--runs", str(runs)])
-    main(["run", str(path), "--runs", str(runs), "--dry-run"])
-    assert not runs.exists()
-    main(["render", str(path), "--runs", str(runs)])
-    assert len(links(runs / "tensorboard/toy")) == 8
+    seen: list[int] = []
+
+    def watch(plan: Plan, *args: object, **kwargs: object) -> Progress:
+        seen.append(len(links(runs / "tensorboard/toy")))
+        return Progress(total=len(plan.nodes), jobs=1)
+
+    monkeypatch.setattr("craft_lightning.tables.run.run_plan", watch)
+    for verb in (["plan"], ["run", "--dry-run"]):
+        main([verb[0], str(path), "--runs", str(runs), *verb[1:]])
+        assert not runs.exists()
+    main(["run", str(path), "--runs", str(runs), "--only", "d0/small"])
+    assert seen == [16]
