@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from craft_lightning.tables.plan import Line, Plan
@@ -26,17 +26,21 @@ def link_table(plan: Plan) -> Path:
     """Name the runs of a table, those that are still to come included; its folder of links is returned."""
     scale = plan.root.name.removeprefix("pocket").strip("-")
     folder = plan.root.parent / BOARD / "-".join(filter(None, (plan.spec.name, scale)))
-    targets = {}
+    targets: dict[Path, Path] = {}
     for (number, _), nodes in plan.cells.items():
         row = _row_name(plan.lines[number])
         for node in nodes:
             training = node if node.kind == "train" else node.parent
-            place = f"{(training or node).facts['dataset']}/{row}/seed{node.facts['seed']}"
+            place = folder / (training or node).facts["dataset"] / row
+            seed = f"seed{node.facts['seed']}"
             if training is not None:
-                targets[place] = training.folder / CURVES
+                targets[place / seed] = training.folder / CURVES
             if training is not node:
-                targets["-".join((place, *node.name.split("/")[-2:]))] = node.folder / CURVES
-    _link(folder, targets)
+                targets[place / "-".join((seed, *node.name.split("/")[-2:]))] = node.folder / CURVES
+    # Runs of other seeds keep their place; what is gone loses it.
+    for root, folders, files in os.walk(folder):
+        _unlink([path for name in folders + files if not (path := Path(root) / name).exists()], targets)
+    _link(targets)
     return folder
 
 
@@ -46,11 +50,12 @@ def link_others(runs: Path) -> Path:
     board.mkdir(parents=True, exist_ok=True)
     tables = {path.name for path in board.iterdir() if path.is_dir() and not path.is_symlink()}
     others = {
-        path.name: path
+        board / path.name: path
         for path in runs.iterdir()
         if path.is_dir() and path != board and path.name not in tables and not (path / LOCKS).is_dir()
     }
-    _link(board, others, below=False)
+    _unlink(board.iterdir(), others)
+    _link(others)
     return board
 
 
@@ -60,19 +65,20 @@ def _row_name(line: Line) -> str:
     return f"{line.row.id}-{line.surrogate.id}" if several and line.surrogate else line.row.id
 
 
-def _link(folder: Path, targets: Mapping[str, Path], below: bool = True) -> None:
-    """Make the links of ``folder`` (in its subfolders, too, if ``below``) those given: relative, others removed."""
-    wanted = {folder / name: target for name, target in targets.items()}
-    found = [Path(root) / name for root, folders, files in os.walk(folder) for name in folders + files]
-    for path in found:
-        if path.is_symlink() and path not in wanted and (below or path.parent == folder):
-            path.unlink()
-    for path, target in wanted.items():
+def _link(targets: Mapping[Path, Path]) -> None:
+    """Make links that are relative, so that the whole folder may move."""
+    for path, target in targets.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         relative = os.path.relpath(target, path.parent)
         if not (path.is_symlink() and os.readlink(path) == relative):
             path.unlink(missing_ok=True)
             path.symlink_to(relative, target_is_directory=True)
+
+
+def _unlink(paths: Iterable[Path], kept: Container[Path]) -> None:
+    for path in paths:
+        if path.is_symlink() and path not in kept:
+            path.unlink()
 
 
 def main(argv: Sequence[str]) -> int:

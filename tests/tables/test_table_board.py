@@ -68,6 +68,12 @@ def test_links_follow_the_table(toy: Plan) -> None:
     (folder / "d0/craft-big/seed0").symlink_to("elsewhere")
     (folder / "d0/craft-big/seed1").unlink()
     assert links(link_table(toy)) == before
+    # One seed anew does not hide what there is of the others.
+    run = before["d1/craft-small/seed1"]
+    run.mkdir(parents=True)
+    again = links(link_table(make_plan(toy.spec, toy.root.parent, seeds=[0])))
+    assert {name for name in before if "seed1" in name and name in again} == {"d1/craft-small/seed1"}
+    assert again["d1/craft-small/seed1"] == run
 
 
 def test_one_surrogate_needs_no_name_and_a_sweep_s_settings_are_rows(tmp_path: Path) -> None:
