@@ -46,7 +46,7 @@ from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
-from craft_lightning.tables.board import CURVES
+from craft_lightning.tables.board import EVENTS
 from data_modules.base import VqaDataModule
 
 ALIASES = {"--encoder": "--model.backbone.encoder"}
@@ -55,7 +55,7 @@ ALIASES = {"--encoder": "--model.backbone.encoder"}
 FINDINGS = ("checkpoints", "encoder", "result*.json")
 """What makes a folder a used one."""
 
-OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", CURVES)
+OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", EVENTS)
 """What a run writes into its folder, and all that ``--overwrite`` removes."""
 
 
@@ -198,7 +198,7 @@ class CraftCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         folder = config.trainer.default_root_dir
         if config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", sub_dir=CURVES, default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", sub_dir=EVENTS, default_hp_metric=False)
         resolved = yaml.safe_load(
             self._parser(self.subcommand).dump(
                 self.config[self.subcommand], skip_none=False, skip_link_targets=False, format="yaml"

@@ -18,7 +18,7 @@ from craft_lightning.tables.store import LOCKS
 BOARD = "tensorboard"
 """The folder of links below the folder of all results."""
 
-CURVES = "curves"
+EVENTS = "events"
 """The folder of event files in a run's folder; tests of other rows and tables may lie beside it, not in it."""
 
 
@@ -34,9 +34,9 @@ def link_table(plan: Plan) -> Path:
             place = folder / (training or node).facts["dataset"] / row
             seed = f"seed{node.facts['seed']}"
             if training is not None:
-                targets[place / seed] = training.folder / CURVES
+                targets[place / seed] = training.folder / EVENTS
             if training is not node:
-                targets[place / "-".join((seed, *node.name.split("/")[-2:]))] = node.folder / CURVES
+                targets[place / "-".join((seed, *node.name.split("/")[-2:]))] = node.folder / EVENTS
     # Runs of other seeds keep their place; what is gone loses it.
     for root, folders, files in os.walk(folder):
         _unlink([path for name in folders + files if not (path := Path(root) / name).exists()], targets)

@@ -30,7 +30,7 @@ def arguments(verb: str, method: str, backbone: Path, folder: Path, dataset: str
 
 
 def read(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder / "curves"))
+    events = EventAccumulator(str(folder / "events"))
     events.Reload()
     return events
 

@@ -50,7 +50,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[TokenView]:
 
 def images(folder: Path) -> dict[str, list[int]]:
     """Tags of the images in a run's event files, and the steps that they were logged at."""
-    events = EventAccumulator(str(folder / "curves"), size_guidance={"images": 0})
+    events = EventAccumulator(str(folder / "events"), size_guidance={"images": 0})
     events.Reload()
     return {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
 

@@ -34,12 +34,12 @@ def test_a_run_is_named_by_table_dataset_row_and_seed(toy: Plan, tmp_path: Path)
     expected = {}
     for d in ("d0", "d1"):
         for one in ("small", "big"):
-            expected[f"{d}/zero_shot/seed0-eval-{one}"] = runs / f"{d}/none/zero_shot/seed0/eval/{one}/curves"
+            expected[f"{d}/zero_shot/seed0-eval-{one}"] = runs / f"{d}/none/zero_shot/seed0/eval/{one}/events"
             for seed in ("seed0", "seed1"):
                 run = runs / f"{d}/{one}/craft/{seed}"
-                expected[f"{d}/craft-{one}/{seed}"] = run / "curves"
+                expected[f"{d}/craft-{one}/{seed}"] = run / "events"
                 for other in ("small", "big"):
-                    expected[f"{d}/craft-{one}/{seed}-eval-{other}"] = run / f"eval/{other}/curves"
+                    expected[f"{d}/craft-{one}/{seed}-eval-{other}"] = run / f"eval/{other}/events"
     assert links(folder) == expected
     assert all(not Path(os.readlink(p)).is_absolute() for p in folder.rglob("seed*"))
 
@@ -86,7 +86,7 @@ def test_one_surrogate_needs_no_name_and_a_sweep_s_settings_are_rows(tmp_path: P
     found = links(link_table(make_plan(spec, tmp_path / "runs", limit=1)))
     assert sorted(found) == ["d0/craft-lr0.01/seed0", "d0/craft-lr0.1/seed0"]
     assert (tmp_path / "runs/tensorboard/toy-limit1").is_dir()
-    assert found["d0/craft-lr0.1/seed0"] == tmp_path / "runs/pocket-limit1/d0/small/craft-lr0.1/seed0/curves"
+    assert found["d0/craft-lr0.1/seed0"] == tmp_path / "runs/pocket-limit1/d0/small/craft-lr0.1/seed0/events"
 
 
 def test_other_runs_keep_their_names(toy: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
