@@ -8,13 +8,15 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import facts
 from craft_lightning.types import Prediction
+
+T = TypeVar("T")
 
 NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
 """Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
@@ -112,8 +114,8 @@ class ResultWriter(Callback):
         self._write_result(trainer, pl_module)
 
     def _write_predictions(self, trainer: Trainer, split: str) -> None:
-        rows = {p.key: p for p in _everywhere(self._predictions)}
-        also = {keep: {p.key: p for p in _everywhere(replies)} for keep, replies in self._also.items()}
+        rows = {p.key: p for p in everywhere(self._predictions)}
+        also = {keep: {p.key: p for p in everywhere(replies)} for keep, replies in self._also.items()}
         self._rows = len(rows)
         if not trainer.is_global_zero:
             return
@@ -171,11 +173,11 @@ def _jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def _everywhere(predictions: Iterable[Prediction]) -> list[Prediction]:
-    """The replies of all processes."""
-    own = list(predictions)
+def everywhere(values: Iterable[T]) -> list[T]:
+    """The values of all processes, on each of them."""
+    own = list(values)
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return own
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, own)
-    return [p for part in gathered for p in part]
+    return [value for part in gathered for value in part]

@@ -15,14 +15,12 @@ from torch import Tensor
 from craft_lightning.errors import CraftError
 from craft_lightning.models.encoders import apply_encoder
 from craft_lightning.models.files import save_tensors
-from craft_lightning.models.pixels import Aspect, preprocess, read_image
+from craft_lightning.models.pixels import Aspect, find_pictures, picture_batches
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
 from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.types import VisualTokens
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -151,24 +149,8 @@ def open_input(
         if len(inputs) > 1:
             raise CraftError("--input takes one safetensors file, or pictures, not both")
         return _open_pixels(inputs[0], batch_size)
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-            if not found:
-                raise CraftError(f"no picture in {path} ({', '.join(sorted(SUFFIXES))})")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise CraftError(f"no picture or folder {path}")
-
-    def batches() -> Iterator[Tensor]:
-        for start in range(0, len(files), batch_size):
-            part = files[start : start + batch_size]
-            yield torch.stack([preprocess(read_image(file), side, aspect) for file in part])
-
-    return [_name(file, inputs) for file in files], batches()
+    files = find_pictures(inputs)
+    return [_name(file, inputs) for file in files], picture_batches(files, side, aspect, batch_size)
 
 
 def _name(file: Path, inputs: Sequence[Path]) -> str:

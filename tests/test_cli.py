@@ -71,8 +71,8 @@ def fitted(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_fit_leaves_everything_behind(fitted: Path) -> None:
     names = {p.name for p in fitted.iterdir()}
-    assert {"config.yaml", "result.json", "predictions.jsonl", "checkpoints", "encoder"} <= names
-    assert any(n.startswith("events.out.tfevents") for n in names)
+    assert {"config.yaml", "result.json", "predictions.jsonl", "checkpoints", "encoder", "events"} <= names
+    assert len(list((fitted / "events").glob("events.out.tfevents*"))) == 1
     result = json.loads((fitted / "result.json").read_text())
     stored = torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)  # P17
     assert stored["global_step"] == result["steps"] == 2
