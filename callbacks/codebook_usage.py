@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from craft_lightning.models.blocks import as_forward
+
 
 class CodesChanged(Callback):
     """Logs ``val/codes_changed``: the share of first-level codes of the validation pictures that training changed.
@@ -40,8 +42,9 @@ class CodesChanged(Callback):
             return
         # Opening a data loader draws from the global generator, which belongs to the training.
         with torch.random.fork_rng(devices=[]):
-            for batch in data.val_dataloader():
-                codes = module.vlm.encode(batch.pixel_values.to(module.device)).codes[..., 0]
+            for batch in data.stored("val"):
+                pixels = batch.pixel_values.to(module.device)
+                codes = as_forward(module, module.vlm.encode, pixels).codes[..., 0]
                 self.before.update(zip(batch.keys, codes.int().cpu(), strict=True))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,6 +58,8 @@ class CodesChanged(Callback):
         if self.before:
             now = outputs["codes"][..., 0]
             changed = torch.stack([self.before[key] for key in batch.keys]).to(now.device) != now
+            if batch.repeats is not None:
+                changed = changed[~batch.repeats]
             self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=now.device)])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -38,6 +38,7 @@ from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
+from callbacks.sharded import Sharded  # noqa: F401
 from callbacks.token_map import TokenMap
 from craft_lightning import __version__
 from craft_lightning.errors import CraftError, nearest, unknown
