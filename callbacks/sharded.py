@@ -100,4 +100,6 @@ def _part(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-StrategyRegistry.register(Sharded.strategy_name, Sharded, description=(Sharded.__doc__ or "").splitlines()[0])
+def register() -> None:
+    """Make the strategy known to Lightning by its name."""
+    StrategyRegistry.register(Sharded.strategy_name, Sharded, description="FSDP2 over all processes", override=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.blocks import shard
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pruning import PruneRule, prune_each
+from craft_lightning.models.skeleton import skeleton
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec, build_optimizer
@@ -163,10 +165,20 @@ class BaseMethod(StepAccounts, ABC):
         Raises:
             CraftError: a backbone with a codebook, for a method that knows none.
         """
-        if self._built:
-            return
-        self.vlm = load_vlm(self.backbone)
-        check_continuous(self.continuous, self.vlm.codebook_hash, self.name, self.backbone.name)
+        if not self._built:
+            vlm = load_vlm(self.backbone)
+            check_continuous(self.continuous, vlm.codebook_hash, self.name, self.backbone.name)
+            self._configure(vlm)
+
+    def sketch(self) -> Self:
+        """A copy on the meta device, from config files alone: names, shapes and what trains, without weights."""
+        copy = deepcopy(self)
+        with torch.device("meta"):
+            copy._configure(skeleton(self.backbone))
+        return copy
+
+    def _configure(self, vlm: DiscreteVlm) -> None:
+        self.vlm = vlm
         self.build()
         self.requires_grad_(False)
         own = {id(p) for p in self.parameters()}
@@ -174,6 +186,7 @@ class BaseMethod(StepAccounts, ABC):
             if id(parameter) not in own:
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
             parameter.requires_grad_(True)
+            parameter.data = parameter.data.float()
         # Lightning keeps this mode: a frozen model must not drop out. What holds no tensor goes with its owner.
         for module in self.modules():
             held = [*module.parameters(), *module.buffers()]
