@@ -76,7 +76,10 @@ def as_forward(module: nn.Module, function: Callable[..., Result], *args: Any) -
         return function(*inputs)
 
     module.forward = inner
-    return module(*args)
+    result: Result = module(*args)
+    if isinstance(module, FSDPModule) and not torch.is_grad_enabled():
+        module.reshard()  # else only a backward pass does, and whoever loads weights meanwhile writes into copies
+    return result
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def test_devices_arrive_in_many_forms(devices: Any, count: int) -> None:
 
 
 def test_devices_that_are_not_there_are_one_line() -> None:
-    with pytest.raises(CraftError, match="--trainer.devices 0"):
+    with pytest.raises(CraftError, match=r"--trainer\.devices 0"):
         this_machine("cpu", 0, 1)
     assert this_machine("tpu", 1, 1) is None
 
