@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,11 @@ class CodesChanged(Callback):
                 codes = as_forward(module, module.vlm.encode, pixels).codes[..., 0]
                 self.before.update(zip(batch.keys, codes.int().cpu(), strict=True))
 
+    def changed(self, keys: Sequence[str], codes: Tensor) -> Tensor:
+        """``[B, N]`` bool: where first-level codes of validation pictures (``codes`` ``[B, N, R]``) are others now."""
+        now = codes[..., 0]
+        return torch.stack([self.before[key] for key in keys]).to(now.device) != now
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last validation."""
         self._counts = torch.zeros(2, device=pl_module.device)
@@ -56,11 +62,10 @@ class CodesChanged(Callback):
     ) -> None:
         """Compare."""
         if self.before:
-            now = outputs["codes"][..., 0]
-            changed = torch.stack([self.before[key] for key in batch.keys]).to(now.device) != now
+            changed = self.changed(batch.keys, outputs["codes"])
             if batch.repeats is not None:
                 changed = changed[~batch.repeats]
-            self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=now.device)])
+            self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=changed.device)])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share over all processes."""

@@ -33,11 +33,13 @@ from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
 from callbacks.hparams_tab import HparamsTab
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.lost import lost_process
 from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
 from callbacks.sharded import register
+from callbacks.ste_check import SteCheck
 from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
 from craft_lightning import __version__
@@ -96,7 +98,7 @@ class CraftParser(LightningArgumentParser):
 def _settings() -> list[str]:
     """What can be set, as ``model.optim.lr``."""
     parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
-    parts += [("token_map", TokenMap)]
+    parts += [("token_map", TokenMap), ("ste_check", SteCheck)]
     parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
     parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
     parts += [
@@ -139,6 +141,7 @@ class CraftCLI(LightningCLI):
         parser.link_arguments("seed_everything", "prune.rule.seed", compute_fn=int)
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TokenMap, "token_map")
+        parser.add_lightning_class_args(SteCheck, "ste_check")
         parser.set_defaults(
             {
                 # The weights of the last step, never the best of many (methods.md 1.5, DESIGN 4.7).
@@ -193,7 +196,8 @@ class CraftCLI(LightningCLI):
         if path is not None and path != "best" and not Path(path).exists():
             there = sorted(map(str, Path(path).parent.glob("*.ckpt")))
             raise CraftError(f"no checkpoint {path}; there is {', '.join(there) or 'none in that folder'}")
-        if self.subcommand == "fit" and os.environ.get("LOCAL_RANK", "0") == "0":
+        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        if self.subcommand == "fit" and first:
             _claim(Path(config.trainer.default_root_dir), resuming=path is not None, overwrite=config.overwrite)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -235,6 +239,13 @@ class CraftCLI(LightningCLI):
         self.model.backbone.gradient_checkpointing = choice.recompute
         self.datamodule.eval_batch_size = choice.eval_rows
         return [StrategyAdvisor(choice)]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; say it in one line if a process was lost on the way."""
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            raise lost_process(self.trainer, error) or error from None
 
 
 def _plain(value: Any) -> Any:
@@ -335,6 +346,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")  # a test's folder is not its training's
+    warnings.filterwarnings("ignore", message=r".*all_gather is deprecated")
+    warnings.filterwarnings("ignore", message=r".*returned a view tensor")  # sharded: nothing is changed in place
     rank_zero_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())
 

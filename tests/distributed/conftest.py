@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scenarios import ROOT, Scenario, command  # noqa: E402
+from scenarios import ROOT, Scenario, command
 
 LIMIT = 300
 """Seconds after which a group has hung."""

@@ -1,6 +1,6 @@
 """Two and four processes, copies and shards, make what one process makes of the same global batch.
 
-Tolerances: terms of the loss within 2e-4 at every step, weights within 3e-4 after six steps with a learning rate of 0.01.
+Tolerances: terms of the loss within 2e-4 at every step, weights within 3e-4 after six steps at a learning rate of 0.01.
 Sums are taken in another order, and everything else is the same: rows, options, captions, negatives, items.
 """
 
