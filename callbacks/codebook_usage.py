@@ -62,9 +62,7 @@ class CodesChanged(Callback):
     ) -> None:
         """Compare."""
         if self.before:
-            changed = self.changed(batch.keys, outputs["codes"])
-            if batch.repeats is not None:
-                changed = changed[~batch.repeats]
+            changed = self.changed(batch.keys, outputs["codes"])[outputs["counted"]]
             self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=changed.device)])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -178,8 +178,9 @@ class PruneAtValidation(Callback):
 
 
 def pruned_sums(read: VisualTokens, counted: Tensor) -> Tensor:
-    """``[6]`` float64 sums over the pruned pictures that are ``counted`` (``[B]`` bool): pictures, share of tokens kept, share of distinct codes kept, gamma
-    where quotas meet the budget, pictures where they do, pictures where they cannot."""
+    """``[6]`` float64 sums over the pruned pictures that are ``counted`` (``[B]`` bool): pictures, share of tokens
+    kept, share of distinct codes kept, gamma where quotas meet the budget, pictures where they do, where they cannot.
+    """
     selection = read.selection
     assert selection is not None
     mask = selection.mask(read.features.shape[1])

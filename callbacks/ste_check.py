@@ -232,11 +232,12 @@ def check_codebook(module: Any, step: int) -> Iterator[str]:
 
 
 def check_modes(module: nn.Module) -> Iterator[str]:
-    """Modules without a trained parameter are in eval mode."""
-    learning = {name.rpartition(".")[0] for name, p in module.named_parameters() if p.requires_grad}
-    above = {name[:end] for name in learning for end in (i for i, c in enumerate(f"{name}.") if c == ".")}
+    """Modules that hold tensors, but none that learns, are in eval mode; what holds none goes with its owner."""
     for name, part in module.named_modules():
-        if part.training and name and name not in above and not isinstance(part, Metric):
+        if not part.training or isinstance(part, Metric):
+            continue
+        held = [*part.parameters(), *part.buffers()]
+        if held and not any(p.requires_grad for p in held if isinstance(p, nn.Parameter)):
             yield (
                 f"{name} has nothing to train but is in train mode, in which dropout drops and a codebook of moving "
                 "averages moves without a gradient: something called train() on it after configure_model"

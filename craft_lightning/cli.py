@@ -22,9 +22,9 @@ import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
@@ -38,6 +38,7 @@ from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
+from callbacks.save_config import SaveConfig
 from callbacks.sharded import register
 from callbacks.ste_check import SteCheck
 from callbacks.strategy import StrategyAdvisor, settings, settle
@@ -106,23 +107,6 @@ def _settings() -> list[str]:
     ]
     names = [f"{part}.{name}" for part, cls in parts for name in inspect.signature(cls).parameters if name != "kwargs"]
     return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the complete resolved config into the run folder: ``config.yaml`` for fit, ``config.test.yaml``..."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save once, on the first process."""
-        if self.already_saved or not trainer.is_global_zero:
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        name = "config.yaml" if stage == "fit" else f"config.{getattr(stage, 'value', stage)}.yaml"
-        # Whoever runs this file again must ask again for permission to overwrite.
-        config = self.config.clone()
-        config.overwrite = False
-        self.parser.save(config, folder / name, skip_none=False, overwrite=True, multifile=False)
-        self.already_saved = True
 
 
 class CraftCLI(LightningCLI):

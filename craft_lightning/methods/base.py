@@ -17,15 +17,8 @@ from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
 from craft_lightning.mcq import pick
-from craft_lightning.methods import method_class
+from craft_lightning.methods import method_class, state
 from craft_lightning.methods.captions import CaptionRows, CaptionTable
-from craft_lightning.methods.state import (
-    check_codebook,
-    check_continuous,
-    check_method,
-    check_names,
-    count_in_parts,
-)
 from craft_lightning.methods.steps import StepAccounts
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.blocks import shard
@@ -167,7 +160,7 @@ class BaseMethod(StepAccounts, ABC):
         """
         if not self._built:
             vlm = load_vlm(self.backbone)
-            check_continuous(self.continuous, vlm.codebook_hash, self.name, self.backbone.name)
+            state.check_continuous(self.continuous, vlm.codebook_hash, self.name, self.backbone.name)
             self._configure(vlm)
 
     def sketch(self) -> Self:
@@ -290,12 +283,12 @@ class BaseMethod(StepAccounts, ABC):
             CraftError: with both names, both hashes, or the first tensors concerned.
         """
         self.configure_model()
-        facts = check_method(checkpoint, self.name, FORMAT)
-        check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
+        facts = state.check_method(checkpoint, self.name, FORMAT)
+        state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        check_names(checkpoint["state_dict"], wanted, self.name)
+        state.check_names(checkpoint["state_dict"], wanted, self.name)
         self.first_gradients = dict(facts.get("first_gradients", {}))
-        count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
+        state.count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -338,7 +331,7 @@ def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
     """
     if not Path(path).is_file():
         raise CraftError(f"no checkpoint {path}")
-    facts = check_method(torch.load(path, map_location="cpu", weights_only=True, mmap=True), None, FORMAT)
+    facts = state.check_method(torch.load(path, map_location="cpu", weights_only=True, mmap=True), None, FORMAT)
     with warnings.catch_warnings():
         # Only trained tensors are stored: on_load_checkpoint has compared their names.
         warnings.filterwarnings(

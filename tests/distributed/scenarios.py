@@ -25,6 +25,7 @@ class Scenario:
 
     folder: str
     method: str = "craft"
+    backbone: str = "host"
     dataset: str = "eurosat"
     strategy: str = "ddp"
     parts: int = 1
@@ -32,16 +33,20 @@ class Scenario:
 
     def argv(self, checkpoints: Path, processes: int) -> list[str]:
         """The arguments of the command line."""
-        configs = [f"--config={ROOT / 'experiments' / f}" for f in ("base.yaml", f"methods/{self.method}.yaml")]
+        watching = [f"callbacks/{name}.yaml" for name in ("ste_check", "token_map", "prune")]
+        files = ["base.yaml", f"methods/{self.method}.yaml", *watching]
+        configs = [f"--config={ROOT / 'experiments' / file}" for file in files]
         # With Adam's usual eps, rounding alone moves what has no gradient (an attention's key bias) by whole steps.
         optim = ["--model.optim.lr=0.01", "--model.optim.eps=1e-4"]
         data = ["--data.batch_size=8", "--data.train_size=32", "--data.val_size=7", "--data.eval_batch_size=2"]
         steps = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS * self.parts}"]
         layout = [f"--trainer.strategy={self.strategy}", f"--trainer.accumulate_grad_batches={self.parts}"]
-        where = [f"--model.backbone.name={checkpoints / 'host'}", f"--trainer.default_root_dir={self.folder}"]
+        where = [f"--model.backbone.name={checkpoints / self.backbone}", f"--trainer.default_root_dir={self.folder}"]
         quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false", "--trainer.log_every_n_steps=1"]
         machine = ["--trainer.accelerator=cpu", f"--trainer.devices={processes}", f"--data.dataset={self.dataset}"]
         begin = [] if self.start is None else [f"--ckpt_path={self.start}"]
+        begin += ["--model.dropout=0"] if self.method == "llm_lora" else []  # each process drops other numbers
+        begin += ["--ste_check.every=1"]
         return ["fit", *configs, *optim, *data, *steps, *layout, *where, *quiet, *machine, *begin]
 
     def run(self, checkpoints: Path, processes: int = 1) -> Any:
