@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from craft_lightning.models.blocks import as_forward
 
 
 class CodesChanged(Callback):
@@ -40,9 +43,15 @@ class CodesChanged(Callback):
             return
         # Opening a data loader draws from the global generator, which belongs to the training.
         with torch.random.fork_rng(devices=[]):
-            for batch in data.val_dataloader():
-                codes = module.vlm.encode(batch.pixel_values.to(module.device)).codes[..., 0]
+            for batch in data.stored("val"):
+                pixels = batch.pixel_values.to(module.device)
+                codes = as_forward(module, module.vlm.encode, pixels).codes[..., 0]
                 self.before.update(zip(batch.keys, codes.int().cpu(), strict=True))
+
+    def changed(self, keys: Sequence[str], codes: Tensor) -> Tensor:
+        """``[B, N]`` bool: where first-level codes of validation pictures (``codes`` ``[B, N, R]``) are others now."""
+        now = codes[..., 0]
+        return torch.stack([self.before[key] for key in keys]).to(now.device) != now
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last validation."""
@@ -53,9 +62,8 @@ class CodesChanged(Callback):
     ) -> None:
         """Compare."""
         if self.before:
-            now = outputs["codes"][..., 0]
-            changed = torch.stack([self.before[key] for key in batch.keys]).to(now.device) != now
-            self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=now.device)])
+            changed = self.changed(batch.keys, outputs["codes"])[outputs["counted"]]
+            self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=changed.device)])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share over all processes."""

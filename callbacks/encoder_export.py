@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.token_prior import domain_counts
+from craft_lightning.models.blocks import whole
 from craft_lightning.models.layout import write_encoder
 
 
@@ -20,9 +21,9 @@ class EncoderExport(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the parameters that the tower uses; all of them, so that the folder stands alone."""
         module: Any = pl_module
-        used = dict(module.vlm.tower.used_parameters())
-        if not any(p.requires_grad for p in used.values()):
+        if not any(p.requires_grad for _, p in module.vlm.tower.used_parameters()):
             return
+        used = {name: whole(p.detach()) for name, p in module.vlm.tower.used_parameters()}
         countable = module.vlm.tower.quantizer is not None and getattr(trainer, "datamodule", None) is not None
         prior = domain_counts(trainer, module) if countable else None
         if not trainer.is_global_zero:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
@@ -45,7 +47,10 @@ def strategy(trainer: Trainer) -> str:
     name = type(trainer.strategy).__name__.removesuffix("Strategy")
     devices = trainer.num_devices * trainer.num_nodes
     where = f"{devices} {trainer.strategy.root_device.type} device{'s' if devices > 1 else ''}"
-    return f"{name}, precision {trainer.precision}: {where}"
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    reasons = [callback.choice.reason for callback in callbacks if hasattr(callback, "choice")]
+    why = reasons[0] if reasons else "as the config names it"
+    return f"{name}, precision {trainer.precision}: {where} ({why})"
 
 
 def pruning(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -90,13 +95,42 @@ def device(trainer: Trainer) -> str:
 
 
 def peak_memory(trainer: Trainer) -> int:
-    """Peak memory in bytes: of the device if it is a GPU, else of this process."""
+    """Peak memory in bytes since :func:`forget_peak`: of the device if it is a GPU, else of this process."""
     root = trainer.strategy.root_device
     if root.type == "cuda":
         return torch.cuda.max_memory_allocated(root)
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak(trainer: Trainer) -> int:
+    """Measure peaks from now on; returns the bytes in use. Only Linux can forget the peak of a process."""
+    root = trainer.strategy.root_device
+    if root.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(root)
+        return torch.cuda.memory_allocated(root)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS") or peak_memory(trainer)
+
+
+def _status(name: str) -> int:
+    """A field of Linux's account of this process in bytes, 0 where there is none."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def size(count: float) -> str:
+    """Bytes in words.
+
+    >>> size(3 * 2**29), size(5 * 2**20)
+    ('1.5 GiB', '5 MiB')
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def plain(value: Any) -> Any:

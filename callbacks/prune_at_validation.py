@@ -159,7 +159,7 @@ class PruneAtValidation(Callback):
         for keep, meter in self._meters.items():
             meter.update(outputs["also"][keep])
         if self.enabled and outputs["read"].selection is not None:
-            self._sums += pruned_sums(outputs["read"])
+            self._sums += pruned_sums(outputs["read"], outputs["counted"])
 
     def _log(self, trainer: Trainer, module: Any, stage: str, name: str) -> None:
         if not self.enabled or trainer.sanity_checking:
@@ -177,9 +177,10 @@ class PruneAtValidation(Callback):
         module.log_dict(values, sync_dist=True)  # equal on all processes already; this says so to Lightning
 
 
-def pruned_sums(read: VisualTokens) -> Tensor:
-    """``[6]`` float64 sums over pruned pictures: pictures, share of tokens kept, share of distinct codes kept, gamma
-    where quotas meet the budget, pictures where they do, pictures where they cannot."""
+def pruned_sums(read: VisualTokens, counted: Tensor) -> Tensor:
+    """``[6]`` float64 sums over the pruned pictures that are ``counted`` (``[B]`` bool): pictures, share of tokens
+    kept, share of distinct codes kept, gamma where quotas meet the budget, pictures where they do, where they cannot.
+    """
     selection = read.selection
     assert selection is not None
     mask = selection.mask(read.features.shape[1])
@@ -191,7 +192,7 @@ def pruned_sums(read: VisualTokens) -> Tensor:
     reached = selection.gamma.isfinite()
     gamma = selection.gamma.where(reached, 0.0)
     parts = (torch.ones_like(tokens), tokens, codes, gamma, reached.double(), selection.gamma.isinf().double())
-    return torch.stack([part.sum() for part in parts])
+    return torch.stack([part[counted].sum() for part in parts])
 
 
 def read_counts(path: Path, entries: int) -> Tensor:

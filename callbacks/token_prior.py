@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.blocks import as_forward
 from craft_lightning.models.pruning import count_codes
 
 _counted: WeakKeyDictionary[LightningModule, tuple[int, Tensor]] = WeakKeyDictionary()
@@ -30,7 +31,7 @@ def counts_in(trainer: Trainer, module: LightningModule, pictures: Iterable[Tens
     """
     method: Any = module
     with _evaluating(module), trainer.precision_plugin.forward_context():
-        codes = (method.visual_tokens(pixels.to(module.device)).codes for pixels in pictures)
+        codes = (as_forward(method, method.visual_tokens, pixels.to(module.device)).codes for pixels in pictures)
         return count_codes(codes, method.vlm.tower.quantizer.entries)
 
 

@@ -13,9 +13,8 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,9 +22,9 @@ import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
@@ -34,12 +33,18 @@ from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
 from callbacks.hparams_tab import HparamsTab
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.lost import lost_process
 from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
+from callbacks.save_config import SaveConfig
+from callbacks.sharded import register
+from callbacks.ste_check import SteCheck
+from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
 from craft_lightning import __version__
+from craft_lightning.arguments import flat, named_settings, one_class_each, read_configs
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
@@ -94,7 +99,7 @@ class CraftParser(LightningArgumentParser):
 def _settings() -> list[str]:
     """What can be set, as ``model.optim.lr``."""
     parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
-    parts += [("token_map", TokenMap)]
+    parts += [("token_map", TokenMap), ("ste_check", SteCheck)]
     parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
     parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
     parts += [
@@ -104,28 +109,12 @@ def _settings() -> list[str]:
     return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes the complete resolved config into the run folder: ``config.yaml`` for fit, ``config.test.yaml``..."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save once, on the first process."""
-        if self.already_saved or not trainer.is_global_zero:
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        name = "config.yaml" if stage == "fit" else f"config.{getattr(stage, 'value', stage)}.yaml"
-        # Whoever runs this file again must ask again for permission to overwrite.
-        config = self.config.clone()
-        config.overwrite = False
-        self.parser.save(config, folder / name, skip_none=False, overwrite=True, multifile=False)
-        self.already_saved = True
-
-
 class CraftCLI(LightningCLI):
     """LightningCLI with our parser, our callbacks and a run folder for everything a run writes."""
 
     subcommand: str
     callbacks: Sequence[Callback] = ()
+    named: Set[str] = frozenset()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The links, the checkpoint callback, and the permission to write over a used run folder."""
@@ -136,6 +125,7 @@ class CraftCLI(LightningCLI):
         parser.link_arguments("seed_everything", "prune.rule.seed", compute_fn=int)
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TokenMap, "token_map")
+        parser.add_lightning_class_args(SteCheck, "ste_check")
         parser.set_defaults(
             {
                 # The weights of the last step, never the best of many (methods.md 1.5, DESIGN 4.7).
@@ -164,9 +154,9 @@ class CraftCLI(LightningCLI):
         if not path or not Path(path).is_file():
             return
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
-        given = _flat(config.model.init_args.as_dict())
+        given = flat(config.model.init_args.as_dict())
         told = {
-            k: v for k, v in _flat({k: v for k, v in held.items() if k[0] != "_"}).items() if given.get(k) is not None
+            k: v for k, v in flat({k: v for k, v in held.items() if k[0] != "_"}).items() if given.get(k) is not None
         }
         changed = [f"{k}={given[k]!r} (checkpoint: {v!r})" for k, v in told.items() if _plain(v) != _plain(given[k])]
         if changed:
@@ -190,11 +180,13 @@ class CraftCLI(LightningCLI):
         if path is not None and path != "best" and not Path(path).exists():
             there = sorted(map(str, Path(path).parent.glob("*.ckpt")))
             raise CraftError(f"no checkpoint {path}; there is {', '.join(there) or 'none in that folder'}")
-        if self.subcommand == "fit" and os.environ.get("LOCAL_RANK", "0") == "0":
+        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        if self.subcommand == "fit" and first:
             _claim(Path(config.trainer.default_root_dir), resuming=path is not None, overwrite=config.overwrite)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the callbacks of every run, and the logger unless the config names one or switches it off."""
+        """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
+        advice = self._lay_out()
         config = self.config_init[self.subcommand]
         folder = config.trainer.default_root_dir
         if config.trainer.logger in (None, True):
@@ -206,6 +198,7 @@ class CraftCLI(LightningCLI):
         )
         theirs = any(isinstance(c, ProgressBar) for c in config.trainer.callbacks or ())
         self.trainer_defaults["callbacks"] = [
+            *advice,
             RunBanner(),
             *([] if theirs or config.trainer.enable_progress_bar is False else [Progress()]),
             CodesChanged(),
@@ -216,16 +209,27 @@ class CraftCLI(LightningCLI):
         ]
         return super().instantiate_trainer(**kwargs)
 
+    def _lay_out(self) -> list[Callback]:
+        """Choose what ``strategy: auto`` leaves open, and write it into the run's config."""
+        config, made = self.config[self.subcommand], self.config_init[self.subcommand]
+        choice = settle(self.subcommand, self.model, self.datamodule, made.trainer, self.named)
+        if choice is None:
+            return []
+        for name, value in settings(choice, made.trainer, self.model.optim.clip).items():
+            config[name] = value
+            if name.startswith("trainer."):
+                made[name] = value
+        self.model.backbone.dtype = choice.dtype
+        self.model.backbone.gradient_checkpointing = choice.recompute
+        self.datamodule.eval_batch_size = choice.eval_rows
+        return [StrategyAdvisor(choice)]
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and dataclasses as one mapping with dotted keys."""
-    if isinstance(value, Namespace):
-        value = value.as_dict()
-    if hasattr(value, "__dataclass_fields__"):
-        value = vars(value)
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else key).items()}
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; say it in one line if a process was lost on the way."""
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            raise lost_process(self.trainer, error) or error from None
 
 
 def _plain(value: Any) -> Any:
@@ -258,36 +262,6 @@ def _claim(folder: Path, resuming: bool, overwrite: bool) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _one_class_each(argv: Sequence[str]) -> None:
-    """Refuse config files that name different classes for one part: the second would inherit arguments of the first.
-
-    Raises:
-        CraftError: with both files.
-    """
-    named: dict[str, tuple[str, str]] = {}
-    flags = ("-c", "--config")
-    files = [value for flag, value in pairwise(argv) if flag in flags]
-    files += [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-    for file in files:
-        if not Path(file).is_file():
-            near = nearest(Path(file).name, (p.name for p in Path(file).parent.glob("*")))
-            raise CraftError(f"no config file {file}" + (f"; did you mean {Path(file).parent / near}?" if near else ""))
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise CraftError(f"{file}: {' '.join(str(error).split())}") from error
-        for part in ("model", "data"):
-            section = content.get(part) if isinstance(content, dict) else None
-            name = section.get("class_path") if isinstance(section, dict) else None
-            if name is None:
-                continue
-            before = named.setdefault(part, (name, file))
-            if before[0].rsplit(".", 1)[-1] != name.rsplit(".", 1)[-1]:
-                raise CraftError(
-                    f"{file} names {part} {name}, but {before[1]} names {before[0]}: give one of the two files"
-                )
-
-
 def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> CraftCLI:
     """Parse and, if ``run``, do what the arguments say.
 
@@ -298,13 +272,19 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
         CraftError: a mistake in the arguments or in a config file.
     """
     _quiet()
+    register()
     argv = [_alias(a) for a in argv]
-    _one_class_each(argv)
+    configs = read_configs(argv)
+    one_class_each(configs)
     import_methods()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # The parser of a verb takes longer to build than the rest of a parse: only the one asked for is made.
     asked = {verb: skipped for verb, skipped in CraftCLI.subcommands().items() if verb in argv[:1]}
-    parts = {"callbacks": callbacks, "subcommands": staticmethod(lambda: asked or CraftCLI.subcommands())}
+    parts = {
+        "callbacks": callbacks,
+        "named": named_settings(argv, configs),
+        "subcommands": staticmethod(lambda: asked or CraftCLI.subcommands()),
+    }
     cls = type("CraftCLI", (CraftCLI if run else _DryCLI,), parts)
     try:
         return _construct(cls, argv)
@@ -350,6 +330,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")  # a test's folder is not its training's
+    warnings.filterwarnings("ignore", message=r".*all_gather is deprecated")
+    warnings.filterwarnings("ignore", message=r".*returned a view tensor")  # sharded: nothing is changed in place
     rank_zero_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())
 

@@ -10,6 +10,8 @@ from typing import Any
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from craft_lightning.errors import CraftError
+
 
 @dataclass(frozen=True)
 class OptimSpec:
@@ -54,3 +56,19 @@ def build_optimizer(param_groups: Sequence[dict[str, Any]], spec: OptimSpec, tot
     optimizer = AdamW(list(param_groups), lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, spec.warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rows_per_pass(batch_size: int, processes: int, parts: int = 1) -> int:
+    """Rows that one process takes in one pass when ``parts`` passes make an optimiser step of ``batch_size`` rows.
+
+    Raises:
+        CraftError: the batch cannot be shared equally; it is never rounded, since that would be another experiment.
+    """
+    if batch_size % (processes * parts):
+        what = f"{processes} devices" + (f" x {parts} accumulated batches" if parts > 1 else "")
+        shares = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
+        raise CraftError(
+            f"a batch of {batch_size} rows cannot be shared equally by {what}; it divides by {shares} "
+            "(--trainer.devices, --trainer.num_nodes, --trainer.accumulate_grad_batches, or --data.batch_size)"
+        )
+    return batch_size // (processes * parts)

@@ -190,7 +190,7 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def collate_text(rows: Sequence[Encoded], pad_id: int, with_reply: bool) -> dict[str, Tensor]:
+def collate_text(rows: Sequence[Encoded], pad_id: int, with_reply: bool) -> dict[str, Any]:
     """Text tensors of a batch: ``input_ids``, ``attention_mask``, ``labels`` ``[B, T]`` and ``prompt_lengths`` ``[B]``.
 
     Args:

@@ -23,7 +23,7 @@ def scored_replies(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> l
 
 def likely_letters(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[str | None]:
     """The option letter of highest likelihood (lower case), None for open questions."""
-    if not any(batch.option_counts):
+    if not any(batch.option_counts) and not vlm.lockstep:
         return [None] * len(batch)
     ids = vlm.letter_ids()
     letters = list(ids)

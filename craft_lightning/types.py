@@ -6,7 +6,7 @@ One direction: rows become :class:`VqaExample`, examples become :class:`VqaBatch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -65,6 +65,29 @@ class VqaExample:
 
 
 @dataclass(frozen=True)
+class StepShare:
+    """A process's share of an optimiser step, as each of its parts knows it (gradient accumulation).
+
+    With it the loss of a part can be the part of the loss: the pictures of a part are scored against the sentences of
+    the whole step, and its tokens count among all of the step.
+
+    Attributes:
+        label_ids: ``[S]`` of the share. caption_ids: ``[S]`` of the share. tokens: number of its labelled tokens.
+        parts: how many batches the share is cut into. part: which of them this is.
+    """
+
+    label_ids: Tensor
+    caption_ids: Tensor
+    tokens: int
+    parts: int
+    part: int
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> StepShare:
+        """A copy with ``function`` applied to its tensors."""
+        return replace(self, label_ids=function(self.label_ids), caption_ids=function(self.caption_ids))
+
+
+@dataclass(frozen=True)
 class VqaBatch:
     """A collated batch.
 
@@ -78,6 +101,8 @@ class VqaBatch:
         caption_ids: ``[B]`` long, row of the data module's caption list drawn for this example; -1 without captions.
         seen: ``[B]`` bool.
         answers: reference replies. keys: example keys. option_counts: number of options, 0 for open questions.
+        repeats: ``[B]`` bool, rows that another process counts: they only fill up the last batch. None: no row is.
+        step: the share of the optimiser step that the batch is a part of; None if it is all of it.
     """
 
     pixel_values: Tensor
@@ -91,13 +116,39 @@ class VqaBatch:
     answers: tuple[str, ...]
     keys: tuple[str, ...]
     option_counts: tuple[int, ...]
+    repeats: Tensor | None = None
+    step: StepShare | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def _map(self, function: Any) -> VqaBatch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: function(v) for k, v in tensors.items() if isinstance(v, Tensor)})
+    @property
+    def share(self) -> StepShare:
+        """The share of the optimiser step that the batch is a part of, or all of."""
+        return self.step or StepShare(self.label_ids, self.caption_ids, self._tokens(), parts=1, part=0)
+
+    @property
+    def counted(self) -> Tensor:
+        """``[B]`` bool: rows that are this process's to count."""
+        return torch.ones_like(self.seen) if self.repeats is None else ~self.repeats
+
+    def _tokens(self) -> int:
+        return int((self.labels != IGNORED_LABEL).sum())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> VqaBatch:
+        moved: dict[str, Any] = {k: function(v) for k, v in self._values() if isinstance(v, Tensor)}
+        return replace(self, **moved, step=None if self.step is None else self.step.map(function))
+
+    def _values(self) -> Iterator[tuple[str, Any]]:
+        return ((field.name, getattr(self, field.name)) for field in fields(self))
+
+    def split(self, parts: int) -> Iterator[VqaBatch]:
+        """The batch as ``parts`` batches of equal size, each with its :class:`StepShare`."""
+        tokens, size = self._tokens(), len(self) // parts
+        for part in range(parts):
+            rows = slice(part * size, (part + 1) * size)
+            cut: dict[str, Any] = {k: v[rows] for k, v in self._values() if isinstance(v, Tensor | tuple)}
+            yield replace(self, **cut, step=StepShare(self.label_ids, self.caption_ids, tokens, parts, part))
 
     def to(self, *args: Any, **kwargs: Any) -> VqaBatch:
         """A copy with every tensor moved, as ``Tensor.to`` (Lightning calls it for frozen dataclasses)."""

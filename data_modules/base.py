@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from craft_lightning import mcq
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.models.spec import VlmSpec
+from craft_lightning.optim import rows_per_pass
 from craft_lightning.types import VqaExample
-from data_modules.batches import Distractors, EpochSampler, Row, TrainLoader, VqaDataset
+from data_modules.batches import Distractors, EpochSampler, Row, StoredSampler, TrainLoader, VqaDataset, world
 from data_modules.facts import OWN, DatasetFacts, dataset_facts, own_facts
 from data_modules.reader import Reader, read_backbone
 from data_modules.sources.folder import FolderSource, check_root, folder_kind
@@ -52,7 +53,8 @@ class VqaDataModule(LightningDataModule):
         domain: fills *An image of a {domain}, specifically a {label}.* None: the dataset's own.
         look: of drawn pictures: ``field`` (to adapt to) or ``studio`` (as in pre-training); ``grey`` shows no picture
             at all, for any source: what can be answered from the text alone.
-        batch_size: training rows of one process and step. eval_batch_size: rows of an evaluation batch.
+        batch_size: training rows of one optimiser step, shared equally by all processes and the batches that gradient
+            accumulation adds up. eval_batch_size: rows of one process's evaluation batch.
         num_workers: processes that prepare batches; 0 prepares them in the run's own.
         seed: order, options and captions of training; stored items never depend on it.
         train_size: training pictures. None: 1,024 drawn, or all of a folder.
@@ -184,11 +186,18 @@ class VqaDataModule(LightningDataModule):
     # what is handed out
 
     def train_dataloader(self) -> DataLoader[Row]:
-        """Batches of a new permutation each epoch; incomplete batches are dropped."""
-        data = self.splits["train"]
+        """Batches of a new permutation each epoch; incomplete batches are dropped.
+
+        Raises:
+            CraftError: the processes and accumulated batches do not divide the batch.
+        """
+        data, processes = self.splits["train"], world()[0]
+        parts = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        rows_per_pass(self.batch_size, processes, parts)
         return TrainLoader(
             data,
-            batch_size=self.batch_size,
+            parts=parts,
+            batch_size=self.batch_size // processes,
             sampler=EpochSampler(data, self.batch_size, self.seed),
             collate_fn=data.collate,
             drop_last=True,
@@ -196,20 +205,24 @@ class VqaDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Row]:
-        """The stored validation items, seen labels only."""
-        return self._stored("val")
+        """This process's stored validation items, seen labels only."""
+        return self.stored("val", dealt=True)
 
     def test_dataloader(self) -> DataLoader[Row]:
-        """The stored test items, all labels."""
-        return self._stored("test")
+        """This process's stored test items, all labels."""
+        return self.stored("test", dealt=True)
 
     def predict_dataloader(self) -> DataLoader[Row]:
-        """The stored test items."""
-        return self._stored("test")
+        """This process's stored test items."""
+        return self.stored("test", dealt=True)
 
-    def _stored(self, name: SplitName) -> DataLoader[Row]:
+    def stored(self, name: SplitName, dealt: bool = False) -> DataLoader[Row]:
+        """The stored items of a split: all of them, or those ``dealt`` out to this process."""
         data = self.splits[name]
-        return DataLoader(data, batch_size=self.eval_batch_size, collate_fn=data.collate, **self._workers())
+        sampler = StoredSampler(data) if dealt and world()[0] > 1 else None
+        return DataLoader(
+            data, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=data.collate, **self._workers()
+        )
 
     def _workers(self) -> dict[str, Any]:
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}

@@ -20,7 +20,8 @@ from data_modules.sources.split import Item, Source, Split, SplitName
 
 Distractors = Literal["nearest", "random"]
 Draw = int | tuple[int, int]
-"""What a sampler asks for: an index, or (epoch, index) for a training item."""
+"""What a sampler asks for: an index, or (epoch, index) for a training item; ``-1 - index`` stands for a stored item
+that another process counts."""
 
 
 _BLANK = Image.new("RGB", (1, 1))
@@ -34,6 +35,7 @@ class Row:
     pixels: Tensor
     text: Encoded
     caption_id: int
+    repeat: bool
 
 
 class VqaDataset(Dataset[Row]):
@@ -75,9 +77,10 @@ class VqaDataset(Dataset[Row]):
 
     def __getitem__(self, draw: Draw) -> Row:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+        index, repeat = max(index, -1 - index), index < 0
         example = self.asked(index, epoch)
         caption_id = self.captions.get(self.items[index].caption, -1)
-        return Row(example, self.images[self.items[index].picture], self.builder.encode(example), caption_id)
+        return Row(example, self.images[self.items[index].picture], self.builder.encode(example), caption_id, repeat)
 
     def example(self, index: int, epoch: int = 0) -> VqaExample:
         """The example as asked in an epoch (stored items are the same in every epoch)."""
@@ -132,37 +135,62 @@ class VqaDataset(Dataset[Row]):
             answers=tuple(e.answer for e in examples),
             keys=tuple(e.key for e in examples),
             option_counts=tuple(len(e.options) for e in examples),
+            repeats=torch.tensor([row.repeat for row in rows]) if any(row.repeat for row in rows) else None,
         )
+
+
+def world() -> tuple[int, int]:
+    """Number of processes and this one's rank; (1, 0) alone."""
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_world_size(), torch.distributed.get_rank()) if ready else (1, 0)
+
+
+class StoredSampler(DistributedSampler[Any]):
+    """Deals stored items out to the processes in turn.
+
+    All take the same number, so that they reach every collective together; what fills up the last round is marked as a
+    repetition (see :data:`Draw`) and counted by the process that has it as its own.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        processes, rank = world()
+        super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=False)
+
+    def __iter__(self) -> Iterator[int]:
+        count = len(self.dataset)  # type: ignore[arg-type]
+        for place in range(self.rank, self.total_size, self.num_replicas):
+            yield place if place < count else -1 - place % count
 
 
 class EpochSampler(DistributedSampler[Any]):
     """A new permutation each epoch from (seed, epoch) alone: the same for every method, and again after a resume.
 
-    It yields (epoch, index), so that the items redraw their options without shared state. With several processes,
-    batch s of process r is rows ``[(s * W + r) * B, (s * W + r + 1) * B)`` of the permutation: together the processes
-    see what one process with batch ``W * B`` would see. The incomplete last batch is dropped; no row is repeated.
+    It yields (epoch, index), so that the items redraw their options without shared state. Step s is rows
+    ``[s * B, (s + 1) * B)`` of the permutation whatever the number of processes, each of which has an equal share of
+    them. The incomplete last batch is dropped; no row is repeated.
 
     Being a ``DistributedSampler`` it is left alone by Lightning, which would otherwise wrap it.
 
     Args:
-        dataset: anything with a length. batch_size: rows of one process and step. seed: of the run.
+        dataset: anything with a length. batch_size: rows of one step over all processes. seed: of the run.
+
+    Attributes:
+        share: rows of this process and step. batches: steps of an epoch.
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, seed: int) -> None:
-        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-        world = torch.distributed.get_world_size() if ready else 1
-        rank = torch.distributed.get_rank() if ready else 0
-        super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed, drop_last=True)
-        self.batch_size = batch_size
-        self.done = 0  # batches of the present epoch that are not handed out again
+        processes, rank = world()
+        super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=True, seed=seed, drop_last=True)
+        self.batch_size, self.share = batch_size, batch_size // processes
+        self.done = 0  # steps of the present epoch that are not handed out again
         self.counting = False
-        self.batches = len(dataset) // (batch_size * world)  # type: ignore[arg-type]
+        self.batches = len(dataset) // batch_size  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return self.batches * self.batch_size
+        return self.batches * self.share
 
     def continue_from(self, epoch: int, done: int) -> None:
-        """Go on after ``done`` batches of an epoch; from now on they are counted here and :meth:`set_epoch` is void.
+        """Go on after ``done`` steps of an epoch; from now on they are counted here and :meth:`set_epoch` is void.
 
         A continued trainer may be ahead of the data: a run that ended at its last step in the middle of an epoch counts
         that epoch as a whole one.
@@ -179,32 +207,45 @@ class EpochSampler(DistributedSampler[Any]):
         epoch, done = self.epoch, self.done
         order = mcq.permutation(len(self.dataset), "order", self.seed, epoch)  # type: ignore[arg-type]
         for step in range(done, self.batches):
-            start = (step * self.num_replicas + self.rank) * self.batch_size
-            yield from ((epoch, index) for index in order[start : start + self.batch_size])
+            start = step * self.batch_size + self.rank * self.share
+            yield from ((epoch, index) for index in order[start : start + self.share])
 
 
 class TrainLoader(DataLoader[Row]):
-    """A loader that continues in the middle of an epoch; Lightning stores its state in every checkpoint."""
+    """A loader that continues in the middle of an epoch; Lightning stores its state in every checkpoint.
+
+    Args:
+        parts: batches that a process's share of a step is handed out in (gradient accumulation).
+    """
 
     _served = (0, 0)
+
+    def __init__(self, *args: Any, parts: int = 1, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return super().__len__() * self._parts
 
     def __iter__(self) -> Any:
         # A generator: the epoch is read when the first batch is asked for, not when the iterator is made.
         sampler: Any = self.sampler
         epoch, done = sampler.epoch, sampler.done
-        for batch in super().__iter__():
+        for share in super().__iter__():
+            *early, last = [share] if self._parts == 1 else share.split(self._parts)
+            yield from early
             done += 1
             self._served = (epoch, done)
             if sampler.counting:
                 sampler.continue_from(epoch, done)
-            yield batch
+            yield last
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of its batches that were handed out."""
+        """Epoch and number of its steps that were handed out whole: the same for any number of processes and parts."""
         return {"epoch": self._served[0], "batches": self._served[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batch at which the state was taken."""
+        """Continue after the step at which the state was taken."""
         sampler: Any = self.sampler
         sampler.continue_from(state["epoch"], state["batches"])
         self._served = (sampler.epoch, sampler.done)

@@ -31,6 +31,7 @@ RANKS = {
     "craft_lightning.surrogates": 3,
     "craft_lightning.tables": 3,
     "craft_lightning.listing": 3,
+    "craft_lightning.arguments": 3,
     "data_modules": 3,
     "callbacks": 3,
     "craft_lightning.cli": 4,

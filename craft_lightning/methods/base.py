@@ -8,22 +8,23 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
 from craft_lightning.mcq import pick
-from craft_lightning.methods import method_class
+from craft_lightning.methods import method_class, state
 from craft_lightning.methods.captions import CaptionRows, CaptionTable
-from craft_lightning.methods.state import check_codebook, check_continuous, check_method, check_names
+from craft_lightning.methods.steps import StepAccounts
 from craft_lightning.metrics import CodebookUsage, ExactMatch
+from craft_lightning.models.blocks import shard
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pruning import PruneRule, prune_each
+from craft_lightning.models.skeleton import skeleton
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec, build_optimizer
@@ -49,7 +50,7 @@ FINAL = (
 torch.serialization.add_safe_globals([VlmSpec, OptimSpec])
 
 
-class BaseMethod(LightningModule, ABC):
+class BaseMethod(StepAccounts, ABC):
     """A way to adapt a discrete vision-language model.
 
     Subclasses override the five hooks in :data:`HOOKS` and nothing else; their constructors take typed keywords of
@@ -65,8 +66,6 @@ class BaseMethod(LightningModule, ABC):
         usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
-        first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
-            which make loss weights comparable across reductions (methods.md 1.5); empty where z has no gradient.
         token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
             PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
     """
@@ -85,7 +84,6 @@ class BaseMethod(LightningModule, ABC):
         self.captions: CaptionTable | None = None
         self.accuracy = ExactMatch()
         self.usage: CodebookUsage | None = None
-        self.first_gradients: dict[str, float] = {}
         self.token_keep = 1.0
         self.token_also: tuple[float, ...] = ()
         self.token_prior: Tensor | None = None
@@ -119,11 +117,10 @@ class BaseMethod(LightningModule, ABC):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; by default matrices are decayed, vectors and scalars are not."""
-        parameters = [p for _, p in self.trainable()]
-        return [
-            {"params": [p for p in parameters if p.squeeze().ndim >= 2]},
-            {"params": [p for p in parameters if p.squeeze().ndim < 2], "weight_decay": 0.0},
-        ]
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for _, parameter in self.trainable():
+            groups[sum(side > 1 for side in parameter.shape) < 2].append(parameter)
+        return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
 
     # -- what the hooks may ask for ------------------------------------------------------------------------------
 
@@ -134,7 +131,7 @@ class BaseMethod(LightningModule, ABC):
         return str(getattr(data, "kind", "classification"))
 
     def caption_rows(self, batch: VqaBatch) -> CaptionRows:
-        """Embedded sentences of the whole (multi-process) batch, and which of them belong to this process's rows.
+        """Embedded sentences of the step (of all processes and parts), and which of them belong to the batch's rows.
 
         The sentences are the data module's; the frozen text tower embeds each of them once, at the first call.
 
@@ -145,11 +142,13 @@ class BaseMethod(LightningModule, ABC):
             data = getattr(self.trainer, "datamodule", None)
             sentences: Sequence[str] = getattr(data, "captions", ())
             self.captions = CaptionTable.embed(sentences, self.backbone, self.device)
-        ids, labels = batch.caption_ids, batch.label_ids
-        if self._processes() == 1:
-            return self.captions.rows(ids, ids, labels, 0)
-        gathered: Any = self.all_gather({"ids": ids, "labels": labels})
-        return self.captions.rows(ids, gathered["ids"].flatten(), gathered["labels"].flatten(), self.global_rank)
+        share = batch.share
+        ids, labels, first = share.caption_ids, share.label_ids, share.part * len(batch)
+        if self._processes() > 1:
+            first += self.global_rank * len(ids)
+            gathered: Any = self.all_gather({"ids": ids, "labels": labels})
+            ids, labels = gathered["ids"].flatten(), gathered["labels"].flatten()
+        return self.captions.rows(ids, labels, slice(first, first + len(batch)))
 
     # -- final ---------------------------------------------------------------------------------------------------
 
@@ -159,10 +158,20 @@ class BaseMethod(LightningModule, ABC):
         Raises:
             CraftError: a backbone with a codebook, for a method that knows none.
         """
-        if self._built:
-            return
-        self.vlm = load_vlm(self.backbone)
-        check_continuous(self.continuous, self.vlm.codebook_hash, self.name, self.backbone.name)
+        if not self._built:
+            vlm = load_vlm(self.backbone)
+            state.check_continuous(self.continuous, vlm.codebook_hash, self.name, self.backbone.name)
+            self._configure(vlm)
+
+    def sketch(self) -> Self:
+        """A copy on the meta device, from config files alone: names, shapes and what trains, without weights."""
+        copy = deepcopy(self)
+        with torch.device("meta"):
+            copy._configure(skeleton(self.backbone))
+        return copy
+
+    def _configure(self, vlm: DiscreteVlm) -> None:
+        self.vlm = vlm
         self.build()
         self.requires_grad_(False)
         own = {id(p) for p in self.parameters()}
@@ -170,6 +179,7 @@ class BaseMethod(LightningModule, ABC):
             if id(parameter) not in own:
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
             parameter.requires_grad_(True)
+            parameter.data = parameter.data.float()
         # Lightning keeps this mode: a frozen model must not drop out. What holds no tensor goes with its owner.
         for module in self.modules():
             held = [*module.parameters(), *module.buffers()]
@@ -178,6 +188,9 @@ class BaseMethod(LightningModule, ABC):
         quantizer = self.vlm.tower.quantizer
         if quantizer is not None:
             self.usage = CodebookUsage(quantizer.entries, quantizer.levels)
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"])
+            self.vlm.lockstep = True
         self._built = True
 
     def forward(self, batch: VqaBatch) -> MethodOutput:
@@ -191,21 +204,20 @@ class BaseMethod(LightningModule, ABC):
 
     def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
         """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``."""
-        out = self._balanced(self(batch))
+        out = self._balanced(self(batch), batch)
         terms = self.losses(batch, out)
-        if self._trainer is not None and self.trainer.global_step == 0 and batch_idx == 0:
-            self._note_gradients(terms, out.visual.features)
-        loss = torch.stack(list(terms.values())).sum()
-        values = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict({**values, "train/loss": loss.detach()}, batch_size=len(batch))
-        return loss
+        if self._trainer is not None and self.trainer.global_step == 0:
+            self._note_gradients(terms, out.visual.features, batch)
+        values = torch.stack(list(terms.values()))
+        self._log_terms(list(terms), values.detach(), batch)
+        return values.sum()
 
     def validation_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
         """Greedy exact match on the fixed validation items (DESIGN 4.7).
 
         Returns:
             ``predictions``, ``codes``, ``visual`` (all tokens), ``read`` (those that were not pruned), and ``also``,
-            predictions by keep ratio.
+            predictions by keep ratio; and ``counted`` ``[B]`` bool, False at rows that another process counts.
         """
         return self._evaluate(batch)
 
@@ -261,6 +273,7 @@ class BaseMethod(LightningModule, ABC):
             "method": self.name,
             "codebook_hash": self.vlm.codebook_hash,
             "first_gradients": self.first_gradients,
+            "parts": self._parts(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -270,34 +283,12 @@ class BaseMethod(LightningModule, ABC):
             CraftError: with both names, both hashes, or the first tensors concerned.
         """
         self.configure_model()
-        facts = check_method(checkpoint, self.name, FORMAT)
-        check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
+        facts = state.check_method(checkpoint, self.name, FORMAT)
+        state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        check_names(checkpoint["state_dict"], wanted, self.name)
+        state.check_names(checkpoint["state_dict"], wanted, self.name)
         self.first_gradients = dict(facts.get("first_gradients", {}))
-
-    def _processes(self) -> int:
-        return 1 if self._trainer is None else self.trainer.world_size
-
-    def _balanced(self, out: MethodOutput) -> MethodOutput:
-        """The answer loss scaled so that the mean over processes is the mean over all their tokens (OD-4)."""
-        if self._processes() == 1:
-            return out
-        own = torch.tensor(float(len(out.targets)), device=out.answer_loss.device)
-        everywhere: Any = self.all_gather(own)
-        return replace(out, answer_loss=out.answer_loss * own / everywhere.mean())
-
-    def _note_gradients(self, terms: dict[str, Tensor], features: Tensor) -> None:
-        """Fill :attr:`first_gradients` and hand it to the loggers, which otherwise skip step 0."""
-        if not features.requires_grad:
-            return
-        for name, term in terms.items():
-            gradient = None
-            if term.requires_grad:
-                gradient = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)[0]
-            self.first_gradients[f"train/grad_z/{name}"] = 0.0 if gradient is None else float(gradient.float().norm())
-        for logger in self.loggers:
-            logger.log_metrics(self.first_gradients, step=0)
+        state.count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -310,11 +301,13 @@ class BaseMethod(LightningModule, ABC):
             keep: predictions if keep == self.token_keep else scored_replies(self.vlm, other, batch)
             for keep, other in zip(self.token_also, others, strict=True)
         }
+        found = {"predictions": predictions, "codes": visual.codes, "visual": visual, "read": read, "also": also}
+        found["counted"] = batch.counted
         if count:
             self.accuracy.update(predictions)
             if self.usage is not None and visual.codes is not None:
-                self.usage.update(visual.codes)
-        return {"predictions": predictions, "codes": visual.codes, "visual": visual, "read": read, "also": also}
+                self.usage.update(visual.codes[batch.counted])
+        return found
 
     def _log_metrics(self, stage: str, name: str) -> None:
         found = self.accuracy.compute()
@@ -338,7 +331,7 @@ def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
     """
     if not Path(path).is_file():
         raise CraftError(f"no checkpoint {path}")
-    facts = check_method(torch.load(path, map_location="cpu", weights_only=True, mmap=True), None, FORMAT)
+    facts = state.check_method(torch.load(path, map_location="cpu", weights_only=True, mmap=True), None, FORMAT)
     with warnings.catch_warnings():
         # Only trained tensors are stored: on_load_checkpoint has compared their names.
         warnings.filterwarnings(

@@ -16,11 +16,11 @@ from craft_lightning.models.text import TextTower
 
 @dataclass(frozen=True)
 class CaptionRows:
-    """Sentences of one batch over all processes.
+    """Sentences of one optimiser step over all processes.
 
     Attributes:
         embeddings: ``[M, dT]`` float32, no gradient. labels: ``[M]``. sentences: ``[M]`` numbers of the sentences.
-        own: ``[B]`` rows of this process's examples.
+        own: ``[B]`` rows of the batch's examples.
     """
 
     embeddings: Tensor
@@ -50,19 +50,19 @@ class CaptionTable:
         tower = load_text_tower(backbone).to(device)
         return cls(tower.embed_texts([_fitting(s, tower) for s in sentences]).to(device, torch.float32), numbers)
 
-    def rows(self, own: Tensor, gathered: Tensor, labels: Tensor, rank: int) -> CaptionRows:
+    def rows(self, gathered: Tensor, labels: Tensor, own: slice) -> CaptionRows:
         """The rows of a batch.
 
         Args:
-            own: ``[B]`` caption rows of this process. gathered: ``[M]`` of all processes, in rank order.
-            labels: ``[M]`` labels of all processes. rank: of this process.
+            gathered: ``[M]`` caption rows of the step over all processes, in rank order. labels: ``[M]`` their labels.
+            own: where among them the batch's are.
 
         Raises:
             CraftError: an example without a caption.
         """
         if bool((gathered < 0).any()):
             raise CraftError("an example has no caption to contrast with; set --model.lambda_contrastive 0")
-        place = torch.arange(len(own), device=own.device) + rank * len(own)
+        place = torch.arange(own.start, own.stop, device=gathered.device)
         return CaptionRows(self.embeddings[gathered], labels, self.numbers[gathered], place)
 
 

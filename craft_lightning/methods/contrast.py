@@ -44,7 +44,7 @@ class ContrastiveMethod(BaseMethod):
             return
         tower = self.vlm.tower
         self.cls = nn.Parameter(torch.randn(1, 1, tower.width) * 0.02)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(10.0)]))
         self.text_head: nn.Module = nn.Identity()
         width = text_width(self.backbone)
         if width != tower.width:

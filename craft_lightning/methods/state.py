@@ -69,3 +69,12 @@ def check_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], metho
     for name, tensor in wanted.items():
         if tensor.shape != state[name].shape:
             raise CraftError(f"{name} is {tuple(state[name].shape)} in the checkpoint, {tuple(tensor.shape)} here")
+
+
+def count_in_parts(checkpoint: Mapping[str, Any], before: int, now: int) -> None:
+    """Where a checkpoint counts batches: count those of this run, which cuts an optimiser step into other parts."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    for counts in filter(None, (progress.get("total"), progress.get("current"))):
+        under_way = counts["processed"] - counts["completed"]  # 1 where a callback wrote the checkpoint
+        counts.update({name: count // before * now for name, count in counts.items()})
+        counts["completed"] = counts["processed"] - under_way

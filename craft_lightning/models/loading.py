@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.blocks import recompute
 from craft_lightning.models.encoders import apply_encoder
 from craft_lightning.models.files import (
     TensorFiles,
@@ -118,4 +119,6 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     ).eval()
     if spec.encoder is not None:
         vlm.encoder_facts, vlm.token_prior = apply_encoder(tower, spec.encoder)
+    if spec.gradient_checkpointing:
+        recompute(vlm)
     return vlm

@@ -13,7 +13,7 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, 
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.encoders import apply_encoder
-from craft_lightning.models.files import TensorFiles, building, listed, load_strict, read_json, torch_dtype
+from craft_lightning.models.files import TensorFiles, building, listed, load_strict, quiet, read_json, torch_dtype
 from craft_lightning.models.layout import CODEBOOKS, SIGLIP
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.spec import VlmSpec, hub_folder, resolve
@@ -99,7 +99,7 @@ def _siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
     return None
 
 
-def _siglip_shapes(folder: Path, root: Path, part: str) -> dict[str, Any]:
+def siglip_shapes(folder: Path, root: Path, part: str) -> dict[str, Any]:
     """Config of a SigLIP half (``"vision_config"`` or ``"text_config"``) for the tower in ``folder``."""
     name = read_json(folder / "config.json")["rqvaesiglip"].get("pretrained_model")
     if not isinstance(name, str):
@@ -163,7 +163,7 @@ def load_tower(
     files = TensorFiles(folder)
     _report_unused(files.names(), folder)
     prefix = f"{SIGLIP}vision_model."
-    config = SiglipVisionConfig(**_siglip_shapes(folder, root, "vision_config"))
+    config = SiglipVisionConfig(**siglip_shapes(folder, root, "vision_config"))
     with building():
         vision = SiglipVisionModel._from_config(config, attn_implementation=attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
@@ -247,7 +247,7 @@ def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", att
     prefix = f"{SIGLIP}text_model."
     if not any(name.startswith(prefix) for name in files.names()):
         raise CraftError(f"{folder}: no text tower ({prefix}*)")
-    config = SiglipTextConfig(**_siglip_shapes(folder, root, "text_config"))
+    config = SiglipTextConfig(**siglip_shapes(folder, root, "text_config"))
     with building():
         model = SiglipTextModel._from_config(config, attn_implementation=attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
@@ -271,7 +271,8 @@ def text_width(source: str | Path | VlmSpec) -> int:
     folder = tower_folder(root)
     if "rqvaesiglip" not in read_json(folder / "config.json"):
         raise CraftError(f"{folder}: no text tower")
-    config = SiglipTextConfig(**_siglip_shapes(folder, root, "text_config"))
+    with quiet():
+        config = SiglipTextConfig(**siglip_shapes(folder, root, "text_config"))
     return config.projection_size or config.hidden_size
 
 

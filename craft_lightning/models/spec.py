@@ -49,8 +49,10 @@ class VlmSpec:
         name: a known backbone, or a checkpoint folder in the VILA-U layout.
         encoder: folder of an adapted encoder to plug in, or None.
         quantizer_dtype: what code distances are computed in, ``float32`` or ``bfloat16`` (the host's own).
-        dtype: what weights are held in: ``float32``, ``bfloat16`` or ``float16``.
+        dtype: what weights are held in: ``float32``, ``bfloat16`` or ``float16``. Trained ones are float32 throughout.
         attention: ``sdpa`` or ``eager``.
+        gradient_checkpointing: blocks compute their activations again in the backward pass instead of keeping them:
+            less memory, a third more time.
     """
 
     name: str = "pocket-vila-u"
@@ -58,6 +60,7 @@ class VlmSpec:
     quantizer_dtype: str = "float32"
     dtype: str = "float32"
     attention: str = "sdpa"
+    gradient_checkpointing: bool = False
 
 
 def models_root() -> Path:

@@ -74,6 +74,7 @@ class DiscreteVlm(nn.Module):
         context: positions that the language model was trained for.
         token_prior: ``[K]`` counts of first-level codes that came with an adapted encoder, or None.
         encoder_facts: ``config.json`` of the adapted encoder that was plugged in, or None.
+        lockstep: weights are shared with other processes, so all of them take the same number of passes per batch.
 
     Raises:
         CraftError: wrapping without the two tokens in the tokenizer.
@@ -103,6 +104,7 @@ class DiscreteVlm(nn.Module):
         self.context = context_length(language_model.config)
         self.token_prior: Tensor | None = None
         self.encoder_facts: Mapping[str, Any] | None = None
+        self.lockstep = False
 
     def _find_wrap_ids(self) -> tuple[int, int]:
         vocabulary = self.tokenizer.get_vocab()
@@ -274,7 +276,7 @@ class DiscreteVlm(nn.Module):
             token = out.logits[:, -1].argmax(dim=-1)
             found.append(token.masked_fill(finished, stops[0]))
             finished = finished | torch.isin(token, stops)
-            if bool(finished.all()):
+            if bool(finished.all()) and not self.lockstep:
                 break
             inputs = {"input_ids": found[-1].unsqueeze(1)}
             mask = F.pad(mask, (0, 1), value=True)

@@ -167,21 +167,67 @@ def test_order_is_the_samplers_alone():
     assert first[:7] != first[7:]
 
 
-def test_processes_share_the_order_of_one(monkeypatch):
-    from data_modules.batches import EpochSampler
+@pytest.fixture
+def process(monkeypatch):
+    """Pretend to be one of several processes."""
 
-    data = module()
-    data.batch_size = 12
-    whole = keys(data)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    data.batch_size = 6
+    def become(rank, world):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+
+    return become
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_each_batch_of_one(process, world):
+    data = module(batch_size=12)
+    whole = keys(data, 2)
     parts = []
-    for rank in (0, 1):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        parts.append(keys(data))
-        assert isinstance(data.train_dataloader().sampler, EpochSampler)
-    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    for rank in range(world):
+        process(rank, world)
+        parts.append(keys(data, 2))
+    assert [sum(shares, ()) for shares in zip(*parts, strict=True)] == whole
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(process):
+    data = module(batch_size=12)
+    process(0, 5)
+    with pytest.raises(CraftError, match=r"12 rows cannot be shared equally by 5 devices; it divides by 1, 2, 3, 4, 6"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_processes_count_each_stored_item_once_in_equal_numbers_of_batches(process, world):
+    data = module(stage="test", eval_batch_size=8)
+    alone = [k for batch in data.test_dataloader() for k in batch.keys]
+    counted, batches = [], set()
+    for rank in range(world):
+        process(rank, world)
+        mine = list(data.test_dataloader())
+        batches.add(tuple(len(b) for b in mine))
+        for batch in mine:
+            repeats = [False] * len(batch) if batch.repeats is None else batch.repeats.tolist()
+            counted += [k for k, repeat in zip(batch.keys, repeats, strict=True) if not repeat]
+    assert len(batches) == 1
+    assert sorted(counted) == sorted(alone)
+    assert len(data.stored("test").dataset) == len([k for b in data.stored("test") for k in b.keys])
+
+
+def test_accumulated_parts_are_the_batch_and_know_their_step():
+    data = module(batch_size=12)
+    whole = next(iter(data.train_dataloader()))
+    parts = list(whole.split(3))
+    assert sum((p.keys for p in parts), ()) == whole.keys
+    assert torch.equal(torch.cat([p.pixel_values for p in parts]), whole.pixel_values)
+    assert torch.equal(torch.cat([p.labels for p in parts]), whole.labels)
+    assert [len(p) for p in parts] == [4, 4, 4]
+    assert [p.step.part for p in parts] == [0, 1, 2]
+    for part in parts:
+        assert torch.equal(part.step.caption_ids, whole.caption_ids)
+        assert torch.equal(part.step.label_ids, whole.label_ids)
+        assert (part.step.parts, part.step.tokens) == (3, int((whole.labels != IGNORED_LABEL).sum()))
+    assert parts[0].to(torch.float64).step.label_ids.dtype == torch.float64
 
 
 class Recorder(pl.LightningModule):

@@ -182,13 +182,13 @@ def test_gathered_ranks_equal_one_device(craft: Any) -> None:
     ids, labels = torch.tensor([0, 1, 2, 2, 4, 5]), torch.tensor([0, 1, 2, 2, 0, 3])
     images = torch.randn(6, table.embeddings.shape[1])
 
-    def loss(part: slice, rank: int) -> torch.Tensor:
-        rows = table.rows(ids[part], ids, labels, rank)
+    def loss(part: slice) -> torch.Tensor:
+        rows = table.rows(ids, labels, part)
         negatives = negative_pairs(labels[part], rows.labels, rows.sentences[rows.own], rows.sentences)
         return contrastive(images[part], rows.embeddings, rows.own, negatives, torch.tensor(2.0))
 
-    whole = loss(slice(0, 6), 0)
-    torch.testing.assert_close((loss(slice(0, 3), 0) + loss(slice(3, 6), 1)) / 2, whole)
+    whole = loss(slice(0, 6))
+    torch.testing.assert_close((loss(slice(0, 3)) + loss(slice(3, 6))) / 2, whole)
 
 
 def test_data_without_captions_is_a_clear_error() -> None:
@@ -196,4 +196,4 @@ def test_data_without_captions_is_a_clear_error() -> None:
         CaptionTable.embed((), VlmSpec(), torch.device("cpu"))
     table = CaptionTable(torch.zeros(2, 3), torch.arange(2))
     with pytest.raises(CraftError, match="no caption"):
-        table.rows(torch.tensor([-1]), torch.tensor([-1]), torch.tensor([0]), 0)
+        table.rows(torch.tensor([-1]), torch.tensor([0]), slice(0, 1))

@@ -1,0 +1,70 @@
+"""An optimiser step over several processes and accumulated batches: weighed, and reported, as the one step it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from craft_lightning.types import MethodOutput, VqaBatch
+
+
+class StepAccounts(LightningModule):
+    """What the base of the methods does about shares of a step.
+
+    Attributes:
+        first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
+            which make loss weights comparable across reductions (methods.md 1.5); empty where z has no gradient.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_gradients: dict[str, float] = {}
+        self._terms = torch.zeros(0)
+
+    def _parts(self) -> int:
+        return 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+
+    def _processes(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size
+
+    def _balanced(self, out: MethodOutput, batch: VqaBatch) -> MethodOutput:
+        """The answer loss scaled so that its mean over processes and parts is the mean over all tokens (OD-4)."""
+        share = batch.share
+        if share.parts * self._processes() == 1:
+            return out
+        tokens: Any = self.all_gather(torch.tensor(float(share.tokens), device=out.answer_loss.device))
+        return replace(out, answer_loss=out.answer_loss * len(out.targets) * share.parts / tokens.mean())
+
+    def _log_terms(self, names: list[str], values: Tensor, batch: VqaBatch) -> None:
+        """``train/<name>`` and their sum ``train/loss``: means over the processes and parts of a step."""
+        parts, part = batch.share.parts, batch.share.part
+        self._terms = values / parts if part == 0 else self._terms + values / parts
+        if part < parts - 1 or self._trainer is None:
+            return
+        self._terms = self.trainer.strategy.reduce(self._terms, reduce_op="mean")
+        logged = {f"train/{name}": value for name, value in zip(names, self._terms, strict=True)}
+        self.log_dict({**logged, "train/loss": self._terms.sum()}, batch_size=len(batch))
+
+    def _note_gradients(self, terms: dict[str, Tensor], features: Tensor, batch: VqaBatch) -> None:
+        """Fill :attr:`first_gradients` and hand it to the loggers, which otherwise skip step 0."""
+        if not features.requires_grad:
+            return
+        parts, part = batch.share.parts, batch.share.part
+        squares = torch.zeros(len(terms), device=features.device)
+        for index, term in enumerate(terms.values()):
+            if term.requires_grad:
+                gradient = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)[0]
+                squares[index] = 0.0 if gradient is None else gradient.float().square().sum()
+        # The loss is the mean over processes and parts, and each of them holds other rows of z.
+        squares = self.trainer.strategy.reduce(squares, reduce_op="sum") / (self._processes() * parts) ** 2
+        for name, square in zip(terms, squares.tolist(), strict=True):
+            before = self.first_gradients.get(f"train/grad_z/{name}", 0.0) if part else 0.0
+            self.first_gradients[f"train/grad_z/{name}"] = math.sqrt(before**2 + square)
+        if part == parts - 1:
+            for logger in self.loggers:
+                logger.log_metrics(self.first_gradients, step=0)

@@ -1,0 +1,141 @@
+"""A model without its weights: names and shapes from the config files alone, and what they say about memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerBase,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.blocks import blocks
+from craft_lightning.models.files import building, first_line, read_json
+from craft_lightning.models.quantizer import ResidualQuantizer
+from craft_lightning.models.reading import checkpoint_root, siglip_shapes, top_config_of, tower_folder
+from craft_lightning.models.spec import VlmSpec, resolve
+from craft_lightning.models.tower import VisionTower
+from craft_lightning.models.vlm import DiscreteVlm, Projector
+
+
+def skeleton(spec: VlmSpec) -> DiscreteVlm:
+    """The model of a spec on the meta device; no weight file is opened, and there need not be one.
+
+    It has no tokenizer and no codebook hash.
+
+    Raises:
+        CraftError: a config file that is missing or cannot be read.
+    """
+    root = checkpoint_root(resolve(spec))
+    with torch.device("meta"), building():
+        tower, quantizer = _tower(root)
+        try:
+            config = AutoConfig.from_pretrained(str(root / "llm"), local_files_only=True, trust_remote_code=False)
+            language_model = AutoModelForCausalLM.from_config(config)
+        except (OSError, ValueError, KeyError) as error:
+            raise CraftError(f"{root / 'llm'}: no config of a language model ({first_line(error)})") from error
+        kind = str(read_json(root / "mm_projector" / "config.json").get("mm_projector_type"))
+        projector = Projector(kind, tower.width, config.hidden_size)
+        vlm = DiscreteVlm(tower, projector, language_model, cast(PreTrainedTokenizerBase, None)).eval()
+        tower.quantizer = quantizer  # after the model took the hash of nothing
+    return vlm
+
+
+def _tower(root: Path) -> tuple[Any, ResidualQuantizer | None]:
+    folder = tower_folder(root)
+    facts = read_json(folder / "config.json")
+    if "timm" in facts:
+        from craft_lightning.models.timm_tower import TimmTower  # a second to import, and rarely needed
+
+        return TimmTower(facts["timm"]["name"], None, facts["timm"].get("image_size")), None
+    config = SiglipVisionConfig(**siglip_shapes(folder, root, "vision_config"))
+    section, quantizer = facts["rqvaesiglip"], None
+    if "n_embed" in section and not top_config_of(root).get("continuous", False):
+        levels = int(section["code_shape"][-1])
+        tables = torch.empty(
+            1 if section.get("shared_codebook") else levels, int(section["n_embed"]), config.hidden_size
+        )
+        quantizer = ResidualQuantizer(tables, levels)
+    return VisionTower(SiglipVisionModel(config)), quantizer
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Transformer blocks as memory sees them: ``blocks`` that run, ``width``, width of keys and values, of the MLP."""
+
+    blocks: int
+    width: int
+    kv_width: int
+    mlp: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a method holds and computes, in numbers.
+
+    Attributes:
+        trained, frozen: parameters. tables: bytes of the codebook and its norms.
+        outside: parameters outside of the blocks. block: of the largest block.
+        tower, language: the blocks that run; ``tower`` is None where its shapes are not known (timm).
+        tokens: of one picture. vocabulary: rows of the output layer.
+        tower_trains, language_trains: whether some of their parameters are trained.
+    """
+
+    trained: int
+    frozen: int
+    tables: int
+    outside: int
+    block: int
+    tower: Stack | None
+    language: Stack
+    tokens: int
+    vocabulary: int
+    tower_trains: bool
+    language_trains: bool
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.trained + self.frozen
+
+
+def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
+    """The numbers of a module (a method, usually on the meta device) around a model."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in module.parameters())
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(module)]
+    config: Any = vlm.language_model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    language = Stack(
+        config.num_hidden_layers, config.hidden_size, config.num_key_value_heads * head, config.intermediate_size
+    )
+    quantizer = vlm.tower.quantizer
+    tables: list[Tensor] = [] if quantizer is None else [b for b in quantizer.buffers() if b is not None]
+    return Profile(
+        trained=trained,
+        frozen=total - trained,
+        tables=sum(t.numel() * t.element_size() for t in tables),
+        outside=total - sum(sizes),
+        block=max(sizes, default=0),
+        tower=_tower_stack(vlm.tower),
+        language=language,
+        tokens=vlm.tower.num_tokens,
+        vocabulary=config.vocab_size,
+        tower_trains=any(p.requires_grad for p in vlm.tower.parameters()),
+        language_trains=any(p.requires_grad for p in vlm.language_model.parameters()),
+    )
+
+
+def _tower_stack(tower: Any) -> Stack | None:
+    if not isinstance(tower, VisionTower):
+        return None
+    config: Any = tower.vision.config
+    return Stack(config.num_hidden_layers - 1, config.hidden_size, config.hidden_size, config.intermediate_size)

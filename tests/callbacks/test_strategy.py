@@ -1,0 +1,265 @@
+"""``strategy: auto``: what is chosen on a dozen machines, who wins over it, and what the run's config then says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.shapes import write_configs
+from callbacks import strategy
+from callbacks.strategy import Choice, Given, Machine, choose, this_machine
+from craft_lightning.cli import build_cli
+from craft_lightning.errors import CraftError
+from craft_lightning.methods.craft import Craft
+from craft_lightning.models.skeleton import Profile, profile
+from craft_lightning.models.spec import VlmSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 2**30
+
+
+def gpus(memory: int, devices: int = 1, nodes: int = 1, deepspeed: bool = False) -> Machine:
+    return Machine("cuda", devices, nodes, memory * GIB, True, deepspeed)
+
+
+MACHINES = {
+    "laptop": Machine("cpu", 1, 1, 16 * GIB),
+    "1x8": gpus(8),
+    "1x24": gpus(24),
+    "1x40": gpus(40),
+    "1x80": gpus(80),
+    "2x24": gpus(24, 2),
+    "2x40": gpus(40, 2),
+    "8x40": gpus(40, 8),
+    "8x8": gpus(8, 8),
+    "8x8 with deepspeed": gpus(8, 8, deepspeed=True),
+    "8x19 with deepspeed": gpus(19, 8, deepspeed=True),
+    "2 nodes of 8x40": gpus(40, 8, 2),
+}
+POCKET, HALF, SEVEN = "pocket-vila-u", "vila-u-qwen2-0.5b", "vila-u-7b"
+
+FULL, BF16 = "32-true", "bf16-mixed"
+TABLE = [
+    # model, machine, kind, precision, parts, rows of a pass, recompute, fits
+    (POCKET, "laptop", "single", FULL, 1, 24, False, True),
+    (POCKET, "1x8", "single", FULL, 1, 24, False, True),
+    (POCKET, "2x40", "ddp", FULL, 1, 12, False, True),
+    (POCKET, "8x40", "ddp", FULL, 1, 3, False, True),
+    (POCKET, "2 nodes of 8x40", "ddp", FULL, 1, 2, False, True),
+    (HALF, "laptop", "single", FULL, 4, 6, False, True),
+    (HALF, "1x8", "single", BF16, 2, 12, True, True),
+    (HALF, "1x24", "single", BF16, 1, 24, False, True),
+    (HALF, "2x24", "ddp", BF16, 1, 12, False, True),
+    (HALF, "8x40", "ddp", BF16, 1, 3, False, True),
+    (HALF, "8x8", "fsdp2", BF16, 1, 3, False, True),
+    (HALF, "8x8 with deepspeed", "zero2", BF16, 1, 3, False, True),
+    (SEVEN, "laptop", "single", FULL, 24, 1, True, False),
+    (SEVEN, "1x8", "single", BF16, 24, 1, True, False),
+    (SEVEN, "1x24", "single", BF16, 12, 2, False, True),
+    (SEVEN, "1x40", "single", BF16, 3, 8, False, True),
+    (SEVEN, "1x80", "single", BF16, 1, 24, False, True),
+    (SEVEN, "2x24", "ddp", BF16, 12, 1, False, True),
+    (SEVEN, "2x40", "ddp", BF16, 2, 6, False, True),
+    (SEVEN, "8x40", "ddp", BF16, 1, 3, False, True),
+    (SEVEN, "8x8", "fsdp2", BF16, 3, 1, False, True),
+    (SEVEN, "8x8 with deepspeed", "fsdp2", BF16, 3, 1, False, True),
+    (SEVEN, "8x19 with deepspeed", "zero2", BF16, 3, 1, False, True),
+    (SEVEN, "2 nodes of 8x40", "ddp", BF16, 1, 2, False, True),
+]
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
+    """CRAFT on a model, from its config files."""
+    folder, known = tmp_path_factory.mktemp("shapes"), {}
+
+    def of(name: str) -> Profile:
+        if name not in known:
+            source = name if name == POCKET else str(write_configs(folder, name))
+            sketch = Craft(backbone=VlmSpec(source)).sketch()
+            known[name] = profile(sketch, sketch.vlm)
+        return known[name]
+
+    return of
+
+
+@pytest.mark.parametrize(("model", "machine", "kind", "precision", "parts", "rows", "recompute", "fits"), TABLE)
+def test_the_table(
+    numbers: Any,
+    model: str,
+    machine: str,
+    kind: str,
+    precision: str,
+    parts: int,
+    rows: int,
+    recompute: bool,
+    fits: bool,
+) -> None:
+    where = MACHINES[machine]
+    batch = 32 if where.nodes > 1 else 24
+    found = choose(numbers(model), where, batch)
+    assert (found.kind, found.precision, found.parts, found.rows, found.recompute, found.fits) == (
+        *(kind, precision, parts, rows, recompute, fits),
+    ), found.reason
+    assert found.rows * found.parts * where.processes == batch
+    assert fits == (found.estimate.peak <= where.room)
+    assert found.dtype == ("bfloat16" if precision == BF16 else "float32")
+    assert 1 <= found.eval_rows <= 64
+
+
+def test_the_reason_says_what_was_decided(numbers: Any) -> None:
+    found = choose(numbers(SEVEN), MACHINES["1x24"], 24)
+    assert found.reason.startswith("one device, ")
+    assert "12 accumulated batches of 2 rows; bfloat16 with float32 master weights" in found.reason
+    assert "cut in 8" in choose(numbers(SEVEN), MACHINES["8x8"], 24).reason
+    assert "does not fit by the estimate" in choose(numbers(SEVEN), MACHINES["1x8"], 24).reason
+
+
+def test_a_batch_stays_what_the_config_says_or_is_refused(numbers: Any) -> None:
+    with pytest.raises(CraftError, match="24 rows cannot be shared equally by 16 devices"):
+        choose(numbers(POCKET), MACHINES["2 nodes of 8x40"], 24)
+    with pytest.raises(CraftError, match="by 2 devices x 5 accumulated batches"):
+        choose(numbers(POCKET), MACHINES["2x40"], 24, given=Given(parts=5))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (Given(precision="32-true"), {"precision": "32-true", "dtype": "float32"}),
+        (Given(dtype="float32"), {"precision": "bf16-mixed", "dtype": "float32"}),
+        (Given(parts=24), {"parts": 24, "rows": 1}),
+        (Given(parts=1), {"parts": 1, "rows": 24}),
+        (Given(recompute=True), {"recompute": True}),
+        (Given(recompute=False), {"recompute": False, "parts": 12}),
+        (Given(eval_rows=64), {"eval_rows": 64}),
+    ],
+    ids=str,
+)
+def test_what_the_user_named_wins(numbers: Any, given: Given, expected: dict[str, Any]) -> None:
+    found = choose(numbers(SEVEN), MACHINES["1x24"], 24, given=given)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_evaluation_takes_as_many_rows_as_fit(numbers: Any) -> None:
+    small, large = (choose(numbers(SEVEN), MACHINES[m], 24, eval_rows=64) for m in ("1x24", "1x80"))
+    assert small.eval_rows < large.eval_rows == 64
+    frozen = numbers(SEVEN)
+    frozen = type(frozen)(**{**vars(frozen), "trained": 0, "frozen": frozen.parameters, "tower_trains": False})
+    tested = choose(frozen, MACHINES["1x24"], 24)
+    assert (tested.kind, tested.parts, tested.recompute, tested.estimate.activations) == ("single", 1, False, 0)
+    assert tested.eval_rows >= small.eval_rows
+
+
+def test_old_gpus_get_no_bfloat16(numbers: Any) -> None:
+    found = choose(numbers(HALF), Machine("cuda", 1, 1, 32 * GIB, bf16=False), 24)
+    assert (found.precision, found.dtype) == ("32-true", "float32")
+
+
+@pytest.mark.parametrize(("devices", "count"), [("2", 2), (2, 2), (1, 1), ("auto", 1)])
+def test_devices_arrive_in_many_forms(devices: Any, count: int) -> None:
+    """P13: a flag's value is a string; deciding by its type chose one device while two were used."""
+    found = this_machine("cpu", devices, 3)
+    assert found is not None
+    assert (found.kind, found.devices, found.nodes) == ("cpu", count, 3)
+    assert GIB < found.memory * count < 2**50
+
+
+def test_devices_that_are_not_there_are_one_line() -> None:
+    with pytest.raises(CraftError, match=r"--trainer\.devices 0"):
+        this_machine("cpu", 0, 1)
+    assert this_machine("tpu", 1, 1) is None
+
+
+@pytest.fixture
+def run(checkpoints: Path, tmp_path: Path, monkeypatch: Any) -> Callable[..., Any]:
+    """A fit on a machine that is pretended; returns the command line's object."""
+
+    def fit(*flags: str, machine: Machine | None = None, verb: str = "fit") -> Any:
+        if machine is not None:
+            monkeypatch.setattr(strategy, "this_machine", lambda *args: machine)
+        where = [f"--model.backbone.name={checkpoints / 'host'}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+        small = ["--data.train_size=16", "--data.val_size=6", "--data.test_size=6", "--trainer.max_steps=2"]
+        quiet = ["--trainer.enable_progress_bar=false", "--trainer.val_check_interval=2"]
+        config = ["--config", str(ROOT / "experiments" / "smoke.yaml")]
+        return build_cli([verb, *config, *where, *small, *quiet, *flags])
+
+    return fit
+
+
+def tight(rows: int) -> Callable[..., Choice]:
+    """The chooser, on a device that holds just ``rows`` rows of the tiny model at a time."""
+    known = strategy.choose
+
+    def chosen(numbers: Profile, machine: Machine, batch: int, *args: Any, **options: Any) -> Choice:
+        peak = known(numbers, machine, batch, given=Given(parts=batch // rows, eval_rows=1)).estimate.peak
+        room = (peak + 1024 + strategy.OUTSIDE["cpu"] * GIB) / strategy.USABLE
+        return known(numbers, Machine("cpu", 1, 1, int(room)), batch, *args, **options)
+
+    return chosen
+
+
+def test_the_choice_is_in_the_run_s_config_banner_and_result(run: Any, tmp_path: Path, capsys: Any) -> None:
+    cli = run()
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["trainer"]["precision"] == "32-true"
+    assert saved["trainer"]["accumulate_grad_batches"] == 1
+    said = capsys.readouterr().err
+    assert "strategy  SingleDevice, precision 32-true: 1 cpu device (one device, " in said
+    assert "memory    estimated " in said
+    assert " in the first step" in said
+    result = yaml.safe_load((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert "one device" in result["strategy"]
+    advisor = next(c for c in cli.trainer.callbacks if isinstance(c, strategy.StrategyAdvisor))
+    assert 0 < advisor.measured < 2 * GIB
+
+
+def test_a_device_too_small_accumulates_and_counts_steps_as_before(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(strategy, "choose", tight(2))
+    monkeypatch.setattr(strategy, "BUSY", 1)
+    cli = run("--data.batch_size=8", "--data.eval_batch_size=1")
+    assert cli.trainer.accumulate_grad_batches == 4
+    assert cli.trainer.global_step == 2
+    assert cli.trainer.val_check_batch == 8
+    assert cli.trainer.callback_metrics["val/accuracy"] >= 0.0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["trainer"]["accumulate_grad_batches"] == 4
+    assert saved["data"]["batch_size"] == 8
+    assert saved["trainer"]["val_check_interval"] == 8
+    again = build_cli(["fit", "--config", str(tmp_path / "run" / "config.yaml"), "--overwrite=true"])
+    assert again.trainer.accumulate_grad_batches == 4
+    assert again.trainer.val_check_batch == 8
+
+
+def test_named_settings_win_on_the_command_line(run: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(strategy, "choose", tight(2))
+    monkeypatch.setattr(strategy, "BUSY", 1)
+    cli = run("--data.batch_size=8", "--trainer.accumulate_grad_batches=1")
+    assert cli.trainer.accumulate_grad_batches == 1
+    assert cli.trainer.val_check_batch == 2
+
+
+def test_a_large_model_on_a_gpu_would_get_bfloat16(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """The settings reach the model: frozen weights in bfloat16, trained ones in float32, activations recomputed."""
+    monkeypatch.setattr(strategy, "LARGE", 1)
+    cli = run("--model.backbone.gradient_checkpointing=true", machine=Machine("cpu", 1, 1, 16 * GIB, bf16=True))
+    assert cli.trainer.precision == "bf16-mixed"
+    dtypes = {(p.requires_grad, str(p.dtype)) for p in cli.model.parameters()}
+    assert dtypes == {(True, "torch.float32"), (False, "torch.bfloat16")}
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    backbone = saved["model"]["init_args"]["backbone"]
+    assert (backbone["dtype"], backbone["gradient_checkpointing"]) == ("bfloat16", True)
+
+
+def test_a_named_strategy_is_left_alone(run: Any) -> None:
+    cli = run("--trainer.strategy=single_device")
+    assert not any(isinstance(c, strategy.StrategyAdvisor) for c in cli.trainer.callbacks)
+
+
+def test_an_evaluation_is_laid_out_too(run: Any) -> None:
+    cli = run(verb="test", machine=Machine("cpu", 1, 1, 16 * GIB))
+    assert cli.trainer.accumulate_grad_batches == 1
+    assert cli.trainer.callback_metrics["test/exact_match"] >= 0.0

@@ -1,0 +1,86 @@
+"""Short runs that one process, and several, should make alike; run as a script, this is one of several.
+
+``python tests/distributed/scenarios.py CHECKPOINTS SCENARIO...`` (as JSON) runs them one after the other in one process
+group, so that the imports and the group are paid for once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, MIDDLE = 6, 3
+"""Steps of a run, whose epochs have four. Whoever goes on does so from the middle of the first."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run into ``folder``, by default CRAFT from the start; ``start`` is the checkpoint that it goes on from."""
+
+    folder: str
+    method: str = "craft"
+    backbone: str = "host"
+    dataset: str = "eurosat"
+    strategy: str = "ddp"
+    parts: int = 1
+    start: str | None = None
+
+    def argv(self, checkpoints: Path, processes: int) -> list[str]:
+        """The arguments of the command line."""
+        watching = [f"callbacks/{name}.yaml" for name in ("ste_check", "token_map", "prune")]
+        files = ["base.yaml", f"methods/{self.method}.yaml", *watching]
+        configs = [f"--config={ROOT / 'experiments' / file}" for file in files]
+        # With Adam's usual eps, rounding alone moves what has no gradient (an attention's key bias) by whole steps.
+        optim = ["--model.optim.lr=0.01", "--model.optim.eps=1e-4"]
+        data = ["--data.batch_size=8", "--data.train_size=32", "--data.val_size=7", "--data.eval_batch_size=2"]
+        steps = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS * self.parts}"]
+        layout = [f"--trainer.strategy={self.strategy}", f"--trainer.accumulate_grad_batches={self.parts}"]
+        where = [f"--model.backbone.name={checkpoints / self.backbone}", f"--trainer.default_root_dir={self.folder}"]
+        quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false", "--trainer.log_every_n_steps=1"]
+        machine = ["--trainer.accelerator=cpu", f"--trainer.devices={processes}", f"--data.dataset={self.dataset}"]
+        begin = [] if self.start is None else [f"--ckpt_path={self.start}"]
+        begin += ["--model.dropout=0"] if self.method == "llm_lora" else []  # each process drops other numbers
+        begin += ["--ste_check.every=1"]
+        return ["fit", *configs, *optim, *data, *steps, *layout, *where, *quiet, *machine, *begin]
+
+    def run(self, checkpoints: Path, processes: int = 1) -> Any:
+        """Run it in this process, which is one of ``processes``."""
+        from lightning.pytorch import Callback
+
+        from craft_lightning.cli import build_cli
+
+        folder, terms = Path(self.folder), {}
+
+        class Record(Callback):
+            """What was logged after each step, and the checkpoint that others go on from."""
+
+            def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+                found = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+                terms[trainer.global_step] = found
+                if trainer.global_step == MIDDLE and not (folder / "middle.ckpt").exists():
+                    trainer.save_checkpoint(folder / "middle.ckpt")
+
+        cli = build_cli(self.argv(checkpoints, processes), callbacks=[Record()])
+        if cli.trainer.is_global_zero:
+            (folder / "terms.json").write_text(json.dumps(terms), encoding="utf-8")
+        return cli
+
+
+def command(checkpoints: Path, scenarios: Sequence[Scenario]) -> list[str]:
+    """What starts one of several processes."""
+    return [sys.executable, __file__, str(checkpoints), *(json.dumps(asdict(s)) for s in scenarios)]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    torch.set_num_threads(1)
+    for given in sys.argv[2:]:
+        Scenario(**json.loads(given)).run(Path(sys.argv[1]), int(os.environ["PROCESSES"]))
