@@ -28,7 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.reading import top_config_of
+from craft_lightning.models.spec import BACKBONES, POCKET, VlmSpec
 from craft_lightning.models.tiny import tiny_tokenizer
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.models.vlm import DiscreteVlm, Projector
@@ -101,6 +102,13 @@ class Measured:
         positions = " → ".join(f"{p:.0f}" for p in self.positions)
         ratios = [f"{pair[1] / pair[0]:.3f}" for pair in (self.flops, self.seconds)]
         return f"| {self.name} | {positions} | {flops} {name} | {ratios[0]} | {times} ms | {ratios[1]} |"
+
+
+def largest() -> str:
+    """The discrete pocket backbone with the largest language model, of those that are there."""
+    folders = [POCKET / name for name, backbone in BACKBONES.items() if backbone.source == "pocket"]
+    discrete = [f for f in folders if f.is_dir() and not top_config_of(f).get("continuous", False)]
+    return max(discrete, key=lambda folder: (folder / "llm" / "model.safetensors").stat().st_size).name
 
 
 def alternate(runs: Sequence[Callable[[], object]], rounds: int, warm_up: int) -> list[float]:
@@ -243,7 +251,7 @@ def _processor() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="pocket-vila-u", help="name or folder of a model")
+    parser.add_argument("--backbone", help="name or folder of a discrete model (default: the largest pocket one)")
     parser.add_argument("--items", type=int, default=64, help="test items of each twin; one at a time: a sixteenth")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds of the backbone")
     parser.add_argument("--layers", type=int, default=2, help="layers of the paper's shape that are timed; 0 for none")
@@ -251,8 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     args = parser.parse_args(argv)
     began = time.perf_counter()
-    rows = [pocket(args.backbone, args.items, 64, args.rounds, 2).row()]
-    rows.append(pocket(args.backbone, max(1, args.items // 16), 1, args.rounds, 20).row())
+    backbone = args.backbone or largest()
+    rows = [pocket(backbone, args.items, 64, args.rounds, 2).row()]
+    rows.append(pocket(backbone, max(1, args.items // 16), 1, args.rounds, 20).row())
     if args.layers:
         rows.append(paper_shape(LLAMA_2_7B, args.layers, args.text, 5, 1).row())
     text = report(rows, time.perf_counter() - began)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from craft_lightning.errors import CraftError, nearest
 from craft_lightning.tables.claims import Claim, read_claims
 from craft_lightning.tables.paper import PaperKey, read_paper
 from craft_lightning.tables.reader import Reader, check_known, read_mapping
+from craft_lightning.tables.several import at_keeps, swept
 
 TABLES = Path("experiments/tables")
 SOURCES = ("encoder", "checkpoint")
@@ -276,51 +276,11 @@ def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:
             item.fail("needs train_on, eval_on or both")
         if row.tested_from == "checkpoint" and (row.eval_on or not row.train_on):
             item.fail("a checkpoint is tested where it was trained: needs train_on and no eval_on", "tested_from")
-        swept = _sweep(item, row)
+        settings = swept(item, row)
         keeps = item.take("keep", list, [])
-        found += [at for each in swept for at in _at_keeps(item, each, keeps)]
+        found += [at for each in settings for at in at_keeps(item, each, keeps)]
         item.done()
     return tuple(found)
-
-
-def _sweep(item: Reader, row: Row) -> list[Row]:
-    """The row, or one row for each combination of the values that its ``sweep`` lists."""
-    settings = item.take("sweep", dict, {})
-    for setting, values in settings.items():
-        if not isinstance(values, list) or not values:
-            item.fail(f"must be a list of values, got {values!r}", f"sweep.{setting}")
-            return []
-    if not settings:
-        return [row]
-    found = []
-    for values in itertools.product(*settings.values()):
-        chosen = dict(zip(settings, values, strict=True))
-        words = " ".join(f"{setting.rsplit('.', 1)[-1]} {value}" for setting, value in chosen.items())
-        overrides = {**row.overrides, **chosen}
-        name = f"{row.id}-{words.replace(' ', '')}"
-        found.append(replace(row, id=name, label=f"{row.label}, {words}", overrides=overrides, swept=row.id))
-    return found
-
-
-def _at_keeps(item: Reader, row: Row, keeps: list[Any]) -> list[Row]:
-    """The row, or one row for each keep ratio, all measured by one test; the first stands beside the paper's number."""
-    for keep in keeps:
-        if not isinstance(keep, float) or not 0.0 < keep <= 1.0 or keeps.count(keep) > 1:
-            item.fail(f"must be different ratios in (0, 1], written like 0.8 or 1.0, got {keep!r}", "keep")
-            return [row]
-    settings = {**row.eval, "prune.enabled": True, "prune.also": keeps}
-    return [
-        replace(
-            row,
-            id=f"{row.id}-keep{keep}",
-            label=f"{row.label}, keep {keep}",
-            eval=settings,
-            paper=row.paper if keep == keeps[0] else "",
-            keep=keep,
-            curve=row.id,
-        )
-        for keep in keeps
-    ] or [row]
 
 
 def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:
