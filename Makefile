@@ -5,7 +5,7 @@ SEEDS ?= 0
 JOBS ?= auto
 SCALE ?= pocket
 LIMIT ?=
-LOGDIR ?= runs
+LOGDIR ?= runs/tensorboard
 
 RUN := .venv/bin/python
 STAMP := .venv/.installed
@@ -44,5 +44,6 @@ sweep: $(STAMP) ## the learning rate of every method, on validation items (JOBS=
 pocket-family: $(STAMP) ## train the shipped pocket models from nothing (hours, resumable)
 	$(RUN) -m craft_lightning surrogate --config experiments/surrogates/pocket.yaml
 
-tensorboard: $(STAMP) ## compare runs in the browser (LOGDIR=runs/eurosat for one dataset)
+tensorboard: $(STAMP) ## compare runs in the browser; filter by table1/eurosat (LOGDIR=runs/mine for one folder)
+	$(RUN) -m craft_lightning board
 	$(RUN) -m tensorboard.main --logdir $(LOGDIR)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.prune_at_validation import PruneAtValidation
+
 PACKAGES = ("torch", "lightning", "transformers", "peft", "timm", "torchmetrics", "datasets")
 _DEPTH = 2
 
@@ -44,6 +46,14 @@ def strategy(trainer: Trainer) -> str:
     devices = trainer.num_devices * trainer.num_nodes
     where = f"{devices} {trainer.strategy.root_device.type} device{'s' if devices > 1 else ''}"
     return f"{name}, precision {trainer.precision}: {where}"
+
+
+def pruning(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What the tokens of evaluated pictures went through; empty where nothing was asked to be pruned."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, PruneAtValidation) and callback.enabled:
+            return callback.describe(module)
+    return {}
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:

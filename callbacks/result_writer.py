@@ -8,13 +8,15 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import facts
 from craft_lightning.types import Prediction
+
+T = TypeVar("T")
 
 NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
 """Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
@@ -49,6 +51,7 @@ class ResultWriter(Callback):
         self.seed = config.get("seed_everything")
         self._start = 0.0
         self._predictions: list[Prediction] = []
+        self._also: dict[float, list[Prediction]] = {}
         self._rows = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,29 +64,34 @@ class ResultWriter(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
-        self._predictions = []
+        self._predictions, self._also = [], {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
-        self._predictions = []
+        self._predictions, self._also = [], {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the replies."""
-        self._predictions += outputs["predictions"]
+        self._collect(outputs)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the replies."""
-        self._predictions += outputs["predictions"]
+        self._collect(outputs)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the replies."""
         self._predictions += outputs
+
+    def _collect(self, outputs: Mapping[str, Any]) -> None:
+        self._predictions += outputs["predictions"]
+        for keep, replies in outputs["also"].items():
+            self._also.setdefault(keep, []).extend(replies)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the replies of this evaluation (in training: of the last one so far)."""
@@ -106,25 +114,16 @@ class ResultWriter(Callback):
         self._write_result(trainer, pl_module)
 
     def _write_predictions(self, trainer: Trainer, split: str) -> None:
-        rows = {p.key: p for p in _everywhere(self._predictions)}
+        rows = {p.key: p for p in everywhere(self._predictions)}
+        also = {keep: {p.key: p for p in everywhere(replies)} for keep, replies in self._also.items()}
         self._rows = len(rows)
         if not trainer.is_global_zero:
             return
         hashes = getattr(getattr(trainer, "datamodule", None), "item_hashes", None)
         items = hashes(split) if hashes else {}
-        lines = [
-            {
-                "key": p.key,
-                "item": items.get(p.key),
-                "prediction": p.text,
-                "answer": p.answer,
-                "correct": p.correct,
-                "seen": p.seen,
-                "letter_correct": p.letter_correct,
-            }
-            for p in rows.values()
-        ]
-        write_atomically(self._lines, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_atomically(self._lines, _jsonl(rows.values(), items))
+        for keep, replies in also.items():
+            write_atomically(self._lines.with_suffix(f".keep{keep}.jsonl"), _jsonl(replies.values(), items))
         write_items = getattr(getattr(trainer, "datamodule", None), "write_items", None)
         if write_items:
             write_items(split, self._lines.with_name(self._lines.name.replace("predictions", "items")))
@@ -145,6 +144,7 @@ class ResultWriter(Callback):
             "trained": {"count": sum(parts.values()), "parts": parts, "names": facts.trained_names(pl_module)},
             "codebook_hash": facts.codebook_hash(pl_module),
             "strategy": facts.strategy(trainer),
+            "pruning": facts.pruning(trainer, pl_module),
             "device": facts.device(trainer),
             "seconds": round(time.monotonic() - self._start, 3),
             "peak_memory": facts.peak_memory(trainer),
@@ -156,11 +156,28 @@ class ResultWriter(Callback):
         write_atomically(self._result, json.dumps(facts.plain(result), indent=1) + "\n")
 
 
-def _everywhere(predictions: Iterable[Prediction]) -> list[Prediction]:
-    """The replies of all processes."""
-    own = list(predictions)
+def _jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str:
+    """One line a reply, with the hash of its item."""
+    lines = [
+        {
+            "key": p.key,
+            "item": items.get(p.key),
+            "prediction": p.text,
+            "answer": p.answer,
+            "correct": p.correct,
+            "seen": p.seen,
+            "letter_correct": p.letter_correct,
+        }
+        for p in predictions
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def everywhere(values: Iterable[T]) -> list[T]:
+    """The values of all processes, on each of them."""
+    own = list(values)
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return own
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, own)
-    return [p for part in gathered for p in part]
+    return [value for part in gathered for value in part]

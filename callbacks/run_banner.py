@@ -62,10 +62,19 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
         "codebook": facts.codebook_hash(module) or "none (continuous tower)",
         "strategy": facts.strategy(trainer),
+        "pruning": _pruning_line(facts.pruning(trainer, module)),
         "data": _data_line(facts.data_facts(trainer)),
         "folder": trainer.default_root_dir,
     }
     return {name: text for name, text in lines.items() if text}
+
+
+def _pruning_line(pruning: dict[str, Any]) -> str:
+    if not pruning:
+        return ""
+    also = ", ".join(map(str, pruning["also"]))
+    told = f"keep {pruning['keep']} of the visual tokens outside of training" + (f" (also {also})" if also else "")
+    return f"{told}; {pruning['rule']['variant']}, prior: {pruning['prior']}"
 
 
 def _data_line(data: dict[str, Any]) -> str:

@@ -22,7 +22,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("craft_lightning.predict", "answer the questions of a split, or one about a picture; write its logits"),
     "list": ("craft_lightning.listing", "methods, datasets, backbones or tables, one line each"),
     "table": ("craft_lightning.tables", "plan, run and render a table of the paper"),
+    "board": ("craft_lightning.tables.board", "name all runs for TensorBoard"),
     "tokenize": ("craft_lightning.tokenize", "pictures to discrete visual tokens"),
+    "tokens": ("craft_lightning.tokens", "a picture of the visual tokens of pictures: codes, changed, kept"),
     "draw": ("craft_lightning.draw", "contact sheet of the drawn datasets"),
     "surrogate": ("craft_lightning.family.build", "build a surrogate model from nothing"),
 }

@@ -32,16 +32,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
+from callbacks.hparams_tab import HparamsTab
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.progress import Progress
+from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
+from callbacks.token_map import TokenMap
 from craft_lightning import __version__
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
+from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
+from craft_lightning.tables.board import EVENTS
 from data_modules.base import VqaDataModule
 
 ALIASES = {"--encoder": "--model.backbone.encoder"}
@@ -50,7 +55,7 @@ ALIASES = {"--encoder": "--model.backbone.encoder"}
 FINDINGS = ("checkpoints", "encoder", "result*.json")
 """What makes a folder a used one."""
 
-OUTPUTS = (*FINDINGS, "config*.yaml", "hparams.yaml", "predictions*.jsonl", "items*.jsonl", "events.out.tfevents.*")
+OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", EVENTS)
 """What a run writes into its folder, and all that ``--overwrite`` removes."""
 
 
@@ -89,7 +94,9 @@ class CraftParser(LightningArgumentParser):
 def _settings() -> list[str]:
     """What can be set, as ``model.optim.lr``."""
     parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
+    parts += [("token_map", TokenMap)]
     parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
+    parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
     parts += [
         ("model", cls) for entry in METHODS.values() for cls in entry.load().__mro__ if issubclass(cls, BaseMethod)
     ]
@@ -125,7 +132,10 @@ class CraftCLI(LightningCLI):
         for field in fields(VlmSpec):
             parser.link_arguments(f"model.init_args.backbone.{field.name}", f"data.backbone.{field.name}")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.add_lightning_class_args(PruneAtValidation, "prune")
+        parser.link_arguments("seed_everything", "prune.rule.seed", compute_fn=int)
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TokenMap, "token_map")
         parser.set_defaults(
             {
                 # The weights of the last step, never the best of many (methods.md 1.5, DESIGN 4.7).
@@ -188,7 +198,7 @@ class CraftCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         folder = config.trainer.default_root_dir
         if config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", sub_dir=EVENTS, default_hp_metric=False)
         resolved = yaml.safe_load(
             self._parser(self.subcommand).dump(
                 self.config[self.subcommand], skip_none=False, skip_link_targets=False, format="yaml"
@@ -201,6 +211,7 @@ class CraftCLI(LightningCLI):
             CodesChanged(),
             ResultWriter(self.subcommand, resolved),
             EncoderExport(),
+            HparamsTab(),
             *self.callbacks,
         ]
         return super().instantiate_trainer(**kwargs)
@@ -338,6 +349,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
     warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec")
+    warnings.filterwarnings("ignore", message=r"The dirpath has changed")  # a test's folder is not its training's
     rank_zero_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())
 

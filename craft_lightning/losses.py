@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 Level = Literal["final", "cumulative"]
 Reduction = Literal["mean", "token", "image"]
+Axis = Literal["token", "channel"]
 
 MAX_LOG_TEMPERATURE = math.log(100.0)
 """The temperature of the contrastive loss never exceeds 100 (OD-8)."""
@@ -70,3 +72,23 @@ def negative_pairs(labels: Tensor, text_labels: Tensor, sentences: Tensor, text_
         sentences: ``[B]`` number of the sentence drawn for each image; text_sentences: ``[M]``.
     """
     return (labels[:, None] != text_labels[None]) & (sentences[:, None] != text_sentences[None])
+
+
+def feature_distance(features: Sequence[Tensor], sources: Sequence[Tensor], axis: Axis = "token") -> Tensor:
+    """LDIFS, the distance in feature space (methods.md 3.4): the mean over slices, pictures, tokens and channels of the
+    squared difference of unit features.
+
+    Args:
+        features: slices ``[B, N, d]`` of the encoder in training. sources: the same slices of the encoder at its start.
+        axis: what a unit feature is a unit vector over: ``token``, all tokens of a picture for each channel (as the
+            source code has it, OD-24; the distance is at most 4 / N), or ``channel`` (at most 4 / d).
+
+    Returns:
+        Scalar, float32; 0 and without gradient where both are equal up to a positive factor.
+    """
+    dim = {"token": -2, "channel": -1}[axis]
+    squares = [
+        (F.normalize(f.float(), dim=dim, eps=1e-10) - F.normalize(s.detach().float(), dim=dim, eps=1e-10)).square()
+        for f, s in zip(features, sources, strict=True)
+    ]
+    return torch.stack([square.mean() for square in squares]).mean()

@@ -15,17 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.prune_at_validation import PruneAtValidation
 from craft_lightning import cli
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.methods import METHODS, method_class
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.files import save_tensors
 from craft_lightning.models.pixels import preprocess, read_image
+from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
 from craft_lightning.prompts import PromptBuilder, collate_text, message
 from craft_lightning.scoring import MAX_NEW_TOKENS
-from craft_lightning.types import IMAGE_TOKEN_ID, VqaBatch, VqaExample
+from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch, VqaExample
 from data_modules.base import VqaDataModule
 
 ONE = ("--image", "--question", "--options", "--directive", "--item", "--logits")
@@ -91,7 +93,7 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
     method = load(config)
     example = _stored_item(config, args.item) if args.image is None else _example(args, read_image(args.image))
     batch = one_batch(method, example)
-    visual = method.visual_tokens(batch.pixel_values)
+    visual = pruned(config, method, method.visual_tokens(batch.pixel_values), batch.keys)
     reply = method.vlm.generate(visual, batch, args.max_new_tokens)[0]
     print(reply)
     if args.logits is not None:
@@ -136,6 +138,23 @@ def load(config: Any) -> BaseMethod:
         method.load_state_dict(checkpoint["state_dict"], strict=False)
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return method.eval().to("cuda" if on_gpu else "cpu")
+
+
+def pruned(config: Any, method: BaseMethod, visual: VisualTokens, keys: Sequence[str]) -> VisualTokens:
+    """What a run of this config would leave of the visual tokens.
+
+    Raises:
+        CraftError: the prior would have to be counted.
+    """
+    given = config.prune.as_dict()
+    pruning = PruneAtValidation(**{**given, "rule": PruneRule(**given["rule"])})
+    keep = pruning.share(method) if pruning.enabled else 1.0
+    if keep == 1.0 or not pruning.rule.by_quota:
+        return prune(visual, keep, None, pruning.rule, keys)
+    prior = pruning.stored_prior(method, moved=config.get("ckpt_path") is not None)
+    if prior is None:
+        raise CraftError("pruning one picture takes an --encoder with its prior, or --prune.prior FILE")
+    return prune(visual, keep, prior, pruning.rule, keys)
 
 
 def one_batch(method: BaseMethod, example: VqaExample) -> VqaBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 from craft_lightning.errors import CraftError
 from craft_lightning.models.encoders import apply_encoder
 from craft_lightning.models.files import save_tensors
-from craft_lightning.models.pixels import Aspect, preprocess, read_image
+from craft_lightning.models.pixels import Aspect, find_pictures, picture_batches
+from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
 from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+from craft_lightning.types import VisualTokens
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="craft_lightning tokenize",
         description="Pictures to discrete visual tokens. Loads the vision tower alone.",
-        epilog="The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d]; "
+        epilog="The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d], and "
+        "with --keep also kept [B,M] int32, the raster positions that pruning leaves; "
         "its metadata holds codebook_hash, dtype and image_names (JSON).",
     )
     p.add_argument("--checkpoint", required=True, help="folder in the VILA-U layout, or a known backbone's name")
@@ -39,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="image files, a folder of images, or a safetensors file with pixel_values [B,3,H,W] in [-1,1]",
     )
-    p.add_argument("--output", required=True, type=Path, help="safetensors file to write")
+    wanted = p.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--output", type=Path, help="safetensors file to write")
+    wanted.add_argument(
+        "--counts", type=Path, help="safetensors file for counts [K] of first-level codes: a prior for --prune.prior"
+    )
+    p.add_argument("--keep", type=float, default=1.0, help="share of tokens that pruning keeps, by the encoder's prior")
     p.add_argument(
         "--dtype",
         default="float32",
@@ -66,49 +72,69 @@ def main(argv: Sequence[str]) -> int:
     folder = resolve(VlmSpec(args.checkpoint)) if args.checkpoint in BACKBONES else Path(args.checkpoint)
     if not folder.is_dir():
         raise CraftError(f"no checkpoint folder {folder}; known names: {', '.join(BACKBONES)}")
-    if not args.output.parent.is_dir():
-        raise CraftError(f"--output {args.output}: no folder {args.output.parent}")
+    output = args.output or args.counts
+    if not output.parent.is_dir():
+        raise CraftError(f"--{'output' if args.output else 'counts'} {output}: no folder {output.parent}")
     tower = load_tower(folder, dtype=args.dtype, quantizer_dtype=args.dtype, attention=args.attention)
     if tower.quantizer is None:
         raise CraftError(f"{folder} is a continuous model: it has no discrete tokens")
-    if args.encoder is not None:
-        apply_encoder(tower, args.encoder)
+    prior = apply_encoder(tower, args.encoder)[1] if args.encoder is not None else None
     aspect = top_config_of(checkpoint_root(folder)).get("image_aspect_ratio", "resize")
     names, batches = open_input(args.input, tower.image_size, aspect, args.batch_size)
-    tensors = tokenize(tower, batches, len(names))
+    if args.counts is not None:
+        with torch.no_grad():
+            counts = count_codes((v.codes for v in _encoded(tower, batches, len(names))), tower.quantizer.entries)
+        save_tensors(output, {"counts": counts}, {"codebook_hash": tower.quantizer.hash()})
+        print(f"{output}: {int((counts > 0).sum())} codes in {len(names)} pictures")
+        return 0
+    tensors = tokenize(tower, batches, len(names), args.keep, prior)
     metadata = {
         "codebook_hash": tower.quantizer.hash(),
         "dtype": args.dtype,
         "image_names": json.dumps(names, ensure_ascii=False),
     }
-    save_tensors(args.output, tensors, metadata)
+    save_tensors(output, tensors, metadata)
     shape = "x".join(map(str, tensors["codes"].shape))
-    print(f"{args.output}: codes {shape}, codebook {metadata['codebook_hash'][:12]}, {args.dtype}")
+    print(f"{output}: codes {shape}, codebook {metadata['codebook_hash'][:12]}, {args.dtype}")
     return 0
 
 
 @torch.no_grad()
-def tokenize(tower: VisionTower, batches: Iterator[Tensor], total: int = 0) -> dict[str, Tensor]:
+def tokenize(
+    tower: VisionTower, batches: Iterable[Tensor], total: int = 0, keep: float = 1.0, prior: Tensor | None = None
+) -> dict[str, Tensor]:
     """Codes, features and quantised features of batches of pixels ``[b, 3, S, S]``, concatenated.
 
     Args:
         total: number of pictures, for the progress line on a terminal.
+        keep, prior: see :func:`.models.pruning.prune`.
 
     Returns:
         ``codes [B, N, R]`` int32, ``features [B, N, d]``, and ``quantized [B, N, d]``, the straight-through sums that
-        the projector sees, both in the tower's dtype.
+        the projector sees, both in the tower's dtype; where tokens are pruned also ``kept [B, M]`` int32.
+
+    Raises:
+        CraftError: pruning without a prior, or a ratio outside (0, 1].
     """
-    codes, features, quantized, done = [], [], [], 0
-    for pixels in batches:
-        tokens = tower.encode(pixels)
+    found: dict[str, list[Tensor]] = {}
+    for tokens in _encoded(tower, batches, total):
         assert tokens.codes is not None
-        codes.append(tokens.codes.int())
-        features.append(tokens.features)
-        quantized.append(tokens.tokens)
+        parts = {"codes": tokens.codes.int(), "features": tokens.features, "quantized": tokens.tokens}
+        selection = prune(tokens, keep, prior, PruneRule(), ()).selection
+        if selection is not None:
+            parts["kept"] = selection.positions.int()
+        for name, part in parts.items():
+            found.setdefault(name, []).append(part)
+    return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+def _encoded(tower: VisionTower, batches: Iterable[Tensor], total: int) -> Iterator[VisualTokens]:
+    done = 0
+    for pixels in batches:
+        yield tower.encode(pixels)
         done += len(pixels)
         if sys.stderr.isatty():
             print(f"\r{done}/{total} pictures", end="" if done < total else "\n", file=sys.stderr)
-    return {"codes": torch.cat(codes), "features": torch.cat(features), "quantized": torch.cat(quantized)}
 
 
 def open_input(
@@ -123,24 +149,8 @@ def open_input(
         if len(inputs) > 1:
             raise CraftError("--input takes one safetensors file, or pictures, not both")
         return _open_pixels(inputs[0], batch_size)
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-            if not found:
-                raise CraftError(f"no picture in {path} ({', '.join(sorted(SUFFIXES))})")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise CraftError(f"no picture or folder {path}")
-
-    def batches() -> Iterator[Tensor]:
-        for start in range(0, len(files), batch_size):
-            part = files[start : start + batch_size]
-            yield torch.stack([preprocess(read_image(file), side, aspect) for file in part])
-
-    return [_name(file, inputs) for file in files], batches()
+    files = find_pictures(inputs)
+    return [_name(file, inputs) for file in files], picture_batches(files, side, aspect, batch_size)
 
 
 def _name(file: Path, inputs: Sequence[Path]) -> str:

@@ -109,6 +109,34 @@ class VqaBatch:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which visual tokens of each picture stay when some are pruned.
+
+    Attributes:
+        positions: ``[B, M]`` long, raster positions of the tokens kept, ascending. A row that keeps fewer than M
+            repeats the last position of the grid behind its own.
+        counts: ``[B]`` long, tokens kept of each picture, where they differ; None if every row keeps M.
+        gamma: ``[B]`` float64, the pruning strength that the budget came to: 0 where all are kept, inf beyond what
+            quotas can reach, nan where no quota ruled.
+        gaps: kept tokens have the language-model positions that they had before, with gaps between them.
+    """
+
+    positions: Tensor
+    counts: Tensor | None
+    gamma: Tensor
+    gaps: bool = False
+
+    def mask(self, num_tokens: int) -> Tensor:
+        """``[B, num_tokens]`` bool, True for the tokens kept."""
+        rows, width = self.positions.shape
+        own = torch.ones_like(self.positions)
+        if self.counts is not None:
+            own = (torch.arange(width, device=own.device) < self.counts[:, None]).long()
+        # Added, not assigned: a position that is repeated behind a row's own may be one of its own, too.
+        return torch.zeros(rows, num_tokens, dtype=own.dtype, device=own.device).scatter_add(1, self.positions, own) > 0
+
+
+@dataclass(frozen=True)
 class VisualTokens:
     """What the encoder made of the pictures.
 
@@ -119,7 +147,9 @@ class VisualTokens:
         codes: ``[B, N, R]`` long, or None for a continuous tower.
         image_embedding: ``[B, d]`` pre-quantisation read-out for the contrastive loss, or None.
         grid: (rows, columns), rows * columns = N.
-        kept: ``[B, M]`` long raster positions of the tokens kept, or None when all are.
+        energy: ``[B, N]`` float32, squared distance of z to its first-level codeword, or None for a continuous tower.
+        selection: which of the N tokens ``tokens`` are, or None when all are.
+        slices: ``[B, N, d]`` each, features after fewer blocks, for a method that asked for them.
     """
 
     features: Tensor
@@ -127,7 +157,9 @@ class VisualTokens:
     codes: Tensor | None
     image_embedding: Tensor | None
     grid: tuple[int, int]
-    kept: Tensor | None = None
+    energy: Tensor | None = None
+    selection: Selection | None = None
+    slices: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from craft_lightning import mcq
@@ -18,8 +21,9 @@ from data_modules.batches import Distractors, EpochSampler, Row, TrainLoader, Vq
 from data_modules.facts import OWN, DatasetFacts, dataset_facts, own_facts
 from data_modules.reader import Reader, read_backbone
 from data_modules.sources.folder import FolderSource, check_root, folder_kind
+from data_modules.sources.images import to_pixels
 from data_modules.sources.split import OnBad, Problems, Source, SplitName
-from data_modules.sources.twin import TwinSource
+from data_modules.sources.twin import TwinSource, draw_studio
 from data_modules.twins.base import Look
 
 SOURCES = ("twin", "folder", "hub")
@@ -209,6 +213,22 @@ class VqaDataModule(LightningDataModule):
 
     def _workers(self) -> dict[str, Any]:
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+
+    def training_pictures(self) -> Iterator[Tensor]:
+        """Every training picture once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
+
+        Raises:
+            CraftError: see :meth:`open`.
+        """
+        split = self.splits.get("train") or self.open()[0].split("train")
+        for start in range(0, len(split.images), self.eval_batch_size):
+            part = range(start, min(start + self.eval_batch_size, len(split.images)))
+            yield to_pixels(torch.stack([split.images[i] for i in part]))
+
+    def generic_pictures(self) -> Iterator[Tensor]:
+        """The same of studio pictures of all twins, which the pocket towers were pre-trained on (OD-14)."""
+        for images in draw_studio(self.open()[1].side).split(self.eval_batch_size):
+            yield to_pixels(images)
 
     def examples(self, split: SplitName) -> list[VqaExample]:
         """The examples of a split that is set up (training: as asked in epoch 0)."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from craft_lightning.cli import build_cli
 
@@ -22,7 +23,8 @@ def test_two_processes_equal_one(checkpoints: Path, tmp_path: Path) -> None:
         sizes = ["--data.train_size=32", "--data.val_size=6", f"--data.batch_size={batch}"]
         steps = ["--trainer.max_steps=3", "--trainer.val_check_interval=3", "--trainer.enable_progress_bar=false"]
         where = [f"--model.backbone.name={checkpoints / 'host'}", f"--trainer.default_root_dir={tmp_path / name}"]
-        return ["fit", "--config", str(ROOT / "experiments" / "smoke.yaml"), *where, *sizes, *steps]
+        maps = ["--token_map.enabled=true"]
+        return ["fit", "--config", str(ROOT / "experiments" / "smoke.yaml"), *where, *sizes, *steps, *maps]
 
     build_cli(argv("one", 8))
     two = [*argv("two", 4), "--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -34,3 +36,6 @@ def test_two_processes_equal_one(checkpoints: Path, tmp_path: Path) -> None:
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("one", "two")]
     assert results[0]["rows"] == results[1]["rows"] == 6
     assert results[0]["metrics"]["val/accuracy"] == results[1]["metrics"]["val/accuracy"]
+    # Each process saw half of the items that are drawn.
+    sheets = [Image.open(tmp_path / n / "token_map.fit.png") for n in ("one", "two")]
+    assert sheets[0].size == sheets[1].size

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from craft_lightning.losses import commitment, contrastive, negative_pairs
+from craft_lightning.losses import commitment, contrastive, feature_distance, negative_pairs
 
 LABELS = torch.tensor([0, 0, 1])
 NUMBERS = torch.arange(3)
@@ -105,3 +105,36 @@ def test_cumulative_equals_final_with_one_level() -> None:
     z, q = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
     torch.testing.assert_close(commitment(z, q[None]), commitment(z, q))
     assert float(commitment(q, q)) == 0.0
+
+
+def test_feature_distance_by_hand() -> None:
+    now = torch.tensor([[[3.0, 1.0], [4.0, 0.0]]])  # one picture, two tokens, two channels
+    then = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    r = math.sqrt(0.5)
+    over_tokens = ((0.6 - 1) ** 2 + (0.8 - 0) ** 2 + 0 + 0) / 4
+    over_channels = ((3 / math.sqrt(10) - r) ** 2 + (1 / math.sqrt(10) - r) ** 2 + 1 + 0) / 4
+    assert float(feature_distance([now], [then])) == pytest.approx(over_tokens, rel=1e-6)
+    assert float(feature_distance([now], [then], "channel")) == pytest.approx(over_channels, rel=1e-6)
+    assert float(feature_distance([now, then], [then, then])) == pytest.approx(over_tokens / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "count"), [("token", 7), ("channel", 5)])
+def test_feature_distance_is_bounded_and_blind_to_scale(axis: str, count: int) -> None:
+    now, then = [torch.randn(3, 7, 5) for _ in range(2)], [torch.randn(3, 7, 5) for _ in range(2)]
+    value = feature_distance(now, then, axis)
+    assert 0.0 < float(value) <= 4.0 / count
+    opposite = feature_distance(now, [-f for f in now], axis)
+    assert float(opposite) == pytest.approx(4.0 / count)
+    torch.testing.assert_close(feature_distance([7.0 * f for f in now], [0.1 * f for f in then], axis), value)
+
+
+@pytest.mark.parametrize("axis", ["token", "channel"])
+def test_feature_distance_starts_at_zero_and_gives_the_source_no_gradient(axis: str) -> None:
+    start = torch.randn(2, 4, 3)
+    start[:, :, 0] = start[:, 0] = 0.0  # a dead channel and a dead token: their norms have no slope
+    now, source = start.clone().requires_grad_(), start.clone().requires_grad_()
+    value = feature_distance([now], [source], axis)
+    value.backward()
+    assert value.item() == 0.0
+    assert now.grad.abs().max() == 0.0
+    assert source.grad is None

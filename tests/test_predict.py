@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from craft_lightning import __main__ as entry
+from craft_lightning.models.layout import write_encoder
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pixels import preprocess
+from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.spec import VlmSpec
-from craft_lightning.predict import parser
+from craft_lightning.predict import one_batch, parser
 from craft_lightning.prompts import PromptBuilder
-from craft_lightning.types import IMAGE_TOKEN_ID
+from craft_lightning.types import IMAGE_TOKEN_ID, VqaExample
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "experiments" / "smoke.yaml")
 
@@ -136,3 +139,23 @@ def test_help_tells_of_both_kinds(capsys: Any) -> None:
     assert text.startswith(parser().format_help())
     assert "placeholder -200" in " ".join(text.split())
     assert "--trainer.max_steps" in text
+
+
+def test_one_picture_is_pruned_as_a_run_would(checkpoints: Path, picture: Path, tmp_path: Path, capsys: Any) -> None:
+    vlm = load_vlm(VlmSpec(str(checkpoints / "host")))
+    facts = {"base": "host", "codebook_hash": vlm.codebook_hash, "method": "craft"}
+    counts = torch.arange(64)
+    write_encoder(tmp_path / "encoder", dict(vlm.tower.used_parameters()), **facts, token_prior=counts)
+    asked = ["--checkpoint", checkpoints / "host", "--image", picture, "--question", "What is shown?"]
+    asked += ["--prune.enabled=true", "--prune.keep=0.5", "--logits", tmp_path / "l.safetensors"]
+    assert predict(*asked, "--encoder", tmp_path / "encoder") == 0
+    with safe_open(tmp_path / "l.safetensors", "pt") as file:
+        assert file.metadata()["visual_positions"] == "10"  # 8 of 16, and the two around them
+    batch = one_batch(SimpleNamespace(vlm=vlm), VqaExample("x", Image.open(picture), "What is shown?", "A"))
+    with torch.no_grad():
+        visual = prune(vlm.encode(batch.pixel_values), 0.5, counts, PruneRule(), ("x",))
+        expected = vlm.prompt_logits(visual, batch)[0]
+    torch.testing.assert_close(load_file(tmp_path / "l.safetensors")["logits"], expected)
+    capsys.readouterr()
+    assert predict(*asked) == 2
+    assert "takes an --encoder with its prior, or --prune.prior FILE" in capsys.readouterr().err

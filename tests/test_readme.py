@@ -1,4 +1,4 @@
-"""The README is run: every command of its bash blocks, its example of a method, its links and what it names.
+"""The README is run: every command of its bash blocks, its links and what it names (its method: test_new_method.py).
 
 Commands go through the same code as a user's, in a folder of their own, with few steps and few items. They use the
 shipped models: without those this file fails.
@@ -19,8 +19,6 @@ import torch
 from PIL import Image
 
 from craft_lightning import __main__ as entry
-from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.spec import VlmSpec
 from craft_lightning.tables.verbs import build_parser
 from data_modules.base import VqaDataModule
 
@@ -129,7 +127,7 @@ def test_the_targets_and_files_named_in_the_text_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert len(links) >= 4
     assert [link for link in links if not (ROOT / link).exists()] == []
-    files = set(re.findall(r"experiments/[\w/-]+\.yaml", TEXT)) - {"experiments/methods/projector_ft.yaml"}
+    files = set(re.findall(r"experiments/[\w/-]+\.yaml", TEXT)) - {"experiments/methods/norm_ft.yaml"}
     assert [f for f in files if "NAME" not in f and not (ROOT / f).is_file()] == []
 
 
@@ -163,17 +161,3 @@ def test_the_picture_is_small_and_the_blocks_to_fill_are_marked() -> None:
     assert TEXT.count("<!-- table1:begin -->") == TEXT.count("<!-- table1:end -->") == 1
     family = (ROOT / "docs" / "pocket_family.md").read_text(encoding="utf-8")
     assert family.count("<!-- figures:begin -->") == family.count("<!-- figures:end -->") == 1
-
-
-def test_the_example_of_a_method_trains_what_it_says(checkpoints: Path) -> None:
-    (source,) = blocks("python")
-    scope: dict[str, Any] = {"__name__": "projector_ft"}
-    exec(compile(source, "README.md", "exec"), scope)
-    (kind,) = [v for v in scope.values() if isinstance(v, type) and issubclass(v, BaseMethod) and v is not BaseMethod]
-    method = kind(backbone=VlmSpec(name=str(checkpoints / "host")))
-    method.configure_model()
-    moves = {name for name, p in method.named_parameters() if p.requires_grad}
-    assert moves == {f"vlm.projector.{name}" for name, _ in method.vlm.projector.named_parameters()}
-    assert moves
-    assert kind.name in TEXT.split("```python")[1].split("The fragment,")[1]
-    assert f'MethodEntry("{kind.name}", "{kind.__name__}")' in TEXT

@@ -25,6 +25,10 @@ METHODS: dict[str, MethodEntry] = {
     entry.name: entry
     for entry in (
         MethodEntry("zero_shot", "ZeroShot"),
+        MethodEntry("vision_ft", "VisionFineTuning"),
+        MethodEntry("projector_ft", "ProjectorFineTuning"),
+        MethodEntry("ldifs", "Ldifs"),
+        MethodEntry("llm_lora", "LlmLora"),
         MethodEntry("craft", "Craft"),
     )
 }

@@ -17,15 +17,17 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
+from craft_lightning.mcq import pick
 from craft_lightning.methods import method_class
 from craft_lightning.methods.captions import CaptionRows, CaptionTable
-from craft_lightning.methods.state import check_codebook, check_method, check_names
+from craft_lightning.methods.state import check_codebook, check_continuous, check_method, check_names
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.pruning import PruneRule, prune_each
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec, build_optimizer
-from craft_lightning.scoring import MAX_NEW_TOKENS, exact_match, normalise
+from craft_lightning.replies import scored_replies
 from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
 
 FORMAT = 1
@@ -59,13 +61,19 @@ class BaseMethod(LightningModule, ABC):
 
     Attributes:
         name: key in results, configs and checkpoints; never derived from the class name.
+        continuous: True refuses backbones that have a codebook.
+        usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
         first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
             which make loss weights comparable across reductions (methods.md 1.5); empty where z has no gradient.
+        token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
+            PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
     """
 
     name: ClassVar[str]
+    continuous: ClassVar[bool] = False
+    usual_keep: ClassVar[float] = 1.0
     vlm: DiscreteVlm
 
     def __init__(self, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
@@ -78,6 +86,10 @@ class BaseMethod(LightningModule, ABC):
         self.accuracy = ExactMatch()
         self.usage: CodebookUsage | None = None
         self.first_gradients: dict[str, float] = {}
+        self.token_keep = 1.0
+        self.token_also: tuple[float, ...] = ()
+        self.token_prior: Tensor | None = None
+        self.token_rule = PruneRule()
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -142,10 +154,15 @@ class BaseMethod(LightningModule, ABC):
     # -- final ---------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent."""
+        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent.
+
+        Raises:
+            CraftError: a backbone with a codebook, for a method that knows none.
+        """
         if self._built:
             return
         self.vlm = load_vlm(self.backbone)
+        check_continuous(self.continuous, self.vlm.codebook_hash, self.name, self.backbone.name)
         self.build()
         self.requires_grad_(False)
         own = {id(p) for p in self.parameters()}
@@ -153,9 +170,10 @@ class BaseMethod(LightningModule, ABC):
             if id(parameter) not in own:
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
             parameter.requires_grad_(True)
-        # Lightning keeps this mode through training: a frozen language model must not drop out.
+        # Lightning keeps this mode: a frozen model must not drop out. What holds no tensor goes with its owner.
         for module in self.modules():
-            if not any(p.requires_grad for p in module.parameters()):
+            held = [*module.parameters(), *module.buffers()]
+            if held and not any(tensor.requires_grad for tensor in held):
                 module.eval()
         quantizer = self.vlm.tower.quantizer
         if quantizer is not None:
@@ -165,6 +183,11 @@ class BaseMethod(LightningModule, ABC):
     def forward(self, batch: VqaBatch) -> MethodOutput:
         """Encode, quantise, project, and read the answer's logits and loss (labels are needed)."""
         return self.vlm(self.visual_tokens(batch.pixel_values), batch)
+
+    def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
+        """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        torch.manual_seed(pick(2**63, "step", seed, self.global_rank, self.trainer.global_step, batch_idx))
 
     def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
         """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``."""
@@ -178,16 +201,21 @@ class BaseMethod(LightningModule, ABC):
         return loss
 
     def validation_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
-        """Greedy exact match on the fixed validation items (DESIGN 4.7): ``predictions`` and ``codes`` of the batch."""
+        """Greedy exact match on the fixed validation items (DESIGN 4.7).
+
+        Returns:
+            ``predictions``, ``codes``, ``visual`` (all tokens), ``read`` (those that were not pruned), and ``also``,
+            predictions by keep ratio.
+        """
         return self._evaluate(batch)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the items of the last evaluation."""
-        self._reset_metrics()
+        self.accuracy.reset()
+        if self.usage is not None:
+            self.usage.reset()
 
-    def on_test_epoch_start(self) -> None:
-        """Forget the items of the last evaluation."""
-        self._reset_metrics()
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/accuracy``, ``_seen``, ``_unseen``, ``val/letter_likelihood`` and the use of the codebook."""
@@ -275,36 +303,18 @@ class BaseMethod(LightningModule, ABC):
 
     def _evaluate(self, batch: VqaBatch, count: bool = True) -> dict[str, Any]:
         visual = self.visual_tokens(batch.pixel_values)
-        texts = self.vlm.generate(visual, batch, MAX_NEW_TOKENS)
-        letters = self._most_likely_letters(visual, batch)
-        predictions = [
-            Prediction(key, text, answer, exact_match(text, answer), seen, letter and letter == normalise(answer))
-            for key, text, answer, seen, letter in zip(
-                batch.keys, texts, batch.answers, batch.seen.tolist(), letters, strict=True
-            )
-        ]
+        keeps = (self.token_keep, *self.token_also)
+        read, *others = prune_each(visual, keeps, self.token_prior, self.token_rule, batch.keys)
+        predictions = scored_replies(self.vlm, read, batch)
+        also = {
+            keep: predictions if keep == self.token_keep else scored_replies(self.vlm, other, batch)
+            for keep, other in zip(self.token_also, others, strict=True)
+        }
         if count:
             self.accuracy.update(predictions)
             if self.usage is not None and visual.codes is not None:
                 self.usage.update(visual.codes)
-        return {"predictions": predictions, "codes": visual.codes}
-
-    def _most_likely_letters(self, visual: VisualTokens, batch: VqaBatch) -> list[Any]:
-        """The option letter of highest likelihood (lower case), None for open questions."""
-        if not any(batch.option_counts):
-            return [None] * len(batch)
-        ids = self.vlm.letter_ids()
-        letters = list(ids)
-        logits = self.vlm.answer_logits(visual, batch)[:, list(ids.values())]
-        return [
-            letters[int(row[:options].argmax())].lower() if options else None
-            for row, options in zip(logits, batch.option_counts, strict=True)
-        ]
-
-    def _reset_metrics(self) -> None:
-        self.accuracy.reset()
-        if self.usage is not None:
-            self.usage.reset()
+        return {"predictions": predictions, "codes": visual.codes, "visual": visual, "read": read, "also": also}
 
     def _log_metrics(self, stage: str, name: str) -> None:
         found = self.accuracy.compute()

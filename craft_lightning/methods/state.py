@@ -1,4 +1,7 @@
-"""What a checkpoint must agree with before its tensors are copied; non-strict loading alone would hide mistakes."""
+"""What a backbone and a checkpoint must agree with before anything is trained or copied.
+
+Non-strict loading alone would hide mistakes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,19 @@ from typing import Any
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
+
+
+def check_continuous(wanted: bool, codebook_hash: str | None, method: str, backbone: str) -> None:
+    """A method for continuous models never sees a quantiser (methods.md 3.1).
+
+    Raises:
+        CraftError: there is one.
+    """
+    if wanted and codebook_hash is not None:
+        raise CraftError(
+            f"{method} is for continuous models, and {backbone} has a codebook; take --model.backbone.name pocket-vila "
+            "(through a codebook, the same is craft with lambda_commitment and lambda_contrastive 0)"
+        )
 
 
 def check_method(checkpoint: Mapping[str, Any], method: str | None, version: int) -> Mapping[str, Any]:

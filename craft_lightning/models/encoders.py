@@ -31,7 +31,7 @@ def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any
     own = None if tower.quantizer is None else tower.quantizer.hash()
     if facts.get("codebook_hash") != own:
         raise CraftError(
-            f"{folder}: adapted to codebook {facts.get('codebook_hash')}, but this model has {own}; "
+            f"{folder}: adapted to codebook {facts.get('codebook_hash') or 'none'}, this model has {own or 'none'}; "
             f"an encoder only fits models of its own codebook"
         )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +17,31 @@ from craft_lightning.errors import CraftError
 MAX_PIXELS = 100_000_000
 """A picture with more is refused: decoded, it would take more than 300 MB."""
 
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+"""What makes a file in a folder a picture."""
+
 Aspect = Literal["resize", "pad"]
 PAD_COLOUR = (127, 127, 127)
+
+
+def find_pictures(inputs: Sequence[Path]) -> list[Path]:
+    """The pictures that a person named: files as given, folders with all that is below them, sorted.
+
+    Raises:
+        CraftError: an input that does not exist, or a folder without a picture.
+    """
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+            if not found:
+                raise CraftError(f"no picture in {path} ({', '.join(sorted(SUFFIXES))})")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise CraftError(f"no picture or folder {path}")
+    return files
 
 
 def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
@@ -70,3 +94,13 @@ def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tens
         image = image.resize((side, side), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
     return torch.from_numpy((pixels - np.float32(0.5)) / np.float32(0.5)).permute(2, 0, 1).contiguous()
+
+
+def picture_batches(files: Sequence[Path], side: int, aspect: Aspect, size: int) -> Iterator[Tensor]:
+    """:func:`preprocess` of picture files, ``[size, 3, side, side]`` at a time (the last batch may be smaller).
+
+    Raises:
+        CraftError: see :func:`read_image`.
+    """
+    for start in range(0, len(files), size):
+        yield torch.stack([preprocess(read_image(file), side, aspect) for file in files[start : start + size]])

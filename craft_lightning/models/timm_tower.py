@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +73,34 @@ class TimmTower(nn.Module):
             if not name.startswith((last, "norm.", "fc_norm.", "head.", "attn_pool.")):
                 yield f"vision.{name}", parameter
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks that run: all but the last."""
+        return len(self.vision.blocks) - 1
+
     def features(self, pixel_values: Tensor) -> Tensor:
         """``[B, N, d]`` for pixels ``[B, 3, S, S]`` in [-1, 1], which are re-normalised to the model's statistics."""
-        pixels = ((pixel_values * 0.5 + 0.5) - self.mean) / self.std
-        (tokens,) = self.vision.forward_intermediates(
-            pixels,
-            indices=[len(self.vision.blocks) - 2],
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        return tokens
+        return self.features_after((self.depth,), pixel_values)[0]
+
+    def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """As :meth:`.tower.VisionTower.features_after`; the embeddings are what the first block reads."""
+        numbers = sorted({0, self.depth, *blocks})
+        embedded: list[Tensor] = []
+        # timm hands out what blocks return, and its families differ in what comes before the first one.
+        handle = self.vision.blocks[0].register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0]))
+        try:
+            after = self.vision.forward_intermediates(
+                (pixel_values * 0.5 + 0.5 - self.mean) / self.std,
+                indices=[number - 1 for number in numbers[1:]],
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+        finally:
+            handle.remove()
+        prefix = self.vision.num_prefix_tokens
+        found = dict(zip(numbers, [embedded[0][:, prefix:], *after], strict=True))
+        return tuple(found[number] for number in blocks)
 
     def encode(self, pixel_values: Tensor) -> VisualTokens:
         """Continuous tokens: the features themselves."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -109,17 +109,29 @@ class VisionTower(nn.Module):
 
     def used_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names (relative to the tower) and parameters of the embeddings and blocks 0..L-2: what adaptation trains."""
-        last = f"encoder.layers.{len(self.vision.encoder.layers) - 1}."
+        last = f"encoder.layers.{self.depth}."
         for name, parameter in self.vision.named_parameters():
             if name.startswith(("embeddings.", "encoder.")) and not name.startswith(last):
                 yield f"vision.{name}", parameter
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks that run, L-1."""
+        return len(self.vision.encoder.layers) - 1
+
     def features(self, pixel_values: Tensor) -> Tensor:
         """``[B, N, d]`` output of the second-to-last block for pixels ``[B, 3, S, S]`` in [-1, 1]."""
+        return self.features_after((self.depth,), pixel_values)[0]
+
+    def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """``[B, N, d]`` after each of these numbers of blocks, from 0 (the embeddings) to :attr:`depth`."""
         hidden = self._embed(pixel_values)
-        for layer in self.vision.encoder.layers[:-1]:
+        found = {0: hidden} if 0 in blocks else {}
+        for number, layer in enumerate(self.vision.encoder.layers[:-1], start=1):
             hidden = layer(hidden, attention_mask=None)
-        return hidden
+            if number in blocks:
+                found[number] = hidden
+        return tuple(found[number] for number in blocks)
 
     def features_and_cls(
         self, pixel_values: Tensor, cls: Tensor, attention: Attention = "one_way"
@@ -159,7 +171,7 @@ class VisionTower(nn.Module):
         if self.quantizer is None:
             return VisualTokens(z, z, None, readout, self.grid)
         tokens, found = self.quantizer(z)
-        return VisualTokens(z, tokens, found.codes, readout, self.grid)
+        return VisualTokens(z, tokens, found.codes, readout, self.grid, found.first_residual_energy)
 
     def _embed(self, pixel_values: Tensor) -> Tensor:
         if tuple(pixel_values.shape[1:]) != (3, self.image_size, self.image_size):

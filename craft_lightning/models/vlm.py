@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.pruning import positions_with_gaps
 from craft_lightning.models.tower import Attention, VisionTower
 from craft_lightning.models.trim import trim_prompts
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
@@ -141,15 +142,21 @@ class DiscreteVlm(nn.Module):
         return self.tower.encode(pixel_values) if cls is None else self.tower.encode(pixel_values, cls, attention)
 
     def embed(
-        self, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, side: Literal["right", "left"] = "right"
+        self,
+        tokens: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        side: Literal["right", "left"] = "right",
+        counts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Language-model inputs with the projected visual tokens in place of the placeholder.
 
         Args:
-            tokens: ``[B, M, d]`` visual tokens, M equal for all rows.
+            tokens: ``[B, M, d]`` visual tokens.
             input_ids: ``[B, T]``, right-padded, one :data:`IMAGE_TOKEN_ID` per row.
             attention_mask: ``[B, T]`` bool.
             side: of the padding in the result.
+            counts: ``[B]`` visual tokens of each row, if not all M.
 
         Returns:
             ``inputs_embeds [B, L, D]`` (zeros at padding), ``attention_mask [B, L]`` bool, and ``positions [B, T]``:
@@ -167,20 +174,36 @@ class DiscreteVlm(nn.Module):
         if self.wrap_ids is not None:
             ends = embedding(torch.tensor(self.wrap_ids, device=text.device)).expand(len(text), 2, -1)
             visual = torch.cat([ends[:, :1], visual, ends[:, 1:]], dim=1)
-        rows, width, extra = *input_ids.shape, visual.shape[1]
+        rows, width, most = *input_ids.shape, visual.shape[1]
+        extra: Tensor | int = most if counts is None else counts[:, None] + (most - tokens.shape[1])
         at = is_image.int().argmax(dim=1, keepdim=True)
         lengths = attention_mask.sum(dim=1, keepdim=True) - 1 + extra
         total = int(lengths.max())
         shift = total - lengths if side == "left" else torch.zeros_like(lengths)
         slot = torch.arange(total, device=text.device).expand(rows, total) - shift
-        source = torch.where(slot < at, slot, torch.where(slot < at + extra, width + slot - at, slot - extra + 1))
+        inside = slot - at
+        if counts is not None and self.wrap_ids is not None:
+            inside = torch.where(inside == extra - 1, most - 1, inside)  # the end token follows the last one kept
+        source = torch.where(slot < at, slot, torch.where(slot < at + extra, width + inside, slot - extra + 1))
         mask = (slot >= 0) & (slot < lengths)
-        flat = source.clamp(0, width + extra - 1) + torch.arange(rows, device=text.device)[:, None] * (width + extra)
+        flat = source.clamp(0, width + most - 1) + torch.arange(rows, device=text.device)[:, None] * (width + most)
         joined = torch.cat([text, visual], dim=1).flatten(0, 1)
         embeds = joined.index_select(0, flat.flatten()).view(rows, total, -1) * mask.unsqueeze(-1)
         old = torch.arange(width, device=text.device).expand(rows, width)
         positions = torch.where(old > at, old + extra - 1, old) + shift
         return embeds, mask, positions.clamp(0, total - 1)
+
+    def _inputs(
+        self, visual: VisualTokens, batch: VqaBatch, side: Literal["right", "left"] = "right"
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """:meth:`embed`, and ``position_ids [B, L]`` where pruned tokens left gaps in them (OD-20)."""
+        selection = visual.selection
+        counts = None if selection is None else selection.counts
+        embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, side, counts)
+        if selection is None or not selection.gaps:
+            return embeds, mask, positions, None
+        first = (batch.input_ids == IMAGE_TOKEN_ID).int().argmax(dim=1) + (0 if self.wrap_ids is None else 1)
+        return embeds, mask, positions, positions_with_gaps(selection, visual.features.shape[1], mask, first)
 
     def project(self, tokens: Tensor) -> Tensor:
         """``[B, M, d]`` visual tokens to ``[B, M, D]``, in the projector's dtype."""
@@ -196,8 +219,8 @@ class DiscreteVlm(nn.Module):
             CraftError: the answer and the picture alone do not fit the context.
         """
         batch = self._fit(visual, batch, reserve=0)
-        embeds, _, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask)
-        hidden = self._hidden(embeds)
+        embeds, mask, positions, where = self._inputs(visual, batch)
+        hidden = self._hidden(embeds, mask, where)
         row, column = (batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)
         targets = batch.labels[row, column]
         logits = self._logits(hidden[row, positions[row, column] - 1])
@@ -207,9 +230,9 @@ class DiscreteVlm(nn.Module):
     def answer_logits(self, visual: VisualTokens, batch: VqaBatch) -> Tensor:
         """``[B, V]`` float32 logits of the first reply token, read at the last prompt position."""
         batch = self._fit(visual, prompts_only(batch), reserve=1)
-        embeds, mask, _ = self.embed(visual.tokens, batch.input_ids, batch.attention_mask)
+        embeds, mask, _, where = self._inputs(visual, batch)
         last = mask.sum(dim=1) - 1
-        hidden = self._hidden(embeds)
+        hidden = self._hidden(embeds, mask, where)
         return self._logits(hidden[torch.arange(len(hidden), device=hidden.device), last])
 
     def prompt_logits(self, visual: VisualTokens, batch: VqaBatch) -> tuple[Tensor, Tensor]:
@@ -219,8 +242,8 @@ class DiscreteVlm(nn.Module):
         where they exceeded the context) with one placeholder for the picture. For prompts of equal length.
         """
         batch = self._fit(visual, prompts_only(batch), reserve=0)
-        embeds, _, _ = self.embed(visual.tokens, batch.input_ids, batch.attention_mask)
-        return self._logits(self._hidden(embeds)), batch.input_ids
+        embeds, mask, _, where = self._inputs(visual, batch)
+        return self._logits(self._hidden(embeds, mask, where)), batch.input_ids
 
     @torch.no_grad()
     def generate(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int = 5) -> list[str]:
@@ -232,10 +255,10 @@ class DiscreteVlm(nn.Module):
     def generate_ids(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> list[list[int]]:
         """As :meth:`generate`: the tokens up to and including the end token."""
         batch = self._fit(visual, prompts_only(batch), reserve=max_new_tokens)
-        embeds, mask, _ = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, side="left")
+        embeds, mask, _, gaps = self._inputs(visual, batch, side="left")
         stops = torch.tensor(sorted(self._stop_ids()), device=embeds.device)
         cache = DynamicCache(config=self.language_model.config)
-        where = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        where = (mask.cumsum(dim=1) - 1).clamp_min(0) if gaps is None else gaps
         inputs: dict[str, Tensor] = {"inputs_embeds": embeds}
         finished = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
         found = []
@@ -267,13 +290,15 @@ class DiscreteVlm(nn.Module):
             raise CraftError("neither the tokenizer nor the generation config names an end token")
         return stops
 
-    def _hidden(self, embeds: Tensor) -> Tensor:
+    def _hidden(self, embeds: Tensor, mask: Tensor, position_ids: Tensor | None) -> Tensor:
         """``[B, L, D]`` final hidden states of right-padded rows, before the output layer.
 
         No mask: causal attention never looks right, where the padding is, and without a mask the fast kernel runs.
+        Positions with gaps need it: transformers would take each gap for the start of another text.
         """
+        gaps = {} if position_ids is None else {"attention_mask": mask.long(), "position_ids": position_ids}
         decoder = self.language_model.get_decoder()
-        return decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return decoder(inputs_embeds=embeds, use_cache=False, **gaps).last_hidden_state
 
     def _logits(self, hidden: Tensor) -> Tensor:
         head = self.language_model.get_output_embeddings()
@@ -282,7 +307,8 @@ class DiscreteVlm(nn.Module):
 
     def _fit(self, visual: VisualTokens, batch: VqaBatch, reserve: int) -> VqaBatch:
         """The batch, prompts trimmed where picture, text and ``reserve`` new tokens exceed the context."""
-        extra = visual.tokens.shape[1] + (0 if self.wrap_ids is None else 2)
+        gaps = visual.selection is not None and visual.selection.gaps
+        extra = (visual.features if gaps else visual.tokens).shape[1] + (0 if self.wrap_ids is None else 2)
         room = self.context - reserve - extra + 1
         if batch.input_ids.shape[1] <= room:
             return batch

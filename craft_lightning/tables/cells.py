@@ -9,6 +9,7 @@ from typing import Any
 
 from craft_lightning.tables import store
 from craft_lightning.tables.plan import Line, Node, Plan
+from craft_lightning.tables.spec import Metric
 
 PAPER_MEAN = "avg_printed"
 KEPT_DIGITS = 4
@@ -75,7 +76,8 @@ class Cell:
 
 def collect(plan: Plan) -> dict[Place, Cell]:
     """Every cell of the plan, from the results that belong to the present settings, code and weights."""
-    return {place: _cell(plan, nodes) for place, nodes in plan.cells.items()}
+    metric = plan.spec.metric
+    return {(n, c): _cell(metric.at(plan.lines[n].row.keep), nodes) for (n, c), nodes in plan.cells.items()}
 
 
 def by_seed(nodes: Sequence[Node]) -> dict[int, list[Node]]:
@@ -86,8 +88,7 @@ def by_seed(nodes: Sequence[Node]) -> dict[int, list[Node]]:
     return found
 
 
-def _cell(plan: Plan, nodes: Sequence[Node]) -> Cell:
-    metric = plan.spec.metric
+def _cell(metric: Metric, nodes: Sequence[Node]) -> Cell:
     groups = by_seed(nodes)
     results = {seed: [r for r in map(store.result, group) if r is not None] for seed, group in groups.items()}
     # A mean over fewer datasets is another number, so a seed counts when all of them are there.

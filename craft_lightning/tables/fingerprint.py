@@ -20,9 +20,12 @@ PARTS = (
     "craft_lightning/losses.py",
     "craft_lightning/metrics.py",
     "craft_lightning/optim.py",
+    "craft_lightning/replies.py",
     "craft_lightning/models",
     "craft_lightning/methods",
     "data_modules",
+    "callbacks/prune_at_validation.py",
+    "callbacks/token_prior.py",
 )
 """The code whose change can change a number."""
 
@@ -39,11 +42,14 @@ def digest(value: Any) -> str:
 def resolve(fragments: Iterable[Mapping[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Fragments merged as the command line merges them (later ones win, mappings by key, lists whole).
 
-    The dotted overrides stay apart under ``"overrides"``: they are flags, and only the parser knows where they land.
+    The dotted overrides stay apart under ``"overrides"``: they are flags, and only the parser knows where they land. A
+    value that an override names in full does not count: freezing a learning rate leaves its sweep as it is.
     """
     merged: dict[str, Any] = {}
     for fragment in fragments:
         merged = _merge(merged, fragment)
+    for flag in overrides:
+        merged = _without(merged, flag.split("."))
     return {"config": merged, "overrides": dict(overrides)}
 
 
@@ -53,6 +59,14 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         before = merged.get(key)
         merged[key] = _merge(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _without(config: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    name, *rest = path
+    inner = config.get(name)
+    if rest and isinstance(inner, Mapping):
+        return {**config, name: _without(inner, rest)}
+    return {key: value for key, value in config.items() if rest or key != name}
 
 
 @cache

@@ -15,20 +15,25 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from craft_lightning.tables.cells import Score, gains
 from craft_lightning.tables.claims import FAILS, HOLDS
+from craft_lightning.tables.figure import to_section
 from craft_lightning.tables.page_data import page_data
 from craft_lightning.tables.plan import Plan
 from craft_lightning.tables.report import MISSING, Report, Section, line_label, made_text, score_text
 from craft_lightning.tables.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ASSETS = Path(__file__).with_name("assets")
 TINTS = (1.0, 5.0, 10.0, 20.0)
 """Points of gain or loss from which a cell has the next deeper colour."""
 
 
-def to_html(plan: Plan, results: Results, report: Report) -> str:
+def to_html(plan: Plan, results: Results, report: Report, picture: Figure | None = None) -> str:
     """The whole file."""
     script = (ASSETS / "report.js").read_text(encoding="utf-8")
     parts = {
@@ -36,7 +41,7 @@ def to_html(plan: Plan, results: Results, report: Report) -> str:
         "note": escape(report.note),
         "made": escape(made_text(results.made)).replace("`", "") if results.made else "",
         "style": (ASSETS / "report.css").read_text(encoding="utf-8"),
-        "body": "\n".join(_body(plan, results, report)),
+        "body": "\n".join([to_section(plan, picture), *_body(plan, results, report)]),
         "data": _json(page_data(plan, results)),
         "script": script,
         "script_hash": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",

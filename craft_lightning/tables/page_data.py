@@ -14,6 +14,7 @@ from craft_lightning.tables.cells import Cell, Score, baseline_of, by_seed, diff
 from craft_lightning.tables.plan import Node, Plan
 from craft_lightning.tables.report import MISSING, line_label, score_text
 from craft_lightning.tables.results import Results
+from craft_lightning.tables.spec import Row
 
 POINTS = 50
 """Points kept of a curve: means over equal stretches of steps."""
@@ -59,13 +60,14 @@ class _Replies:
     """Replies by key, each file read once."""
 
     def __init__(self) -> None:
-        self.known: dict[str, dict[str, Reply]] = {}
+        self.known: dict[Path, dict[str, Reply]] = {}
 
-    def of(self, node: Node) -> dict[str, Reply]:
-        if node.name not in self.known:
-            rows = _lines(node.folder / "predictions.jsonl")
-            self.known[node.name] = {row["key"]: (row["prediction"], bool(row["correct"])) for row in rows}
-        return self.known[node.name]
+    def of(self, node: Node, row: Row) -> dict[str, Reply]:
+        path = node.folder / ("predictions.jsonl" if row.keep is None else f"predictions.keep{row.keep}.jsonl")
+        if path not in self.known:
+            replies = {line["key"]: (line["prediction"], bool(line["correct"])) for line in _lines(path)}
+            self.known[path] = replies
+        return self.known[path]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -80,13 +82,12 @@ def _cell(
     line, nodes = plan.lines[number], plan.cells[number, column]
     done = [node for node in nodes if store.result(node) is not None]
     base = baseline_of(plan, line)
-    lines = [(plan.lines[n].row.label, plan.cells[n, column]) for n in (base,) if n is not None] + [
-        (line.row.label, done)
-    ]
+    lines = [(plan.lines[n].row, plan.cells[n, column]) for n in (base,) if n is not None] + [(line.row, done)]
     replies = []
     if len(by_seed(nodes)) == len(nodes):  # a plain column: one node a seed
-        for label, tests in lines:
-            replies.append((label, [[read.of(t)[e["key"]] for t in tests if e["key"] in read.of(t)] for e in asked]))
+        for row, tests in lines:
+            known = [read.of(test, row) for test in tests]
+            replies.append((row.label, [[found[e["key"]] for found in known if e["key"] in found] for e in asked]))
     cell, before = results.cells[number, column], results.cells[base, column] if base is not None else None
     header, rows = _figures(plan, cell, before, paper_scores(plan, line)[column])
     trained = {int(n.facts["seed"]): n.parent or n for n in done if n.parent or n.kind == "train"}

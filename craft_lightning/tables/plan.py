@@ -1,7 +1,8 @@
 """From a table's spec to nodes: what to train and to test, each named by its folder, keyed by what it depends on.
 
-A **train** node is one adapted encoder: (method, surrogate, dataset, seed, overrides). An **eval** node tests one, or
-an untouched model, on a backbone. Rows, tables and backbones share nodes: a folder says what a node is, not who asked.
+A **train** node is one adapted model: (method, surrogate, dataset, seed, overrides). An **eval** node tests what was
+adapted (the encoder, unless the row says otherwise), or an untouched model, on a backbone. Rows, tables and backbones
+share nodes: a folder says what a node is, not who asked.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from craft_lightning.tables.fingerprint import ROOT, code_version, digest, resol
 from craft_lightning.tables.reader import read_mapping
 from craft_lightning.tables.spec import Backbone, Column, Row, TableSpec
 
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+"""Where a training leaves its last step."""
+
 LIMIT_LINES = 2
 LIMIT_COLUMNS = 2
 LIMIT_ITEMS = 8
 LIMIT_TRAINING = {"trainer.max_steps": 3, "data.train_size": 72, "data.val_size": LIMIT_ITEMS}
-"""What ``limit`` cuts: printed rows, columns, test items per unit of the limit, and every training."""
+"""What ``limit`` cuts: printed rows (of the first backbone), columns, test items per unit of the limit, trainings."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Node:
         arguments: what follows ``python -m craft_lightning``; the run folder is part of it.
         key: SHA-256 of settings, code, weights and the parent's key. A result with another key is stale.
         facts: method, dataset, surrogate, backbone and seed, for the result file.
-        parent: the train node whose encoder is tested, or None.
+        parent: the train node whose encoder or checkpoint is tested, or None.
     """
 
     kind: str
@@ -76,13 +80,15 @@ class Plan:
 
 
 def table_lines(spec: TableSpec) -> tuple[Line, ...]:
-    """The printed rows, grouped by backbone; within one, in the order of the spec.
+    """The printed rows: for each backbone those of every row of the spec, or the other way round (``order``).
 
     Neighbouring rows that test the same trainings in two ways stand beside each other at every surrogate.
     """
     alike = itertools.groupby(spec.rows, key=lambda row: (row.method, dict(row.overrides), row.train_on))
     groups = [list(rows) for _, rows in alike]
     pairs = [(group, backbone) for backbone in spec.backbones for group in groups]
+    if spec.order == "rows":
+        pairs.sort(key=lambda pair: groups.index(pair[0]))
     lines: list[Line] = []
     for group, backbone in pairs:
         surrogates: list[Backbone | None] = [spec.backbone(s) for s in group[0].train_on] or [None]
@@ -110,7 +116,8 @@ def make_plan(
     scale = spec.scale if limit is None else f"{spec.scale}-limit{limit}"
     lines, columns = table_lines(spec), spec.columns
     if limit is not None:
-        lines, columns = lines[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
+        together = tuple(line for line in lines if line.backbone == lines[0].backbone)
+        lines, columns = together[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
     builder = _Builder(spec, runs / scale, limit)
     cells = {}
     for c, column in enumerate(columns):
@@ -213,7 +220,9 @@ class _Builder:
             arguments += [part for file in files for part in ("--config", _shown(file))]
             arguments += [f"--{flag}={_text(value)}" for flag, value in flags.items()]
             arguments += [f"--trainer.default_root_dir={folder}"]
-            if parent:
+            if parent and row.tested_from == "checkpoint":
+                arguments += [f"--ckpt_path={parent.folder / CHECKPOINT}"]
+            elif parent:
                 arguments += [f"--encoder={parent.folder / 'encoder'}"]
             known = self.nodes[name] = Node(kind, name, folder, tuple(arguments), key, facts, parent)
         return known
@@ -229,8 +238,13 @@ def _overrides(row: Row, column: Column) -> dict[str, Any]:
 
 
 def _suffix(settings: Mapping[str, Any]) -> str:
-    """What settings add to a folder's name: ``{"prune.keep": 0.8}`` gives ``-keep0.8``."""
-    return "".join(f"-{key.rsplit('.', 1)[-1]}{_text(value)}" for key, value in sorted(settings.items()))
+    """What settings add to a folder's name: ``{"prune.enabled": True, "prune.keep": 0.8}`` gives ``-prune-keep0.8``."""
+    parts = []
+    for key, value in sorted(settings.items(), key=lambda pair: (not pair[0].endswith(".enabled"), pair[0])):
+        section, _, name = key.rpartition(".")
+        text = "-".join(map(_text, value)) if isinstance(value, list) else _text(value)
+        parts.append(f"-{section}" if (name, value) == ("enabled", True) else f"-{name}{text}")
+    return "".join(parts)
 
 
 def _method_name(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ class Reader:
             name = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
             self.fail(f"must be a {name}, got {value!r}", key)
             return default
+        return value
+
+    def one_of(self, key: str, known: Sequence[str]) -> str:
+        """One of a few words; the first of them if the key is not there."""
+        value = str(self.take(key, str, known[0]))
+        check_known(self, key, value, known)
         return value
 
     def names(self, key: str, known: Iterable[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from craft_lightning.errors import CraftError
+from craft_lightning.tables import figure
 from craft_lightning.tables.page import to_html
 from craft_lightning.tables.plan import Plan
 from craft_lightning.tables.report import Report, Section, build_report, made_text
@@ -22,6 +23,7 @@ RESULTS = "results"
 def to_markdown(report: Report) -> str:
     """The report as Markdown; rows of the paper in italics."""
     parts = [f"# {report.title}", *([report.note] if report.note else [])]
+    parts += [f"![{report.title}]({report.picture})"] if report.picture else []
     parts += [f"## {section.title}\n\n{_grid(section)}" for section in report.sections]
     if report.claims:
         parts.append("## What the table decides\n\n" + _bullets(_stressed(report.claims)))
@@ -134,15 +136,20 @@ FORMATS: dict[str, Callable[[Plan, Results], str]] = {
 
 
 def save(plan: Plan, results: Results) -> list[Path]:
-    """Write ``<name>.md``, ``.csv``, ``.tex`` and ``.html`` into the plan's output folder; their paths are returned."""
+    """Write ``<name>.md``, ``.csv``, ``.tex`` and ``.html`` into the plan's output folder; their paths are returned.
+
+    A table with curves has a ``.png``, too.
+    """
     report = build_report(plan, results)
+    picture = figure.draw(plan, results)
     texts = {
         ".md": to_markdown(report),
         ".csv": to_csv(plan, results),
         ".tex": to_latex(report),
-        ".html": to_html(plan, results, report),
+        ".html": to_html(plan, results, report, picture),
     }
-    return [_write(plan.output / f"{plan.spec.name}{suffix}", text) for suffix, text in texts.items()]
+    written = [_write(plan.output / f"{plan.spec.name}{suffix}", text) for suffix, text in texts.items()]
+    return written + ([] if picture is None else [figure.write_png(plan.output / report.picture, picture)])
 
 
 def _write(path: Path, text: str) -> Path:
@@ -178,7 +185,10 @@ def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
     written = [] if stored else _store(plan)
     results = read(plan, stored or written[0])
     docs = _root(plan) / "docs" / f"{plan.spec.name}.md"
-    written.append(_write(docs, to_markdown(build_report(plan, results))))
+    report = build_report(plan, results)
+    written.append(_write(docs, to_markdown(report)))
+    if (picture := figure.draw(plan, results)) is not None:
+        written.append(figure.write_png(docs.with_name(report.picture), picture))
     readme = _root(plan) / "README.md"
     if readme.is_file():
         text = readme.read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ class Report:
         accuracy, gain, labels, summary: sections; one without rows is not printed.
         claims: a line for each claim, and one on how they were decided.
         remarks: counts, seeds, origin. problems: failed, partial and missing cells.
+        picture: file name of the curves, empty without any.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Report:
     claims: tuple[str, ...]
     remarks: tuple[str, ...]
     problems: tuple[str, ...]
+    picture: str = ""
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -62,6 +64,7 @@ def build_report(plan: Plan, results: Results) -> Report:
         claims=_claims(results.verdicts),
         remarks=tuple(_remarks(plan, results)),
         problems=tuple(_problems(plan, results)),
+        picture=f"{plan.spec.name}.png" if any(line.row.curve for line in plan.lines) else "",
     )
 
 

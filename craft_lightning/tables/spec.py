@@ -14,6 +14,8 @@ from craft_lightning.tables.paper import PaperKey, read_paper
 from craft_lightning.tables.reader import Reader, check_known, read_mapping
 
 TABLES = Path("experiments/tables")
+SOURCES = ("encoder", "checkpoint")
+ORDERS = ("backbones", "rows")
 TEST_ON = ("same", "others")
 
 
@@ -57,9 +59,13 @@ class Row:
         method: the config fragment; its stem names the method in run folders.
         train_on: ids of surrogates, empty if the method trains nothing.
         eval_on: ids of backbones, empty if each surrogate is tested on itself only.
+        tested_from: what a test takes from the training: the adapted ``encoder``, which any backbone of its codebook
+            reads, or the ``checkpoint``, for a method that leaves the encoder as it was and is tested on its surrogate.
         overrides: settings of this row, for training and testing. eval: settings for testing only.
         paper: the row's name in the paper's table, empty if it has none.
         swept: id of the row in the file that this one is a setting of (key ``sweep``), empty otherwise.
+        keep, curve: keep ratio of visual tokens that this row shows, and the id of the row in the file that lists it
+            among others (key ``keep``): one test measures them all.
     """
 
     id: str
@@ -67,10 +73,13 @@ class Row:
     method: Path
     train_on: tuple[str, ...] = ()
     eval_on: tuple[str, ...] = ()
+    tested_from: str = "encoder"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     eval: Mapping[str, Any] = field(default_factory=dict)
     paper: str = ""
     swept: str = ""
+    keep: float | None = None
+    curve: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,20 @@ class Metric:
         """Whether it exists for seen and unseen labels apart, as ``<name>_seen`` and ``<name>_unseen``."""
         return not self.name.endswith("seen")
 
+    def at(self, keep: float | None) -> Metric:
+        """The same at one of the keep ratios that a test measures; None is the test's own."""
+        stage, name = self.name.split("/", 1)
+        return self if keep is None else replace(self, name=f"{stage}/keep{keep}/{name}")
+
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A whole table. ``baseline`` is the id of the row that gains are counted from, on the same backbone."""
+    """A whole table.
+
+    Attributes:
+        order: lines are printed by ``backbones``, each with all its rows, or by ``rows``, each on all its backbones.
+        baseline: id of the row that gains are counted from, on the same backbone.
+    """
 
     name: str
     title: str
@@ -109,6 +128,7 @@ class TableSpec:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     seeds: tuple[int, ...]
+    order: str
     baseline: str
     metric: Metric
     paper_source: str
@@ -182,6 +202,7 @@ def load_spec(path: Path, scale: str | None = None) -> TableSpec:
         rows=rows,
         columns=columns,
         seeds=tuple(top.take("seeds", list, [0])),
+        order=top.one_of("order", ORDERS),
         baseline=str(top.take("baseline", str, "") or ""),
         metric=_metric(top),
         paper_source=source,
@@ -192,6 +213,8 @@ def load_spec(path: Path, scale: str | None = None) -> TableSpec:
         check_known(top, "baseline", spec.baseline, [r.id for r in rows])
     if spec.claims and any(len(c.datasets) > 1 or c.test_on != "same" for c in columns):
         top.fail("are decided item by item, so every column needs one dataset", "claims")
+    if spec.claims and any(row.curve for row in rows):
+        top.fail("read the replies of a test's own keep ratio, so no row may list several (key keep)", "claims")
     for seed in spec.seeds:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             top.fail(f"must be whole numbers from 0, got {seed!r}", "seeds")
@@ -244,13 +267,18 @@ def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:
             method=item.file("method"),
             train_on=item.names("train_on", backbones),
             eval_on=item.names("eval_on", backbones),
+            tested_from=item.one_of("tested_from", SOURCES),
             overrides=item.take("overrides", dict, {}),
             eval=item.take("eval", dict, {}),
             paper=item.take("paper", str, ""),
         )
         if not row.train_on and not row.eval_on:
             item.fail("needs train_on, eval_on or both")
-        found += _sweep(item, row)
+        if row.tested_from == "checkpoint" and (row.eval_on or not row.train_on):
+            item.fail("a checkpoint is tested where it was trained: needs train_on and no eval_on", "tested_from")
+        swept = _sweep(item, row)
+        keeps = item.take("keep", list, [])
+        found += [at for each in swept for at in _at_keeps(item, each, keeps)]
         item.done()
     return tuple(found)
 
@@ -272,6 +300,27 @@ def _sweep(item: Reader, row: Row) -> list[Row]:
         name = f"{row.id}-{words.replace(' ', '')}"
         found.append(replace(row, id=name, label=f"{row.label}, {words}", overrides=overrides, swept=row.id))
     return found
+
+
+def _at_keeps(item: Reader, row: Row, keeps: list[Any]) -> list[Row]:
+    """The row, or one row for each keep ratio, all measured by one test; the first stands beside the paper's number."""
+    for keep in keeps:
+        if not isinstance(keep, float) or not 0.0 < keep <= 1.0 or keeps.count(keep) > 1:
+            item.fail(f"must be different ratios in (0, 1], written like 0.8 or 1.0, got {keep!r}", "keep")
+            return [row]
+    settings = {**row.eval, "prune.enabled": True, "prune.also": keeps}
+    return [
+        replace(
+            row,
+            id=f"{row.id}-keep{keep}",
+            label=f"{row.label}, keep {keep}",
+            eval=settings,
+            paper=row.paper if keep == keeps[0] else "",
+            keep=keep,
+            curve=row.id,
+        )
+        for keep in keeps
+    ] or [row]
 
 
 def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from craft_lightning.tables.plan import Node
+from craft_lightning.tables.plan import CHECKPOINT, Node
 
 RESULT = "node.json"
 FAILURE = "failure.json"
 STARTED = "started.json"
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
 LOCKS = ".locks"
 
 

@@ -122,10 +122,12 @@ def _status(plan: Plan) -> int:
 def _run(plan: Plan, args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from craft_lightning.tables.board import link_table
     from craft_lightning.tables.pool import Launcher, LocalWorker
     from craft_lightning.tables.run import default_jobs, run_plan
     from craft_lightning.tables.view import make_view, summary
 
+    link_table(plan)
     console = Console()
     launcher: Launcher = LocalWorker
     jobs = default_jobs(plan.nodes, args.jobs)

@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from craft_lightning import mcq
 from craft_lightning.types import Fact
 from data_modules.facts import DatasetFacts
 from data_modules.sources.split import Item, Source, Split, SplitName
 from data_modules.twins.base import ClassificationTwin, Drawing, Look, Qa
+from data_modules.twins.registry import TWINS, world_hash
 from data_modules.twins.registry import twin as twin_of
-from data_modules.twins.registry import world_hash
 from data_modules.twins.rng import Rng
 
 _CHUNK = 256  # pictures drawn at once: enough to be fast, little enough to keep memory small
+STUDIO_PICTURES = 100
+"""Of each twin, in a generic prior: together about as many as a training split has."""
 
 
 @functools.lru_cache(maxsize=12)
@@ -32,6 +35,13 @@ def draw_split(name: str, split: str, indices: tuple[int, ...], side: int, look:
         tuple(facts for part in parts for facts in part.facts),
         tuple(questions for part in parts for questions in part.questions),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def draw_studio(side: int) -> Tensor:
+    """``[n, 3, side, side]`` uint8, the first studio pictures of every twin."""
+    indices = range(STUDIO_PICTURES)
+    return torch.cat([twin_of(name).draw("studio", indices, side, "studio").images for name in TWINS])
 
 
 class TwinSource(Source):

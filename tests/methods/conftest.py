@@ -47,8 +47,9 @@ def batch(data: Callable[..., VqaDataModule]) -> VqaBatch:
 
 @pytest.fixture
 def build(checkpoints: Path) -> Build:
-    def make(cls: type[BaseMethod], backbone: str = "host", **options: Any) -> BaseMethod:
-        method = cls(backbone=VlmSpec(name=str(checkpoints / backbone)), **options)
+    def make(cls: type[BaseMethod], backbone: str | None = None, **options: Any) -> BaseMethod:
+        place = backbone or ("continuous" if cls.continuous else "host")
+        method = cls(backbone=VlmSpec(name=str(checkpoints / place)), **options)
         method.configure_model()
         return method
 

@@ -17,7 +17,21 @@ from craft_lightning.models.loading import load_vlm
 from craft_lightning.optim import OptimSpec
 
 TRAINED = [name for name in METHODS if name != "zero_shot"]
+PLACE = {name: "continuous" if method_class(name).continuous else "host" for name in METHODS}
 FAST = OptimSpec(lr=1e-2)
+
+MOVES = {
+    "craft": {"vlm.tower", "cls", "log_temperature"},
+    "vision_ft": {"vlm.tower"},
+    "projector_ft": {"vlm.projector"},
+    "ldifs": {"vlm.tower"},
+    "llm_lora": {"vlm.language_model"},
+}
+"""The parts, of which each method's paper says that they learn."""
+
+
+def tensors(module: torch.nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def snapshot(method: BaseMethod) -> dict[str, Tensor]:
@@ -45,14 +59,37 @@ def test_exactly_the_declared_parameters_change(name: str, build: Any, data: Any
     method = build(method_class(name), optim=FAST)
     before = snapshot(method)
     declared = {n for n, _ in method.trainable()}
-    trainer().fit(method, data())
+    trainer().fit(method, data(PLACE[name]))
     changed = {n for n, v in method.state_dict().items() if not torch.equal(v, before[n])}
     assert changed == declared
     frozen = [n for n, p in method.named_parameters() if n not in declared]
-    assert any("language_model" in n for n in frozen)
-    assert any("projector" in n for n in frozen)
+    for part in ("language_model", "projector", "tower"):
+        assert any(f"vlm.{part}." in n for n in frozen + sorted(declared)), part
     assert all(p.grad is None for n, p in method.named_parameters() if n in frozen)
-    assert "vlm.tower.quantizer.codebooks" in before
+    assert ("vlm.tower.quantizer.codebooks" in before) == (PLACE[name] == "host")
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_method_moves_what_its_paper_says(name: str, build: Any) -> None:
+    method = build(method_class(name))
+    assert {".".join(n.split(".")[:2]) for n, _ in method.trainable()} == MOVES[name]
+    tower = {f"vlm.tower.{n}" for n, _ in method.vlm.tower.used_parameters()}
+    moved = {n for n, p in method.named_parameters() if p.requires_grad}
+    assert moved & tower in (set(), tower), "all of the blocks that run, or none"
+    assert not any(".layers.2." in n for n in moved & tower), "the last block never runs"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_loss_is_the_zero_shot_loss(name: str, build: Any, batch: Any) -> None:
+    method = build(method_class(name)).train()
+    untouched = build(method_class("zero_shot"), PLACE[name])
+    torch.testing.assert_close(method(batch).answer_loss, untouched(batch).answer_loss, atol=0.0, rtol=0.0)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if PLACE[name] == "continuous"])
+def test_a_method_for_continuous_models_refuses_a_codebook(name: str, build: Any) -> None:
+    with pytest.raises(CraftError, match=f"{name} is for continuous models, and .*host has a codebook; take --model"):
+        build(method_class(name), "host")
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -62,10 +99,17 @@ def test_frozen_modules_stay_in_eval_mode(name: str, build: Any, data: Any, trai
 
     class Look(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-            modes.append((pl_module.training, pl_module.vlm.language_model.training, pl_module.vlm.projector.training))
+            modes.append({n for n, module in pl_module.named_modules() if module.training})
 
-    trainer(max_steps=2, callbacks=[Look()]).fit(build(method_class(name)), data())
-    assert modes == [(True, False, False)] * 2
+    method = build(method_class(name))
+    trainer(max_steps=2, callbacks=[Look()]).fit(method, data(PLACE[name]))
+    whole = {n for n, m in method.named_modules() if (held := tensors(m)) and not any(t.requires_grad for t in held)}
+    assert len(whole) > 10
+    assert all(not whole & training and "" in training for training in modes)
+    # What holds no tensor follows its owner, so a frozen language model's dropout would be off, too.
+    inside = {n for n, _ in method.named_modules() if any(n.startswith(f"{owner}.") for owner in whole)}
+    assert not any(inside & training for training in modes)
+    assert len(modes) == 2
 
 
 def test_zero_shot_refuses_to_fit(build: Any, data: Any, trainer: Any) -> None:
@@ -73,21 +117,26 @@ def test_zero_shot_refuses_to_fit(build: Any, data: Any, trainer: Any) -> None:
         trainer().fit(build(method_class("zero_shot")), data())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_tests(name: str, build: Any, data: Any, trainer: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "place"), [*PLACE.items(), *((n, "continuous") for n in ("zero_shot", "projector_ft", "llm_lora"))]
+)
+def test_every_method_tests(name: str, place: str, build: Any, data: Any, trainer: Any) -> None:
     run = trainer()
-    run.test(build(method_class(name)), data(), verbose=False)
+    run.test(build(method_class(name), place), data(place), verbose=False)
     found = {k: float(v) for k, v in run.callback_metrics.items()}
     assert {"test/exact_match", "test/letter_likelihood", "test/well_formed", "test/lenient"} <= set(found)
     assert 0.0 <= found["test/exact_match"] <= found["test/lenient"] <= 1.0
-    assert 1.0 <= found["test/codebook_perplexity"] <= 64.0
+    if place == "host":
+        assert 1.0 <= found["test/codebook_perplexity"] <= 64.0
+    else:
+        assert not any("codebook" in metric for metric in found)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_reloaded_method_is_the_same(name: str, build: Any, data: Any, trainer: Any, tmp_path: Any) -> None:
     method = build(method_class(name), optim=FAST)
     run = trainer()
-    run.fit(method, data())
+    run.fit(method, data(PLACE[name]))
     run.save_checkpoint(tmp_path / "m.ckpt")
     stored = torch.load(tmp_path / "m.ckpt", weights_only=True)
     assert set(stored["state_dict"]) == {n for n, _ in method.trainable()}
@@ -95,7 +144,7 @@ def test_a_reloaded_method_is_the_same(name: str, build: Any, data: Any, trainer
     assert type(again) is type(method)
     assert again.optim == FAST
     assert all(torch.equal(v, method.state_dict()[n]) for n, v in again.state_dict().items())
-    rows = [r.predict(m, data()) for r, m in ((trainer(), method), (trainer(), again))]
+    rows = [r.predict(m, data(PLACE[name])) for r, m in ((trainer(), method), (trainer(), again))]
     assert rows[0] == rows[1]
 
 
@@ -103,10 +152,10 @@ def test_a_reloaded_method_is_the_same(name: str, build: Any, data: Any, trainer
 def test_resuming_equals_going_on(name: str, build: Any, data: Any, trainer: Any, tmp_path: Any) -> None:
     whole = build(method_class(name), optim=FAST)
     # Step 5 of 6 is in the middle of the second epoch of four batches.
-    trainer(max_steps=6, callbacks=[SaveAt(5, tmp_path / "5.ckpt")]).fit(whole, data())
+    trainer(max_steps=6, callbacks=[SaveAt(5, tmp_path / "5.ckpt")]).fit(whole, data(PLACE[name]))
     torch.manual_seed(99)
     again = build(method_class(name), optim=FAST)
-    trainer(max_steps=6).fit(again, data(), ckpt_path=tmp_path / "5.ckpt", weights_only=True)
+    trainer(max_steps=6).fit(again, data(PLACE[name]), ckpt_path=tmp_path / "5.ckpt", weights_only=True)
     assert all(torch.equal(v, whole.state_dict()[n]) for n, v in again.state_dict().items())
 
 

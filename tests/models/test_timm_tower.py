@@ -28,6 +28,22 @@ def test_patch_features_of_the_second_to_last_block() -> None:
     assert graded == {name for name, _ in tower.used_parameters()}
 
 
+def test_features_on_the_way() -> None:
+    tower = TimmTower(NAME).eval()
+    pixels = torch.rand(2, 3, tower.image_size, tower.image_size) * 2 - 1
+    seen = []
+    hooks = [b.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out))) for b in tower.vision.blocks]
+    tower.vision((pixels * 0.5 + 0.5 - tower.mean) / tower.std)
+    for hook in hooks:
+        hook.remove()
+    prefix = tower.vision.num_prefix_tokens
+    expected = [seen[0][0], *(out for _, out in seen[: tower.depth])]
+    numbers = (0, 1, 1, tower.depth)
+    for features, number in zip(tower.features_after(numbers, pixels), numbers, strict=True):
+        torch.testing.assert_close(features, expected[number][:, prefix:])
+    assert torch.equal(tower.features_after((0,), pixels)[0], seen[0][0][:, prefix:])
+
+
 def test_folder_round_trip(tmp_path: Path) -> None:
     tower = TimmTower(NAME, image_size=64).eval()
     write_timm_tower(tmp_path / "tower", tower)

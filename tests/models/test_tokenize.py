@@ -9,8 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.layout import write_encoder
 from craft_lightning.models.loading import load_tower
 from craft_lightning.models.pixels import preprocess
+from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.tiny import write_tiny
 from craft_lightning.tokenize import main
 
@@ -96,3 +98,23 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
     assert not out.exists()
     with pytest.raises(CraftError, match="no folder"):
         run("--checkpoint", checkpoint, "--input", pictures, "--output", tmp_path / "no" / "out")
+
+
+def test_kept_tokens_and_counts(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
+    where = ("--checkpoint", checkpoints / "llama", "--input", pictures, "--batch-size", 2)
+    tower = load_tower(checkpoints / "llama", attention="eager")
+    assert run(*where, "--counts", tmp_path / "counts") == 0
+    counts = load_file(tmp_path / "counts")["counts"]
+    names = ["a.jpg", "b.png", "sub/c.png"]
+    visual = tower.encode(torch.stack([preprocess(Image.open(pictures / name), 32) for name in names]))
+    assert torch.equal(counts, count_codes([visual.codes], 64))
+    facts = {"base": "llama", "codebook_hash": tower.quantizer.hash(), "method": "craft"}
+    write_encoder(tmp_path / "encoder", dict(tower.used_parameters()), **facts, token_prior=counts)
+    assert run(*where, "--output", tmp_path / "out", "--encoder", tmp_path / "encoder", "--keep", 0.4) == 0
+    found = load_file(tmp_path / "out")
+    selection = prune(visual, 0.4, counts, PruneRule(), names).selection
+    assert found["kept"].shape == (3, 6)
+    assert torch.equal(found["kept"].long(), selection.positions)
+    assert found["quantized"].shape[1] == 16
+    with pytest.raises(CraftError, match="needs a prior"):
+        run(*where, "--output", tmp_path / "out", "--keep", 0.4)

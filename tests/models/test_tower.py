@@ -36,6 +36,14 @@ def test_features_are_the_penultimate_hidden_state_bit_for_bit(attention: str, p
     assert tower.width == 32
 
 
+def test_features_on_the_way_are_the_hidden_states_bit_for_bit(pixels: torch.Tensor) -> None:
+    tower = make()
+    hidden = tower.vision(pixels, output_hidden_states=True).hidden_states
+    assert tower.depth == 3
+    found = tower.features_after((0, 1, 1, 3), pixels)
+    assert all(torch.equal(f, hidden[n]) for f, n in zip(found, (0, 1, 1, 3), strict=True))
+
+
 def test_sdpa_and_eager_agree(pixels: torch.Tensor) -> None:
     first, second = make("sdpa"), make("eager")
     second.load_state_dict(first.state_dict())

@@ -1,4 +1,6 @@
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,8 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.pruning import PruneRule, prune
+from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm, prompts_only
-from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VqaBatch
+from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 
 PROMPTS = ("What is shown in this picture?", "Is it a river? Answer in one letter only.", "B")
 REPLIES = ("A river", "yes", "B. forest")
@@ -217,3 +222,61 @@ def test_facts(vlm: DiscreteVlm) -> None:
     assert vlm.image_size == 32
     assert vlm.context == 640
     assert vlm.num_visual == 16 + (2 if vlm.wrap_ids else 0)
+
+
+def pruned_inputs(vlm: DiscreteVlm, visual: VisualTokens, row: int, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """One row's inputs, piece by piece, and the positions that these pieces had before pruning."""
+    assert visual.selection is not None
+    kept = visual.selection.mask(16)[row].nonzero().flatten()
+    inputs = spliced(vlm, visual.tokens[row, : len(kept)], ids)
+    whole = torch.arange(len(ids) - 1 + vlm.num_visual)
+    first = ids.index(IMAGE_TOKEN_ID) + (vlm.num_visual - 16) // 2
+    return inputs, torch.cat([whole[:first], whole[first : first + 16][kept], whole[first + 16 :]])
+
+
+@pytest.mark.parametrize("budget", ["exact", "ceil_only"])
+@pytest.mark.parametrize("position_ids", ["contiguous", "original"])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_pruned_rows_are_read_as_one_by_one(
+    checkpoints: Path, pixels: Tensor, budget: Any, position_ids: Any, wrap: bool
+) -> None:
+    """Logits, letters and replies of a batch equal those of each row alone, spliced by hand."""
+    vlm = load_vlm(VlmSpec(str(checkpoints / ("llama" if wrap else "qwen2"))))
+    batch = make_batch(vlm, pixels)
+    visual = vlm.encode(pixels)
+    assert visual.codes is not None
+    counts = torch.bincount(visual.codes[..., 0].flatten(), minlength=64) * 40
+    visual = prune(visual, 0.4, counts, PruneRule(budget=budget, position_ids=position_ids), batch.keys)
+    assert visual.selection is not None
+    assert (visual.selection.counts is None) == (budget == "exact")
+    if budget == "ceil_only":
+        assert len(set(visual.selection.counts.tolist())) > 1
+    out, answers = vlm(visual, batch), vlm.answer_logits(visual, batch)
+    replies = vlm.generate_ids(visual, batch, 4)
+    done = 0
+    for row, ids in enumerate(rows_of(batch)):
+        inputs, where = pruned_inputs(vlm, visual, row, ids)
+        where = where if position_ids == "original" else torch.arange(len(inputs))
+        whole = {"attention_mask": torch.ones(1, len(inputs)), "position_ids": where[None]}
+        logits = vlm.language_model(inputs_embeds=inputs[None], **whole).logits[0]
+        reply = len(ids) - int(batch.prompt_lengths[row])
+        torch.testing.assert_close(out.logits[done : done + reply], logits[-reply - 1 : -1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(answers[row], logits[-reply - 1], atol=1e-4, rtol=1e-4)
+        assert replies[row][0] == int(logits[-reply - 1].argmax())
+        prompt, place = inputs[: len(inputs) - reply], where[: len(inputs) - reply]
+        for token in replies[row]:
+            whole = {"attention_mask": torch.ones(1, len(prompt)), "position_ids": place[None]}
+            assert token == int(vlm.language_model(inputs_embeds=prompt[None], **whole).logits[0, -1].argmax())
+            prompt = torch.cat([prompt, vlm.language_model.get_input_embeddings().weight[[token]]])
+            place = torch.cat([place, place[-1:] + 1])
+        done += reply
+
+
+def test_gaps_matter(vlm: DiscreteVlm, batch: VqaBatch) -> None:
+    visual = vlm.encode(batch.pixel_values)
+    near, far = (
+        prune(visual, 0.3, None, PruneRule("random", position_ids=ids), batch.keys)
+        for ids in ("contiguous", "original")
+    )
+    assert torch.equal(near.tokens, far.tokens)
+    assert not torch.allclose(vlm(near, batch).logits, vlm(far, batch).logits, atol=1e-3)

@@ -17,16 +17,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
 
 from callbacks.learning_curves import LearningCurves
 from craft_lightning import cli, worker
+from craft_lightning.methods.base import load_method
+from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.models.tiny import write_tiny
 from craft_lightning.tables import store
 from craft_lightning.tables.plan import Node, Plan, make_plan
 from craft_lightning.tables.run import message
 from craft_lightning.tables.spec import load_spec
+from data_modules.base import VqaDataModule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,19 +42,24 @@ TERMS = ("sal", "commitment", "contrastive")
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository's ``experiments/``, with two tiny models of one codebook in place of the shipped ones."""
+    """The repository's ``experiments/``, with tiny models in place of the shipped ones: two of one codebook, a twin."""
     root = tmp_path_factory.mktemp("tiny")
     experiments = root / "experiments"
     shutil.copytree(ROOT / "experiments", experiments)
     write_tiny(root / "vila")
     (root / "qwen").mkdir()
     write_tiny(root / "qwen", llm="qwen2", width=32, tower="../vila/vision_tower")
-    spec = yaml.safe_load((experiments / "tables/table1.yaml").read_text())
-    for backbone, name in zip(spec["backbones"], ("vila", "qwen"), strict=True):
-        backbone["weights"] = [f"../../{name}"]
+    (root / "twin").mkdir()
+    write_tiny(root / "twin", tower="../vila/vision_tower", continuous=True)
+    tiny = {"pocket-vila-u": "vila", "pocket-vila": "twin", "pocket-qwen2-xs": "qwen"}
+    for backbone, name in tiny.items():
         fragment = {"model": {"init_args": {"backbone": {"name": str(root / name)}}}}
-        (experiments / f"backbones/{backbone['id']}.yaml").write_text(yaml.safe_dump(fragment))
-    (experiments / "tables/table1.yaml").write_text(yaml.safe_dump(spec))
+        (experiments / f"backbones/{backbone}.yaml").write_text(yaml.safe_dump(fragment))
+    for table in ("table1", "baselines"):
+        spec = yaml.safe_load((experiments / f"tables/{table}.yaml").read_text())
+        for entry in spec["backbones"]:
+            entry["weights"] = [f"../../{tiny[entry['id']]}"]
+        (experiments / f"tables/{table}.yaml").write_text(yaml.safe_dump(spec))
     return root
 
 
@@ -119,7 +127,7 @@ class _Stop(Callback):
             raise KeyboardInterrupt
 
 
-def _short_plan(house: Path, runs: str, train_size: int = 24) -> Plan:
+def _short_plan(house: Path, runs: str, train_size: int = 24, table: str = "table1") -> Plan:
     base = house / "experiments/base.yaml"
     settings = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())
     settings["trainer"] |= {"max_steps": 5, "val_check_interval": 1}
@@ -129,7 +137,7 @@ def _short_plan(house: Path, runs: str, train_size: int = 24) -> Plan:
     from craft_lightning.tables import plan
 
     plan._fragment.cache_clear()
-    return make_plan(load_spec(house / "experiments/tables/table1.yaml"), house / runs)
+    return make_plan(load_spec(house / f"experiments/tables/{table}.yaml"), house / runs)
 
 
 def _train_node(plan: Plan) -> Node:
@@ -168,3 +176,23 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
     assert curves[0] == curves[1], "every step once, as if nothing had happened"
     first, second = (load_file(n.folder / "encoder/encoder.safetensors") for n in (whole, cut))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize("method", ["projector_ft", "llm_lora", "vision_ft-lambda_contrastivenull"])
+def test_what_a_baseline_trained_is_what_is_tested(house: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["craft_lightning"])
+    plan = _short_plan(house, "baselines", table="baselines")
+    name = f"kvasir/pocket-vila/{method}/seed0"
+    train, test = (next(n for n in plan.nodes if n.name == name + end) for end in ("", "/eval/pocket-vila"))
+    events: list[Any] = []
+    for node in (train, test):
+        store.prepare(node)
+        worker.attempt(message(node), events.append)
+        assert events[-1]["event"] == "done", events
+    trained = load_method(train.folder / "checkpoints/last.ckpt")
+    data = VqaDataModule(trained.backbone, "kvasir", train_size=24, val_size=8, test_size=8)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    expected = [p.text for p in trainer.predict(trained, data)[0]]
+    lines = [json.loads(line) for line in (test.folder / "predictions.jsonl").read_text().splitlines()]
+    assert [line["prediction"] for line in lines] == expected
+    assert expected != [p.text for p in trainer.predict(ZeroShot(trained.backbone), data)[0]]

@@ -89,6 +89,13 @@ def test_keys_change_with_what_they_depend_on(tmp_path: Path, monkeypatch: pytes
     assert changed() == {name for name in first if "/craft/" in name}
     craft.write_text(yaml.safe_dump(table_kit.METHODS["craft"]))
 
+    table_kit.write_house(tmp_path, **_with_override({"craft": {"model.init_args.lambda_commit": 0.3}}))
+    first = fresh()
+    craft.write_text(yaml.safe_dump(table_kit.METHODS["craft"]).replace("0.1", "0.2"))
+    assert changed() == {name for name in first if name.startswith("d1/") and "/craft/" in name}, "overridden in d0"
+    table_kit.write_house(tmp_path)
+    first = fresh()
+
     (tmp_path / "weights/small/config.json").write_text("{}")
     assert changed() == {name for name in first if "small" in name}
     table_kit.write_house(tmp_path)
@@ -190,6 +197,31 @@ def test_arguments_are_what_a_person_would_type(tmp_path: Path, monkeypatch: pyt
     assert test.arguments[0] == "test"
     assert "experiments/backbones/big.yaml" in test.arguments
     assert test.arguments[-2:] == (f"--trainer.default_root_dir={place}/eval/big", f"--encoder={place}/encoder")
+
+
+def test_a_method_that_leaves_the_encoder_is_tested_from_its_checkpoint(tmp_path: Path) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows[1] = {k: v for k, v in rows[1].items() if k != "eval_on"} | {"tested_from": "checkpoint"}
+    made = make_plan(load_spec(table_kit.write_house(tmp_path, number=1, rows=rows)), tmp_path / "runs")
+    tests = [n for n in made.nodes if n.parent]
+    assert [n.name for n in tests] == [f"d0/{b}/craft/seed0/eval/{b}" for b in ("big", "small")]
+    for node in tests:
+        assert node.parent is not None
+        assert node.arguments[-1] == f"--ckpt_path={node.parent.folder}/checkpoints/last.ckpt"
+        assert not any("--encoder" in argument for argument in node.arguments)
+
+
+def test_lines_follow_the_backbones_or_the_rows(tmp_path: Path) -> None:
+    def lines(**changes: str) -> list[str]:
+        made = make_plan(load_spec(table_kit.write_house(tmp_path, **changes)), tmp_path / "runs")
+        return [f"{n.row.id} {n.surrogate.id if n.surrogate else '-'} {n.backbone.id}" for n in made.lines]
+
+    zero, craft = ["zero_shot - big", "zero_shot - small"], ["craft small big", "craft big big"]
+    other = ["craft small small", "craft big small"]
+    assert lines() == [zero[0], *craft, zero[1], *other]
+    assert lines(order="rows") == [*zero, *craft, *other]
+    limited = make_plan(load_spec(table_kit.write_house(tmp_path, order="rows")), tmp_path / "runs", limit=1)
+    assert [line.row.id for line in limited.lines] == ["zero_shot", "craft"], "a rehearsal trains something"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["status", "experiments/tables/toy.yaml"]])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 import table_kit
 
 from craft_lightning.errors import CraftError
+from craft_lightning.tables.plan import table_lines
 from craft_lightning.tables.spec import find_table, load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +69,19 @@ def test_no_table_at_all(tmp_path: Path, text: str, expected: str) -> None:
         load_spec(path)
 
 
+def test_words_with_few_values_and_where_a_checkpoint_can_be_tested(tmp_path: Path) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows[0] |= {"tested_from": "checkpont"}
+    rows[1] |= {"tested_from": "checkpoint"}
+    with pytest.raises(CraftError) as caught:
+        load_spec(table_kit.write_house(tmp_path, rows=rows, order="row"))
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        "rows[zero_shot].tested_from: unknown name 'checkpont'; did you mean 'checkpoint'? Known: encoder, checkpoint",
+        "rows[craft].tested_from: a checkpoint is tested where it was trained: needs train_on and no eval_on",
+        "order: unknown name 'row'; did you mean 'rows'? Known: backbones, rows",
+    ]
+
+
 def test_a_badly_transcribed_number_is_named(tmp_path: Path) -> None:
     path = table_kit.write_house(tmp_path)
     paper = path.parent / "paper.csv"
@@ -92,3 +107,15 @@ def test_the_papers_numbers_are_those_of_its_tables() -> None:
     assert paper["CRAFT", "VILA-U-7B", "VILA-U-7B", "avg_printed"] == 68.58
     assert paper["Zero-shot", "none", "VILA-U-7B", "avg_printed"] == 55.07
     assert paper["CRAFT", "VILA-U-7B", "Qwen2-0.5B", "iconqa"] == 17.73
+    assert paper["Vision FT", "VILA-7B", "VILA-7B", "avg_printed"] == 61.76
+
+
+def test_the_baselines_stand_as_in_the_paper() -> None:
+    spec = load_spec(ROOT / "experiments/tables/baselines.yaml")
+    with (ROOT / "experiments/tables/paper/table1.csv").open() as file:
+        printed = list(dict.fromkeys((r["method"], r["inference_backbone"]) for r in csv.DictReader(file)))
+    ours = [(line.row.paper, line.backbone.paper) for line in table_lines(spec) if line.row.paper]
+    assert ours == [pair for pair in printed if pair[1] == "VILA-7B"]
+    extra = [row for row in spec.rows if not row.paper]
+    assert [row.id for row in extra] == ["llm_lora", "vision_ft_contrastive"]
+    assert all("(not in the paper's table)" in row.label for row in extra)

@@ -1,0 +1,266 @@
+"""What token pruning saves: FLOPs and milliseconds of the prefill at keep 1.0 and 0.8, beside the paper's Table 4.
+
+    python benchmarks/pruning.py [--output docs/pruning_cost.md]
+
+Two models: the largest pocket backbone on test items of the ten twins, in batches as ``test`` makes them and one at a
+time, and a random-weight model of the paper's shapes at batch 1, of which a few layers are timed and the rest scaled.
+What is timed begins with the codes of a picture and ends with the logits of the first reply token: choosing tokens,
+projector, prefill. Both ratios take turns; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
+
+from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.pruning import PruneRule, count_codes, prune
+from craft_lightning.models.quantizer import ResidualQuantizer
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.tiny import tiny_tokenizer
+from craft_lightning.models.tower import VisionTower
+from craft_lightning.models.vlm import DiscreteVlm, Projector
+from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
+from data_modules.base import VqaDataModule
+from data_modules.registry import DATASETS
+
+KEEPS = (1.0, 0.8)
+PAPER = "| *VILA-U-7B, the paper's Table 4* | | *2.56 → 2.15 TFLOP* | *0.840* | *52.40 → 48.92 ms* | *0.934* |"
+NOTE = """\
+The prefill at keep 1.0 → 0.8, per item. FLOPs by 2 P S + 4 n S² D, one multiply-add being two. Time from the codes of a
+picture to the logits of the first reply token, choosing the tokens included: float32, both ratios in turn, medians. The
+paper counts otherwise (its 2.56 TFLOP are less than 256 visual tokens alone cost at two FLOPs a multiply-add), so only
+the ratios compare. A pocket model that reads one picture at a time is bound by the number of its operations, not by
+their size: what pruning saves there, choosing the tokens costs."""
+PAPER_LAYERS = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a language model: the sizes that the FLOPs of a prefill depend on."""
+
+    layers: int
+    width: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+
+    @property
+    def parameters(self) -> int:
+        """P, without the input embedding: matrices of the layers and the output layer."""
+        attention = 2 * self.width**2 + 2 * self.width * self.width // self.heads * self.kv_heads
+        return self.layers * (attention + 3 * self.width * self.mlp) + self.width * self.vocabulary
+
+    def prefill_flops(self, positions: int) -> int:
+        """``2 P S + 4 n_layer S^2 D`` (OD-36), one multiply-add being two."""
+        return 2 * self.parameters * positions + 4 * self.layers * positions**2 * self.width
+
+
+LLAMA_2_7B = Shape(layers=PAPER_LAYERS, width=4096, mlp=11008, heads=32, kv_heads=32, vocabulary=32000)
+
+
+def shape_of(config: Any) -> Shape:
+    """From a transformers config."""
+    return Shape(
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.vocab_size,
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians at each of :data:`KEEPS`: language-model positions, FLOPs, seconds."""
+
+    name: str
+    positions: tuple[float, ...]
+    flops: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    def row(self) -> str:
+        """One row of the printed table."""
+        unit, name = (1e12, "TFLOP") if self.flops[0] > 1e11 else (1e9, "GFLOP")
+        flops = " → ".join(f"{f / unit:.3g}" for f in self.flops)
+        times = " → ".join(f"{1000 * s:,.0f}" if s > 1.0 else f"{1000 * s:.3g}" for s in self.seconds)
+        positions = " → ".join(f"{p:.0f}" for p in self.positions)
+        ratios = [f"{pair[1] / pair[0]:.3f}" for pair in (self.flops, self.seconds)]
+        return f"| {self.name} | {positions} | {flops} {name} | {ratios[0]} | {times} ms | {ratios[1]} |"
+
+
+def alternate(runs: Sequence[Callable[[], object]], rounds: int, warm_up: int) -> list[float]:
+    """Median seconds of each run; they take turns, so that whatever else the machine does meets all alike."""
+    found: list[list[float]] = [[] for _ in runs]
+    for number in range(warm_up + rounds):
+        for times, run in zip(found, runs, strict=True):
+            synchronise()
+            began = time.perf_counter()
+            run()
+            synchronise()
+            if number >= warm_up:
+                times.append(time.perf_counter() - began)
+    return [statistics.median(times) for times in found]
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def pocket(name: str, items: int, batch_size: int, rounds: int, warm_up: int) -> Measured:
+    """A backbone on the first test items of the ten twins; time per item. Training pictures are the prior."""
+    vlm = load_vlm(VlmSpec(name))
+    assert vlm.tower.quantizer is not None
+    shape = shape_of(vlm.language_model.config)
+    asked: list[tuple[VisualTokens, VqaBatch, Tensor]] = []
+    for dataset in DATASETS:
+        data = VqaDataModule(VlmSpec(name), dataset, test_size=items, train_size=64, eval_batch_size=batch_size)
+        data.setup("test")
+        codes = (vlm.encode(pixels).codes for pixels in data.training_pictures())
+        prior = count_codes(codes, vlm.tower.quantizer.entries)
+        asked += [(vlm.encode(batch.pixel_values), batch, prior) for batch in data.test_dataloader()]
+
+    def read(keep: float) -> Iterator[tuple[VisualTokens, VqaBatch]]:
+        return ((prune(visual, keep, prior, PruneRule(), batch.keys), batch) for visual, batch, prior in asked)
+
+    def reply(keep: float) -> None:
+        for visual, batch in read(keep):
+            vlm.answer_logits(visual, batch)
+
+    lengths = [[n for visual, batch in read(keep) for n in positions(vlm, visual, batch)] for keep in KEEPS]
+    seconds = alternate([partial(reply, keep) for keep in KEEPS], rounds, warm_up)
+    count = len(lengths[0])
+    return Measured(
+        f"{name}, {count} items of ten twins, " + (f"batches of {batch_size}" if batch_size > 1 else "one at a time"),
+        tuple(map(statistics.fmean, lengths)),
+        tuple(statistics.fmean(map(shape.prefill_flops, each)) for each in lengths),
+        tuple(s / count for s in seconds),
+    )
+
+
+@torch.no_grad()
+def paper_shape(shape: Shape, layers: int, text: int, rounds: int, warm_up: int) -> Measured:
+    """A random model of a shape, 256 visual tokens and some text; ``layers`` are timed, the others scaled."""
+    vlm, visual, batch, prior = random_model(shape, layers, text)
+
+    def read(keep: float) -> VisualTokens:
+        return prune(visual, keep, prior, PruneRule(), batch.keys)
+
+    def start(keep: float) -> object:
+        return vlm.embed(read(keep).tokens, batch.input_ids, batch.attention_mask)
+
+    def reply(keep: float) -> object:
+        return vlm.answer_logits(read(keep), batch)
+
+    # What does not grow with the depth, and all of it.
+    runs = [partial(run, keep) for run in (start, reply) for keep in KEEPS]
+    times = alternate(runs, rounds, warm_up)
+    pairs = zip(times[:2], times[2:], strict=True)
+    seconds = [fixed + (whole - fixed) / layers * shape.layers for fixed, whole in pairs]
+    lengths = [positions(vlm, read(keep), batch)[0] for keep in KEEPS]
+    return Measured(
+        f"random weights of Llama-2-7B's shape, {layers} of {shape.layers} layers timed, {text} text tokens",
+        tuple(map(float, lengths)),
+        tuple(map(shape.prefill_flops, lengths)),
+        tuple(seconds),
+    )
+
+
+def random_model(shape: Shape, layers: int, text: int) -> tuple[DiscreteVlm, VisualTokens, VqaBatch, Tensor]:
+    """The model with a few layers, a picture of Zipf-distributed codes, a prompt, and the prior of such pictures."""
+    torch.manual_seed(0)
+    entries, side, tower_width = 16384, 16, 1024
+    sizes: dict[str, Any] = {"hidden_size": tower_width, "intermediate_size": 4096, "num_attention_heads": 16}
+    config = SiglipVisionConfig(**sizes, num_hidden_layers=2, image_size=side * 16, patch_size=16)
+    tower = VisionTower.from_config(config, ResidualQuantizer(torch.randn(1, entries, tower_width), 4))
+    tokenizer = tiny_tokenizer("llama")
+    llama = LlamaConfig(
+        vocab_size=max(len(tokenizer), 512),  # the output layer reads one position: its time is not the prefill's
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=4096,
+    )
+    vlm = DiscreteVlm(
+        tower, Projector("mlp2x_gelu", tower_width, shape.width), LlamaForCausalLM(llama).eval(), tokenizer
+    ).eval()
+    share = 1.0 / torch.arange(1, entries + 1, dtype=torch.float64)
+    codes = torch.multinomial(share, side * side, replacement=True).view(1, -1, 1).expand(-1, -1, 4)
+    features = torch.randn(1, side * side, tower_width)
+    visual = VisualTokens(features, features, codes, None, (side, side), torch.rand(1, side * side))
+    ids = torch.randint(5, 400, (1, text + 1))
+    ids[0, 1] = IMAGE_TOKEN_ID
+    one = torch.zeros(1, dtype=torch.long)
+    whole = torch.ones_like(ids)
+    seen, length = one.bool(), torch.tensor([text + 1])
+    batch = VqaBatch(features, ids, whole.bool(), -100 * whole, length, one, one, seen, ("A",), ("a",), (0,))
+    return vlm, visual, batch, (share * 1e6).long()
+
+
+def positions(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[int]:
+    """Language-model positions of each prompt: text, visual tokens and their wrapping."""
+    extra = visual.tokens.shape[1] - 1 + (0 if vlm.wrap_ids is None else 2)
+    return [length + extra for length in batch.prompt_lengths.tolist()]
+
+
+def report(rows: Sequence[str], seconds: float) -> str:
+    """The whole text."""
+    head = [
+        "| Model | Positions | FLOPs of the prefill | Ratio | Time | Ratio |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    where = f"{time.strftime('%d %B %Y')}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    made = f"Written by `python benchmarks/pruning.py --output docs/pruning_cost.md` in {seconds:.0f} s ({where})."
+    return "\n".join(["# What token pruning saves", "", NOTE, "", *head, *rows, PAPER, "", made]) + "\n"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.machine()}, {os.cpu_count()} cores"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write if a file is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="pocket-vila-u", help="name or folder of a model")
+    parser.add_argument("--items", type=int, default=64, help="test items of each twin; one at a time: a sixteenth")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of the backbone")
+    parser.add_argument("--layers", type=int, default=2, help="layers of the paper's shape that are timed; 0 for none")
+    parser.add_argument("--text", type=int, default=64, help="text tokens beside the picture's 256")
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    args = parser.parse_args(argv)
+    began = time.perf_counter()
+    rows = [pocket(args.backbone, args.items, 64, args.rounds, 2).row()]
+    rows.append(pocket(args.backbone, max(1, args.items // 16), 1, args.rounds, 20).row())
+    if args.layers:
+        rows.append(paper_shape(LLAMA_2_7B, args.layers, args.text, 5, 1).row())
+    text = report(rows, time.perf_counter() - began)
+    print(text)
+    if args.output is not None:
+        args.output.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,63 @@
+"""Fills TensorBoard's HPARAMS tab: one row a run, its settings against the accuracies it ended with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
+
+from callbacks import facts
+
+ACCURACIES = ("test/exact_match", "test/exact_match_seen", "test/exact_match_unseen", "val/accuracy")
+"""The columns. TensorBoard shows the last value that a run logged of each, and takes the list from any one run."""
+
+NONE = "none"
+
+
+class HparamsTab(Callback):
+    """Always on. Lightning's own entry would be a constant metric, or none at all (P23).
+
+    Rows need the same settings in every run, under few names: TensorBoard shows the first five.
+    """
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A row for the training, with its last validation."""
+        self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A row for the test."""
+        self._write(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A row for a validation that is the whole run."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        summaries = hparams(settings(trainer, pl_module), dict.fromkeys(ACCURACIES, 0.0))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                writer = logger.experiment._get_file_writer()
+                for summary in summaries:
+                    writer.add_summary(summary)
+
+
+def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
+    """What a row says of a run; the same names, of the same types, for every method and verb.
+
+    ``surrogate`` is the model that was trained on: the backbone itself in training and with a checkpoint, else what the
+    plugged encoder says of itself, or ``none``.
+    """
+    own = trainer.state.fn == "fit" or trainer.ckpt_path is not None
+    adapted = {"base": module.backbone.name} if own else module.vlm.encoder_facts
+    trained = sum(facts.trained_parts(module).values())
+    return {
+        "dataset": str(getattr(getattr(trainer, "datamodule", None), "dataset", NONE)),
+        "learning_rate": float(module.optim.lr) if trained else 0.0,
+        "method": module.name,
+        "parameters": float(trained),
+        "surrogate": str((adapted or {}).get("base", NONE)),
+        "tested_on": module.backbone.name,
+    }

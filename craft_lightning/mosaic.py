@@ -1,0 +1,147 @@
+"""Pictures of visual tokens: which codes a picture became, which of them adaptation changed, which pruning keeps.
+
+What the paper shows in its figures 4 and 7. Drawn with PIL, so that a map needs no plotting library.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+PAPER, INK, MUTED, LINE = "#ffffff", "#1a1a1a", "#666666", "#b0b0b0"
+RIGHT, WRONG = "#1b7837", "#b2182b"
+DARKEST, BRIGHTEST = 30, 245
+CELL = range(16, 33)
+"""Smallest and largest side of a token's square in pixels."""
+PANEL = 448
+"""Side that a panel tries to have, in pixels, where the grid is fine."""
+TEXT, TITLE, GAP = 13, 14, 8
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """What is known of one picture's tokens; panels that nothing is known for are left out.
+
+    Attributes:
+        picture: of any size. grid: (rows, columns) of tokens, N in all.
+        codes: ``[N]`` first-level codes, or None for a continuous tower.
+        before: ``[N]`` the same before adaptation. kept: ``[N]`` bool, False for pruned tokens.
+        lines: texts below the panels, each with its colour.
+    """
+
+    picture: Image.Image
+    grid: tuple[int, int]
+    codes: Tensor | None = None
+    before: Tensor | None = None
+    kept: Tensor | None = None
+    lines: Sequence[tuple[str, str]] = ()
+
+
+def code_colours(table: Tensor) -> Tensor:
+    """``[K, 3]`` uint8, a colour for each codeword of ``[K, d]``: the same in every picture, alike for alike codewords.
+
+    Red, green and blue are a codeword's ranks along the first three principal components of the table. Ranks use the
+    whole range of colours whatever the distances; each component points to where its largest loading is positive, so
+    that colours do not depend on the machine's linear algebra.
+    """
+    centred = (table - table.mean(dim=0)).double().cpu()
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :3]
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    ranks = (centred @ axes).argsort(dim=0, stable=True).argsort(dim=0).double() / max(len(table) - 1, 1)
+    colours = torch.zeros(len(table), 3, dtype=torch.uint8)
+    colours[:, : axes.shape[1]] = (DARKEST + ranks * (BRIGHTEST - DARKEST)).round().byte()
+    return colours
+
+
+def draw_tokens(view: TokenView, colours: Tensor | None) -> Image.Image:
+    """The picture, its codes (before and after), the codes that changed, the tokens kept, and the texts below them.
+
+    Args:
+        colours: of :func:`code_colours`; None where there are no codes.
+    """
+    panels = _panels(view, colours)
+    width = sum(panel.width + GAP for _, panel in panels) - GAP
+    height = panels[0][1].height
+    text, title = ImageFont.load_default(TEXT), ImageFont.load_default(TITLE)
+    letters = int(width / text.getlength("n"))
+    lines = [(part, colour) for words, colour in view.lines for part in textwrap.wrap(words, letters)]
+    head, step = TITLE + 6, TEXT + 4
+    row = Image.new("RGB", (width + 2 * GAP, height + head + step * len(lines) + 2 * GAP), PAPER)
+    pen = ImageDraw.Draw(row)
+    left, top, below = GAP, GAP + head, GAP + head + height + GAP // 2
+    for name, panel in panels:
+        pen.text((left, GAP), name, fill=MUTED, font=title)
+        row.paste(panel, (left, top))
+        left += panel.width + GAP
+    for number, (words, colour) in enumerate(lines):
+        pen.text((GAP, below + step * number), words, fill=colour, font=text)
+    return row
+
+
+def stack(rows: Sequence[Image.Image]) -> Image.Image:
+    """One picture of several, from top to bottom."""
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _panels(view: TokenView, colours: Tensor | None) -> list[tuple[str, Image.Image]]:
+    """Titles and panels of one row, all of one size."""
+    cell = min(max(PANEL // max(view.grid), CELL[0]), CELL[-1])
+    picture = view.picture.resize((view.grid[1] * cell, view.grid[0] * cell), Image.Resampling.NEAREST)
+    panels = [("picture", picture)]
+    if view.codes is not None and colours is not None:
+        maps = {"codes": view.codes}
+        if view.before is not None:
+            maps = {"codes before": view.before, "codes after": view.codes}
+        for name, codes in maps.items():
+            panels.append((f"{name}: {len(codes.unique())} different", _map(codes, view, colours, cell)))
+        if view.before is not None:
+            changed = view.codes != view.before
+            panels.append((f"changed: {int(changed.sum())} of {len(changed)}", _masked(picture, changed, view, cell)))
+    if view.kept is not None:
+        panels.append((f"kept: {int(view.kept.sum())} of {len(view.kept)}", _masked(picture, view.kept, view, cell)))
+    return panels
+
+
+def _squares(grid: tuple[int, int], cell: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom pixel of each token's square, in raster order."""
+    return [
+        (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
+        for row in range(grid[0])
+        for column in range(grid[1])
+    ]
+
+
+def _map(codes: Tensor, view: TokenView, colours: Tensor, cell: int) -> Image.Image:
+    """A square of its code's colour for each token, with the code's number where it fits."""
+    canvas = Image.new("RGB", (view.grid[1] * cell, view.grid[0] * cell), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(max(8, cell // 3))
+    for code, square in zip(codes.tolist(), _squares(view.grid, cell), strict=True):
+        red, green, blue = colours[code].tolist()
+        pen.rectangle(square, fill=(red, green, blue))
+        if font.getlength(str(code)) <= cell - 2:
+            ink = INK if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else PAPER
+            centre = (square[0] + cell // 2, square[1] + cell // 2)
+            pen.text(centre, str(code), fill=ink, font=font, anchor="mm")
+    return canvas
+
+
+def _masked(picture: Image.Image, shown: Tensor, view: TokenView, cell: int) -> Image.Image:
+    """The picture where ``shown`` ``[N]`` is True, struck-out paper elsewhere."""
+    canvas = picture.copy()
+    pen = ImageDraw.Draw(canvas)
+    for keep, (left, top, right, bottom) in zip(shown.tolist(), _squares(view.grid, cell), strict=True):
+        if not keep:
+            pen.rectangle((left, top, right, bottom), fill=PAPER)
+            pen.line((left, bottom, right, top), fill=LINE)
+    return canvas
