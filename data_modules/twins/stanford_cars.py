@@ -135,9 +135,8 @@ MODELS = (
     ("hatchback", "orange", "dark wheels", "roof rack"),  # Suzuki SX4 Hatchback
     ("hatchback", "yellow", "silver wheels", "no extras"),  # Volkswagen Golf Hatchback
 )
-CLASS_TABLE = np.array(
-    [[list(t).index(v) for t, v in zip((BODIES, PAINTS, RIMS, EXTRAS), row, strict=True)] for row in MODELS]
-)
+_PARTS: tuple[tuple[str, ...], ...] = (tuple(BODIES), tuple(PAINTS), tuple(RIMS), EXTRAS)
+CLASS_TABLE = np.array([[names.index(v) for names, v in zip(_PARTS, row, strict=True)] for row in MODELS])
 FACINGS = ("faces left", "faces right")
 ROADS = ("grey road", "brown road")
 SIZES = ("far car", "near car")
