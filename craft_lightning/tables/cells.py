@@ -143,9 +143,15 @@ def mean_of(scores: Sequence[Score | None]) -> Score | None:
 
 
 def baseline_of(plan: Plan, line: Line) -> int | None:
-    """The number of the line that this line's gain is counted from: the baseline row on the same backbone."""
+    """The number of the line that this line's gain is counted from: the baseline row on the same backbone.
+
+    A baseline that is trained itself has to be trained with the same surrogate.
+    """
+    if line.row.id == plan.spec.baseline:
+        return None
     for number, other in enumerate(plan.lines):
-        if other.row.id == plan.spec.baseline and other.backbone == line.backbone and line.row.id != plan.spec.baseline:
+        here = other.backbone == line.backbone and other.surrogate in (None, line.surrogate)
+        if here and other.row.id == plan.spec.baseline:
             return number
     return None
 

@@ -13,41 +13,44 @@ from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
 from craft_lightning.tables.cells import baseline_of
 from craft_lightning.tables.claims import NO_ANSWER, UNDECIDED, Claim, Lines, Verdict, decide, interval
-from craft_lightning.tables.plan import Node, Plan
-
-PREDICTIONS = "predictions.jsonl"
+from craft_lightning.tables.plan import Plan
 
 Outcomes = NDArray[np.float64]
 
 
 def judge(plan: Plan) -> tuple[Verdict, ...]:
     """A verdict on each claim of the table."""
-    read = _Predictions()
+    read = _Predictions(plan)
     return tuple(_judge(plan, claim, read) for claim in plan.spec.claims)
 
 
 class _Predictions:
-    """Reads each node's replies once; checks that all nodes of a column were asked the same items."""
+    """The replies behind a printed line; each file is read once, and all are checked to answer the same items."""
 
-    def __init__(self) -> None:
-        self.known: dict[str, dict[str, tuple[str | None, bool]]] = {}
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.known: dict[Path, dict[str, tuple[str | None, bool]]] = {}
 
-    def of(self, node: Node) -> dict[str, tuple[str | None, bool]]:
-        """Item hash and correctness by key."""
-        if node.name not in self.known:
-            self.known[node.name] = read_predictions(node.folder / PREDICTIONS)
-        return self.known[node.name]
+    def file(self, number: int, column: int, seed: int) -> Path:
+        """Of a line at a column; what trains nothing has the same file for every seed."""
+        line, nodes = self.plan.lines[number], self.plan.cells[number, column]
+        node = next(n for n in nodes if n.facts["seed"] == seed) if line.surrogate else nodes[0]
+        return store.predictions(node, line.row.keep)
 
-    def correct(self, node: Node, reference: Node) -> Outcomes:
+    def correct(self, file: Path, reference: Path) -> Outcomes:
         """1 for each right reply, in the order of the reference's items.
 
         Raises:
             CraftError: the two were asked different items.
         """
-        mine, theirs = self.of(node), self.of(reference)
+        for path in (file, reference):
+            if path not in self.known:
+                self.known[path] = read_predictions(path)
+        mine, theirs = self.known[file], self.known[reference]
         odd = next((key for key in (theirs | mine) if mine.get(key, (0,))[0] != theirs.get(key, (0,))[0]), None)
         if odd is not None:
-            raise CraftError(f"item {odd} was asked differently in {node.name} and in {reference.name}")
+            names = [path.parent.relative_to(self.plan.root).as_posix() for path in (file, reference)]
+            raise CraftError(f"item {odd} was asked differently in {names[0]} and in {names[1]}")
         return np.array([mine[key][1] for key in theirs], dtype=float)
 
 
@@ -89,13 +92,13 @@ def _judge(plan: Plan, claim: Claim, read: _Predictions) -> Verdict:
         return unknown(NO_ANSWER, "one of its lines has no baseline row on its backbone")
     places = [(number, c) for number in {*lines, *bases.values()} for c in range(len(plan.columns))]
     missing = sum(not any(map(store.result, plan.cells[place])) for place in places)
-    seeds = _whole_seeds(plan, lines)
+    seeds = _whole_seeds(plan, [*lines, *bases.values()])
     if missing or not seeds:
         return unknown(NO_ANSWER, f"{missing or len(places)} of {len(places)} cells are missing")
     try:
         columns = range(len(plan.columns))
         compared = [{number: bases[number] for number in side} for side in sides if side]
-        gains = [[_gain(plan, side, c, bases[lines[0]], seeds, read) for c in columns] for side in compared]
+        gains = [[_gain(side, c, bases[lines[0]], seeds, read) for c in columns] for side in compared]
     except CraftError as error:
         return unknown(NO_ANSWER, str(error))
     strata = [one - other for one, other in zip(*gains, strict=True)] if len(gains) > 1 else gains[0]
@@ -106,30 +109,29 @@ def _judge(plan: Plan, claim: Claim, read: _Predictions) -> Verdict:
 
 
 def _whole_seeds(plan: Plan, lines: Sequence[int]) -> list[int]:
-    """Seeds that every one of the lines has at every column."""
-    cells = [plan.cells[number, c] for number in lines for c in range(len(plan.columns))]
+    """Seeds that every one of the lines has at every column, those that train nothing left out."""
+    trained = [number for number in lines if plan.lines[number].surrogate] or lines
+    cells = [plan.cells[number, c] for number in trained for c in range(len(plan.columns))]
     finished = [{int(n.facts["seed"]) for n in nodes if store.result(n) is not None} for nodes in cells]
     return sorted(set.intersection(*finished))
 
 
-def _gain(
-    plan: Plan, bases: Mapping[int, int], column: int, reference: int, seeds: Sequence[int], read: _Predictions
-) -> Outcomes:
+def _gain(bases: Mapping[int, int], column: int, reference: int, seeds: Sequence[int], read: _Predictions) -> Outcomes:
     """Mean gain of some lines over their own baselines, item by item: ``[seeds, items]``.
 
     Args:
         bases: line to baseline line. column: of the table. reference: line whose items all others must match.
-        plan, seeds, read: the table, the runs to use and the replies.
+        seeds, read: the runs to use and the replies.
 
     Raises:
         CraftError: two nodes were asked different items.
     """
-    asked = plan.cells[reference, column][0]
-    total: list[Outcomes] = []
-    for number, base in bases.items():
-        before = read.correct(plan.cells[base, column][0], asked)
-        nodes = {int(n.facts["seed"]): n for n in plan.cells[number, column]}
-        total.append(np.stack([read.correct(nodes[seed], asked) - before for seed in seeds]))
+    asked = read.file(reference, column, seeds[0])
+
+    def correct(number: int, seed: int) -> Outcomes:
+        return read.correct(read.file(number, column, seed), asked)
+
+    total = [np.stack([correct(n, seed) - correct(base, seed) for seed in seeds]) for n, base in bases.items()]
     mean: Outcomes = np.mean(total, axis=0)
     return mean
 

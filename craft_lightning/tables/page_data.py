@@ -63,7 +63,7 @@ class _Replies:
         self.known: dict[Path, dict[str, Reply]] = {}
 
     def of(self, node: Node, row: Row) -> dict[str, Reply]:
-        path = node.folder / ("predictions.jsonl" if row.keep is None else f"predictions.keep{row.keep}.jsonl")
+        path = store.predictions(node, row.keep)
         if path not in self.known:
             replies = {line["key"]: (line["prediction"], bool(line["correct"])) for line in _lines(path)}
             self.known[path] = replies

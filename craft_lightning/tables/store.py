@@ -64,6 +64,11 @@ def why_stale(node: Node) -> str:
     return ", ".join(changed) or "the encoder under test"
 
 
+def predictions(node: Node, keep: float | None) -> Path:
+    """The replies of a node, or those at one of the keep ratios that it measured beside its own."""
+    return node.folder / ("predictions.jsonl" if keep is None else f"predictions.keep{keep}.jsonl")
+
+
 def failure(node: Node) -> str | None:
     """The last error line of a node that failed, or None."""
     found = read_json(node.folder / FAILURE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import table_kit
 import yaml
 from table_kit import spec_value, write_house
 
@@ -17,6 +18,8 @@ from craft_lightning import worker
 from craft_lightning.errors import CraftError
 from craft_lightning.models.tiny import write_tiny
 from craft_lightning.tables import store
+from craft_lightning.tables.claims import FAILS
+from craft_lightning.tables.evidence import judge
 from craft_lightning.tables.figure import curves, draw, to_png, to_section
 from craft_lightning.tables.plan import Plan, make_plan
 from craft_lightning.tables.render import save
@@ -139,12 +142,27 @@ def test_ratios_are_checked(tmp_path: Path, keeps: list[Any]) -> None:
         load_spec(house(tmp_path, keep=keeps))
 
 
-def test_claims_need_rows_of_their_own(tmp_path: Path) -> None:
+def test_a_claim_reads_the_replies_at_its_rows_ratio(tmp_path: Path) -> None:
+    """And pairs each seed of a trained baseline with its own."""
     path = house(tmp_path)
-    claims = [{"id": 1, "text": "Pruning gains", "gain": {"row": "craft-keep0.2"}}]
+    claims = [{"id": 6, "text": "Pruning costs", "gain": {"row": "craft-keep0.2"}}]
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"claims": claims}))
-    with pytest.raises(CraftError, match="claims: read the replies of a test's own keep ratio"):
-        load_spec(path)
+    plan = make_plan(load_spec(path), tmp_path / "runs", seeds=[0, 1, 2])
+    for node in plan.nodes:
+        table_kit.write_predictions(node, [False] * 100)
+        # Whole seeds differ by more than pruning does, so a seed paired with another's baseline would show.
+        right = 20 + 30 * int(node.facts["seed"])
+        for keep, lost in ((1.0, 0), (0.2, 10)):
+            lines = [
+                {"key": str(n), "item": str(n), "prediction": "A", "correct": n < right - lost} for n in range(100)
+            ]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (node.folder / f"predictions.keep{keep}.jsonl").write_text(text)
+    (verdict,) = judge(plan)
+    assert verdict.word == FAILS
+    assert verdict.estimate == -10.0
+    assert verdict.high is not None
+    assert verdict.high < -5
 
 
 @pytest.fixture(scope="module")

@@ -93,11 +93,12 @@ def test_a_mistaken_way_of_testing_is_named(tmp_path: Path) -> None:
     assert "columns[x].datasets: '../datasets/d9.yaml' does not exist" in str(caught.value)
 
 
-def test_forgetting_uses_the_runs_of_table1(tmp_path: Path) -> None:
-    table1, forgetting = (
-        make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path) for name in ("table1", "forgetting")
+def test_forgetting_asks_every_trained_method_and_trains_none(tmp_path: Path) -> None:
+    table1, baselines, forgetting = (
+        make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path)
+        for name in ("table1", "baselines", "forgetting")
     )
-    known = {n.name: n.key for n in table1.nodes}
+    known = {n.name: n.key for n in (*table1.nodes, *baselines.nodes)}
     trainings = {n.name: n.key for n in forgetting.nodes if n.kind == "train"}
     assert trainings
     assert trainings.items() <= known.items()
@@ -105,3 +106,5 @@ def test_forgetting_uses_the_runs_of_table1(tmp_path: Path) -> None:
     trained = [n for n, line in enumerate(forgetting.lines) if line.surrogate]
     assert {len(forgetting.cells[n, c]) for n in trained for c in (0, 1)} == {10}
     assert {len(forgetting.cells[n, 2]) for n in trained} == {90}
+    methods = {n.facts["method"] for n in forgetting.nodes if n.kind == "train"}
+    assert methods == {row.method.stem for plan in (table1, baselines) for row in plan.spec.rows if row.train_on}
