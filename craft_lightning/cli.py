@@ -18,7 +18,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -48,6 +47,7 @@ from craft_lightning.arguments import flat, named_settings, one_class_each, read
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
+from craft_lightning.methods.state import read_checkpoint
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
@@ -153,7 +153,7 @@ class CraftCLI(LightningCLI):
         path = config.get("ckpt_path")
         if not path or not Path(path).is_file():
             return
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+        held = read_checkpoint(path).get("hyper_parameters", {})
         given = flat(config.model.init_args.as_dict())
         told = {
             k: v for k, v in flat({k: v for k, v in held.items() if k[0] != "_"}).items() if given.get(k) is not None

@@ -20,6 +20,7 @@ from craft_lightning import cli
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.methods import METHODS, method_class
 from craft_lightning.methods.base import BaseMethod
+from craft_lightning.methods.state import read_checkpoint
 from craft_lightning.models.files import save_tensors
 from craft_lightning.models.pixels import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
@@ -131,9 +132,7 @@ def load(config: Any) -> BaseMethod:
     method.configure_model()
     path = config.get("ckpt_path")
     if path is not None:
-        if not Path(path).is_file():
-            raise CraftError(f"no checkpoint {path}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = read_checkpoint(path)
         method.on_load_checkpoint(checkpoint)
         method.load_state_dict(checkpoint["state_dict"], strict=False)
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()

@@ -177,6 +177,9 @@ def _open_pixels(path: Path, batch_size: int) -> tuple[list[str], Iterator[Tenso
         with safe_open(path, "pt") as file:
             pixels = file.get_slice("pixel_values")
             for start in range(0, shape[0], batch_size):
-                yield pixels[start : start + batch_size]
+                batch = pixels[start : start + batch_size]
+                if not batch.is_floating_point() or not bool(batch.isfinite().all()):
+                    raise CraftError(f"{path}: pixel_values must be finite floating-point numbers, -1 black to 1 white")
+                yield batch
 
     return [f"{path.name}:{index}" for index in range(shape[0])], batches()

@@ -15,6 +15,7 @@ import yaml
 
 from craft_lightning import __main__ as entry
 from craft_lightning.cli import CraftCLI, build_cli
+from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.methods.base import load_method
 
@@ -304,3 +305,21 @@ def test_list(capsys: Any) -> None:
     assert len(capsys.readouterr().out.splitlines()) == 10
     assert entry.main(["list", "backbones"]) == 0
     assert "pocket-qwen2-xs" in capsys.readouterr().out
+
+
+def test_a_training_that_diverges_says_so(flags: Any) -> None:
+    wild = ["--model.optim.lr=1e30", "--model.optim.warmup=0", "--trainer.max_steps=4"]
+    with pytest.raises(CraftError, match=r"the training diverged at step \d .*lower --model.optim.lr from 1e\+30"):
+        build_cli(["fit", *flags, *wild])
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(flags: Any, fails: Any, tmp_path: Path) -> None:
+    junk = tmp_path / "junk.ckpt"
+    junk.write_bytes(b"not a checkpoint")
+    assert f"{junk} is no checkpoint of fit" in fails("test", *flags, f"--ckpt_path={junk}")
+
+
+def test_the_last_step_is_validated_whatever_its_number() -> None:
+    example = str(ROOT / "experiments" / "examples" / "craft.yaml")
+    parsed = parse("fit", "--config", example, "--trainer.max_steps=7")
+    assert parsed.trainer.val_check_interval == 7

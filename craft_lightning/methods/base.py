@@ -203,12 +203,20 @@ class BaseMethod(StepAccounts, ABC):
         torch.manual_seed(pick(2**63, "step", seed, self.global_rank, self.trainer.global_step, batch_idx))
 
     def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
-        """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``."""
+        """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``.
+
+        Raises:
+            CraftError: a loss that is no number.
+        """
         out = self._balanced(self(batch), batch)
         terms = self.losses(batch, out)
         if self._trainer is not None and self.trainer.global_step == 0:
             self._note_gradients(terms, out.visual.features, batch)
         values = torch.stack(list(terms.values()))
+        if not bool(values.detach().isfinite().all()):
+            told = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
+            where = "" if self._trainer is None else f" at step {self.trainer.global_step}"
+            raise CraftError(f"the training diverged{where} ({told}); lower --model.optim.lr from {self.optim.lr:g}")
         self._log_terms(list(terms), values.detach(), batch)
         return values.sum()
 
@@ -329,9 +337,7 @@ def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
     Raises:
         CraftError: no such file, not one of our checkpoints, or an unknown method.
     """
-    if not Path(path).is_file():
-        raise CraftError(f"no checkpoint {path}")
-    facts = state.check_method(torch.load(path, map_location="cpu", weights_only=True, mmap=True), None, FORMAT)
+    facts = state.check_method(state.read_checkpoint(path), None, FORMAT)
     with warnings.catch_warnings():
         # Only trained tensors are stored: on_load_checkpoint has compared their names.
         warnings.filterwarnings(

@@ -5,12 +5,32 @@ Non-strict loading alone would hide mistakes.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint that ``fit`` wrote, on the CPU; plain values and tensors only.
+
+    Raises:
+        CraftError: no such file, or one that is no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise CraftError(f"no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CraftError(f"{path} is no checkpoint of fit: it will not be unpickled") from error
+    if not isinstance(checkpoint, dict):
+        raise CraftError(f"{path} is no checkpoint of fit: it holds a {type(checkpoint).__name__}")
+    return checkpoint
 
 
 def check_continuous(wanted: bool, codebook_hash: str | None, method: str, backbone: str) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.files import first_line, mismatches, read_json
+from craft_lightning.models.files import first_line, listed, mismatches, read_json
 from craft_lightning.models.tower import VisionTower
 
 
@@ -44,6 +44,9 @@ def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any
     problems = mismatches({k: tuple(v.shape) for k, v in parameters.items()}, state)
     if problems:
         raise CraftError(f"{folder}: {'; '.join(problems)}")
+    broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise CraftError(f"{folder}: not finite: {listed(broken)}; its training diverged")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])

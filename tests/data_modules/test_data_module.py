@@ -336,3 +336,12 @@ def test_listing_datasets_needs_no_torch():
     code = "import sys, data_modules.registry as r; print(len(r.DATASETS), 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["10", "False"]
+
+
+@pytest.mark.parametrize("look", ["field", "studio"])
+def test_the_look_is_what_the_encoder_sees(look):
+    data = module("kvasir", "test", look=look, test_size=4)
+    (batch,) = data.test_dataloader()
+    side = batch.pixel_values.shape[-1]
+    drawn = find_twin("kvasir").draw("test", range(4), side, look).images
+    assert torch.equal(batch.pixel_values, drawn.float() / 127.5 - 1)

@@ -118,3 +118,14 @@ def test_kept_tokens_and_counts(checkpoints: Path, pictures: Path, tmp_path: Pat
     assert found["quantized"].shape[1] == 16
     with pytest.raises(CraftError, match="needs a prior"):
         run(*where, "--output", tmp_path / "out", "--keep", 0.4)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.full((1, 3, 32, 32), torch.nan)]
+)
+def test_pixels_that_are_none_are_refused(checkpoints: Path, tmp_path: Path, spoilt: torch.Tensor) -> None:
+    save_file({"pixel_values": spoilt}, tmp_path / "in.safetensors")
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(CraftError, match="finite floating-point"):
+        run("--checkpoint", checkpoints / "llama", "--input", tmp_path / "in.safetensors", "--output", out)
+    assert not out.exists()
