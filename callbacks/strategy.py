@@ -37,8 +37,8 @@ OUTSIDE = {"cuda": 0.75, "cpu": 1.0, "mps": 1.0}
 COMMUNICATION = 0.5
 """GiB of a process for the buffers of several (NCCL)."""
 
-USABLE = 0.94
-"""Share of a device's memory that may be planned for; the rest is lost between allocations."""
+USABLE = {"cuda": 0.94, "mps": 0.9, "cpu": 0.7}
+"""Share of a device's memory that may be planned for; the rest is lost between allocations, most of it on CPUs."""
 
 NAMES = {"ddp": "ddp", "fsdp2": "fsdp2", "zero2": "deepspeed_stage_2", "single": "auto"}
 """What the kinds are called in a config; Lightning has no name for one device."""
@@ -69,7 +69,7 @@ class Machine:
     def room(self) -> int:
         """Bytes of a device that tensors may take."""
         extra = COMMUNICATION if self.kind == "cuda" and self.processes > 1 else 0.0
-        return int(self.memory * USABLE - (OUTSIDE[self.kind] + extra) * GIB)
+        return int(self.memory * USABLE[self.kind] - (OUTSIDE[self.kind] + extra) * GIB)
 
 
 @dataclass(frozen=True)

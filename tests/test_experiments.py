@@ -16,6 +16,7 @@ from data_modules.registry import DATASETS
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 FRAGMENTS = {kind: sorted((ROOT / kind).glob("*.yaml")) for kind in ("methods", "backbones", "datasets")}
 CALLBACKS = sorted((ROOT / "callbacks").glob("*.yaml"))
+HARDWARE = sorted((ROOT / "hardware").glob("*.yaml"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 COMPLETE = [ROOT / "smoke.yaml", *EXAMPLES]
 ON_TWIN = ("projector_ft", "llm_lora")
@@ -33,7 +34,9 @@ def parse(*files: Path) -> dict[str, object]:
 def test_nothing_is_left_out() -> None:
     assert all(FRAGMENTS.values())
     assert len(FRAGMENTS["datasets"]) == 10
-    covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *(f for files in FRAGMENTS.values() for f in files)}
+    assert len(HARDWARE) == 8  # each is a machine of tests/callbacks/test_strategy.py
+    covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *HARDWARE}
+    covered |= {f for files in FRAGMENTS.values() for f in files}
     others = [p for p in ROOT.rglob("*.yaml") if p not in covered and "surrogates" not in p.parts]
     assert others == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, SiglipVisionConfig
 
-from benchmarks.shapes import LANGUAGE_MODELS, write_configs
+from benchmarks.strategies import LANGUAGE_MODELS, numbers
 from callbacks.memory import Plan, estimate, language_bytes, tower_bytes
-from craft_lightning.methods.craft import Craft
 from craft_lightning.models.blocks import recompute
-from craft_lightning.models.skeleton import Profile, Stack, profile
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.skeleton import Profile, Stack
 from craft_lightning.models.tower import VisionTower
 
 MIB = 2**20
@@ -98,23 +97,17 @@ def test_recomputing_keeps_the_inputs_alone() -> None:
     assert found < 0.1 * tower_block(256, 768, half=False)
 
 
-@pytest.fixture(scope="module")
-def paper(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
-    """CRAFT on the paper's models, from config files."""
-    folder = tmp_path_factory.mktemp("shapes")
-
-    def of(name: str) -> Profile:
-        sketch = Craft(backbone=VlmSpec(str(write_configs(folder, name)))).sketch()
-        return profile(sketch, sketch.vlm)
-
-    return of
+@functools.cache
+def paper(name: str) -> Profile:
+    """CRAFT on one of the paper's models."""
+    return numbers(name)
 
 
 @pytest.mark.parametrize(
     ("name", "trained", "total"),
     [("vila-u-7b", 0.291e9, 7.08e9), ("vila-u-qwen2-0.5b", 0.291e9, 0.948e9), ("vila-u-qwen2.5-3b", 0.291e9, 3.72e9)],
 )
-def test_the_paper_s_models_have_their_known_sizes(paper: Any, name: str, trained: float, total: float) -> None:
+def test_the_paper_s_models_have_their_known_sizes(name: str, trained: float, total: float) -> None:
     found = paper(name)
     assert found.trained == pytest.approx(trained, rel=0.005)
     assert found.parameters == pytest.approx(total, rel=0.02)
@@ -123,7 +116,7 @@ def test_the_paper_s_models_have_their_known_sizes(paper: Any, name: str, traine
 
 
 @pytest.mark.parametrize("name", ["vila-u-7b", "vila-u-qwen2-0.5b"])
-def test_the_estimate_beside_table_4(paper: Any, name: str) -> None:
+def test_the_estimate_beside_table_4(name: str) -> None:
     """8 devices, 32 rows. The paper's set-up is not printed; docs/strategies.md says what the difference may be."""
     table = Path(__file__).resolve().parents[2] / "experiments" / "tables" / "paper" / "table4.csv"
     with table.open(encoding="utf-8") as file:
@@ -140,7 +133,7 @@ def test_the_estimate_beside_table_4(paper: Any, name: str) -> None:
     assert 0.85 * printed < kept + outside < 1.35 * printed
 
 
-def test_what_sharding_and_copies_cost(paper: Any) -> None:
+def test_what_sharding_and_copies_cost() -> None:
     found = paper("vila-u-7b")
 
     def of(kind: Any, processes: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,99 +10,61 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.shapes import write_configs
+from benchmarks.strategies import MACHINES, batch_on, numbers
 from callbacks import strategy
 from callbacks.strategy import Choice, Given, Machine, choose, this_machine
 from craft_lightning.cli import build_cli
 from craft_lightning.errors import CraftError
-from craft_lightning.methods.craft import Craft
-from craft_lightning.models.skeleton import Profile, profile
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.skeleton import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 
 
-def gpus(memory: int, devices: int = 1, nodes: int = 1, deepspeed: bool = False) -> Machine:
-    return Machine("cuda", devices, nodes, memory * GIB, True, deepspeed)
-
-
-MACHINES = {
-    "laptop": Machine("cpu", 1, 1, 16 * GIB),
-    "1x8": gpus(8),
-    "1x24": gpus(24),
-    "1x40": gpus(40),
-    "1x80": gpus(80),
-    "2x24": gpus(24, 2),
-    "2x40": gpus(40, 2),
-    "8x40": gpus(40, 8),
-    "8x8": gpus(8, 8),
-    "8x8 with deepspeed": gpus(8, 8, deepspeed=True),
-    "8x19 with deepspeed": gpus(19, 8, deepspeed=True),
-    "2 nodes of 8x40": gpus(40, 8, 2),
-}
 POCKET, HALF, SEVEN = "pocket-vila-u", "vila-u-qwen2-0.5b", "vila-u-7b"
 
 FULL, BF16 = "32-true", "bf16-mixed"
 TABLE = [
     # model, machine, kind, precision, parts, rows of a pass, recompute, fits
     (POCKET, "laptop", "single", FULL, 1, 24, False, True),
-    (POCKET, "1x8", "single", FULL, 1, 24, False, True),
-    (POCKET, "2x40", "ddp", FULL, 1, 12, False, True),
-    (POCKET, "8x40", "ddp", FULL, 1, 3, False, True),
-    (POCKET, "2 nodes of 8x40", "ddp", FULL, 1, 2, False, True),
-    (HALF, "laptop", "single", FULL, 4, 6, False, True),
-    (HALF, "1x8", "single", BF16, 2, 12, True, True),
-    (HALF, "1x24", "single", BF16, 1, 24, False, True),
-    (HALF, "2x24", "ddp", BF16, 1, 12, False, True),
-    (HALF, "8x40", "ddp", BF16, 1, 3, False, True),
-    (HALF, "8x8", "fsdp2", BF16, 1, 3, False, True),
-    (HALF, "8x8 with deepspeed", "zero2", BF16, 1, 3, False, True),
+    (POCKET, "1x8gb", "single", FULL, 1, 24, False, True),
+    (POCKET, "2x40gb", "ddp", FULL, 1, 12, False, True),
+    (POCKET, "8x40gb", "ddp", FULL, 1, 3, False, True),
+    (POCKET, "2x8x40gb", "ddp", FULL, 1, 2, False, True),
+    (HALF, "laptop", "single", FULL, 8, 3, False, True),
+    (HALF, "1x8gb", "single", BF16, 2, 12, True, True),
+    (HALF, "1x24gb", "single", BF16, 1, 24, False, True),
+    (HALF, "2x24gb", "ddp", BF16, 1, 12, False, True),
+    (HALF, "8x40gb", "ddp", BF16, 1, 3, False, True),
+    (HALF, "8x8gb", "fsdp2", BF16, 1, 3, False, True),
+    (HALF, "8x8gb, deepspeed", "zero2", BF16, 1, 3, False, True),
     (SEVEN, "laptop", "single", FULL, 24, 1, True, False),
-    (SEVEN, "1x8", "single", BF16, 24, 1, True, False),
-    (SEVEN, "1x24", "single", BF16, 12, 2, False, True),
-    (SEVEN, "1x40", "single", BF16, 3, 8, False, True),
-    (SEVEN, "1x80", "single", BF16, 1, 24, False, True),
-    (SEVEN, "2x24", "ddp", BF16, 12, 1, False, True),
-    (SEVEN, "2x40", "ddp", BF16, 2, 6, False, True),
-    (SEVEN, "8x40", "ddp", BF16, 1, 3, False, True),
-    (SEVEN, "8x8", "fsdp2", BF16, 3, 1, False, True),
-    (SEVEN, "8x8 with deepspeed", "fsdp2", BF16, 3, 1, False, True),
-    (SEVEN, "8x19 with deepspeed", "zero2", BF16, 3, 1, False, True),
-    (SEVEN, "2 nodes of 8x40", "ddp", BF16, 1, 2, False, True),
+    (SEVEN, "1x8gb", "single", BF16, 24, 1, True, False),
+    (SEVEN, "1x24gb", "single", BF16, 12, 2, False, True),
+    (SEVEN, "1x40gb", "single", BF16, 3, 8, False, True),
+    (SEVEN, "1x80gb", "single", BF16, 1, 24, False, True),
+    (SEVEN, "2x24gb", "ddp", BF16, 12, 1, False, True),
+    (SEVEN, "2x40gb", "ddp", BF16, 2, 6, False, True),
+    (SEVEN, "8x40gb", "ddp", BF16, 1, 3, False, True),
+    (SEVEN, "8x8gb", "fsdp2", BF16, 3, 1, False, True),
+    (SEVEN, "8x8gb, deepspeed", "fsdp2", BF16, 3, 1, False, True),
+    (SEVEN, "8x19gb, deepspeed", "zero2", BF16, 3, 1, False, True),
+    (SEVEN, "2x8x40gb", "ddp", BF16, 1, 2, False, True),
 ]
 
 
-@pytest.fixture(scope="module")
-def numbers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
-    """CRAFT on a model, from its config files."""
-    folder, known = tmp_path_factory.mktemp("shapes"), {}
-
-    def of(name: str) -> Profile:
-        if name not in known:
-            source = name if name == POCKET else str(write_configs(folder, name))
-            sketch = Craft(backbone=VlmSpec(source)).sketch()
-            known[name] = profile(sketch, sketch.vlm)
-        return known[name]
-
-    return of
+@functools.cache
+def known(name: str) -> Profile:
+    return numbers(name)
 
 
 @pytest.mark.parametrize(("model", "machine", "kind", "precision", "parts", "rows", "recompute", "fits"), TABLE)
 def test_the_table(
-    numbers: Any,
-    model: str,
-    machine: str,
-    kind: str,
-    precision: str,
-    parts: int,
-    rows: int,
-    recompute: bool,
-    fits: bool,
+    model: str, machine: str, kind: str, precision: str, parts: int, rows: int, recompute: bool, fits: bool
 ) -> None:
     where = MACHINES[machine]
-    batch = 32 if where.nodes > 1 else 24
-    found = choose(numbers(model), where, batch)
+    batch = batch_on(where)
+    found = choose(known(model), where, batch)
     assert (found.kind, found.precision, found.parts, found.rows, found.recompute, found.fits) == (
         *(kind, precision, parts, rows, recompute, fits),
     ), found.reason
@@ -111,19 +74,34 @@ def test_the_table(
     assert 1 <= found.eval_rows <= 64
 
 
-def test_the_reason_says_what_was_decided(numbers: Any) -> None:
-    found = choose(numbers(SEVEN), MACHINES["1x24"], 24)
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "hardware").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_fragment_is_a_machine_of_the_table(path: Path) -> None:
+    files = [
+        ROOT / "experiments" / name for name in ("base.yaml", "methods/craft.yaml", "backbones/pocket-vila-u.yaml")
+    ]
+    config = build_cli(["fit", *(f"--config={file}" for file in (*files, path))], run=False).config["fit"]
+    machine = MACHINES[path.stem]
+    assert config.trainer.strategy == "auto"
+    assert (config.trainer.devices, config.trainer.num_nodes) in {
+        (kind(machine.devices), machine.nodes) for kind in (int, str)
+    }
+    assert config.trainer.accelerator == {"cuda": "gpu", "cpu": "cpu"}[machine.kind]
+    assert config.data.batch_size == batch_on(machine)
+
+
+def test_the_reason_says_what_was_decided() -> None:
+    found = choose(known(SEVEN), MACHINES["1x24gb"], 24)
     assert found.reason.startswith("one device, ")
     assert "12 accumulated batches of 2 rows; bfloat16 with float32 master weights" in found.reason
-    assert "cut in 8" in choose(numbers(SEVEN), MACHINES["8x8"], 24).reason
-    assert "does not fit by the estimate" in choose(numbers(SEVEN), MACHINES["1x8"], 24).reason
+    assert "cut in 8" in choose(known(SEVEN), MACHINES["8x8gb"], 24).reason
+    assert "does not fit by the estimate" in choose(known(SEVEN), MACHINES["1x8gb"], 24).reason
 
 
-def test_a_batch_stays_what_the_config_says_or_is_refused(numbers: Any) -> None:
+def test_a_batch_stays_what_the_config_says_or_is_refused() -> None:
     with pytest.raises(CraftError, match="24 rows cannot be shared equally by 16 devices"):
-        choose(numbers(POCKET), MACHINES["2 nodes of 8x40"], 24)
+        choose(known(POCKET), MACHINES["2x8x40gb"], 24)
     with pytest.raises(CraftError, match="by 2 devices x 5 accumulated batches"):
-        choose(numbers(POCKET), MACHINES["2x40"], 24, given=Given(parts=5))
+        choose(known(POCKET), MACHINES["2x40gb"], 24, given=Given(parts=5))
 
 
 @pytest.mark.parametrize(
@@ -139,23 +117,23 @@ def test_a_batch_stays_what_the_config_says_or_is_refused(numbers: Any) -> None:
     ],
     ids=str,
 )
-def test_what_the_user_named_wins(numbers: Any, given: Given, expected: dict[str, Any]) -> None:
-    found = choose(numbers(SEVEN), MACHINES["1x24"], 24, given=given)
+def test_what_the_user_named_wins(given: Given, expected: dict[str, Any]) -> None:
+    found = choose(known(SEVEN), MACHINES["1x24gb"], 24, given=given)
     assert {name: getattr(found, name) for name in expected} == expected
 
 
-def test_evaluation_takes_as_many_rows_as_fit(numbers: Any) -> None:
-    small, large = (choose(numbers(SEVEN), MACHINES[m], 24, eval_rows=64) for m in ("1x24", "1x80"))
+def test_evaluation_takes_as_many_rows_as_fit() -> None:
+    small, large = (choose(known(SEVEN), MACHINES[m], 24, eval_rows=64) for m in ("1x24gb", "1x80gb"))
     assert small.eval_rows < large.eval_rows == 64
-    frozen = numbers(SEVEN)
+    frozen = known(SEVEN)
     frozen = type(frozen)(**{**vars(frozen), "trained": 0, "frozen": frozen.parameters, "tower_trains": False})
-    tested = choose(frozen, MACHINES["1x24"], 24)
+    tested = choose(frozen, MACHINES["1x24gb"], 24)
     assert (tested.kind, tested.parts, tested.recompute, tested.estimate.activations) == ("single", 1, False, 0)
     assert tested.eval_rows >= small.eval_rows
 
 
-def test_old_gpus_get_no_bfloat16(numbers: Any) -> None:
-    found = choose(numbers(HALF), Machine("cuda", 1, 1, 32 * GIB, bf16=False), 24)
+def test_old_gpus_get_no_bfloat16() -> None:
+    found = choose(known(HALF), Machine("cuda", 1, 1, 32 * GIB, bf16=False), 24)
     assert (found.precision, found.dtype) == ("32-true", "float32")
 
 
@@ -196,7 +174,7 @@ def tight(rows: int) -> Callable[..., Choice]:
 
     def chosen(numbers: Profile, machine: Machine, batch: int, *args: Any, **options: Any) -> Choice:
         peak = known(numbers, machine, batch, given=Given(parts=batch // rows, eval_rows=1)).estimate.peak
-        room = (peak + 1024 + strategy.OUTSIDE["cpu"] * GIB) / strategy.USABLE
+        room = (peak + 1024 + strategy.OUTSIDE["cpu"] * GIB) / strategy.USABLE["cpu"]
         return known(numbers, Machine("cpu", 1, 1, int(room)), batch, *args, **options)
 
     return chosen

@@ -16,7 +16,7 @@ import pytest
 from scenarios import ROOT, Scenario
 
 FAULTS = [(rank, how) for rank in (0, 1) for how in ("error", "killed")]
-BOUND = 120
+BOUND = 180
 """Seconds that a run may take to end after a process died, on a busy machine; it takes about ten."""
 
 

@@ -1,0 +1,198 @@
+"""What ``strategy: auto`` makes of the paper's models on a dozen machines; its estimates beside the paper's Table 4.
+
+    python benchmarks/strategies.py [--output docs/strategies.md]
+
+Models are read as folders of config files, machines are numbers: nothing is loaded and nothing is run, so that the
+figures are the same everywhere. With ``--output``, the two blocks of that page are written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from callbacks.memory import TEXT_TOKENS, Plan, estimate
+from callbacks.strategy import COMMUNICATION, GIB, OUTSIDE, Choice, Machine, choose
+from craft_lightning.methods.craft import Craft
+from craft_lightning.models.skeleton import Profile, profile
+from craft_lightning.models.spec import VlmSpec
+
+TABLE4 = Path(__file__).resolve().parents[1] / "experiments" / "tables" / "paper" / "table4.csv"
+MIB = 2**20
+
+
+def gpus(memory: int, devices: int = 1, nodes: int = 1, deepspeed: bool = False) -> Machine:
+    """Devices that know bfloat16, of so many GiB."""
+    return Machine("cuda", devices, nodes, memory * GIB, True, deepspeed)
+
+
+MACHINES = {
+    "laptop": Machine("cpu", 1, 1, 16 * GIB),
+    "1x8gb": gpus(8),
+    "1x24gb": gpus(24),
+    "1x40gb": gpus(40),
+    "1x80gb": gpus(80),
+    "2x24gb": gpus(24, 2),
+    "2x40gb": gpus(40, 2),
+    "8x8gb": gpus(8, 8),
+    "8x8gb, deepspeed": gpus(8, 8, deepspeed=True),
+    "8x19gb, deepspeed": gpus(19, 8, deepspeed=True),
+    "8x40gb": gpus(40, 8),
+    "2x8x40gb": gpus(40, 8, 2),
+}
+"""Those without a comma and of which ``experiments/hardware/`` has a fragment bear its name."""
+
+
+QWEN2 = {"model_type": "qwen2", "vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
+HALF_BILLION = {**QWEN2, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
+    "vila-u-7b": {
+        "model_type": "llama",
+        "vocab_size": 32004,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+    "vila-u-qwen2-0.5b": {**HALF_BILLION, "num_attention_heads": 14},
+    "vila-u-qwen2-1.5b": {
+        **QWEN2,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+    },
+    "vila-u-qwen2.5-3b": {
+        **QWEN2,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+    },
+}
+"""Language models of the paper by the names of ``python -m craft_lightning list backbones``."""
+
+TOWER = {
+    "model_type": "rqvaesigliptransformer_model",
+    "hidden_size": 1024,
+    "rqvaesiglip": {
+        "pretrained_model": "google/siglip-large-patch16-256",
+        "code_shape": [16, 16, 4],
+        "n_embed": 16384,
+        "shared_codebook": True,
+    },
+}
+
+
+def write_configs(folder: Path, name: str) -> Path:
+    """A checkpoint folder of the named model without weights; returns it."""
+    language = LANGUAGE_MODELS[name]
+    files = {
+        "config.json": {"hidden_size": language["hidden_size"], "mm_hidden_size": 1024},
+        "llm/config.json": language,
+        "vision_tower/config.json": TOWER,
+        "mm_projector/config.json": {"mm_projector_type": "mlp2x_gelu"},
+    }
+    for path, content in files.items():
+        (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name / path).write_text(json.dumps(content), encoding="utf-8")
+    return folder / name
+
+
+def numbers(name: str) -> Profile:
+    """CRAFT on a model of the paper, or on a pocket model."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = str(write_configs(Path(folder), name)) if name in LANGUAGE_MODELS else name
+        sketch = Craft(backbone=VlmSpec(source)).sketch()
+        return profile(sketch, sketch.vlm)
+
+
+def batch_on(machine: Machine) -> int:
+    """The protocol's 24 rows, or the 32 of Table 4 where devices cannot share those."""
+    return 24 if 24 % machine.processes == 0 else 32
+
+
+def choices_block(profiles: Mapping[str, Profile]) -> str:
+    """A Markdown table: machines by models."""
+    lines = [f"| machine | {' | '.join(profiles)} |", f"|---|{'---|' * len(profiles)}"]
+    for name, machine in MACHINES.items():
+        cells = [_cell(choose(found, machine, batch_on(machine))) for found in profiles.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(choice: Choice) -> str:
+    rows = f"{choice.parts} x {choice.rows}" if choice.parts > 1 else str(choice.rows)
+    again = ", recomputed" if choice.recompute else ""
+    text = f"{choice.kind}, {rows}{again}: {choice.estimate.peak / GIB:.1f}"
+    return text if choice.fits else f"*{text}*"
+
+
+def table4_block(profiles: Mapping[str, Profile]) -> str:
+    """A Markdown table: the printed figure, ours for our own way, and what the usual way adds to it."""
+    with TABLE4.open(encoding="utf-8") as file:
+        rows = {(r["surrogate_or_backbone"], r["method"]): r["train_vram_mib"] for r in csv.DictReader(file)}
+    columns = []
+    for name, label in (("vila-u-7b", "VILA-U-7B"), ("vila-u-qwen2-0.5b", "Qwen2-0.5B")):
+        found, printed = profiles[name], float(rows[label, "CRAFT"])
+        kept, again = (estimate(found, Plan("ddp", 8, 4, 4, True, 2, r)).peak / MIB for r in (False, True))
+        logits = 4 * (found.tokens + TEXT_TOKENS) * found.vocabulary * 4 * 3 / MIB
+        outside = (OUTSIDE["cuda"] + COMMUNICATION) * GIB / MIB
+        total = again + logits + outside
+        columns.append(
+            (
+                f"{printed:,.0f}",
+                f"{kept:,.0f} ({kept / printed - 1:+.0%})",
+                f"{again:,.0f} ({again / printed - 1:+.0%})",
+                f"+{logits:,.0f}",
+                f"+{outside:,.0f}",
+                f"{total:,.0f} ({total / printed - 1:+.1%})",
+            )
+        )
+    names = (
+        "the paper, Table 4",
+        "our estimate, as we train",
+        "with activations recomputed",
+        "logits at every position",
+        "driver and communication",
+        "the last three together",
+    )
+    lines = ["| MiB per device | VILA-U-7B | Qwen2-0.5B surrogate |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {' | '.join(cells)} |" for name, cells in zip(names, zip(*columns, strict=True), strict=True)
+    ]
+    return "\n".join(lines)
+
+
+def report() -> dict[str, str]:
+    """Both blocks by name."""
+    profiles = {name: numbers(name) for name in ("pocket-vila-u", *LANGUAGE_MODELS)}
+    return {"choices": choices_block(profiles), "table4": table4_block(profiles)}
+
+
+def main() -> None:
+    """Print the blocks, or write them into a page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, help="page whose blocks are written anew")
+    page = parser.parse_args().output
+    for name, block in report().items():
+        if page is None:
+            print(block, end="\n\n")
+            continue
+        text, marks = page.read_text(encoding="utf-8"), (f"<!-- {name}:begin -->", f"<!-- {name}:end -->")
+        new = re.sub(
+            f"{marks[0]}.*{marks[1]}", lambda _, b=block, m=marks: f"{m[0]}\n{b}\n{m[1]}", text, flags=re.DOTALL
+        )
+        page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
