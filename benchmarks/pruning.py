@@ -252,8 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", help="name or folder of a discrete model (default: the largest pocket one)")
-    parser.add_argument("--items", type=int, default=64, help="test items of each twin; one at a time: a sixteenth")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of the backbone")
+    parser.add_argument("--items", type=int, default=32, help="test items of each twin; one at a time: an eighth")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of the backbone")
     parser.add_argument("--layers", type=int, default=2, help="layers of the paper's shape that are timed; 0 for none")
     parser.add_argument("--text", type=int, default=64, help="text tokens beside the picture's 256")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     backbone = args.backbone or largest()
     rows = [pocket(backbone, args.items, 64, args.rounds, 2).row()]
-    rows.append(pocket(backbone, max(1, args.items // 16), 1, args.rounds, 20).row())
+    rows.append(pocket(backbone, max(1, args.items // 8), 1, args.rounds, 20).row())
     if args.layers:
         rows.append(paper_shape(LLAMA_2_7B, args.layers, args.text, 5, 1).row())
     text = report(rows, time.perf_counter() - began)
