@@ -62,8 +62,10 @@ class Scenario:
 
             def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
                 found = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+                # Every process has to save: none may look whether another one already has.
+                first = trainer.global_step not in terms
                 terms[trainer.global_step] = found
-                if trainer.global_step == MIDDLE and not (folder / "middle.ckpt").exists():
+                if trainer.global_step == MIDDLE and first:
                     trainer.save_checkpoint(folder / "middle.ckpt")
 
         cli = build_cli(self.argv(checkpoints, processes), callbacks=[Record()])
