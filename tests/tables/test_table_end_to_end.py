@@ -106,7 +106,8 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
         assert 0 < cost["seconds"] < json.loads((folder / "node.json").read_text())["seconds"]
         assert cost["memory"] > 1e8
         lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines] == [1, 2, 3]
+        assert [line["step"] for line in lines] == [1, 2, 3, 3]
+        assert "val/accuracy" in lines.pop(), "the last step is validated"
         assert all(
             line["train/loss"] == pytest.approx(sum(line[f"train/{t}"] for t in TERMS), abs=1e-4) for line in lines
         )
