@@ -49,3 +49,16 @@ def test_pruning_is_measured_on_both_models(checkpoints: Path) -> None:
     text = bench.report([found.row(), paper.row()], 1.0)
     assert "10 items of ten twins, one at a time" in text
     assert "0.840" in text
+
+
+def test_the_page_on_strategies_holds_what_the_program_prints() -> None:
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    for name, block in program("strategies").report().items():
+        assert f"<!-- {name}:begin -->\n{block}\n<!-- {name}:end -->" in page
+
+
+def test_the_cost_of_watching_is_measured_on_a_fit(checkpoints: Path, tmp_path: Path) -> None:
+    few = [f"--model.backbone.name={checkpoints / 'host'}", "--data.train_size=24", "--data.eval_batch_size=4"]
+    found = {watched: program("ste_check").fit(tmp_path, 2, watched, *few) for watched in (False, True)}
+    assert 0.0 < found[True].inside < found[True].seconds
+    assert found[False].inside < 0.2 * found[True].inside
