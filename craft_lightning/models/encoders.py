@@ -47,7 +47,8 @@ def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any
     broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
     if broken:
         raise CraftError(f"{folder}: not finite: {listed(broken)}; its training diverged")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+    for name, parameter in parameters.items():
+        # In the precision that it was trained in, though the model around it be held in a coarser one.
+        dtype = torch.promote_types(parameter.dtype, state[name].dtype)
+        parameter.data = state[name].to(parameter.device, dtype)
     return facts, counts

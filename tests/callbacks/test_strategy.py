@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,9 +147,30 @@ def test_devices_arrive_in_many_forms(devices: Any, count: int) -> None:
     assert GIB < found.memory * count < 2**50
 
 
-def test_devices_that_are_not_there_are_one_line() -> None:
+@pytest.mark.parametrize(("devices", "count"), [("2", 2), ([1, 3], 2), ("0,1,2", 3), (-1, 4), ("auto", 4)])
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "auto"])
+def test_gpus_are_counted_and_measured(monkeypatch: Any, accelerator: str, devices: Any, count: int) -> None:
+    """As they would be: four pretended GPUs."""
+    monkeypatch.setattr(strategy.CUDAAccelerator, "is_available", lambda: True)
+    monkeypatch.setattr(strategy.CUDAAccelerator, "auto_device_count", lambda: 4)
+    for module in ("lightning.fabric.utilities.device_parser", "lightning.fabric.accelerators.cuda"):
+        monkeypatch.setattr(f"{module}._get_all_visible_cuda_devices", lambda: [0, 1, 2, 3], raising=False)
+        monkeypatch.setattr(f"{module}.num_cuda_devices", lambda: 4, raising=False)
+    facts = SimpleNamespace(total_memory=24 * GIB, major=8)
+    monkeypatch.setattr(strategy.torch.cuda, "get_device_properties", lambda device: facts)
+    found = this_machine(accelerator, devices, 1)
+    assert found == Machine("cuda", count, 1, 24 * GIB, True, found.deepspeed)
+    facts.major = 7
+    assert this_machine(accelerator, devices, 1).bf16 is False
+
+
+def test_devices_that_are_not_there_are_one_line(monkeypatch: Any) -> None:
+    for accelerator in (strategy.CUDAAccelerator, strategy.MPSAccelerator):
+        monkeypatch.setattr(accelerator, "is_available", lambda: False)
     with pytest.raises(CraftError, match=r"--trainer\.devices 0"):
         this_machine("cpu", 0, 1)
+    with pytest.raises(CraftError, match=r"--trainer\.accelerator gpu: there is none here"):
+        this_machine("gpu", 1, 1)
     assert this_machine("tpu", 1, 1) is None
 
 

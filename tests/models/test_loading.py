@@ -300,6 +300,16 @@ def test_encoder_round_trip_and_transfer(checkpoints: Path, tmp_path: Path, pixe
     assert torch.equal(alone.features(pixels), adapted.tower.features(pixels))
 
 
+def test_an_encoder_keeps_its_precision_in_a_coarser_model(checkpoints: Path, tmp_path: Path, pixels: Tensor) -> None:
+    source, state = checkpoints / "llama", encoder_state(checkpoints / "llama")
+    digest = load_tower(source).quantizer.hash()
+    write_encoder(tmp_path / "e", state, base="x", codebook_hash=digest, method="craft")
+    adapted = load_vlm(VlmSpec(str(source), encoder=str(tmp_path / "e"), dtype="bfloat16"))
+    assert all(torch.equal(v, state[k]) for k, v in adapted.tower.used_parameters())
+    assert {p.dtype for p in adapted.language_model.parameters()} == {torch.bfloat16}
+    assert adapted.encode(pixels).features.dtype == torch.float32
+
+
 def test_encoder_of_another_codebook_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "other", seed=9)
     foreign, own = load_tower(other).quantizer.hash(), load_tower(checkpoints / "llama").quantizer.hash()
