@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from craft_lightning.surrogates.language import (
     store_tokens,
 )
 from craft_lightning.surrogates.loop import LoopSpec, run_stage
+from craft_lightning.surrogates.quiz import QuizRows
 from craft_lightning.surrogates.tokenizers import train_tokenizer
 from craft_lightning.surrogates.tower import PairBatch, TowerPretraining, grouped_rows
 from craft_lightning.types import VqaBatch
@@ -61,15 +62,16 @@ class FamilyBuilder:
         self.plan, self.log = plan, log
         self.fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
         self.twins = [kind() for kind in TWINS.values()]
-        self._studio: Studio | None = None
 
-    @property
+    @cached_property
     def studio(self) -> Studio:
-        """The pool of pictures, drawn on first use."""
-        if self._studio is None:
-            self._studio = Studio(self.twins, self.plan.tower.shape.image_size, self.plan.pictures_per_twin)
-            self.log(f"drew {len(self._studio)} studio pictures of {len(self.twins)} twins")
-        return self._studio
+        """The pool of pictures of the language models (and the tokenizers), drawn on first use."""
+        return self._draw(self.plan.pictures_per_twin)
+
+    def _draw(self, per_twin: int) -> Studio:
+        studio = Studio(self.twins, self.plan.tower.shape.image_size, per_twin)
+        self.log(f"drew {len(studio)} studio pictures of {len(self.twins)} twins")
+        return studio
 
     def tower(self) -> None:
         """Stage 0, written to ``<output>/vision_tower``."""
@@ -77,21 +79,21 @@ class FamilyBuilder:
         if (folder / "config.json").is_file():
             self.log(f"{folder}: there already")
             return
-        plan, studio = self.plan.tower, self.studio
-        tokenizer = self.tokenizer("siglip", plan.vocabulary)
+        plan = self.plan.tower
+        tokenizer, studio = self.tokenizer("siglip", plan.vocabulary), self._draw(plan.pictures_per_twin)
         model = TowerPretraining(
-            plan.shape, len(tokenizer), tokenizer.pad_token_id, len(studio.tag_names), self.plan.seed
+            plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, self.plan.seed
         )
         positions = plan.shape.text_positions
 
         def batch(step: int) -> PairBatch:
-            groups = 2 if step % 2 else 4
+            groups = 2 if step // 2 % 2 else 4  # contrast, on even steps, meets both
             rows = grouped_rows(len(studio), len(self.twins), plan.loop.batch_size, groups, step, self.plan.seed)
             rng = rng_of("sentences", self.plan.seed, step)
             said = [studio.sentence(row, rng) for row in rows]
             ids = tokenizer(said, padding="max_length", max_length=positions, truncation=True, return_tensors="pt")
             same = studio.same_meaning(rows, said)
-            return PairBatch(studio.images(rows), ids.input_ids, same, studio.tags[rows].float(), step)
+            return PairBatch(studio.images(rows), ids.input_ids, same, QuizRows(*studio.quiz(rows)), step)
 
         run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log)
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)

@@ -20,6 +20,7 @@ seed: 0
 pictures_per_twin: 40
 tower:
   vocabulary: 600
+  pictures_per_twin: 20
   shape: {{width: 32, layers: 3, heads: 2, mlp: 64, patch_size: 16, codes: 8, levels: 2, quantize_from: 0}}
   loop: {{steps: 2, batch_size: 20}}
 stages:
