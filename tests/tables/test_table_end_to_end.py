@@ -78,7 +78,7 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
     assert "missing" not in text
     assert "Test items: IconQA 8, OCR-VQA 8." in text
     root = house / "runs/pocket-limit1"
-    assert (root / "tables/table1.md").read_text().count("CRAFT, trained with pocket-qwen2-xs") == 3
+    assert (root / "tables/table1.md").read_text().count("CRAFT, keep 0.8, trained with pocket-qwen2-xs") == 3
     evaluations = sorted(root.glob("*/*/*/seed0/eval/*"))
     assert len(evaluations) == 4
     for folder in evaluations:
