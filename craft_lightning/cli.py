@@ -88,12 +88,11 @@ class CraftParser(LightningArgumentParser):
             raise CraftError("no method is named; for example --config experiments/methods/craft.yaml")
         raise CraftError(text)
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse; a part's own parser gets the flag ``--model.optim.clip null`` as ``--optim.clip=None``."""
-        first, *others = args or (None,)
-        if isinstance(first, list):
-            first = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in first]
-        return super().parse_args(first, *others, **kwargs)
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse; the parser of a part is handed ``--model.optim.clip null`` as ``--optim.clip=None``."""
+        if args is not None:
+            args = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in args]
+        return super().parse_args(args, *others, **kwargs)
 
     def _unknown(self, name: str) -> NoReturn:
         known = _settings()

@@ -39,7 +39,7 @@ def check_file(path: Path, flag: str) -> None:
         CraftError: it is a folder, or lies in none.
     """
     if path.is_dir():
-        raise CraftError(f"{flag} {path} is a folder: name a file, for example {path / flag.lstrip('-')}")
+        raise CraftError(f"{flag} {path} is a folder: name a file in it")
     if not path.absolute().parent.is_dir():
         raise CraftError(f"{flag} {path}: no folder {path.parent}")
 
