@@ -224,9 +224,7 @@ class CraftCLI(LightningCLI):
             config[name] = value
             if name.startswith("trainer."):
                 made[name] = value
-        self.model.backbone = replace(
-            self.model.backbone, dtype=choice.dtype, gradient_checkpointing=choice.recompute
-        )
+        self.model.backbone = replace(self.model.backbone, dtype=choice.dtype, gradient_checkpointing=choice.recompute)
         self.datamodule.eval_batch_size = choice.eval_rows
         return [StrategyAdvisor(choice)]
 

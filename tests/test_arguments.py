@@ -40,9 +40,7 @@ def fragment(folder: Path, text: str, name: str = "f.yaml") -> str:
         ("prune: {rule: {seed: 3}}", "prune.rule.seed 3", "seed_everything, which is 0"),
     ],
 )
-def test_p9_a_value_that_a_link_would_overwrite_is_refused(
-    text: str, target: str, source: str, tmp_path: Path
-) -> None:
+def test_p9_a_value_that_a_link_would_overwrite_is_refused(text: str, target: str, source: str, tmp_path: Path) -> None:
     line = refused("--config", fragment(tmp_path, text))
     assert line.startswith(f"{tmp_path / 'f.yaml'} says ")
     assert f"{target}, but that follows {source}: set {source.split(',')[0]} instead" in line

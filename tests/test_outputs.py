@@ -29,7 +29,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypa
 
 def test_a_file_to_write_is_no_folder(tmp_path: Path) -> None:
     check_file(tmp_path / "new.png", "--output")
-    with pytest.raises(CraftError, match="--output .* is a folder: name a file in it"):
+    with pytest.raises(CraftError, match=r"--output .* is a folder: name a file in it"):
         check_file(tmp_path, "--output")
     with pytest.raises(CraftError, match=f"no folder {tmp_path}/no"):
         check_file(tmp_path / "no" / "new.png", "--output")
@@ -43,7 +43,7 @@ def test_a_checkpoint_is_a_file_or_the_last_of_a_training(tmp_path: Path) -> Non
     last.write_text("")
     assert find_checkpoint("last", tmp_path) == find_checkpoint(str(last), tmp_path) == str(last)
     for word in ("best", "hpc", "registry:model"):
-        with pytest.raises(CraftError, match=f"no checkpoint {word}; there is {last}: --ckpt_path takes a file, or last"):
+        with pytest.raises(CraftError, match=f"no checkpoint {word}; there is {last}: --ckpt_path takes a file"):
             find_checkpoint(word, tmp_path)
     with pytest.raises(CraftError, match=f"no checkpoint {tmp_path}/best.ckpt; there is none in {tmp_path}:"):
         find_checkpoint(str(tmp_path / "best.ckpt"), tmp_path)

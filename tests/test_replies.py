@@ -52,7 +52,9 @@ class Batch(SimpleNamespace):
 
 def batch(counts: tuple[int, ...] = COUNTS) -> Any:
     answers = ("B", "a roof", "A", "H")
-    return Batch(keys=tuple("wxyz"), answers=answers, seen=torch.tensor([True, True, False, True]), option_counts=counts)
+    return Batch(
+        keys=tuple("wxyz"), answers=answers, seen=torch.tensor([True, True, False, True]), option_counts=counts
+    )
 
 
 def test_only_the_item_s_own_letters_compete() -> None:

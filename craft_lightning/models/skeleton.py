@@ -20,7 +20,14 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.blocks import blocks
 from craft_lightning.models.files import building, first_line, read_json
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.reading import checkpoint_root, levels_of, section_of, siglip_shapes, top_config_of, tower_folder
+from craft_lightning.models.reading import (
+    checkpoint_root,
+    levels_of,
+    section_of,
+    siglip_shapes,
+    top_config_of,
+    tower_folder,
+)
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.models.vlm import DiscreteVlm, Projector

@@ -14,7 +14,7 @@ it is cut from what is there by a hash of the picture's path, so it is the same 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,8 +130,8 @@ class FolderSource(Source):
     def _pictures(self, paths: list[Path]) -> tuple[Tensor | FileImages, dict[Path, int]]:
         side = self.reader.side
         lazy = len(paths) * 3 * side**2 > CACHE_BYTES
-        # Whoever has bad pictures left out needs each of them decoded now: which rows a batch holds is fixed after this.
-        check = read_image if self.problems.on_bad == "skip" else check_header
+        # Where bad pictures are left out, each is decoded now: which rows a batch holds is settled after this.
+        check: Callable[[Path], object] = read_image if self.problems.on_bad == "skip" else check_header
         read: list[Tensor] = []
         good: list[Path] = []
         for path in paths:
