@@ -44,7 +44,7 @@ def _value(text: str) -> Any:
         return read_config(text)
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
         return text
 
 
@@ -60,7 +60,7 @@ def read_config(file: str) -> Any:
         raise CraftError(f"no config file {file}" + (f"; did you mean {path.parent / near}?" if near else ""))
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise CraftError(f"{file}: {' '.join(str(error).split())}") from error
 
 

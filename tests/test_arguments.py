@@ -82,9 +82,11 @@ def test_p10_the_same_class_twice_is_no_mistake() -> None:
 
 def test_settings_are_named_wherever_they_stand(tmp_path: Path) -> None:
     file = fragment(tmp_path, "model: {class_path: Craft, init_args: {lambda_sal: 2}}")
-    layers = read_layers(["fit", "--data={batch_size: 3}", "-c", file, "--trainer.precision", "32", "--overwrite=true"])
+    flags = ["--trainer.precision", "32", "--overwrite=true", "--trainer.default_root_dir=2025-99-99", "--data.root={"]
+    layers = read_layers(["fit", "--data={batch_size: 3}", "-c", file, *flags])
     assert named_settings(layers) == {
-        *("data.batch_size", "model.class_path", "model.lambda_sal", "trainer.precision", "overwrite"),
+        *("data.batch_size", "data.root", "model.class_path", "model.lambda_sal", "overwrite"),
+        *("trainer.precision", "trainer.default_root_dir"),
     }
 
 
