@@ -10,11 +10,10 @@ import inspect
 import logging
 import os
 import re
-import shutil
 import sys
 import warnings
-from collections.abc import Sequence, Set
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,7 +42,7 @@ from callbacks.ste_check import SteCheck
 from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
 from craft_lightning import __version__
-from craft_lightning.arguments import flat, named_settings, one_class_each, read_configs
+from craft_lightning.arguments import Layer, flat, links_hold, named_settings, one_class, read_layers, wrong_value
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
@@ -51,17 +50,17 @@ from craft_lightning.methods.state import read_checkpoint
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
-from craft_lightning.tables.board import EVENTS
+from craft_lightning.outputs import EVENTS, check_folder, claim, find_checkpoint
 from data_modules.base import VqaDataModule
 
 ALIASES = {"--encoder": "--model.backbone.encoder"}
 """Flags that people type, and what they stand for."""
 
-FINDINGS = ("checkpoints", "encoder", "result*.json")
-"""What makes a folder a used one."""
-
-OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", EVENTS)
-"""What a run writes into its folder, and all that ``--overwrite`` removes."""
+LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)} | {
+    "data.seed": "seed_everything",
+    "prune.rule.seed": "seed_everything",
+}
+"""Settings that follow another one, which is set in their place."""
 
 
 class CraftParser(LightningArgumentParser):
@@ -70,6 +69,8 @@ class CraftParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Turn whatever was wrong on the command line or in a config file into a :class:`CraftError`."""
         text = " ".join(str(message).split())
+        if told := wrong_value(text, _settings):
+            raise CraftError(told)
         # jsonargparse lists what was wrong with each type that a part may have; the first one is ours.
         found = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", text)
         text = found.group(1) if found else text
@@ -86,6 +87,12 @@ class CraftParser(LightningArgumentParser):
         if re.search(r"required: \w+\.model$", text):
             raise CraftError("no method is named; for example --config experiments/methods/craft.yaml")
         raise CraftError(text)
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse; the parser of a part is handed ``--model.optim.clip null`` as ``--optim.clip=None``."""
+        if args is not None:
+            args = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in args]
+        return super().parse_args(args, *others, **kwargs)
 
     def _unknown(self, name: str) -> NoReturn:
         known = _settings()
@@ -114,15 +121,14 @@ class CraftCLI(LightningCLI):
 
     subcommand: str
     callbacks: Sequence[Callback] = ()
-    named: Set[str] = frozenset()
+    layers: Sequence[Layer] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The links, the checkpoint callback, and the permission to write over a used run folder."""
-        for field in fields(VlmSpec):
-            parser.link_arguments(f"model.init_args.backbone.{field.name}", f"data.backbone.{field.name}")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.add_lightning_class_args(PruneAtValidation, "prune")
-        parser.link_arguments("seed_everything", "prune.rule.seed", compute_fn=int)
+        for target, source in LINKS.items():
+            compute = int if source == "seed_everything" else None
+            parser.link_arguments(source.replace("model.", "model.init_args."), target, compute_fn=compute)
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TokenMap, "token_map")
         parser.add_lightning_class_args(SteCheck, "ste_check")
@@ -141,11 +147,12 @@ class CraftCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; an interpolation that fails is one line, too."""
+        """Parse; an interpolation that fails is one line, too, and so is a value that a link would overwrite."""
         try:
             self.config = parser.parse_args(args if isinstance(args, list) else None)
         except OmegaConfBaseException as error:
             raise CraftError(f"config: {' '.join(str(error).split())}") from error
+        links_hold(self.layers, LINKS, flat(self.config[self.config.subcommand]))
 
     def _parse_ckpt_path(self) -> None:
         """Say where a checkpoint was made with other settings; Lightning would silently take them over."""
@@ -174,15 +181,13 @@ class CraftCLI(LightningCLI):
             )
         else:
             fit_folder = Path(config.trainer.default_root_dir)
-        path = config.get("ckpt_path")
-        if path == "last":
-            path = config.ckpt_path = str(fit_folder / "checkpoints" / "last.ckpt")
-        if path is not None and path != "best" and not Path(path).exists():
-            there = sorted(map(str, Path(path).parent.glob("*.ckpt")))
-            raise CraftError(f"no checkpoint {path}; there is {', '.join(there) or 'none in that folder'}")
+        check_folder(Path(config.trainer.default_root_dir))
+        if config.get("ckpt_path") is not None:
+            config.ckpt_path = find_checkpoint(str(config.ckpt_path), fit_folder)
         first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
         if self.subcommand == "fit" and first:
-            _claim(Path(config.trainer.default_root_dir), resuming=path is not None, overwrite=config.overwrite)
+            resuming = config.get("ckpt_path") is not None
+            claim(Path(config.trainer.default_root_dir), resuming=resuming, overwrite=config.overwrite)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
@@ -212,15 +217,14 @@ class CraftCLI(LightningCLI):
     def _lay_out(self) -> list[Callback]:
         """Choose what ``strategy: auto`` leaves open, and write it into the run's config."""
         config, made = self.config[self.subcommand], self.config_init[self.subcommand]
-        choice = settle(self.subcommand, self.model, self.datamodule, made.trainer, self.named)
+        choice = settle(self.subcommand, self.model, self.datamodule, made.trainer, named_settings(self.layers))
         if choice is None:
             return []
         for name, value in settings(choice, made.trainer, self.model.optim.clip).items():
             config[name] = value
             if name.startswith("trainer."):
                 made[name] = value
-        self.model.backbone.dtype = choice.dtype
-        self.model.backbone.gradient_checkpointing = choice.recompute
+        self.model.backbone = replace(self.model.backbone, dtype=choice.dtype, gradient_checkpointing=choice.recompute)
         self.datamodule.eval_batch_size = choice.eval_rows
         return [StrategyAdvisor(choice)]
 
@@ -243,25 +247,6 @@ def _run_name(config: Namespace) -> Path:
     return Path(str(config.data.dataset)) / backbone / method / f"seed{config.seed_everything}"
 
 
-def _claim(folder: Path, resuming: bool, overwrite: bool) -> None:
-    """Make sure that a fit begins in a clean run folder.
-
-    Raises:
-        CraftError: the folder holds a run, and neither ``--ckpt_path`` nor ``--overwrite`` was given.
-    """
-    kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
-    if resuming:
-        return
-    if kept and not overwrite:
-        raise CraftError(
-            f"{folder} holds a run ({kept[0].name}); continue it with --ckpt_path last, replace it with --overwrite "
-            "true, or name another folder with --trainer.default_root_dir"
-        )
-    # What a run left that found nothing would mix with the new one's curves.
-    for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> CraftCLI:
     """Parse and, if ``run``, do what the arguments say.
 
@@ -274,15 +259,15 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     _quiet()
     register()
     argv = [_alias(a) for a in argv]
-    configs = read_configs(argv)
-    one_class_each(configs)
+    layers = read_layers(argv)
+    one_class(layers)
     import_methods()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # The parser of a verb takes longer to build than the rest of a parse: only the one asked for is made.
     asked = {verb: skipped for verb, skipped in CraftCLI.subcommands().items() if verb in argv[:1]}
     parts = {
         "callbacks": callbacks,
-        "named": named_settings(argv, configs),
+        "layers": layers,
         "subcommands": staticmethod(lambda: asked or CraftCLI.subcommands()),
     }
     cls = type("CraftCLI", (CraftCLI if run else _DryCLI,), parts)

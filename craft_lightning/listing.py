@@ -1,6 +1,7 @@
 """``list methods|datasets|backbones|tables``: the config fragments there are, with the first comment of each.
 
-Nothing is imported and no YAML is parsed, so the answer is there at once, and a new fragment lists itself.
+Of backbones it lists every name that is known, with where to get it: only the shipped ones have a fragment. No YAML is
+parsed and no library imported, so the answer is there at once, and a new fragment lists itself.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from craft_lightning.errors import CraftError, unknown
+from craft_lightning.models.spec import BACKBONES
 
 KINDS = ("methods", "datasets", "backbones", "tables")
 
@@ -27,11 +29,12 @@ def experiments_folder() -> Path:
 
 def entries(kind: str) -> dict[str, str]:
     """Names and descriptions of one of :data:`KINDS`."""
-    found = {}
+    known = BACKBONES.values() if kind == "backbones" else ()
+    found = {backbone.name: f"{backbone.about}; {backbone.origin}" for backbone in known}
     for path in sorted((experiments_folder() / kind).glob("*.yaml")):
         with path.open(encoding="utf-8") as file:
             first = file.readline().strip()
-        found[path.stem] = first.lstrip("# ") if first.startswith("#") else ""
+        found.setdefault(path.stem, first.lstrip("# ") if first.startswith("#") else "")
     return found
 
 

@@ -26,6 +26,7 @@ from craft_lightning.models.pixels import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
+from craft_lightning.outputs import check_file
 from craft_lightning.prompts import PromptBuilder, collate_text, message
 from craft_lightning.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch, VqaExample
@@ -114,8 +115,8 @@ def _check(args: argparse.Namespace) -> None:
         raise CraftError("--options takes at least two choices")
     if args.max_new_tokens < 1:
         raise CraftError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}")
-    if args.logits is not None and not args.logits.absolute().parent.is_dir():
-        raise CraftError(f"--logits {args.logits}: no folder {args.logits.parent}")
+    if args.logits is not None:
+        check_file(args.logits, "--logits")
 
 
 def load(config: Any) -> BaseMethod:

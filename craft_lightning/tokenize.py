@@ -20,6 +20,7 @@ from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
 from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
+from craft_lightning.outputs import check_file
 from craft_lightning.types import VisualTokens
 
 
@@ -64,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code.
 
     Raises:
-        CraftError: no such checkpoint or picture, a broken one, a continuous tower, or pixels of another size.
+        CraftError: no such checkpoint or picture, a broken one, a continuous tower, pixels of another size, or an
+            output that cannot be a file.
     """
     args = parser().parse_args(argv)
     if args.batch_size < 1:
@@ -73,8 +75,7 @@ def main(argv: Sequence[str]) -> int:
     if not folder.is_dir():
         raise CraftError(f"no checkpoint folder {folder}; known names: {', '.join(BACKBONES)}")
     output = args.output or args.counts
-    if not output.parent.is_dir():
-        raise CraftError(f"--{'output' if args.output else 'counts'} {output}: no folder {output.parent}")
+    check_file(output, "--output" if args.output else "--counts")
     tower = load_tower(folder, dtype=args.dtype, quantizer_dtype=args.dtype, attention=args.attention)
     if tower.quantizer is None:
         raise CraftError(f"{folder} is a continuous model: it has no discrete tokens")

@@ -17,6 +17,7 @@ from craft_lightning.models.reading import checkpoint_root, load_tower, top_conf
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.mosaic import MUTED, TokenView, code_colours, draw_tokens, stack
+from craft_lightning.outputs import check_file
 
 DRAWN = 16
 """Pictures on the sheet; further ones only count for the prior. Also the number read at a time."""
@@ -48,8 +49,9 @@ def main(argv: Sequence[str]) -> int:
     """
     args = parser().parse_args(argv)
     budget_of(args.keep, 1)
-    if args.output.suffix.lower() != ".png" or not args.output.parent.is_dir():
-        raise CraftError(f"--output {args.output} is no .png file in a folder that exists")
+    check_file(args.output, "--output")
+    if args.output.suffix.lower() != ".png":
+        raise CraftError(f"--output {args.output} is no .png file")
     spec = VlmSpec(args.checkpoint)
     tower = load_tower(spec)
     if tower.quantizer is None:

@@ -44,7 +44,7 @@ class VqaDataModule(LightningDataModule):
 
     Args:
         backbone: whose tokenizer, prompt format and picture size are used. The command line links it to
-            ``model.backbone``: what is given here is overwritten by that.
+            ``model.backbone``, and refuses another value here.
         dataset: a name of ``python -m craft_lightning list datasets``, or ``folder`` for your own data.
         source: ``twin`` (drawn) or ``folder`` (on disk).
         root: the folder, or one JSONL file of questions, for source ``folder``; its layouts are told in
@@ -56,7 +56,8 @@ class VqaDataModule(LightningDataModule):
         batch_size: training rows of one optimiser step, shared equally by all processes and the batches that gradient
             accumulation adds up. eval_batch_size: rows of one process's evaluation batch.
         num_workers: processes that prepare batches; 0 prepares them in the run's own.
-        seed: order, options and captions of training; stored items never depend on it.
+        seed: order, options and captions of training; stored items never depend on it. The command line's is
+            ``seed_everything``.
         train_size: training pictures. None: 1,024 drawn, or all of a folder.
         val_size: validation items. None: 256. They show no held-out label.
         test_size: test items. None: 400 drawn, or at most 1,000 of a folder.

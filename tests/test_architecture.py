@@ -22,6 +22,7 @@ RANKS = {
     "craft_lightning.scoring": 1,
     "craft_lightning.losses": 1,
     "craft_lightning.optim": 1,
+    "craft_lightning.outputs": 1,
     "craft_lightning.mosaic": 1,
     "craft_lightning.models": 1,
     "craft_lightning.mcq": 2,

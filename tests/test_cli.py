@@ -18,6 +18,7 @@ from craft_lightning.cli import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.methods.base import load_method
+from craft_lightning.models.spec import BACKBONES
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = str(ROOT / "experiments" / "smoke.yaml")
@@ -254,6 +255,8 @@ def test_p25_mistakes_on_the_command_line(fails: Any, flags: Any) -> None:
     near = fails("fit", "--config", str(ROOT / "experiments" / "smok.yaml"))
     assert near.endswith("smoke.yaml?")
     assert "did you mean 'eurosat'" in fails("test", *flags, "--data.dataset=eurosta")
+    told = fails("test", *flags, "--model.backbone.quantizer_dtype=float16")
+    assert told == "no backbone.quantizer_dtype 'float16'; did you mean 'bfloat16'? Known: float32, bfloat16"
     assert "gpu" in fails("test", *flags, "--trainer.accelerator=gpu").lower() or torch.cuda.is_available()
 
 
@@ -304,7 +307,12 @@ def test_list(capsys: Any) -> None:
     assert entry.main(["list", "datasets"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 10
     assert entry.main(["list", "backbones"]) == 0
-    assert "pocket-qwen2-xs" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()] == list(BACKBONES)
+    assert "pocket discrete host" in listed
+    assert "; shipped\n" in listed
+    assert "the paper's host; hf download mit-han-lab/vila-u-7b-256\n" in listed
+    assert "build it in $CRAFT_MODELS/vila-u-qwen2.5-3b\n" in listed
 
 
 def test_a_training_that_diverges_says_so(flags: Any) -> None:

@@ -124,7 +124,8 @@ def test_keep_1_has_nothing_to_show_of_pruning(
         (["--images", "nowhere"], "no picture or folder nowhere"),
         (["--keep", "0"], "keep ratio lies in (0, 1]"),
         (["--output", "sheet.jpg"], "sheet.jpg is no .png file"),
-        (["--output", "nowhere/sheet.png"], "in a folder that exists"),
+        (["--output", "."], "is a folder: name a file in it"),
+        (["--output", "nowhere/sheet.png"], "no folder nowhere"),
         (["--encoder", "nowhere"], "no adapted encoder in nowhere"),
     ],
 )

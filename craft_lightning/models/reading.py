@@ -99,9 +99,36 @@ def _siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
     return None
 
 
+def section_of(folder: Path) -> dict[str, Any]:
+    """What a SigLIP tower's ``config.json`` says of it.
+
+    Raises:
+        CraftError: nothing.
+    """
+    section = read_json(folder / "config.json").get("rqvaesiglip")
+    if not isinstance(section, dict):
+        raise CraftError(f"{folder / 'config.json'}: no section rqvaesiglip")
+    return section
+
+
+def levels_of(section: dict[str, Any], folder: Path) -> int:
+    """R, the codes of one token.
+
+    Raises:
+        CraftError: the section does not say.
+    """
+    shape = section.get("code_shape")
+    if not isinstance(shape, list) or not shape or not isinstance(shape[-1], int) or shape[-1] < 1:
+        raise CraftError(
+            f"{folder / 'config.json'}: rqvaesiglip.code_shape is {shape!r}, expected [rows, columns, levels] "
+            "(VILA-U's is [16, 16, 4])"
+        )
+    return shape[-1]
+
+
 def siglip_shapes(folder: Path, root: Path, part: str) -> dict[str, Any]:
     """Config of a SigLIP half (``"vision_config"`` or ``"text_config"``) for the tower in ``folder``."""
-    name = read_json(folder / "config.json")["rqvaesiglip"].get("pretrained_model")
+    name = section_of(folder).get("pretrained_model")
     if not isinstance(name, str):
         raise CraftError(f"{folder / 'config.json'}: rqvaesiglip.pretrained_model is missing")
     known = KNOWN_SIGLIP.get(name)
@@ -141,7 +168,8 @@ def load_tower(
         :func:`.timm_tower.write_timm_tower` gives a ``TimmTower``, which has the same surface except for [CLS].
 
     Raises:
-        CraftError: missing or unexpected tensors by name, an unknown SigLIP shape, unequal shared codebooks.
+        CraftError: missing or unexpected tensors by name (the text half's, too), an unknown SigLIP shape, unequal
+            shared codebooks or one of another width, a dtype that distances are not computed in.
     """
     if isinstance(source, VlmSpec):
         tower = load_tower(
@@ -158,22 +186,24 @@ def load_tower(
     facts = read_json(folder / "config.json")
     if "timm" in facts:
         return _load_timm(folder, facts["timm"], dtype)
-    if "rqvaesiglip" not in facts:
-        raise CraftError(f"{folder / 'config.json'}: no section rqvaesiglip")
+    section = section_of(folder)
     files = TensorFiles(folder)
     _report_unused(files.names(), folder)
+    _check_text(files.names(), folder, root)
     prefix = f"{SIGLIP}vision_model."
     config = SiglipVisionConfig(**siglip_shapes(folder, root, "vision_config"))
     with building():
         vision = SiglipVisionModel._from_config(config, attn_implementation=attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
     load_strict(vision, state, folder, prefix)
-    tables = read_codebooks(files, folder, facts["rqvaesiglip"])
+    tables = read_codebooks(files, folder, section)
     quantizer = None
-    if tables is not None and not top_config_of(root).get("continuous", False):
-        levels = int(facts["rqvaesiglip"]["code_shape"][-1])
-        quantizer = ResidualQuantizer(tables, levels, torch_dtype(quantizer_dtype))
-    return VisionTower(vision.to(torch_dtype(dtype)), quantizer).eval()
+    try:
+        if tables is not None and not top_config_of(root).get("continuous", False):
+            quantizer = ResidualQuantizer(tables, levels_of(section, folder), torch_dtype(quantizer_dtype))
+        return VisionTower(vision.to(torch_dtype(dtype)), quantizer).eval()
+    except ValueError as error:
+        raise CraftError(f"{folder}: {error}") from error
 
 
 def _load_timm(folder: Path, facts: dict[str, Any], dtype: str) -> Any:
@@ -202,6 +232,20 @@ def _report_unused(names: set[str], folder: Path) -> None:
         logger.info("%s: left out %s", folder, ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
 
 
+def _check_text(names: set[str], folder: Path, root: Path) -> None:
+    """Compare the names of a text half's tensors; they are read by whoever embeds captions, and by nobody else."""
+    prefix = f"{SIGLIP}text_model."
+    present = {name.removeprefix(prefix) for name in names if name.startswith(prefix) and not name.startswith(UNUSED)}
+    if not present:
+        return
+    with torch.device("meta"), building():
+        model = SiglipTextModel._from_config(SiglipTextConfig(**siglip_shapes(folder, root, "text_config")))
+    wanted = model.state_dict().keys()
+    for word, wrong in (("missing", wanted - present), ("unexpected", present - wanted)):
+        if wrong:
+            raise CraftError(f"{folder}: {word} {listed(prefix + name for name in wrong)}")
+
+
 def _is_ours(name: str) -> bool:
     """A codebook's table or one of the contrastive scalars, under either of their names."""
     if name.startswith(CODEBOOKS):
@@ -214,13 +258,16 @@ def read_codebooks(files: TensorFiles, folder: Path, section: dict[str, Any]) ->
     """``[1 | R, K, d]`` tables without the padding row; None if the config describes no quantiser.
 
     Raises:
-        CraftError: a table is missing, of another shape, or differs from the others although they are shared.
+        CraftError: a table is missing, not described, of another shape, or differs from the others although they are
+            shared.
     """
-    if "n_embed" not in section:
-        return None
-    levels, entries = int(section["code_shape"][-1]), int(section["n_embed"])
-    shared = bool(section.get("shared_codebook", False))
     present = sorted(n for n in files.names() if n.startswith(CODEBOOKS) and n.endswith(".weight"))
+    if "n_embed" not in section:
+        if present:
+            raise CraftError(f"{folder / 'config.json'}: no rqvaesiglip.n_embed, but the folder holds {present[0]}")
+        return None
+    levels, entries = levels_of(section, folder), int(section["n_embed"])
+    shared = bool(section.get("shared_codebook", False))
     wanted = [f"{CODEBOOKS}{level}.weight" for level in range(levels)]
     missing = [wanted[0]] * (not present) if shared else [n for n in wanted if n not in present]
     extra = [n for n in present if n not in wanted]
@@ -252,7 +299,7 @@ def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", att
         model = SiglipTextModel._from_config(config, attn_implementation=attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
     load_strict(model, state, folder, prefix)
-    name = read_json(folder / "config.json")["rqvaesiglip"]["pretrained_model"]
+    name = section_of(folder)["pretrained_model"]
     tokens = _siglip_folder(name, folder, root) or (hub_folder(name) if name in KNOWN_SIGLIP else None)
     if tokens is None:
         raise CraftError(f"the text tower's tokenizer is not on this machine: `hf download {name}`")

@@ -20,7 +20,14 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.blocks import blocks
 from craft_lightning.models.files import building, first_line, read_json
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.reading import checkpoint_root, siglip_shapes, top_config_of, tower_folder
+from craft_lightning.models.reading import (
+    checkpoint_root,
+    levels_of,
+    section_of,
+    siglip_shapes,
+    top_config_of,
+    tower_folder,
+)
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.models.vlm import DiscreteVlm, Projector
@@ -57,14 +64,17 @@ def _tower(root: Path) -> tuple[Any, ResidualQuantizer | None]:
 
         return TimmTower(facts["timm"]["name"], None, facts["timm"].get("image_size")), None
     config = SiglipVisionConfig(**siglip_shapes(folder, root, "vision_config"))
-    section, quantizer = facts["rqvaesiglip"], None
+    section, quantizer = section_of(folder), None
     if "n_embed" in section and not top_config_of(root).get("continuous", False):
-        levels = int(section["code_shape"][-1])
+        levels = levels_of(section, folder)
         tables = torch.empty(
             1 if section.get("shared_codebook") else levels, int(section["n_embed"]), config.hidden_size
         )
         quantizer = ResidualQuantizer(tables, levels)
-    return VisionTower(SiglipVisionModel(config)), quantizer
+    try:
+        return VisionTower(SiglipVisionModel(config)), quantizer
+    except ValueError as error:
+        raise CraftError(f"{folder}: {error}") from error
 
 
 @dataclass(frozen=True)

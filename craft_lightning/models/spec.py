@@ -25,6 +25,15 @@ class Backbone:
     source: str
     about: str
 
+    @property
+    def origin(self) -> str:
+        """Where to get it."""
+        if self.source == "pocket":
+            return "shipped"
+        if self.source == "models":
+            return f"build it in $CRAFT_MODELS/{self.name}"
+        return f"hf download {self.source}"
+
 
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
@@ -41,7 +50,14 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-@dataclass
+CHOICES = {
+    "quantizer_dtype": ("float32", "bfloat16"),
+    "dtype": ("float32", "bfloat16", "float16"),
+    "attention": ("sdpa", "eager"),
+}
+
+
+@dataclass(frozen=True)
 class VlmSpec:
     """A vision-language model, in primitives.
 
@@ -53,6 +69,9 @@ class VlmSpec:
         attention: ``sdpa`` or ``eager``.
         gradient_checkpointing: blocks compute their activations again in the backward pass instead of keeping them:
             less memory, a third more time.
+
+    Raises:
+        CraftError: a dtype or kernel that is none of :data:`CHOICES`.
     """
 
     name: str = "pocket-vila-u"
@@ -61,6 +80,11 @@ class VlmSpec:
     dtype: str = "float32"
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for setting, known in CHOICES.items():
+            if getattr(self, setting) not in known:
+                raise unknown(f"backbone.{setting}", str(getattr(self, setting)), known)
 
 
 def models_root() -> Path:

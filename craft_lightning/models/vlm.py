@@ -269,7 +269,7 @@ class DiscreteVlm(nn.Module):
                 **inputs,
                 attention_mask=mask.long(),
                 position_ids=where,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )

@@ -1,6 +1,7 @@
 """Pictures and questions on disk.
 
-Labelled images: ``ROOT/{train,test[,val]}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg`` alone. Questions:
+Labelled images: ``ROOT/{train,test[,val]}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg`` alone; folders below a class belong
+to it, folders and files whose names begin with a dot and links to folders are passed over. Questions:
 ``ROOT/{train,test[,val]}.jsonl`` with picture paths relative to ROOT, or one ``FILE.jsonl``. Where a split is missing
 it is cut from what is there by a hash of the picture's path, so it is the same on every machine and for every seed
 (shares are rounded, and at least one of four or more pictures):
@@ -13,7 +14,7 @@ it is cut from what is there by a hash of the picture's path, so it is the same 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from craft_lightning import mcq
 from craft_lightning.errors import CraftError, nearest
+from craft_lightning.models.pixels import read_image
 from data_modules.facts import DatasetFacts, Kind
 from data_modules.reader import Reader
 from data_modules.sources.images import SUFFIXES, FileImages, check_header, read_square
@@ -128,12 +130,14 @@ class FolderSource(Source):
     def _pictures(self, paths: list[Path]) -> tuple[Tensor | FileImages, dict[Path, int]]:
         side = self.reader.side
         lazy = len(paths) * 3 * side**2 > CACHE_BYTES
+        # Where bad pictures are left out, each is decoded now: which rows a batch holds is settled after this.
+        check: Callable[[Path], object] = read_image if self.problems.on_bad == "skip" else check_header
         read: list[Tensor] = []
         good: list[Path] = []
         for path in paths:
             try:
                 if lazy:
-                    check_header(path)
+                    check(path)
                 else:
                     read.append(read_square(path, side, self.reader.aspect))
             except CraftError as e:
@@ -182,7 +186,7 @@ class FolderSource(Source):
         origin: dict[str, Path] = {}
         for sub in _folders(folder):
             words = self.dataset.class_words(sub.name)
-            files = sorted(f for f in sub.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+            files = _pictures_below(sub)
             if words is None:
                 close = nearest(sub.name, self.dataset.labels)
                 hint = f"; did you mean {close!r}?" if close else ""
@@ -221,6 +225,15 @@ class FolderSource(Source):
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    """A class's picture files, at any depth: its own first, then those of each folder in it, by name."""
+    shown = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    files = sorted(p for p in shown if p.suffix.lower() in SUFFIXES and p.is_file())
+    for sub in sorted(p for p in shown if p.is_dir() and not p.is_symlink()):
+        files += _pictures_below(sub)
+    return files
 
 
 def _split_folders(root: Path) -> dict[SplitName | None, Path]:

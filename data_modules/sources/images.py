@@ -76,6 +76,6 @@ class FileImages:
         """``[3, side, side]`` uint8.
 
         Raises:
-            CraftError: the file is broken (its header was checked before, its body was not).
+            CraftError: the file is broken (where bad inputs are not skipped, its header alone was checked before).
         """
         return read_square(self.paths[index], self.side, self.aspect)

@@ -26,8 +26,19 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 N, K = 16, 64
 
 
-def cli_of(checkpoints: Path, verb: str, folder: Path, *flags: str, backbone: str = "host", callbacks: Any = ()) -> Any:
-    configs = ["--config", str(EXPERIMENTS / "smoke.yaml"), "--config", str(EXPERIMENTS / "callbacks/prune.yaml")]
+ZERO_SHOT = "examples/zero_shot.yaml"
+
+
+def cli_of(
+    checkpoints: Path,
+    verb: str,
+    folder: Path,
+    *flags: str,
+    config: str = "smoke.yaml",
+    backbone: str = "host",
+    callbacks: Any = (),
+) -> Any:
+    configs = ["--config", str(EXPERIMENTS / config), "--config", str(EXPERIMENTS / "callbacks/prune.yaml")]
     small = ["--data.train_size=16", "--data.val_size=6", "--data.test_size=10", "--data.eval_batch_size=4"]
     where = [f"--model.backbone.name={checkpoints / backbone}", f"--trainer.default_root_dir={folder}"]
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
@@ -169,14 +180,14 @@ def test_keep_one_is_the_run_without_pruning(run: Any, encoder: Path, tmp_path: 
 
 
 def test_other_methods_are_not_pruned_unless_asked(run: Any, tmp_path: Path) -> None:
-    plain = run("test", "zero", "--model=ZeroShot")
+    plain = run("test", "zero", config=ZERO_SHOT)
     assert metrics(plain)["test/prune/keep"] == 1.0
     assert not any("keep1.0" in name or "tokens" in name for name in metrics(plain))
-    asked = run("test", "asked", "--model=ZeroShot", "--prune.keep=0.5", "--prune.also=[]")
+    asked = run("test", "asked", "--prune.keep=0.5", "--prune.also=[]", config=ZERO_SHOT)
     assert metrics(asked)["test/prune/tokens"] == 0.5
     # Without an encoder's counts, the training pictures are counted with the encoder as it is.
     assert int(asked.model.token_prior.sum()) == 16 * N
-    assert metrics(run("test", "cont", "--model=ZeroShot", backbone="continuous"))["test/prune/keep"] == 1.0
+    assert metrics(run("test", "cont", config=ZERO_SHOT, backbone="continuous"))["test/prune/keep"] == 1.0
 
 
 def test_the_encoder_s_own_counts_serve_other_data(run: Any, encoder: Path) -> None:
@@ -252,15 +263,15 @@ def test_random_orders_follow_the_run_s_seed(run: Any, encoder: Path) -> None:
 )
 def test_mistakes_are_one_line(run: Any, flag: str, message: str) -> None:
     with pytest.raises(CraftError, match=message) as error:
-        run("test", "test", "--model=ZeroShot", flag)
+        run("test", "test", flag, config=ZERO_SHOT)
     assert "\n" not in str(error.value)
 
 
 def test_a_continuous_tower_has_no_codes_to_prune_by(run: Any) -> None:
-    flags = ["--model=ZeroShot", "--prune.keep=0.5"]
+    model = {"config": ZERO_SHOT, "backbone": "continuous"}
     with pytest.raises(CraftError, match=r"has no codes to prune by; use --prune\.rule\.variant random"):
-        run("test", "test", *flags, backbone="continuous")
-    found = metrics(run("test", "test", *flags, "--prune.rule.variant=random", backbone="continuous"))
+        run("test", "test", "--prune.keep=0.5", **model)
+    found = metrics(run("test", "test", "--prune.keep=0.5", "--prune.rule.variant=random", **model))
     assert found["test/prune/tokens"] == 0.5
 
 

@@ -94,6 +94,32 @@ def test_large_sets_are_read_when_needed(class_folder, monkeypatch):
     assert first.keys == second.keys
 
 
+def test_broken_pictures_of_large_sets_are_skipped_and_counted(class_folder, monkeypatch):
+    root = class_folder(CLASSES)
+    kind, said = break_picture(root)
+    monkeypatch.setattr(folder_module, "CACHE_BYTES", 0)
+    data = own(root, holdout=0.0, on_bad="skip")
+    assert isinstance(data.splits["train"].images, FileImages)
+    assert data.describe()["skipped"] == {kind: 1}
+    asked = [*data.examples("train"), *data.examples("val")]
+    assert len(asked) == 29
+    assert not any(said in example.key for example in asked)
+
+
+def test_folders_below_a_class_belong_to_it(class_folder):
+    root = class_folder(CLASSES, each=2)
+    flat = own(root, "test").examples("test")
+    elk = root / "test" / "elk"
+    for name in ("zoo/b.png", "zoo/cages/a.png", ".hidden/c.png", "zoo/.thumb.png"):
+        save_picture(elk / name, seed=7)
+    (elk / "linked").symlink_to(root / "test" / "lynx")
+    (elk / "folder.png").mkdir()
+    nested = own(root, "test").examples("test")
+    found = [e.key.removeprefix("folder/test/elk/") for e in nested if e.meta["answer_text"] == "elk"]
+    assert found == ["00.png", "01.png", "zoo/b.png", "zoo/cages/a.png"]
+    assert len(nested) == len(flat) + 2
+
+
 def test_known_labels_get_their_words_and_holdout_is_the_twins(class_folder, tmp_path):
     from data_modules import labels
 

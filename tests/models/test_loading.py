@@ -1,7 +1,9 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from torch import Tensor
 from craft_lightning.errors import CraftError
 from craft_lightning.models.layout import write_encoder
 from craft_lightning.models.loading import apply_encoder, load_text_tower, load_tokenizer, load_tower, load_vlm
+from craft_lightning.models.skeleton import skeleton
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tiny import tiny_tokenizer, write_tiny, write_tiny_tower
 
 BOOK = "rqvaesiglip.quantizer.codebooks."
+TEXT = "rqvaesiglip.siglip_model.text_model."
 
 
 @pytest.fixture
@@ -184,6 +188,9 @@ def test_known_unused_tensors_are_reported(folder: Path, caplog: pytest.LogCaptu
         ("vision_tower", f"{BOOK}0.weight", None, "missing .*codebooks.0.weight"),
         ("vision_tower", f"{BOOK}0.weight", torch.zeros(64, 32), "64 codes and a padding row"),
         ("vision_tower", f"{BOOK}7.weight", torch.zeros(65, 32), "unexpected .*codebooks.7.weight"),
+        ("vision_tower", f"{BOOK}0.weight", torch.zeros(65, 48), "vision_tower: codewords of width 48 .* of width 32"),
+        ("vision_tower", f"{TEXT}encoder.layers.9.mlp.fc1.bias", torch.zeros(1), "unexpected .*text_.*9.mlp.fc1.bias"),
+        ("vision_tower", f"{TEXT}head.bias", None, "missing rqvaesiglip.siglip_model.text_model.head.bias"),
         ("mm_projector", "layers.2.bias", None, "missing layers.2.bias"),
         ("llm", "model.norm.weight", None, "missing model.norm.weight"),
         ("llm", "model.extra.weight", torch.zeros(2), "unexpected model.extra.weight"),
@@ -199,6 +206,42 @@ def test_every_tensor_is_used_or_known(folder: Path, part: str, name: str, value
     change(folder / part / "model.safetensors", edit)
     with pytest.raises(CraftError, match=message):
         load_vlm(VlmSpec(str(folder)))
+
+
+def test_a_tower_needs_no_text_half(folder: Path) -> None:
+    def leave_out(state: dict[str, Tensor]) -> None:
+        for name in [name for name in state if name.startswith(TEXT)]:
+            del state[name]
+
+    change(folder / "vision_tower" / "model.safetensors", leave_out)
+    load_vlm(VlmSpec(str(folder)))
+    with pytest.raises(CraftError, match="no text tower"):
+        load_text_tower(folder)
+
+
+@pytest.mark.parametrize("read", [load_vlm, skeleton])
+@pytest.mark.parametrize("shape", [None, [], 4, [4, 4, "four"], [4, 4, 0]])
+def test_a_config_says_how_many_codes_a_token_has(folder: Path, read: Callable[[VlmSpec], object], shape: Any) -> None:
+    set_section(folder, code_shape=shape)
+    with pytest.raises(CraftError, match=r"rqvaesiglip.code_shape is .*, expected \[rows, columns, levels"):
+        read(VlmSpec(str(folder)))
+
+
+def test_a_codebook_that_the_config_does_not_describe_is_not_passed_over(folder: Path) -> None:
+    path = folder / "vision_tower" / "config.json"
+    section = json.loads(path.read_text())["rqvaesiglip"]
+    for name in ("n_embed", "code_shape"):
+        del section[name]
+        change_json(path, rqvaesiglip=section)
+        with pytest.raises(CraftError, match=f"n_embed, but the folder holds {BOOK}0.weight"):
+            load_tower(folder)
+
+
+@pytest.mark.parametrize("read", [load_vlm, skeleton])
+def test_a_tower_of_one_block_is_refused(tmp_path: Path, read: Callable[[VlmSpec], object]) -> None:
+    write_tiny(tmp_path / "model", tower_layers=1)
+    with pytest.raises(CraftError, match="vision_tower: a tower needs at least two blocks"):
+        read(VlmSpec(str(tmp_path / "model")))
 
 
 def test_rotary_buffers_of_old_files_are_ignored(folder: Path) -> None:
@@ -347,6 +390,29 @@ def test_dtypes(folder: Path) -> None:
     assert vlm.codebook_hash == load_tower(folder).quantizer.hash()
     with pytest.raises(CraftError, match="float32, bfloat16, float16"):
         load_tower(folder, dtype="int8")
+    with pytest.raises(CraftError, match="vision_tower: distances are computed in float32 or bfloat16"):
+        load_tower(folder, quantizer_dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("quantizer_dtype", "float16", "'float16'; did you mean 'bfloat16'? Known: float32, bfloat16"),
+        ("quantizer_dtype", "nonsense", "'nonsense'. Known: float32, bfloat16"),
+        ("dtype", "float23", "did you mean 'float32'? Known: float32, bfloat16, float16"),
+        ("attention", "flash", "'flash'. Known: sdpa, eager"),
+    ],
+)
+def test_a_spec_says_what_it_takes(setting: str, value: str, expected: str) -> None:
+    with pytest.raises(CraftError) as caught:
+        VlmSpec(**{setting: value})
+    assert str(caught.value).startswith(f"no backbone.{setting} ")
+    assert expected in str(caught.value)
+
+
+def test_a_spec_is_shared_and_so_never_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        VlmSpec().name = "pocket-vila"  # type: ignore[misc]
 
 
 def test_names_resolve_or_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,9 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
         with pytest.raises(CraftError, match=message):
             run(*arguments, "--output", out)
     assert not out.exists()
-    with pytest.raises(CraftError, match="no folder"):
-        run("--checkpoint", checkpoint, "--input", pictures, "--output", tmp_path / "no" / "out")
+    for place, message in ((tmp_path / "no" / "out", "no folder"), (empty, "is a folder: name a file in it")):
+        with pytest.raises(CraftError, match=message):
+            run("--checkpoint", checkpoint, "--input", pictures, "--output", place)
 
 
 def test_kept_tokens_and_counts(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Where a run and a verb write, made sure of before anything is computed; and what they may find or replace there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from craft_lightning.errors import CraftError
+
+EVENTS = "events"
+"""A run's TensorBoard files: a folder of their own, so that a view can name one run without what lies below it."""
+
+FINDINGS = ("checkpoints", "encoder", "result*.json")
+"""What makes a folder a used one."""
+
+OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", EVENTS)
+"""What a run writes into its folder, and all that ``--overwrite`` removes."""
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a run can write into its folder, which need not exist yet.
+
+    Raises:
+        CraftError: a file is in the way, or the folder is not the user's to write.
+    """
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
+    why = None if there.is_dir() else f"{there} is no folder"
+    if why is None and not os.access(there, os.W_OK | os.X_OK):
+        why = f"no permission to write in {there}"
+    if why is not None:
+        raise CraftError(f"cannot write to {folder}: {why}; name another folder with --trainer.default_root_dir")
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Make sure that a verb can write the file that a flag names.
+
+    Raises:
+        CraftError: it is a folder, or lies in none.
+    """
+    if path.is_dir():
+        raise CraftError(f"{flag} {path} is a folder: name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise CraftError(f"{flag} {path}: no folder {path.parent}")
+
+
+def find_checkpoint(path: str, run: Path) -> str:
+    """The checkpoint that ``--ckpt_path`` names; ``last`` is that of a training's folder.
+
+    Raises:
+        CraftError: there is none; names those that there are. ``best`` and Lightning's other words never have one:
+            only the last step is kept.
+    """
+    found = run / "checkpoints" / "last.ckpt" if path == "last" else Path(path)
+    if found.exists():
+        return str(found)
+    word = path != "last" and found.name == path and not found.suffix
+    place = run / "checkpoints" if word else found.parent
+    there = ", ".join(sorted(map(str, place.glob("*.ckpt")))) or f"none in {place}"
+    raise CraftError(f"no checkpoint {path if word else found}; there is {there}: --ckpt_path takes a file, or last")
+
+
+def claim(folder: Path, resuming: bool, overwrite: bool) -> None:
+    """Make sure that a fit begins in a clean run folder.
+
+    Raises:
+        CraftError: the folder holds a run, and neither ``--ckpt_path`` nor ``--overwrite`` was given.
+    """
+    kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
+    if resuming:
+        return
+    if kept and not overwrite:
+        raise CraftError(
+            f"{folder} holds a run ({kept[0].name}); continue it with --ckpt_path last, replace it with --overwrite "
+            "true, or name another folder with --trainer.default_root_dir"
+        )
+    # What a run left that found nothing would mix with the new one's curves.
+    for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

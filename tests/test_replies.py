@@ -1,0 +1,81 @@
+"""The letter rule: the most likely of the letters that an item has options for, whatever other tokens say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from craft_lightning.replies import likely_letters, scored_replies
+
+IDS = dict(zip("ABCDEFGH", (7, 3, 11, 5, 2, 13, 9, 1), strict=True))
+"""Token ids in another order than the letters."""
+
+ROWS = (
+    {"A": 1.0, "B": 2.0, "C": 8.0, "H": 9.0},  # the likeliest letters are none of its options
+    {"A": 1.0, "B": 2.0, "C": 8.0, "H": 9.0},
+    {"D": 0.5},
+    {letter: float(value) for value, letter in enumerate(IDS)},
+)
+COUNTS = (2, 0, 4, 8)
+
+
+class Model:
+    """Replies and logits that are given, and a count of the passes that were asked for."""
+
+    def __init__(self, lockstep: bool = False) -> None:
+        self.lockstep = lockstep
+        self.passes = 0
+
+    def letter_ids(self) -> dict[str, int]:
+        return IDS
+
+    def answer_logits(self, visual: Any, batch: Any) -> torch.Tensor:
+        self.passes += 1
+        logits = torch.zeros(len(ROWS), 20)
+        logits[:, 0] = 99.0  # a token that is no letter
+        for row, told in enumerate(ROWS):
+            for letter, value in told.items():
+                logits[row, IDS[letter]] = value
+        return logits
+
+    def generate(self, visual: Any, batch: Any, most: int) -> list[str]:
+        return ["b", "B. it", "d", "x"]
+
+
+class Batch(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def batch(counts: tuple[int, ...] = COUNTS) -> Any:
+    answers = ("B", "a roof", "A", "H")
+    return Batch(
+        keys=tuple("wxyz"), answers=answers, seen=torch.tensor([True, True, False, True]), option_counts=counts
+    )
+
+
+def test_only_the_item_s_own_letters_compete() -> None:
+    model: Any = Model()
+    assert likely_letters(model, None, batch()) == ["b", None, "d", "h"]  # type: ignore[arg-type]
+    assert model.passes == 1
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_open_questions_take_a_pass_only_where_others_wait_for_it(lockstep: bool) -> None:
+    model: Any = Model(lockstep)
+    assert likely_letters(model, None, batch((0, 0, 0, 0))) == [None] * 4  # type: ignore[arg-type]
+    assert model.passes == int(lockstep)
+
+
+def test_replies_and_letters_are_scored_apart() -> None:
+    model: Any = Model()
+    found = scored_replies(model, None, batch())  # type: ignore[arg-type]
+    assert [(p.key, p.text, p.correct, p.seen, p.letter_correct) for p in found] == [
+        ("w", "b", True, True, True),
+        ("x", "B. it", False, True, None),
+        ("y", "d", False, False, False),
+        ("z", "x", False, True, True),
+    ]
