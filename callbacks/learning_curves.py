@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.result_writer import write_atomically
+from craft_lightning.writing import write_text
 
 NAME = "curves.jsonl"
 
@@ -30,7 +30,7 @@ class LearningCurves(Callback):
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         # The last line may have been cut off by the interruption.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= trainer.global_step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """The terms of this step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,19 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import facts
 from craft_lightning.types import Prediction
+from craft_lightning.writing import write_json, write_text
 
 T = TypeVar("T")
 
 NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
 """Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name and rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -121,9 +113,9 @@ class ResultWriter(Callback):
             return
         hashes = getattr(getattr(trainer, "datamodule", None), "item_hashes", None)
         items = hashes(split) if hashes else {}
-        write_atomically(self._lines, _jsonl(rows.values(), items))
+        write_text(self._lines, _jsonl(rows.values(), items))
         for keep, replies in also.items():
-            write_atomically(self._lines.with_suffix(f".keep{keep}.jsonl"), _jsonl(replies.values(), items))
+            write_text(self._lines.with_suffix(f".keep{keep}.jsonl"), _jsonl(replies.values(), items))
         write_items = getattr(getattr(trainer, "datamodule", None), "write_items", None)
         if write_items:
             write_items(split, self._lines.with_name(self._lines.name.replace("predictions", "items")))
@@ -153,7 +145,7 @@ class ResultWriter(Callback):
             "versions": facts.versions(),
             "git": facts.git_state(),
         }
-        write_atomically(self._result, json.dumps(facts.plain(result), indent=1) + "\n")
+        write_json(self._result, facts.plain(result))
 
 
 def _jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str:

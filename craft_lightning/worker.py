@@ -36,7 +36,8 @@ from craft_lightning import __version__
 from craft_lightning.cli import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.scoring import normalise
-from craft_lightning.tables.store import RESULT, write_json
+from craft_lightning.tables.store import RESULT
+from craft_lightning.writing import write_json
 
 STEP_INTERVAL = 0.5
 """Seconds between two ``step`` events."""

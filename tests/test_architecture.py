@@ -18,6 +18,7 @@ RANKS = {
     "craft_lightning": 0,
     "craft_lightning.types": 0,
     "craft_lightning.errors": 0,
+    "craft_lightning.writing": 0,
     "craft_lightning.prompts": 1,
     "craft_lightning.scoring": 1,
     "craft_lightning.losses": 1,
@@ -144,6 +145,33 @@ def words(folder: str) -> dict[str, set[str]]:
         path.name: set(re.findall(r"[a-z0-9_]+", path.read_text(encoding="utf-8").lower()))
         for path in (ROOT / folder).rglob("*.py")
     }
+
+
+WRITES = r"\.(?:write_text|write_bytes|save|savefig)\(|\bsave_file\(|\bopen\([^)]*[\"'](?:w|x|a)"
+UNDER_A_TEMPORARY_NAME = ("temporary", "partial", "figure.savefig(out,", "fabric.save(", "experiment.")
+STREAMS = {
+    "tables/cluster.py": "answers of a worker, line by line",
+    "tables/store.py": "a lock",
+    "callbacks/learning_curves.py": "a line a step; its reader drops a last line that was cut off",
+    "craft_lightning/worker.py": "a log, and a switch of the kernel",
+    "callbacks/facts.py": "a switch of the kernel",
+}
+"""Files that are not results, or grow by whole lines."""
+
+
+def test_results_are_written_by_the_one_helper() -> None:
+    """A kill at any moment leaves the old file or the whole new one (writing.py): nothing writes to a final name."""
+    found = []
+    for path in sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name == "craft_lightning/writing.py" or name.endswith(tuple(STREAMS)):
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for before, line in zip(["", *lines], lines, strict=False):
+            known = any(mark in text for mark in UNDER_A_TEMPORARY_NAME for text in (line, before))
+            if re.search(WRITES, line) and not known and not re.search(r"save_file\($", line):
+                found.append(f"{name}: {line.strip()}")
+    assert found == []
 
 
 def test_methods_name_no_dataset() -> None:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipTextModel, SiglipVisionModel
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.files import fresh_folder, quiet, read_json, save_tensors, write_json
+from craft_lightning.models.files import fresh_folder, quiet, read_json, save_tensors
+from craft_lightning.writing import write_json
 
 SIGLIP = "rqvaesiglip.siglip_model."
 CODEBOOKS = "rqvaesiglip.quantizer.codebooks."

@@ -9,28 +9,16 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from craft_lightning.tables.plan import CHECKPOINT, Node
+from craft_lightning.writing import write_json
 
 RESULT = "node.json"
 FAILURE = "failure.json"
 STARTED = "started.json"
 LOCKS = ".locks"
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write so that a reader sees the old file or the whole new one, whenever the writer dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
