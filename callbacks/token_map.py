@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.codebook_usage import CodesChanged
-from callbacks.result_writer import everywhere
+from callbacks.replies import everywhere
 from craft_lightning.models.pixels import preprocess
 from craft_lightning.models.reading import load_tower
 from craft_lightning.mosaic import INK, MUTED, RIGHT, WRONG, TokenView, code_colours, draw_tokens, stack

@@ -10,7 +10,6 @@ import inspect
 import logging
 import os
 import re
-import shutil
 import sys
 import warnings
 from collections.abc import Sequence, Set
@@ -32,6 +31,7 @@ from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
 from callbacks.hparams_tab import HparamsTab
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.last_validation import LastValidation
 from callbacks.lost import lost_process
 from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
@@ -42,27 +42,20 @@ from callbacks.sharded import register
 from callbacks.ste_check import SteCheck
 from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
-from craft_lightning import __version__
+from craft_lightning import __version__, defaults
 from craft_lightning.arguments import flat, named_settings, one_class_each, read_configs
 from craft_lightning.errors import CraftError, nearest, unknown
+from craft_lightning.folders import EVENTS, claim, claim_evaluation, unused
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.methods.state import read_checkpoint
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
-from craft_lightning.tables.board import EVENTS
 from data_modules.base import VqaDataModule
 
 ALIASES = {"--encoder": "--model.backbone.encoder"}
 """Flags that people type, and what they stand for."""
-
-FINDINGS = ("checkpoints", "encoder", "result*.json")
-"""What makes a folder a used one."""
-
-OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", EVENTS)
-"""What a run writes into its folder, and all that ``--overwrite`` removes."""
-
 
 class CraftParser(LightningArgumentParser):
     """Errors are one line with the nearest name that exists."""
@@ -120,24 +113,15 @@ class CraftCLI(LightningCLI):
         """The links, the checkpoint callback, and the permission to write over a used run folder."""
         for field in fields(VlmSpec):
             parser.link_arguments(f"model.init_args.backbone.{field.name}", f"data.backbone.{field.name}")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.add_lightning_class_args(PruneAtValidation, "prune")
-        parser.link_arguments("seed_everything", "prune.rule.seed", compute_fn=int)
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TokenMap, "token_map")
         parser.add_lightning_class_args(SteCheck, "ste_check")
-        parser.set_defaults(
-            {
-                # The weights of the last step, never the best of many (methods.md 1.5, DESIGN 4.7).
-                "checkpoint.save_last": True,
-                "checkpoint.save_top_k": 0,
-                "checkpoint.save_on_train_epoch_end": True,
-                # Beside the end of each epoch, so that an interrupted training loses little of a long one.
-                "checkpoint.every_n_train_steps": 50,
-            }
-        )
+        for setting in defaults.SEEDED:
+            parser.link_arguments("seed_everything", setting, compute_fn=int)
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in defaults.CHECKPOINT.items()})
         parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Remove what an earlier run left in the run folder (fit)."
+            "--overwrite", type=bool, default=False, help="Remove what an earlier run left in the folder."
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -168,21 +152,25 @@ class CraftCLI(LightningCLI):
         """Fix the run folder and the checkpoint, and refuse a folder that is used."""
         config = self.config[self.subcommand]
         fit_folder = Path("runs") / _run_name(config)
-        if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(
-                fit_folder if self.subcommand == "fit" else fit_folder / self.subcommand
-            )
-        else:
+        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        if config.trainer.default_root_dir is not None:
             fit_folder = Path(config.trainer.default_root_dir)
+        elif self.subcommand == "fit":
+            config.trainer.default_root_dir = str(fit_folder)
+        else:
+            own = fit_folder / self.subcommand
+            config.trainer.default_root_dir = str(unused(own, self.subcommand) if first and not config.overwrite else own)
         path = config.get("ckpt_path")
         if path == "last":
             path = config.ckpt_path = str(fit_folder / "checkpoints" / "last.ckpt")
         if path is not None and path != "best" and not Path(path).exists():
             there = sorted(map(str, Path(path).parent.glob("*.ckpt")))
             raise CraftError(f"no checkpoint {path}; there is {', '.join(there) or 'none in that folder'}")
-        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        folder = Path(config.trainer.default_root_dir)
         if self.subcommand == "fit" and first:
-            _claim(Path(config.trainer.default_root_dir), resuming=path is not None, overwrite=config.overwrite)
+            claim(folder, resuming=path is not None, overwrite=config.overwrite)
+        elif first:
+            claim_evaluation(folder, self.subcommand, config.overwrite)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
@@ -201,6 +189,7 @@ class CraftCLI(LightningCLI):
             *advice,
             RunBanner(),
             *([] if theirs or config.trainer.enable_progress_bar is False else [Progress()]),
+            LastValidation(),
             CodesChanged(),
             ResultWriter(self.subcommand, resolved),
             EncoderExport(),
@@ -243,25 +232,6 @@ def _run_name(config: Namespace) -> Path:
     return Path(str(config.data.dataset)) / backbone / method / f"seed{config.seed_everything}"
 
 
-def _claim(folder: Path, resuming: bool, overwrite: bool) -> None:
-    """Make sure that a fit begins in a clean run folder.
-
-    Raises:
-        CraftError: the folder holds a run, and neither ``--ckpt_path`` nor ``--overwrite`` was given.
-    """
-    kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
-    if resuming:
-        return
-    if kept and not overwrite:
-        raise CraftError(
-            f"{folder} holds a run ({kept[0].name}); continue it with --ckpt_path last, replace it with --overwrite "
-            "true, or name another folder with --trainer.default_root_dir"
-        )
-    # What a run left that found nothing would mix with the new one's curves.
-    for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> CraftCLI:
     """Parse and, if ``run``, do what the arguments say.
 
@@ -299,7 +269,7 @@ def _construct(cls: type[CraftCLI], argv: Sequence[str]) -> CraftCLI:
         subclass_mode_model=True,
         parser_class=CraftParser,
         auto_configure_optimizers=False,
-        seed_everything_default=0,
+        seed_everything_default=defaults.SEED,
         save_config_callback=SaveConfig,
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False, "version": __version__},
         args=list(argv),

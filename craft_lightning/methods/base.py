@@ -66,6 +66,8 @@ class BaseMethod(StepAccounts, ABC):
         usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
+        moved: weights are not the backbone's own any more: in ``fit``, and with a checkpoint's weights.
+        beside_encoder: what an evaluation needs besides the encoder's own parameters, in words; empty for nothing.
         token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
             PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
     """
@@ -88,6 +90,8 @@ class BaseMethod(StepAccounts, ABC):
         self.token_also: tuple[float, ...] = ()
         self.token_prior: Tensor | None = None
         self.token_rule = PruneRule()
+        self.moved = False
+        self.beside_encoder = ""
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -197,6 +201,10 @@ class BaseMethod(StepAccounts, ABC):
         """Encode, quantise, project, and read the answer's logits and loss (labels are needed)."""
         return self.vlm(self.visual_tokens(batch.pixel_values), batch)
 
+    def setup(self, stage: str) -> None:
+        """In ``fit`` the weights are the method's from the first step on."""
+        self.moved = self.moved or stage == "fit"
+
     def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
         """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""
         seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
@@ -291,6 +299,7 @@ class BaseMethod(StepAccounts, ABC):
             CraftError: with both names, both hashes, or the first tensors concerned.
         """
         self.configure_model()
+        self.moved = True
         facts = state.check_method(checkpoint, self.name, FORMAT)
         state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}

@@ -12,14 +12,12 @@ import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from craft_lightning.folders import EVENTS
 from craft_lightning.tables.plan import Line, Plan
 from craft_lightning.tables.store import LOCKS
 
 BOARD = "tensorboard"
 """The folder of links below the folder of all results."""
-
-EVENTS = "events"
-"""The folder of event files in a run's folder; tests of other rows and tables may lie beside it, not in it."""
 
 
 def link_table(plan: Plan) -> Path:

@@ -9,10 +9,12 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from craft_lightning.tables.plan import CHECKPOINT, Node
+from craft_lightning.versions import PACKAGES, versions
 from craft_lightning.writing import write_json
 
 RESULT = "node.json"
@@ -50,6 +52,21 @@ def why_stale(node: Node) -> str:
     old = (read_json(node.folder / RESULT) or {}).get("node", {})
     changed = [name for name in ("config", "code", "weights") if old.get(name) != node.facts[name]]
     return ", ".join(changed) or "the encoder under test"
+
+
+def other_libraries(nodes: Iterable[Node]) -> str | None:
+    """How many results were computed with libraries of other versions than those here, in one line; None if none was.
+
+    They count as done: an upgrade must not cost a table, and what it changes is seldom more than the last digits.
+    """
+    here, differences, count = versions(), dict[str, set[str]](), 0
+    for there in [found["versions"] for found in map(result, nodes) if found is not None and "versions" in found]:
+        others = {name: there[name] for name in PACKAGES if there.get(name, here[name]) != here[name]}
+        count += bool(others)
+        for name, other in others.items():
+            differences.setdefault(name, set()).add(other)
+    told = ", ".join(f"{name} {', '.join(sorted(there))}, here {here[name]}" for name, there in differences.items())
+    return f"{count} results are of other libraries ({told}): they are kept; remove them to compute anew" if count else None
 
 
 def predictions(node: Node, keep: float | None) -> Path:

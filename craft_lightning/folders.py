@@ -1,0 +1,69 @@
+"""Run folders: what a run writes where, and that no run writes over another."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import chain, count
+from pathlib import Path
+
+from craft_lightning.errors import CraftError
+
+EVENTS = "events"
+"""The folder of event files in a run's folder; tests of other rows and tables may lie beside it, not in it."""
+
+FINDINGS = ("checkpoints", "encoder", "result*.json")
+"""What makes a folder a used one."""
+
+OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", EVENTS)
+"""What a run writes into its folder, and all that ``--overwrite`` removes."""
+
+
+def places(folder: Path, verb: str) -> tuple[Path, Path]:
+    """Where a run of this verb writes its result and its replies.
+
+    In a folder that holds a fit, the files of an evaluation carry its verb: ``result.test.json``.
+    """
+    tag = f".{verb}" if verb != "fit" and (folder / "config.yaml").exists() else ""
+    return folder / f"result{tag}.json", folder / f"predictions{tag}.jsonl"
+
+
+def claim(folder: Path, resuming: bool, overwrite: bool) -> None:
+    """Make sure that a fit begins in a clean run folder.
+
+    Raises:
+        CraftError: the folder holds a run, and neither ``--ckpt_path`` nor ``--overwrite`` was given.
+    """
+    kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
+    if resuming:
+        return
+    if kept and not overwrite:
+        raise CraftError(
+            f"{folder} holds a run ({kept[0].name}); continue it with --ckpt_path last, replace it with --overwrite "
+            "true, or name another folder with --trainer.default_root_dir"
+        )
+    # What a run left that found nothing would mix with the new one's curves.
+    for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def unused(folder: Path, verb: str) -> Path:
+    """The folder, or the first of ``<folder>-2``, ``<folder>-3``... that holds no evaluation of this verb."""
+    others = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(f for f in chain((folder,), others) if not any(path.exists() for path in places(f, verb)))
+
+
+def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
+    """Make sure that an evaluation writes over no other.
+
+    Raises:
+        CraftError: the folder holds one, and ``--overwrite`` was not given.
+    """
+    result, lines = places(folder, verb)
+    kept = [path for path in (result, lines) if path.exists()]
+    if kept and not overwrite:
+        raise CraftError(
+            f"{folder} holds an evaluation ({kept[0].name}); name another folder with --trainer.default_root_dir, or "
+            "replace it with --overwrite true"
+        )
+    for path in [*kept, *folder.glob(f"{lines.stem}.keep*.jsonl")]:
+        path.unlink()
