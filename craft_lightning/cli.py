@@ -57,6 +57,7 @@ from data_modules.base import VqaDataModule
 ALIASES = {"--encoder": "--model.backbone.encoder"}
 """Flags that people type, and what they stand for."""
 
+
 class CraftParser(LightningArgumentParser):
     """Errors are one line with the nearest name that exists."""
 
@@ -159,7 +160,9 @@ class CraftCLI(LightningCLI):
             config.trainer.default_root_dir = str(fit_folder)
         else:
             own = fit_folder / self.subcommand
-            config.trainer.default_root_dir = str(unused(own, self.subcommand) if first and not config.overwrite else own)
+            config.trainer.default_root_dir = str(
+                unused(own, self.subcommand) if first and not config.overwrite else own
+            )
         path = config.get("ckpt_path")
         if path == "last":
             path = config.ckpt_path = str(fit_folder / "checkpoints" / "last.ckpt")

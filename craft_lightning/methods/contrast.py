@@ -1,4 +1,4 @@
-"""What the methods share that train the encoder with captions beside it (paper, section 3.2; methods.md 1.3, 1.4c)."""
+"""What methods share that train the encoder with captions beside it (paper 3.2; methods.md 1.3, methods.md 1.4c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CRAFT: codebook-anchored adaptation of the vision encoder (paper, section 3; methods.md section 1)."""
+"""CRAFT: codebook-anchored adaptation of the vision encoder (paper, section 3; methods.md 1)."""
 
 from __future__ import annotations
 
