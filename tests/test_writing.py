@@ -10,13 +10,18 @@ import pytest
 from craft_lightning.writing import fresh_file, write_json, write_text
 
 
-def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path) -> None:
-    path = write_text(tmp_path / "new" / "table.csv", "old")
-    with pytest.raises(KeyboardInterrupt), fresh_file(path) as temporary:
+def _die_in_the_middle(path: Path) -> None:
+    with fresh_file(path) as temporary:
         temporary.write_text("half of it")
-        assert temporary.suffix == ".csv", "writers choose their format by the ending"
+        assert temporary.suffix == path.suffix, "writers choose their format by the ending"
         assert path.read_text() == "old"
         raise KeyboardInterrupt
+
+
+def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "new" / "table.csv", "old")
+    with pytest.raises(KeyboardInterrupt):
+        _die_in_the_middle(path)
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
 

@@ -19,7 +19,7 @@ class Craft(ContrastiveMethod):
 
     Args:
         lambda_sal: weight of the surrogate alignment loss (eq. 2), next-token loss through the frozen language model.
-        sal_reduction: ``mean`` over the labelled tokens of the batch, or ``sum_per_sample``, eq. 2 to the letter (OD-4).
+        sal_reduction: ``mean`` over the labelled tokens of a step, or ``sum_per_sample``, eq. 2 to the letter (OD-4).
         lambda_commitment: weight of the commitment loss (eq. 3).
         commitment_level: ``final`` (distance to the full sum of codewords) or ``cumulative`` (mean over partial sums).
         commitment_reduction: ``mean``, ``token`` (summed over width) or ``image`` (summed over tokens, too).

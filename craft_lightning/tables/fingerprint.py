@@ -108,11 +108,7 @@ def _code_digest(file: Path) -> bytes:
 
 
 def statements(source: str) -> str:
-    """The lines of a module without docstrings, blank lines and lines of comments.
-
-    >>> print(statements("# why\\n\\nx = 1  # one\\n"))
-    x = 1  # one
-    """
+    """The lines of a module without docstrings, blank lines and lines of comments."""
     lines, told, texts = source.splitlines(), set[int](), set[int]()
     for node in ast.walk(ast.parse(source)):
         value = node.value if isinstance(node, ast.Expr) else node

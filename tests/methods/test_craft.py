@@ -206,7 +206,7 @@ def test_the_class_mask_reaches_the_loss(craft: Any, batch: VqaBatch) -> None:
     value = method.contrast(batch, visual)["contrastive"]
     torch.testing.assert_close(value, (pull + (push * (apart["label"] & apart["sentence"])).sum(1)).mean())
     for fewer in (apart["label"], apart["sentence"], ~torch.eye(6, dtype=torch.bool)):
-        assert float((pull + (push * fewer).sum(1)).mean()) > 1.01 * float(value)
+        assert (pull + (push * fewer).sum(1)).mean().item() > 1.01 * value.item()
 
 
 def test_parts_of_a_step_weigh_as_much_as_their_tokens(craft: Any, batch: VqaBatch) -> None:
@@ -222,7 +222,7 @@ def test_parts_of_a_step_weigh_as_much_as_their_tokens(craft: Any, batch: VqaBat
     assert [len(method(part).targets) for part in parts] == [3, 6]
     torch.testing.assert_close(sum(method.training_step(part, 0) for part in parts) / 2, whole)
     unweighed = sum(method(part).answer_loss for part in parts) / 2
-    assert abs(float(unweighed) - float(whole)) > 1e-4, "the comparison can fail"
+    assert abs(unweighed.item() - whole.item()) > 1e-4, "the comparison can fail"
 
 
 def test_the_answer_loss_to_the_letter_of_the_paper(craft: Any, batch: VqaBatch) -> None:
