@@ -1,11 +1,11 @@
 """``python -m craft_lightning.worker``: computes nodes of a table, one after the other, in one process.
 
 The runner writes one JSON object a line to standard input: ``{"kind", "name", "folder", "arguments", "key", "node",
-"metrics"}``, where ``arguments`` are those of ``python -m craft_lightning`` and ``metrics`` are what the table reads. The
+"metrics"}``, where ``arguments`` are those of ``python -m craft_lightning`` and ``metrics`` what the table reads. The
 answers are JSON lines on standard output: ``{"event": "ready"}`` after the imports, ``{"event": "step", "step",
-"steps", "loss"}`` while it works, and ``{"event": "done", "seconds"}`` or ``{"event": "failed", "error"}``. Whatever the
-run prints goes to ``log.txt`` in the node's folder. The process ends at once when its standard input ends, so it never
-outlives its runner.
+"steps", "loss"}`` while it works, and ``{"event": "done", "seconds"}`` or ``{"event": "failed", "error"}``. Whatever
+the run prints goes to ``log.txt`` in the node's folder. The process ends at once when its standard input ends, so it
+never outlives its runner.
 """
 
 from __future__ import annotations

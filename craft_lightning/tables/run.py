@@ -207,9 +207,8 @@ def message(node: Node, resuming: bool = False, metrics: Sequence[str] = ()) -> 
         metrics: that its result must hold, because the table reads them.
     """
     flags = ["--trainer.enable_progress_bar=false", *(["--ckpt_path=last"] if resuming else [])]
-    flags += (
-        ["--overwrite=true"] if node.kind == "eval" else []
-    )  # a job that a cluster starts again finds its own files
+    # A job that a cluster starts again finds files of its own.
+    flags += ["--overwrite=true"] if node.kind == "eval" else []
     return {
         "kind": node.kind,
         "name": node.name,

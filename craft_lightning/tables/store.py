@@ -66,11 +66,8 @@ def other_libraries(nodes: Iterable[Node]) -> str | None:
         for name, other in others.items():
             differences.setdefault(name, set()).add(other)
     told = ", ".join(f"{name} {', '.join(sorted(there))}, here {here[name]}" for name, there in differences.items())
-    return (
-        f"{count} results are of other libraries ({told}): they are kept; remove them to compute anew"
-        if count
-        else None
-    )
+    line = f"{count} results are of other libraries ({told}): they are kept; remove them to compute anew"
+    return line if count else None
 
 
 def predictions(node: Node, keep: float | None) -> Path:
