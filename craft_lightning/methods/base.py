@@ -34,16 +34,8 @@ from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBat
 FORMAT = 1
 HOOKS = ("trainable", "build", "visual_tokens", "losses", "param_groups")
 FINAL = (
-    "configure_model",
-    "forward",
-    "training_step",
-    "validation_step",
-    "test_step",
-    "predict_step",
-    "configure_optimizers",
-    "configure_gradient_clipping",
-    "on_save_checkpoint",
-    "on_load_checkpoint",
+    *("configure_model", "forward", "training_step", "validation_step", "test_step", "predict_step"),
+    *("configure_optimizers", "configure_gradient_clipping", "on_save_checkpoint", "on_load_checkpoint"),
 )
 
 # Checkpoints are read with ``weights_only``; those that Python code writes hold the specs themselves.
@@ -221,10 +213,7 @@ class BaseMethod(StepAccounts, ABC):
         if self._trainer is not None and self.trainer.global_step == 0:
             self._note_gradients(terms, out.visual.features, batch)
         values = torch.stack(list(terms.values()))
-        if not bool(values.detach().isfinite().all()):
-            told = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
-            where = "" if self._trainer is None else f" at step {self.trainer.global_step}"
-            raise CraftError(f"the training diverged{where} ({told}); lower --model.optim.lr from {self.optim.lr:g}")
+        self._refuse_divergence(list(terms), values.detach(), self.optim.lr)
         self._log_terms(list(terms), values.detach(), batch)
         return values.sum()
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from craft_lightning.errors import CraftError
 from craft_lightning.types import MethodOutput, VqaBatch
 
 
@@ -41,6 +42,17 @@ class StepAccounts(LightningModule):
             return out
         tokens: Any = self.all_gather(torch.tensor(float(share.tokens), device=out.answer_loss.device))
         return replace(out, answer_loss=out.answer_loss * len(out.targets) * share.parts / tokens.mean())
+
+    def _refuse_divergence(self, names: list[str], values: Tensor, lr: float) -> None:
+        """Say which term is no number any more, where, and what to do.
+
+        Raises:
+            CraftError: there is one.
+        """
+        if not bool(values.isfinite().all()):
+            told = ", ".join(f"{name} {value:g}" for name, value in zip(names, values.tolist(), strict=True))
+            where = "" if self._trainer is None else f" at step {self.trainer.global_step}"
+            raise CraftError(f"the training diverged{where} ({told}); lower --model.optim.lr from {lr:g}")
 
     def _log_terms(self, names: list[str], values: Tensor, batch: VqaBatch) -> None:
         """``train/<name>`` and their sum ``train/loss``: means over the processes and parts of a step."""
