@@ -174,8 +174,9 @@ def test_an_encoder_that_needs_its_cls_stays_in_the_checkpoint(flags: Any, tmp_p
 
 
 def test_the_last_step_is_saved_in_the_middle_of_everything(flags: Any, tmp_path: Path) -> None:
-    """Three steps of an epoch of four, saved every second one: the end of training saves the third."""
+    """Three steps of an epoch of five, saved every second one: the end of training saves the third."""
     middle = ["--data.train_size=40", "--trainer.max_steps=3", "--checkpoint.every_n_train_steps=2"]
+    middle += ["--checkpoint.save_on_train_epoch_end=false"]
     build_cli(["fit", *flags, *middle, "--trainer.limit_val_batches=0"])
     stored = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert stored["global_step"] == 3
