@@ -34,6 +34,7 @@ from craft_lightning.models.tiny import tiny_tokenizer
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.models.vlm import DiscreteVlm, Projector
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
+from craft_lightning.writing import write_text
 from data_modules.base import VqaDataModule
 from data_modules.registry import DATASETS
 
@@ -267,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = report(rows, time.perf_counter() - began)
     print(text)
     if args.output is not None:
-        args.output.write_text(text, encoding="utf-8")
+        write_text(args.output, text)
     return 0
 
 

@@ -22,6 +22,7 @@ from callbacks.strategy import COMMUNICATION, GIB, OUTSIDE, Choice, Machine, cho
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.skeleton import Profile, profile
 from craft_lightning.models.spec import VlmSpec
+from craft_lightning.writing import write_text
 
 TABLE4 = Path(__file__).resolve().parents[1] / "experiments" / "tables" / "paper" / "table4.csv"
 MIB = 2**20
@@ -191,7 +192,7 @@ def main() -> None:
         new = re.sub(
             f"{marks[0]}.*{marks[1]}", lambda _, b=block, m=marks: f"{m[0]}\n{b}\n{m[1]}", text, flags=re.DOTALL
         )
-        page.write_text(new, encoding="utf-8")
+        write_text(page, new)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,22 @@ from craft_lightning.models.layout import write_encoder
 class EncoderExport(Callback):
     """``encoder/`` in the run folder, for any model of the same codebook: ``--encoder FOLDER``.
 
-    Nothing is written by a method that leaves the encoder as it was.
+    Nothing is written by a method that leaves the encoder as it was, nor by one whose evaluations need more than the
+    encoder: what is plugged in elsewhere would not be what was trained. Such a run says so when it begins.
     """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that there will be no encoder, and what to test instead."""
+        module: Any = pl_module
+        if module.beside_encoder and trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            told = f"no encoder is exported: it is nothing without {module.beside_encoder}; test --ckpt_path {path}"
+            print(f"craft_lightning: {told}", file=sys.stderr)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the parameters that the tower uses; all of them, so that the folder stands alone."""
         module: Any = pl_module
-        if not any(p.requires_grad for _, p in module.vlm.tower.used_parameters()):
+        if module.beside_encoder or not any(p.requires_grad for _, p in module.vlm.tower.used_parameters()):
             return
         used = {name: whole(p.detach()) for name, p in module.vlm.tower.used_parameters()}
         countable = module.vlm.tower.quantizer is not None and getattr(trainer, "datamodule", None) is not None

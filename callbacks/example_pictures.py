@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from craft_lightning.writing import fresh_file
+
 FOLDER = "examples"
 COUNT = 12
 
@@ -25,6 +27,6 @@ class ExamplePictures(Callback):
             return
         split = data.splits["test"]
         folder = Path(trainer.default_root_dir) / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
         for number in sorted({place * len(split) // COUNT for place in range(COUNT)}):
-            split.example(number).image.save(folder / f"{number:05}.png")
+            with fresh_file(folder / f"{number:05}.png") as temporary:
+                split.example(number).image.save(temporary)

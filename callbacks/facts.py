@@ -1,15 +1,13 @@
-"""What a run says of itself: the parts that train, the codebook, the strategy, the data, versions and code state."""
+"""What a run says of itself: the parts that train, the codebook, the strategy, the data and the code's state."""
 
 from __future__ import annotations
 
 import contextlib
-import platform
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,17 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.prune_at_validation import PruneAtValidation
 
-PACKAGES = ("torch", "lightning", "transformers", "peft", "timm", "torchmetrics", "datasets")
 _DEPTH = 2
+
+
+def method(trainer: Trainer, module: LightningModule) -> str:
+    """Name of the method that a run trains, or whose work it tests: ``zero_shot`` where nothing adapted is plugged in,
+    whatever method the config names."""
+    name = str(getattr(module, "name", type(module).__name__))
+    encoder = getattr(getattr(module, "vlm", None), "encoder_facts", None)
+    if trainer.state.fn == "fit" or trainer.ckpt_path is not None:
+        return name
+    return "zero_shot" if encoder is None else str(encoder.get("method", name))
 
 
 def trained_parts(module: LightningModule) -> dict[str, int]:
@@ -65,11 +72,6 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
     """What the data module says of itself; empty without one."""
     describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
     return dict(describe()) if describe else {}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that the numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def git_state() -> dict[str, Any]:

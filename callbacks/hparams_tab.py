@@ -56,7 +56,7 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
     return {
         "dataset": str(getattr(getattr(trainer, "datamodule", None), "dataset", NONE)),
         "learning_rate": float(module.optim.lr) if trained else 0.0,
-        "method": module.name,
+        "method": facts.method(trainer, module),
         "parameters": float(trained),
         "surrogate": str((adapted or {}).get("base", NONE)),
         "tested_on": module.backbone.name,

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.result_writer import write_atomically
+from craft_lightning.writing import write_text
 
 NAME = "curves.jsonl"
 
@@ -24,13 +24,7 @@ class LearningCurves(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, or go on."""
-        if not trainer.is_global_zero:
-            return
-        self.path = Path(trainer.default_root_dir) / NAME
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        # The last line may have been cut off by the interruption.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= trainer.global_step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
+        self._begin(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """The terms of this step."""
@@ -38,8 +32,22 @@ class LearningCurves(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What this validation found."""
-        if not trainer.sanity_checking:
-            self._add(trainer, "val/")
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self.path is None:  # no step was left to take: this validation may be there from before the interruption
+            self._begin(trainer, again=True)
+        self._add(trainer, "val/")
+
+    def _begin(self, trainer: Trainer, again: bool = False) -> None:
+        """Keep the lines of the training that goes on; ``again``: those of a validation of this step are replaced."""
+        if not trainer.is_global_zero:
+            return
+        self.path = Path(trainer.default_root_dir) / NAME
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        # The last line may have been cut off by the interruption.
+        told = [(line, json.loads(line)) for line in lines if line.endswith("}")]
+        kept = [line for line, it in told if it["step"] <= trainer.global_step - (again and "val/accuracy" in it)]
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def _add(self, trainer: Trainer, prefix: str) -> None:
         if self.path is None:

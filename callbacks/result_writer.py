@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import facts
+from callbacks.replies import everywhere, to_jsonl
+from craft_lightning.folders import places
 from craft_lightning.types import Prediction
-
-T = TypeVar("T")
+from craft_lightning.versions import versions
+from craft_lightning.writing import write_json, write_text
 
 NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
 """Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name and rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -38,7 +30,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 class ResultWriter(Callback):
-    """Always on. In a folder that holds a fit, the files of an evaluation carry its verb: ``result.test.json``.
+    """Always on. Writes to its :func:`.folders.places`.
 
     Args:
         verb: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -57,10 +49,7 @@ class ResultWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the clock, and look where the files go."""
         self._start = time.monotonic()
-        folder = Path(trainer.default_root_dir)
-        beside_fit = self.verb != "fit" and (folder / "config.yaml").exists()
-        tag = f".{self.verb}" if beside_fit else ""
-        self._result, self._lines = folder / f"result{tag}.json", folder / f"predictions{tag}.jsonl"
+        self._result, self._lines = places(Path(trainer.default_root_dir), self.verb)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
@@ -121,9 +110,9 @@ class ResultWriter(Callback):
             return
         hashes = getattr(getattr(trainer, "datamodule", None), "item_hashes", None)
         items = hashes(split) if hashes else {}
-        write_atomically(self._lines, _jsonl(rows.values(), items))
+        write_text(self._lines, to_jsonl(rows.values(), items))
         for keep, replies in also.items():
-            write_atomically(self._lines.with_suffix(f".keep{keep}.jsonl"), _jsonl(replies.values(), items))
+            write_text(self._lines.with_suffix(f".keep{keep}.jsonl"), to_jsonl(replies.values(), items))
         write_items = getattr(getattr(trainer, "datamodule", None), "write_items", None)
         if write_items:
             write_items(split, self._lines.with_name(self._lines.name.replace("predictions", "items")))
@@ -134,7 +123,7 @@ class ResultWriter(Callback):
         parts = facts.trained_parts(pl_module)
         result = {
             "verb": self.verb,
-            "method": getattr(pl_module, "name", type(pl_module).__name__),
+            "method": facts.method(trainer, pl_module),
             "settings": {k: v for k, v in pl_module.hparams.items() if not k.startswith("_")},
             "encoder": getattr(getattr(pl_module, "vlm", None), "encoder_facts", None),
             "seed": self.seed,
@@ -150,34 +139,7 @@ class ResultWriter(Callback):
             "peak_memory": facts.peak_memory(trainer),
             "data": facts.data_facts(trainer),
             "config_hash": self.hash,
-            "versions": facts.versions(),
+            "versions": versions(),
             "git": facts.git_state(),
         }
-        write_atomically(self._result, json.dumps(facts.plain(result), indent=1) + "\n")
-
-
-def _jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str:
-    """One line a reply, with the hash of its item."""
-    lines = [
-        {
-            "key": p.key,
-            "item": items.get(p.key),
-            "prediction": p.text,
-            "answer": p.answer,
-            "correct": p.correct,
-            "seen": p.seen,
-            "letter_correct": p.letter_correct,
-        }
-        for p in predictions
-    ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def everywhere(values: Iterable[T]) -> list[T]:
-    """The values of all processes, on each of them."""
-    own = list(values)
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return own
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, own)
-    return [value for part in gathered for value in part]
+        write_json(self._result, facts.plain(result))

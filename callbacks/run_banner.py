@@ -57,7 +57,7 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     encoder = getattr(backbone, "encoder", None)
     model = f"{getattr(backbone, 'name', '')}" + (f" with encoder {encoder}" if encoder else "")
     lines = {
-        "method": str(getattr(module, "name", type(module).__name__)),
+        "method": _method_line(facts.method(trainer, module), module),
         "backbone": model,
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
         "codebook": facts.codebook_hash(module) or "none (continuous tower)",
@@ -67,6 +67,16 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
         "folder": trainer.default_root_dir,
     }
     return {name: text for name, text in lines.items() if text}
+
+
+def _method_line(method: str, module: LightningModule) -> str:
+    """Says where a config names one method and another is tested."""
+    named = str(getattr(module, "name", method))
+    if method == named:
+        return method
+    if method == "zero_shot":
+        return f"{method}: the model as it is, for the config names {named}, but no --encoder or --ckpt_path was given"
+    return f"{method}: that of the encoder; the config names {named}"
 
 
 def _pruning_line(pruning: dict[str, Any]) -> str:

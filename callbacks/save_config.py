@@ -7,6 +7,8 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from craft_lightning.writing import fresh_file
+
 
 class SaveConfig(SaveConfigCallback):
     """Writes the complete resolved config into the run folder: ``config.yaml`` for fit, ``config.test.yaml``..."""
@@ -16,10 +18,10 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         name = "config.yaml" if stage == "fit" else f"config.{getattr(stage, 'value', stage)}.yaml"
         # Whoever runs this file again must ask again for permission to overwrite.
         config = self.config.clone()
         config.overwrite = False
-        self.parser.save(config, folder / name, skip_none=False, overwrite=True, multifile=False)
+        with fresh_file(folder / name) as temporary:
+            self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
         self.already_saved = True

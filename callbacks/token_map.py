@@ -13,12 +13,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.codebook_usage import CodesChanged
-from callbacks.result_writer import everywhere
+from callbacks.replies import everywhere
 from craft_lightning.models.pixels import preprocess
 from craft_lightning.models.reading import load_tower
 from craft_lightning.mosaic import INK, MUTED, RIGHT, WRONG, TokenView, code_colours, draw_tokens, stack
 from craft_lightning.prompts import LETTERS
 from craft_lightning.types import Prediction, VqaExample
+from craft_lightning.writing import fresh_file
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class TokenMap(Callback):
         }
         if not cards:
             return
-        stack(list(cards.values())).save(Path(trainer.default_root_dir) / f"token_map.{trainer.state.fn.value}.png")
+        with fresh_file(Path(trainer.default_root_dir) / f"token_map.{trainer.state.fn.value}.png") as temporary:
+            stack(list(cards.values())).save(temporary)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for key, card in cards.items():

@@ -31,6 +31,7 @@ from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
 from callbacks.hparams_tab import HparamsTab
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.last_validation import LastValidation
 from callbacks.lost import lost_process
 from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
@@ -41,25 +42,23 @@ from callbacks.sharded import register
 from callbacks.ste_check import SteCheck
 from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
-from craft_lightning import __version__
+from craft_lightning import __version__, defaults
 from craft_lightning.arguments import Layer, flat, links_hold, named_settings, one_class, read_layers, wrong_value
 from craft_lightning.errors import CraftError, nearest, unknown
+from craft_lightning.folders import EVENTS, check_folder, claim, claim_evaluation, find_checkpoint, unused
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.methods.state import read_checkpoint
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
-from craft_lightning.outputs import EVENTS, check_folder, claim, find_checkpoint
 from data_modules.base import VqaDataModule
 
 ALIASES = {"--encoder": "--model.backbone.encoder"}
 """Flags that people type, and what they stand for."""
 
-LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)} | {
-    "data.seed": "seed_everything",
-    "prune.rule.seed": "seed_everything",
-}
+LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)}
+LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
 """Settings that follow another one, which is set in their place."""
 
 
@@ -132,18 +131,9 @@ class CraftCLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TokenMap, "token_map")
         parser.add_lightning_class_args(SteCheck, "ste_check")
-        parser.set_defaults(
-            {
-                # The weights of the last step, never the best of many (methods.md 1.5, DESIGN 4.7).
-                "checkpoint.save_last": True,
-                "checkpoint.save_top_k": 0,
-                "checkpoint.save_on_train_epoch_end": True,
-                # Beside the end of each epoch, so that an interrupted training loses little of a long one.
-                "checkpoint.every_n_train_steps": 50,
-            }
-        )
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in defaults.CHECKPOINT.items()})
         parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Remove what an earlier run left in the run folder (fit)."
+            "--overwrite", type=bool, default=False, help="Remove what an earlier run left in the folder."
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -175,19 +165,24 @@ class CraftCLI(LightningCLI):
         """Fix the run folder and the checkpoint, and refuse a folder that is used."""
         config = self.config[self.subcommand]
         fit_folder = Path("runs") / _run_name(config)
-        if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(
-                fit_folder if self.subcommand == "fit" else fit_folder / self.subcommand
-            )
-        else:
+        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        if config.trainer.default_root_dir is not None:
             fit_folder = Path(config.trainer.default_root_dir)
-        check_folder(Path(config.trainer.default_root_dir))
+        elif self.subcommand == "fit":
+            config.trainer.default_root_dir = str(fit_folder)
+        else:
+            own = fit_folder / self.subcommand
+            config.trainer.default_root_dir = str(
+                unused(own, self.subcommand) if first and not config.overwrite else own
+            )
+        folder = Path(config.trainer.default_root_dir)
+        check_folder(folder)
         if config.get("ckpt_path") is not None:
             config.ckpt_path = find_checkpoint(str(config.ckpt_path), fit_folder)
-        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
         if self.subcommand == "fit" and first:
-            resuming = config.get("ckpt_path") is not None
-            claim(Path(config.trainer.default_root_dir), resuming=resuming, overwrite=config.overwrite)
+            claim(folder, resuming=config.get("ckpt_path") is not None, overwrite=config.overwrite)
+        elif first:
+            claim_evaluation(folder, self.subcommand, config.overwrite)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
@@ -206,6 +201,7 @@ class CraftCLI(LightningCLI):
             *advice,
             RunBanner(),
             *([] if theirs or config.trainer.enable_progress_bar is False else [Progress()]),
+            LastValidation(),
             CodesChanged(),
             ResultWriter(self.subcommand, resolved),
             EncoderExport(),
@@ -284,7 +280,7 @@ def _construct(cls: type[CraftCLI], argv: Sequence[str]) -> CraftCLI:
         subclass_mode_model=True,
         parser_class=CraftParser,
         auto_configure_optimizers=False,
-        seed_everything_default=0,
+        seed_everything_default=defaults.SEED,
         save_config_callback=SaveConfig,
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False, "version": __version__},
         args=list(argv),

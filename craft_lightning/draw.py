@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from craft_lightning.errors import CraftError
+from craft_lightning.writing import fresh_file
 from data_modules.twins.contact_sheet import contact_sheet
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     if given.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise CraftError(f"draw: --output {given.output} is no picture file; name a .png")
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(given.side, given.per_look).save(given.output)
+    with fresh_file(given.output) as temporary:
+        contact_sheet(given.side, given.per_look).save(temporary)
     print(given.output)
     return 0

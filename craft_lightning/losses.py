@@ -34,22 +34,36 @@ def commitment(features: Tensor, targets: Tensor, reduction: Reduction = "mean")
     return squares.mean() * scale
 
 
+def summed_per_sample(logits: Tensor, targets: Tensor, rows: int) -> Tensor:
+    """The answer loss as eq. 2 has it, a sum over each reply's tokens, averaged over the batch (OD-4).
+
+    Args:
+        logits: ``[T, V]`` at the labelled positions of all rows. targets: ``[T]``. rows: number of replies, B.
+
+    Returns:
+        Scalar, float32.
+    """
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / rows
+
+
 def contrastive(
     images: Tensor,
     texts: Tensor,
     positives: Tensor,
     negatives: Tensor,
     log_temperature: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss with class mask (eq. 4), the mean over anchors of
 
-    ``softplus(-s_ii) + sum_j softplus(s_ij)`` over the negatives j, with ``s = tau * cos(image, text)``.
+    ``softplus(-s_ii) + sum_j softplus(s_ij)`` over the negatives j, with ``s = tau * cos(image, text) + bias``.
 
     Args:
         images: ``[B, d]`` image embeddings. texts: ``[M, d]`` sentence embeddings, M >= B when gathered.
         positives: ``[B]`` long, the text that belongs to each image.
         negatives: ``[B, M]`` bool, pairs to push apart (see :func:`negative_pairs`).
         log_temperature: scalar a, ``tau = exp(min(a, log 100))``; above the cap the gradient still reaches a.
+        bias: scalar; None, as in eq. 4, is 0.
 
     Returns:
         Scalar, float32.
@@ -58,7 +72,7 @@ def contrastive(
         capped = log_temperature.float() - (log_temperature.detach().float() - MAX_LOG_TEMPERATURE).clamp(min=0.0)
         v = F.normalize(images.float(), dim=-1, eps=1e-6)
         t = F.normalize(texts.float(), dim=-1, eps=1e-6)
-        scores = capped.exp() * (v @ t.T)
+        scores = capped.exp() * (v @ t.T) + (0.0 if bias is None else bias.float())
         pull = F.softplus(-scores.gather(1, positives[:, None])[:, 0])
         push = (F.softplus(scores) * negatives).sum(dim=1)
         return (pull + push).mean()

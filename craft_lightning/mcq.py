@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from craft_lightning.prompts import LETTERS as LETTERS
 from craft_lightning.types import VqaExample
+from craft_lightning.writing import write_text
 
 OPTIONS = 4
 """Options of a question made from a class label (the paper, following FOCI)."""
@@ -109,7 +110,4 @@ def write_items(path: Path, examples: Iterable[VqaExample]) -> None:
     for e in examples:
         row = {"key": e.key, "question": e.question, "options": list(e.options), "answer": e.answer, "seen": e.seen}
         lines.append(json.dumps({**row, "hash": item_hash(e)}, ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, "".join(line + "\n" for line in lines))

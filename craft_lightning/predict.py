@@ -26,10 +26,10 @@ from craft_lightning.models.pixels import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
-from craft_lightning.outputs import check_file
 from craft_lightning.prompts import PromptBuilder, collate_text, message
 from craft_lightning.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch, VqaExample
+from craft_lightning.writing import check_file
 from data_modules.base import VqaDataModule
 
 ONE = ("--image", "--question", "--options", "--directive", "--item", "--logits")

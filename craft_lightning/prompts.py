@@ -174,7 +174,7 @@ class PromptBuilder:
 
     def _piece(self, text: str) -> list[int]:
         # VILA-U's own tokenizer puts a start mark before every piece; the present one leaves it out where the piece
-        # begins with a space, unless it gets one more (vila_u.md 5.3).
+        # begins with a space, unless it gets one more (host facts 5.3).
         remedy = " " if self._marks_starts and text.startswith(" ") else ""
         return self.tokenizer.encode(remedy + text, add_special_tokens=False)
 

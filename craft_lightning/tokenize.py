@@ -20,8 +20,8 @@ from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
 from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
-from craft_lightning.outputs import check_file
 from craft_lightning.types import VisualTokens
+from craft_lightning.writing import check_file
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from craft_lightning.models.reading import checkpoint_root, load_tower, top_conf
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.mosaic import MUTED, TokenView, code_colours, draw_tokens, stack
-from craft_lightning.outputs import check_file
+from craft_lightning.writing import check_file, fresh_file
 
 DRAWN = 16
 """Pictures on the sheet; further ones only count for the prior. Also the number read at a time."""
@@ -60,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
     files = find_pictures(args.images)
     views, source = _look(tower, files, aspect, args.encoder, args.keep)
     colours = code_colours(tower.quantizer.table(0))
-    stack([draw_tokens(view, colours) for view in views]).save(args.output, optimize=True)
+    with fresh_file(args.output) as temporary:
+        stack([draw_tokens(view, colours) for view in views]).save(temporary, optimize=True)
     more = f" (the first of {len(files)})" if len(files) > DRAWN else ""
     print(f"{args.output}: {len(views)} pictures{more}; keep {args.keep:g}, how common a code is: {source}")
     return 0

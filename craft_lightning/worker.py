@@ -1,10 +1,11 @@
 """``python -m craft_lightning.worker``: computes nodes of a table, one after the other, in one process.
 
-The runner writes one JSON object a line to standard input: ``{"kind", "name", "folder", "arguments", "key", "node"}``,
-where ``arguments`` are those of ``python -m craft_lightning``. The answers are JSON lines on standard output:
-``{"event": "ready"}`` after the imports, ``{"event": "step", "step", "steps", "loss"}`` while it works, and
-``{"event": "done", "seconds"}`` or ``{"event": "failed", "error"}``. Whatever the run prints goes to ``log.txt`` in the
-node's folder. The process ends at once when its standard input ends, so it never outlives its runner.
+The runner writes one JSON object a line to standard input: ``{"kind", "name", "folder", "arguments", "key", "node",
+"metrics"}``, where ``arguments`` are those of ``python -m craft_lightning`` and ``metrics`` what the table reads. The
+answers are JSON lines on standard output: ``{"event": "ready"}`` after the imports, ``{"event": "step", "step",
+"steps", "loss"}`` while it works, and ``{"event": "done", "seconds"}`` or ``{"event": "failed", "error"}``. Whatever
+the run prints goes to ``log.txt`` in the node's folder. The process ends at once when its standard input ends, so it
+never outlives its runner.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -32,14 +32,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks import facts
 from callbacks.example_pictures import ExamplePictures
 from callbacks.learning_curves import LearningCurves
+from callbacks.replies import count_items
 from craft_lightning import __version__
 from craft_lightning.cli import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
-from craft_lightning.scoring import normalise
-from craft_lightning.tables.store import RESULT, write_json
+from craft_lightning.tables.store import RESULT
+from craft_lightning.versions import versions
+from craft_lightning.writing import write_json
 
 STEP_INTERVAL = 0.5
 """Seconds between two ``step`` events."""
+
+COST = "cost"
+"""Where a checkpoint holds what the training has cost so far."""
 
 Say = Callable[[Mapping[str, Any]], None]
 
@@ -48,8 +53,9 @@ class StepEvents(Callback):
     """Tells the runner the step and the loss, at most every :data:`STEP_INTERVAL` seconds.
 
     Attributes:
-        training: seconds spent in the training steps that this process did, batches and logging included, validation
-            not. trained_steps: their number.
+        training: seconds spent in the training steps, batches and logging included, validation not: those of this
+            process, and those that its checkpoint kept of an interrupted one. trained_steps: their number.
+        memory: peak bytes of the interrupted one, else 0.
     """
 
     def __init__(self, say: Say) -> None:
@@ -57,7 +63,18 @@ class StepEvents(Callback):
         self.told = -math.inf
         self.training = 0.0
         self.trained_steps = 0
+        self.memory = 0
         self._since = 0.0
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what the training has cost so far, for whoever goes on."""
+        memory = max(self.memory, facts.peak_memory(trainer))
+        checkpoint[COST] = {"training": self.training, "trained_steps": self.trained_steps, "memory": memory}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        for name, value in checkpoint.get(COST, {}).items():
+            setattr(self, name, value)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -90,21 +107,6 @@ class StepEvents(Callback):
             )
 
 
-def count_items(folder: Path) -> dict[str, int]:
-    """Items in ``predictions.jsonl`` (a training's: of its last validation), or {} without such a file.
-
-    ``all``, ``seen``, ``unseen``, and ``majority``: how many have the most frequent answer.
-    """
-    path = folder / "predictions.jsonl"
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8") as file:
-        items = [json.loads(line) for line in file]
-    seen = sum(bool(item["seen"]) for item in items)
-    majority = max(Counter(normalise(item["answer"]) for item in items).values(), default=0)
-    return {"all": len(items), "seen": seen, "unseen": len(items) - seen, "majority": majority}
-
-
 def reset_peak_memory() -> None:
     """Forget what earlier nodes of this process needed (on Linux; elsewhere the peak is that of the process)."""
     if torch.cuda.is_available():
@@ -129,12 +131,12 @@ def machine() -> dict[str, Any]:
 def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:
     """What a training cost: trained parameters, seconds of all its steps (validation not counted), peak bytes.
 
-    A resumed training is charged the steps of the interrupted one at its own speed.
+    The steps that an interruption lost were taken twice and are charged once.
     """
     return {
         "parameters": sum(facts.trained_parts(cli.model).values()),
         "seconds": round(steps.training / max(steps.trained_steps, 1) * cli.trainer.global_step, 3),
-        "memory": facts.peak_memory(cli.trainer),
+        "memory": max(steps.memory, facts.peak_memory(cli.trainer)),
     }
 
 
@@ -142,7 +144,7 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     """Do what a message asks and write the node's result; returns the seconds it took.
 
     Raises:
-        CraftError: a mistake in the configuration, or an evaluation that scored nothing.
+        CraftError: a mistake in the configuration, or a result without replies or without what the table reads.
     """
     folder = Path(message["folder"])
     began = time.perf_counter()
@@ -155,6 +157,9 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     items = count_items(folder)
     if message["kind"] == "eval" and not items.get("all"):
         raise CraftError(f"{message['name']} wrote no predictions")
+    if lacking := [name for name in message["metrics"] if not math.isfinite(metrics.get(name, math.nan))]:
+        known = ", ".join(sorted(name for name in metrics if not name.startswith("train/"))) or "none"
+        raise CraftError(f"{message['name']} found no {', '.join(lacking)}, which the table reads (found: {known})")
     seconds = time.perf_counter() - began
     write_json(
         folder / RESULT,
@@ -168,7 +173,7 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
             "seconds": round(seconds, 3),
             **({"cost": cost(cli, steps)} if message["kind"] == "train" else {}),
             "made": {"date": time.strftime("%Y-%m-%d"), **machine()},
-            "versions": {"craft_lightning": __version__, "torch": torch.__version__},
+            "versions": {"craft_lightning": __version__, **versions()},
         },
     )
     return seconds

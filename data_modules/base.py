@@ -226,7 +226,8 @@ class VqaDataModule(LightningDataModule):
         )
 
     def _workers(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        return {**workers, "pin_memory": torch.cuda.is_available()}
 
     def training_pictures(self) -> Iterator[Tensor]:
         """Every training picture once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.

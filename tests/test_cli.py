@@ -1,4 +1,4 @@
-"""The command line: the pitfalls of architecture_proposal.md section 7 (P-numbers), each as it once went wrong."""
+"""The command line: the pitfalls that docs/readings.md lists (P-numbers), each as it once went wrong."""
 
 from __future__ import annotations
 
@@ -132,6 +132,55 @@ def test_an_encoder_is_tested_on_another_look_and_dataset(
     letters = sum(row["letter_correct"] for row in rows) / len(rows)
     assert result["metrics"]["test/letter_likelihood"] == pytest.approx(letters)
     assert {"test/well_formed", "test/lenient"} <= set(result["metrics"])
+
+
+def test_what_nothing_was_plugged_into_is_zero_shot(flags: Any, fails: Any, capsys: Any, tmp_path: Path) -> None:
+    build_cli(["test", *flags])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("method")]
+    assert said == [
+        "method    zero_shot: the model as it is, for the config names craft, but no --encoder or --ckpt_path was given"
+    ]
+    result = tmp_path / "run" / "result.json"
+    assert json.loads(result.read_text())["method"] == "zero_shot"
+    before = result.read_bytes()
+    line = fails("test", *flags, "--data.test_size=8")
+    assert line.startswith(
+        f"{tmp_path / 'run'} holds an evaluation (result.json); name another folder with --trainer.d"
+    )
+    assert result.read_bytes() == before
+
+
+def test_an_encoder_counts_as_the_method_that_made_it(fitted: Path, checkpoints: Path, tmp_path: Path) -> None:
+    method = str(ROOT / "experiments" / "methods" / "zero_shot.yaml")
+    where = [f"--model.backbone.name={checkpoints / 'small'}", f"--trainer.default_root_dir={tmp_path}"]
+    build_cli(["validate", "--config", method, *where, *SMALL, f"--encoder={fitted / 'encoder'}"])
+    assert json.loads((tmp_path / "result.json").read_text())["method"] == "craft"
+
+
+def test_an_encoder_that_needs_its_cls_stays_in_the_checkpoint(flags: Any, tmp_path: Path, capsys: Any) -> None:
+    """A bidirectional [CLS] changes the patches: an encoder without it would not be what was trained."""
+    run = tmp_path / "run"
+    argv = [*flags, "--model.cls_attention=bidirectional"]
+    trained = build_cli(["fit", *argv, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]).model
+    told = [line for line in capsys.readouterr().err.splitlines() if "no encoder is exported" in line]
+    assert len(told) == 1
+    assert told[0].endswith(f"(cls_attention: bidirectional); test --ckpt_path {run / 'checkpoints' / 'last.ckpt'}")
+    assert not (run / "encoder").exists()
+    cli: CraftCLI = build_cli(["test", *argv, f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}"])
+    assert json.loads((run / "result.test.json").read_text())["method"] == "craft"
+    pixels = next(iter(cli.datamodule.test_dataloader())).pixel_values
+    features = cli.model.visual_tokens(pixels).features
+    assert torch.equal(features, trained.eval().visual_tokens(pixels).features)
+    assert not torch.equal(features, cli.model.vlm.encode(pixels).features)
+
+
+def test_the_last_step_is_saved_in_the_middle_of_everything(flags: Any, tmp_path: Path) -> None:
+    """Three steps of an epoch of five, saved every second one: the end of training saves the third."""
+    middle = ["--data.train_size=40", "--trainer.max_steps=3", "--checkpoint.every_n_train_steps=2"]
+    middle += ["--checkpoint.save_on_train_epoch_end=false"]
+    build_cli(["fit", *flags, *middle, "--trainer.limit_val_batches=0"])
+    stored = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["global_step"] == 3
 
 
 def test_another_codebook_refuses_the_encoder(fitted: Path, checkpoints: Path, tmp_path: Path, fails: Any) -> None:
@@ -282,6 +331,8 @@ def test_default_run_folders_name_the_run(flags: Any, monkeypatch: Any, tmp_path
     cli = build_cli(["test", *[f for f in flags if "default_root_dir" not in f], "--seed_everything=3"])
     assert cli.trainer.default_root_dir.endswith("runs/eurosat/host/craft/seed3/test")
     assert (tmp_path / "runs/eurosat/host/craft/seed3/test/result.json").exists()
+    argv = ["test", *[f for f in flags if "default_root_dir" not in f], "--seed_everything=3"]
+    assert build_cli(argv).trainer.default_root_dir.endswith("runs/eurosat/host/craft/seed3/test-2")
 
 
 def test_interruption_is_one_line_and_130(monkeypatch: Any, capsys: Any) -> None:

@@ -101,6 +101,23 @@ def test_commitment_reductions() -> None:
     assert q.grad is None
 
 
+def test_commitment_is_computed_in_float32() -> None:
+    """Features and codewords of bfloat16 are close: their difference must not be rounded again."""
+    z = (3.0 + torch.randn(2, 50, 8)).bfloat16()
+    q = (z.float() + 0.05 * torch.randn(2, 50, 8)).bfloat16()
+    value = commitment(z, q)
+    assert value.dtype == torch.float32
+    assert float(value) == pytest.approx(float((z.double() - q.double()).square().mean()), rel=1e-5)
+
+
+def test_a_bias_shifts_every_score() -> None:
+    images, texts, pairs = torch.randn(3, 4), torch.randn(3, 4), negative_pairs(LABELS, LABELS, NUMBERS, NUMBERS)
+    scores = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T - 10.0
+    expected = (F.softplus(-scores.diagonal()) + (F.softplus(scores) * pairs).sum(1)).mean()
+    zero = torch.tensor(0.0)
+    torch.testing.assert_close(contrastive(images, texts, NUMBERS, pairs, zero, torch.tensor([-10.0])), expected)
+
+
 def test_cumulative_equals_final_with_one_level() -> None:
     z, q = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
     torch.testing.assert_close(commitment(z, q[None]), commitment(z, q))

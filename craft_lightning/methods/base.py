@@ -34,16 +34,8 @@ from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBat
 FORMAT = 1
 HOOKS = ("trainable", "build", "visual_tokens", "losses", "param_groups")
 FINAL = (
-    "configure_model",
-    "forward",
-    "training_step",
-    "validation_step",
-    "test_step",
-    "predict_step",
-    "configure_optimizers",
-    "configure_gradient_clipping",
-    "on_save_checkpoint",
-    "on_load_checkpoint",
+    *("configure_model", "forward", "training_step", "validation_step", "test_step", "predict_step"),
+    *("configure_optimizers", "configure_gradient_clipping", "on_save_checkpoint", "on_load_checkpoint"),
 )
 
 # Checkpoints are read with ``weights_only``; those that Python code writes hold the specs themselves.
@@ -66,6 +58,8 @@ class BaseMethod(StepAccounts, ABC):
         usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
+        moved: weights are not the backbone's own any more: in ``fit``, and with a checkpoint's weights.
+        beside_encoder: what an evaluation needs besides the encoder's own parameters, in words; empty for nothing.
         token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
             PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
     """
@@ -88,6 +82,8 @@ class BaseMethod(StepAccounts, ABC):
         self.token_also: tuple[float, ...] = ()
         self.token_prior: Tensor | None = None
         self.token_rule = PruneRule()
+        self.moved = False
+        self.beside_encoder = ""
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -197,6 +193,10 @@ class BaseMethod(StepAccounts, ABC):
         """Encode, quantise, project, and read the answer's logits and loss (labels are needed)."""
         return self.vlm(self.visual_tokens(batch.pixel_values), batch)
 
+    def setup(self, stage: str) -> None:
+        """In ``fit`` the weights are the method's from the first step on."""
+        self.moved = self.moved or stage == "fit"
+
     def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
         """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""
         seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
@@ -213,10 +213,7 @@ class BaseMethod(StepAccounts, ABC):
         if self._trainer is not None and self.trainer.global_step == 0:
             self._note_gradients(terms, out.visual.features, batch)
         values = torch.stack(list(terms.values()))
-        if not bool(values.detach().isfinite().all()):
-            told = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
-            where = "" if self._trainer is None else f" at step {self.trainer.global_step}"
-            raise CraftError(f"the training diverged{where} ({told}); lower --model.optim.lr from {self.optim.lr:g}")
+        self._refuse_divergence(list(terms), values.detach(), self.optim.lr)
         self._log_terms(list(terms), values.detach(), batch)
         return values.sum()
 
@@ -291,6 +288,7 @@ class BaseMethod(StepAccounts, ABC):
             CraftError: with both names, both hashes, or the first tensors concerned.
         """
         self.configure_model()
+        self.moved = True
         facts = state.check_method(checkpoint, self.name, FORMAT)
         state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}

@@ -1,13 +1,13 @@
-"""CRAFT: codebook-anchored adaptation of the vision encoder (paper, section 3; methods.md section 1)."""
+"""CRAFT: codebook-anchored adaptation of the vision encoder (paper, section 3; methods.md 1)."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.losses import Level, Reduction, commitment
+from craft_lightning.losses import Level, Reduction, commitment, summed_per_sample
 from craft_lightning.methods.contrast import ContrastiveMethod
 from craft_lightning.types import MethodOutput, VisualTokens, VqaBatch
 
@@ -19,6 +19,7 @@ class Craft(ContrastiveMethod):
 
     Args:
         lambda_sal: weight of the surrogate alignment loss (eq. 2), next-token loss through the frozen language model.
+        sal_reduction: ``mean`` over the labelled tokens of a step, or ``sum_per_sample``, eq. 2 to the letter (OD-4).
         lambda_commitment: weight of the commitment loss (eq. 3).
         commitment_level: ``final`` (distance to the full sum of codewords) or ``cumulative`` (mean over partial sums).
         commitment_reduction: ``mean``, ``token`` (summed over width) or ``image`` (summed over tokens, too).
@@ -30,6 +31,7 @@ class Craft(ContrastiveMethod):
     def __init__(
         self,
         lambda_sal: float = 1.0,
+        sal_reduction: Literal["mean", "sum_per_sample"] = "mean",
         lambda_commitment: float = 0.1,
         commitment_level: Level = "final",
         commitment_reduction: Reduction = "mean",
@@ -37,6 +39,7 @@ class Craft(ContrastiveMethod):
     ) -> None:
         super().__init__(**kwargs)
         self.lambda_sal = lambda_sal
+        self.sal_reduction: Literal["mean", "sum_per_sample"] = sal_reduction
         self.lambda_commitment = lambda_commitment
         self.commitment_level: Level = commitment_level
         self.commitment_reduction: Reduction = commitment_reduction
@@ -55,7 +58,9 @@ class Craft(ContrastiveMethod):
         """Terms ``sal``, ``commitment`` and ``contrastive``, weighted."""
         terms = {}
         if self.lambda_sal:
-            terms["sal"] = self.lambda_sal * out.answer_loss
+            literal = self.sal_reduction == "sum_per_sample"
+            loss = summed_per_sample(out.logits, out.targets, len(batch)) if literal else out.answer_loss
+            terms["sal"] = self.lambda_sal * loss
         if self.lambda_commitment:
             terms["commitment"] = self.lambda_commitment * self._commitment(out.visual)
         return terms | self.contrast(batch, out.visual)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from craft_lightning.errors import CraftError
 from craft_lightning.types import MethodOutput, VqaBatch
 
 
@@ -18,7 +19,9 @@ class StepAccounts(LightningModule):
 
     Attributes:
         first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
-            which make loss weights comparable across reductions (methods.md 1.5); empty where z has no gradient.
+            which make loss weights comparable across reductions (methods.md 1.5). Terms that z does not enter have
+            none: [CLS] is read beside z, so the contrastive one reaches weights and never z. Empty where z has no
+            gradient.
     """
 
     def __init__(self) -> None:
@@ -40,6 +43,17 @@ class StepAccounts(LightningModule):
         tokens: Any = self.all_gather(torch.tensor(float(share.tokens), device=out.answer_loss.device))
         return replace(out, answer_loss=out.answer_loss * len(out.targets) * share.parts / tokens.mean())
 
+    def _refuse_divergence(self, names: list[str], values: Tensor, lr: float) -> None:
+        """Say which term is no number any more, where, and what to do.
+
+        Raises:
+            CraftError: there is one.
+        """
+        if not bool(values.isfinite().all()):
+            told = ", ".join(f"{name} {value:g}" for name, value in zip(names, values.tolist(), strict=True))
+            where = "" if self._trainer is None else f" at step {self.trainer.global_step}"
+            raise CraftError(f"the training diverged{where} ({told}); lower --model.optim.lr from {lr:g}")
+
     def _log_terms(self, names: list[str], values: Tensor, batch: VqaBatch) -> None:
         """``train/<name>`` and their sum ``train/loss``: means over the processes and parts of a step."""
         parts, part = batch.share.parts, batch.share.part
@@ -55,14 +69,18 @@ class StepAccounts(LightningModule):
         if not features.requires_grad:
             return
         parts, part = batch.share.parts, batch.share.part
-        squares = torch.zeros(len(terms), device=features.device)
-        for index, term in enumerate(terms.values()):
+        found = {}
+        for name, term in terms.items():
             if term.requires_grad:
                 gradient = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)[0]
-                squares[index] = 0.0 if gradient is None else gradient.float().square().sum()
+                if gradient is not None:
+                    found[name] = gradient.float().square().sum()
+        if not found:
+            return
         # The loss is the mean over processes and parts, and each of them holds other rows of z.
-        squares = self.trainer.strategy.reduce(squares, reduce_op="sum") / (self._processes() * parts) ** 2
-        for name, square in zip(terms, squares.tolist(), strict=True):
+        total = self.trainer.strategy.reduce(torch.stack(list(found.values())), reduce_op="sum")
+        squares = total / (self._processes() * parts) ** 2
+        for name, square in zip(found, squares.tolist(), strict=True):
             before = self.first_gradients.get(f"train/grad_z/{name}", 0.0) if part else 0.0
             self.first_gradients[f"train/grad_z/{name}"] = math.sqrt(before**2 + square)
         if part == parts - 1:

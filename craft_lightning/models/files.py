@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as hf_logging
 
 from craft_lightning.errors import CraftError
+from craft_lightning.writing import fresh_file
 
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -68,11 +69,6 @@ def fresh_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
@@ -92,13 +88,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """A safetensors file under a temporary name, then renamed; every tensor is stored on its own."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-        temporary,
-        metadata={"format": "pt", **(metadata or {})},
-    )
-    temporary.replace(path)
+    with fresh_file(path) as temporary:
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"format": "pt", **(metadata or {})},
+        )
 
 
 @contextmanager

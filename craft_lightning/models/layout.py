@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipTextModel, SiglipVisionModel
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.files import fresh_folder, quiet, read_json, save_tensors, write_json
+from craft_lightning.models.files import fresh_folder, quiet, read_json, save_tensors
+from craft_lightning.writing import write_json
 
 SIGLIP = "rqvaesiglip.siglip_model."
 CODEBOOKS = "rqvaesiglip.quantizer.codebooks."
@@ -77,7 +78,7 @@ def tower_tensors(parts: TowerParts) -> dict[str, Tensor]:
 
 
 def tower_config(parts: TowerParts, pretrained_model: str, dtype: torch.dtype) -> dict[str, Any]:
-    """``vision_tower/config.json`` (host facts, section 1.3)."""
+    """``vision_tower/config.json`` (host facts 1.3)."""
     config: Any = parts.vision.config
     side, width = config.image_size // config.patch_size, config.hidden_size
     section: dict[str, Any] = {
@@ -238,7 +239,7 @@ def write_vlm(
 def top_config(
     language_model: PreTrainedModel, tower_width: int, dtype: torch.dtype, image_wrap: bool, aspect: str
 ) -> dict[str, Any]:
-    """The host's own fields of the top ``config.json`` (host facts, section 1.2)."""
+    """The host's own fields of the top ``config.json`` (host facts 1.2)."""
     kind = language_model.config.model_type
     return {
         "architectures": ["VILAULlamaModel" if kind == "llama" else f"VILAU{kind.capitalize()}Model"],

@@ -1,4 +1,4 @@
-"""Pictures to pixels, as VILA-U does it (host facts, section 2.1), and pictures from disk without surprises."""
+"""Pictures to pixels, as VILA-U does it (host facts 2.1), and pictures from disk without surprises."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class ResidualQuantizer(nn.Module):
         codes, energy = [], torch.empty(0)
         for level in range(self.levels):
             index = 0 if self.shared else level
-            # |r|^2 + |c|^2 - 2 r.c as one fused product, the original's order of operations (host facts, 2.3).
+            # |r|^2 + |c|^2 - 2 r.c as one fused product, the original's order of operations (host facts 2.3).
             torch.add(residual.pow(2.0).sum(dim=1, keepdim=True), self._norms[index], out=distances)
             distances.addmm_(residual, tables[index].t(), alpha=-2.0)
             picked = distances.min(dim=1).indices  # the first minimum, like argmin, in a third of the time on CPUs

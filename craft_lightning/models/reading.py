@@ -40,7 +40,7 @@ KNOWN_SIGLIP: dict[str, dict[str, int]] = {
         "image_size": 384,
     },
 }
-"""Shapes that the checkpoints do not hold (host facts, section 1.3)."""
+"""Shapes that the checkpoints do not hold (host facts 1.3)."""
 
 UNUSED = (
     "rqtransformer.",

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.files import fresh_folder, save_tensors, write_json
+from craft_lightning.models.files import fresh_folder, save_tensors
 from craft_lightning.types import VisualTokens
+from craft_lightning.writing import write_json
 
 
 class TimmTower(nn.Module):

@@ -62,7 +62,7 @@ class ReadoutLayer(SiglipEncoderLayer):
 
 
 class VisionTower(nn.Module):
-    """SigLIP up to its second-to-last block, then the quantiser (host facts, methods.md 0).
+    """SigLIP up to its second-to-last block, then the quantiser (host facts 2.2, methods.md 0).
 
     The last block, the final norm and the pooling head are held (their owner may need them to pre-train the tower)
     and never run here.

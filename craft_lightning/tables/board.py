@@ -12,7 +12,7 @@ import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from craft_lightning.outputs import EVENTS
+from craft_lightning.folders import EVENTS
 from craft_lightning.tables.plan import Line, Plan
 from craft_lightning.tables.store import LOCKS
 

@@ -12,6 +12,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.tables.cells import Score, difference, mean_of
 from craft_lightning.tables.plan import Plan
 from craft_lightning.tables.results import Results
+from craft_lightning.writing import fresh_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,8 +139,6 @@ def to_section(plan: Plan, figure: Figure | None) -> str:
 
 def write_png(path: Path, figure: Figure) -> Path:
     """Write to a temporary name and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(to_png(figure))
-    temporary.replace(path)
+    with fresh_file(path) as temporary:
+        temporary.write_bytes(to_png(figure))
     return path

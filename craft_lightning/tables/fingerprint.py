@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """The folder of the three packages."""
 
 PARTS = (
+    "craft_lightning/defaults.py",
     "craft_lightning/types.py",
     "craft_lightning/mcq.py",
     "craft_lightning/prompts.py",
@@ -24,10 +26,19 @@ PARTS = (
     "craft_lightning/models",
     "craft_lightning/methods",
     "data_modules",
+    "callbacks/codebook_usage.py",
+    "callbacks/encoder_export.py",
+    "callbacks/last_checkpoint.py",
+    "callbacks/last_validation.py",
     "callbacks/prune_at_validation.py",
+    "callbacks/replies.py",
     "callbacks/token_prior.py",
 )
-"""The code whose change can change a number."""
+"""The code whose change can change a number, a stored reply or a stored weight.
+
+Neither what only shows them (banner, event files, reports), nor what a machine chooses for itself (strategy, precision,
+memory), which results say like the machine itself.
+"""
 
 LISTS = ("craft_lightning/methods/__init__.py", "data_modules/registry.py", "data_modules/twins/registry.py")
 """Lists of names among it, which change no number."""
@@ -71,7 +82,7 @@ def _without(config: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
 
 @cache
 def code_version(method: str, dataset: str, root: Path = ROOT) -> str:
-    """SHA-256 over the source bytes of :data:`PARTS`.
+    """SHA-256 over the source of :data:`PARTS`, without what explains it (see :func:`statements`).
 
     Files that belong to another method or another dataset (their name is that of another fragment under
     ``experiments/``) do not count, nor do the lists of them: adding a method leaves the finished cells finished.
@@ -87,8 +98,29 @@ def code_version(method: str, dataset: str, root: Path = ROOT) -> str:
             if file.stem in foreign or name.as_posix() in LISTS or not file.is_file():
                 continue
             total.update(f"{name.as_posix()}\0".encode())
-            total.update(hashlib.sha256(file.read_bytes()).digest())
+            total.update(_code_digest(file))
     return total.hexdigest()
+
+
+@cache
+def _code_digest(file: Path) -> bytes:
+    return hashlib.sha256(statements(file.read_text(encoding="utf-8")).encode()).digest()
+
+
+def statements(source: str) -> str:
+    """The lines of a module without docstrings, blank lines and lines of comments."""
+    lines, told, texts = source.splitlines(), set[int](), set[int]()
+    for node in ast.walk(ast.parse(source)):
+        value = node.value if isinstance(node, ast.Expr) else node
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            alone = value is not node and not lines[value.lineno - 1][: value.col_offset].strip()
+            (told if alone else texts).update(range(value.lineno, (value.end_lineno or value.lineno) + 1))
+    texts -= told
+    return "\n".join(
+        line
+        for number, line in enumerate(lines, start=1)
+        if number in texts or (number not in told and line.strip() and not line.lstrip().startswith("#"))
+    )
 
 
 @cache

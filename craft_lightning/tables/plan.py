@@ -129,6 +129,15 @@ def make_plan(
     return Plan(spec, runs / scale, lines, columns, tuple(builder.nodes.values()), cells)
 
 
+def metrics_read(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Names of the metrics that the table reads from a node's result, by the node's name."""
+    found: dict[str, dict[str, None]] = {}
+    for (number, _), nodes in plan.cells.items():
+        for node in nodes:
+            found.setdefault(node.name, {})[plan.spec.metric.at(plan.lines[number].row.keep).name] = None
+    return {name: tuple(metrics) for name, metrics in found.items()}
+
+
 def select(plan: Plan, pattern: str | None) -> Plan:
     """The plan cut to the nodes whose name matches (a part of the name, or a shell pattern), with their parents.
 

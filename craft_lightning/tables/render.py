@@ -15,6 +15,7 @@ from craft_lightning.tables.page import to_html
 from craft_lightning.tables.plan import Plan
 from craft_lightning.tables.report import Report, Section, build_report, made_text
 from craft_lightning.tables.results import Results, gather, read, to_csv, to_json
+from craft_lightning.writing import write_text
 
 RESULTS = "results"
 """Folder of stored tables, beside the specs."""
@@ -148,16 +149,8 @@ def save(plan: Plan, results: Results) -> list[Path]:
         ".tex": to_latex(report),
         ".html": to_html(plan, results, report, picture),
     }
-    written = [_write(plan.output / f"{plan.spec.name}{suffix}", text) for suffix, text in texts.items()]
+    written = [write_text(plan.output / f"{plan.spec.name}{suffix}", text) for suffix, text in texts.items()]
     return written + ([] if picture is None else [figure.write_png(plan.output / report.picture, picture)])
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return path
 
 
 def _stored(plan: Plan) -> Path:
@@ -186,7 +179,7 @@ def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
     results = read(plan, stored or written[0])
     docs = _root(plan) / "docs" / f"{plan.spec.name}.md"
     report = build_report(plan, results)
-    written.append(_write(docs, to_markdown(report)))
+    written.append(write_text(docs, to_markdown(report)))
     if (picture := figure.draw(plan, results)) is not None:
         written.append(figure.write_png(docs.with_name(report.picture), picture))
     readme = _root(plan) / "README.md"
@@ -194,7 +187,7 @@ def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
         text = readme.read_text(encoding="utf-8")
         changed = replace_block(text, plan.spec.name, to_readme(plan, results))
         if changed is not None:
-            written.append(_write(readme, changed))
+            written.append(write_text(readme, changed))
     return written
 
 
@@ -203,7 +196,7 @@ def _store(plan: Plan) -> list[Path]:
     if not any(cell.seeds for cell in results.cells.values()):
         raise CraftError(f"nothing to publish: no cell of {plan.spec.name} is computed (table run {plan.spec.name})")
     path = _stored(plan)
-    return [_write(path, to_csv(plan, results)), _write(path.with_suffix(".json"), to_json(results))]
+    return [write_text(path, to_csv(plan, results)), write_text(path.with_suffix(".json"), to_json(results))]
 
 
 def replace_block(text: str, name: str, block: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
-from craft_lightning.tables.plan import Node, Plan
+from craft_lightning.tables.plan import Node, Plan, metrics_read
 from craft_lightning.tables.pool import WORKER, Event, Launcher, LocalWorker, Worker, last_line
 from craft_lightning.tables.progress import Progress, Running
 
@@ -73,6 +73,7 @@ class _Runner:
         self.idle: list[Worker] = []
         self.busy: dict[Worker, Running] = {}
         self.in_a_row = 0
+        self.metrics = metrics_read(plan)
 
     def run(self) -> Progress:
         """Compute what is not done, in as many workers as jobs; Ctrl-C ends them and passes on."""
@@ -124,7 +125,7 @@ class _Runner:
             process = self.idle.pop() if self.idle else self.start(self.events)
             self.busy[process] = Running(node, lock, time.monotonic())
             self.progress.running = list(self.busy.values())
-            process.send(message(node, resuming))
+            process.send(message(node, resuming, self.metrics.get(node.name, ())))
 
     def _pick(self) -> tuple[Node, IO[str]] | None:
         """The first node that can start, locked and taken from the waiting ones."""
@@ -198,9 +199,16 @@ class _Runner:
             self.progress.failed[child.name] = "its training failed"
 
 
-def message(node: Node, resuming: bool = False) -> dict[str, Any]:
-    """What a worker is told about a node; ``resuming``: go on from the last checkpoint in its folder."""
+def message(node: Node, resuming: bool = False, metrics: Sequence[str] = ()) -> dict[str, Any]:
+    """What a worker is told about a node.
+
+    Args:
+        node: to compute. resuming: go on from the last checkpoint in its folder.
+        metrics: that its result must hold, because the table reads them.
+    """
     flags = ["--trainer.enable_progress_bar=false", *(["--ckpt_path=last"] if resuming else [])]
+    # A job that a cluster starts again finds files of its own.
+    flags += ["--overwrite=true"] if node.kind == "eval" else []
     return {
         "kind": node.kind,
         "name": node.name,
@@ -208,6 +216,7 @@ def message(node: Node, resuming: bool = False) -> dict[str, Any]:
         "arguments": [*node.arguments, *flags],
         "key": node.key,
         "node": dict(node.facts),
+        "metrics": list(metrics),
     }
 
 

@@ -9,28 +9,18 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from craft_lightning.tables.plan import CHECKPOINT, Node
+from craft_lightning.versions import PACKAGES, versions
+from craft_lightning.writing import write_json
 
 RESULT = "node.json"
 FAILURE = "failure.json"
 STARTED = "started.json"
 LOCKS = ".locks"
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write so that a reader sees the old file or the whole new one, whenever the writer dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -62,6 +52,22 @@ def why_stale(node: Node) -> str:
     old = (read_json(node.folder / RESULT) or {}).get("node", {})
     changed = [name for name in ("config", "code", "weights") if old.get(name) != node.facts[name]]
     return ", ".join(changed) or "the encoder under test"
+
+
+def other_libraries(nodes: Iterable[Node]) -> str | None:
+    """How many results were computed with libraries of other versions than those here, in one line; None if none was.
+
+    They count as done: an upgrade must not cost a table, and what it changes is seldom more than the last digits.
+    """
+    here, differences, count = versions(), dict[str, set[str]](), 0
+    for there in [found["versions"] for found in map(result, nodes) if found is not None and "versions" in found]:
+        others = {name: there[name] for name in PACKAGES if there.get(name, here[name]) != here[name]}
+        count += bool(others)
+        for name, other in others.items():
+            differences.setdefault(name, set()).add(other)
+    told = ", ".join(f"{name} {', '.join(sorted(there))}, here {here[name]}" for name, there in differences.items())
+    line = f"{count} results are of other libraries ({told}): they are kept; remove them to compute anew"
+    return line if count else None
 
 
 def predictions(node: Node, keep: float | None) -> Path:

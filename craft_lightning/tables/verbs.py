@@ -111,6 +111,8 @@ def _status(plan: Plan) -> int:
     for kind in ("train", "eval"):
         states = Counter(store.state(n) for n in plan.nodes if n.kind == kind)
         print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
+    if (other := store.other_libraries(plan.nodes)) is not None:
+        print(other)
     for node in plan.nodes:
         if store.state(node) == "stale":
             print(f"stale  {node.name} (changed: {store.why_stale(node)})")
@@ -122,12 +124,15 @@ def _status(plan: Plan) -> int:
 def _run(plan: Plan, args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from craft_lightning.tables import store
     from craft_lightning.tables.board import link_table
     from craft_lightning.tables.pool import Launcher, LocalWorker
     from craft_lightning.tables.run import default_jobs, run_plan
     from craft_lightning.tables.view import make_view, summary
 
     link_table(plan)
+    if (other := store.other_libraries(plan.nodes)) is not None:
+        print(other, file=sys.stderr)
     console = Console()
     launcher: Launcher = LocalWorker
     jobs = default_jobs(plan.nodes, args.jobs)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from craft_lightning.mcq import LETTERS, OPTIONS, nearest_labels
 from craft_lightning.prompts import JUSTIFY_DIRECTIVE, LETTER_DIRECTIVE, SHORT_DIRECTIVE, pad_right
-from craft_lightning.types import Fact
+from craft_lightning.types import IGNORED_LABEL, Fact
 from data_modules.twins.base import ClassificationTwin, Qa, QuestionTwin, Twin
 
 Turn = tuple[str, str]
@@ -98,10 +98,10 @@ class Studio:
         return allowed
 
     def quiz(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """``[B, M]`` numbers of all questions about some pictures (0: none), and of the answers (-100: none)."""
+        """``[B, M]`` numbers of all questions about some pictures (0: none), and of their answers (or ``IGNORED_LABEL``)."""
         sheets = [self._sheet[i] for i in rows]
-        columns = [pad_right([[pair[k] for pair in pairs] for pairs in sheets], fill) for k, fill in ((0, 0), (1, -100))]
-        return columns[0], columns[1]
+        asked, answers = ([[pair[k] for pair in pairs] for pairs in sheets] for k in (0, 1))
+        return pad_right(asked, 0), pad_right(answers, IGNORED_LABEL)
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -227,9 +227,9 @@ def test_a_file_of_counts(run: Any, encoder: Path, tmp_path: Path) -> None:
     assert torch.equal(cli.model.token_prior, torch.arange(K))
     save_file({"counts": torch.arange(5)}, tmp_path / "counts.safetensors")
     with pytest.raises(CraftError, match="counts of 5 codes, this codebook has 64"):
-        run("test", "test", f"--encoder={encoder}", f"--prune.prior={tmp_path}/counts.safetensors")
+        run("test", "short", f"--encoder={encoder}", f"--prune.prior={tmp_path}/counts.safetensors")
     with pytest.raises(CraftError, match="no prior nowhere: 'domain', 'generic', or a file"):
-        run("test", "test", f"--encoder={encoder}", "--prune.prior=nowhere")
+        run("test", "nowhere", f"--encoder={encoder}", "--prune.prior=nowhere")
 
 
 @pytest.mark.parametrize("flag", ["variant=random", "variant=quota", "variant=quota+residual", "variant=none"])

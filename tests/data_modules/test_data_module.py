@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import fields
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from craft_lightning import mcq
 from craft_lightning.errors import CraftError
@@ -137,6 +139,27 @@ def test_batches_are_typed_and_labelled():
     assert (stored.labels == IGNORED_LABEL).all()
     assert (stored.caption_ids == -1).all()
     assert torch.equal(stored.attention_mask.sum(1), stored.prompt_lengths)
+
+
+def test_batches_are_pinned_where_there_is_a_gpu(monkeypatch):
+    data = module()
+    for gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert [loader.pin_memory for loader in (data.train_dataloader(), data.val_dataloader())] == [gpu] * 2
+    monkeypatch.undo()
+
+
+def test_pinning_a_batch_pins_all_of_it(monkeypatch):
+    _, part = next(iter(module("vqa_rad").train_dataloader())).split(2)
+    held = [getattr(part, f.name) for f in fields(part)] + [part.share.label_ids, part.share.caption_ids]
+    tensors = [value for value in held if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 10
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *args: tensor + 1)
+    pinned = pin_memory(part)
+    assert pinned.keys == part.keys
+    now = [getattr(pinned, f.name) for f in fields(pinned)] + [pinned.share.label_ids, pinned.share.caption_ids]
+    for before, after in zip(tensors, [value for value in now if isinstance(value, torch.Tensor)], strict=True):
+        assert torch.equal(after, before + 1)
 
 
 @pytest.mark.parametrize("dataset", ["iconqa", "vqa_rad"])

@@ -14,7 +14,10 @@ from craft_lightning.methods import METHODS, base, method_class
 from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod, load_method
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec
+from craft_lightning.replies import scored_replies
+from craft_lightning.scoring import MAX_NEW_TOKENS
 
 TRAINED = [name for name in METHODS if name != "zero_shot"]
 PLACE = {name: "continuous" if method_class(name).continuous else "host" for name in METHODS}
@@ -67,6 +70,40 @@ def test_exactly_the_declared_parameters_change(name: str, build: Any, data: Any
         assert any(f"vlm.{part}." in n for n in frozen + sorted(declared)), part
     assert all(p.grad is None for n, p in method.named_parameters() if n in frozen)
     assert ("vlm.tower.quantizer.codebooks" in before) == (PLACE[name] == "host")
+
+
+class Norms(Callback):
+    """The norm of the gradient that each step was taken with."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        held = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+        self.seen.append(float(torch.stack(held).norm()))
+
+
+def test_gradients_are_clipped_to_the_spec_s_norm(build: Any, data: Any, trainer: Any) -> None:
+    assert OptimSpec().clip == 1.0
+    norms = {}
+    for clip in (None, 1e-3):
+        watch = Norms()
+        method = build(Craft, optim=OptimSpec(lr=1e-4, clip=clip))
+        trainer(max_steps=2, callbacks=[watch]).fit(method, data())
+        norms[clip] = watch.seen
+    assert min(norms[None]) > 1e-2
+    assert norms[1e-3] == pytest.approx([1e-3] * 2, rel=1e-3)
+
+
+def test_a_reply_that_never_ends_is_cut_after_five_tokens(build: Any, batch: Any, monkeypatch: Any) -> None:
+    assert MAX_NEW_TOKENS == 5
+    vlm = build(method_class("zero_shot")).vlm
+    monkeypatch.setattr(DiscreteVlm, "_stop_ids", lambda self: {-7})
+    visual = vlm.encode(batch.pixel_values)
+    ids = vlm.generate_ids(visual, batch, 5)
+    assert [len(row) for row in ids] == [5] * len(batch)
+    texts = [text.strip() for text in vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    assert [p.text for p in scored_replies(vlm, visual, batch)] == texts
 
 
 @pytest.mark.parametrize("name", MOVES)

@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from craft_lightning.errors import CraftError
 from craft_lightning.losses import contrastive, negative_pairs
+from craft_lightning.methods import contrast
 from craft_lightning.methods.captions import CaptionTable
 from craft_lightning.methods.craft import Craft
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.models.loading import load_text_tower
 from craft_lightning.models.spec import VlmSpec
+from craft_lightning.optim import OptimSpec
 from craft_lightning.types import IGNORED_LABEL, VqaBatch
 
 SENTENCES = tuple(f"An image of a thing, specifically a number {i}." for i in range(8))
@@ -189,6 +191,84 @@ def test_gathered_ranks_equal_one_device(craft: Any) -> None:
 
     whole = loss(slice(0, 6))
     torch.testing.assert_close((loss(slice(0, 3)) + loss(slice(3, 6))) / 2, whole)
+
+
+def test_the_class_mask_reaches_the_loss(craft: Any, batch: VqaBatch) -> None:
+    """Rows of one label, or of one sentence, never push each other apart (eq. 4): pair by pair, by hand."""
+    method = craft(lambda_contrastive=1.0)
+    labels, sentences = torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([0, 1, 2, 2, 4, 5])
+    batch = replace(batch, label_ids=labels, caption_ids=sentences)
+    visual = method.visual_tokens(batch.pixel_values)
+    images = F.normalize(method.text_head(visual.image_embedding), dim=-1)
+    scores = 10.0 * images @ F.normalize(method.captions.embeddings[sentences], dim=-1).T
+    pull, push = F.softplus(-scores.diagonal()), F.softplus(scores)
+    apart = {"label": labels[:, None] != labels[None], "sentence": sentences[:, None] != sentences[None]}
+    value = method.contrast(batch, visual)["contrastive"]
+    torch.testing.assert_close(value, (pull + (push * (apart["label"] & apart["sentence"])).sum(1)).mean())
+    for fewer in (apart["label"], apart["sentence"], ~torch.eye(6, dtype=torch.bool)):
+        assert (pull + (push * fewer).sum(1)).mean().item() > 1.01 * value.item()
+
+
+def test_parts_of_a_step_weigh_as_much_as_their_tokens(craft: Any, batch: VqaBatch) -> None:
+    """The mean over parts is the mean over all tokens, also where one part has shorter replies (OD-4)."""
+    method = craft(lambda_commitment=0.0, lambda_contrastive=0.0)
+    method.all_gather = lambda value: value  # what Lightning's does in one process
+    labels = batch.labels.clone()
+    for row in labels[:3]:
+        row[(row != IGNORED_LABEL).nonzero()[1:]] = IGNORED_LABEL
+    batch = replace(batch, labels=labels)
+    whole = method.training_step(batch, 0)
+    parts = list(batch.split(2))
+    assert [len(method(part).targets) for part in parts] == [3, 6]
+    torch.testing.assert_close(sum(method.training_step(part, 0) for part in parts) / 2, whole)
+    unweighed = sum(method(part).answer_loss for part in parts) / 2
+    assert abs(unweighed.item() - whole.item()) > 1e-4, "the comparison can fail"
+
+
+def test_the_answer_loss_to_the_letter_of_the_paper(craft: Any, batch: VqaBatch) -> None:
+    """``sum_per_sample``: eq. 2, a sum over each reply, averaged over the batch, however a step is cut."""
+    options = {"lambda_commitment": 0.0, "lambda_contrastive": 0.0, "lambda_sal": 0.5}
+    mean, literal = craft(**options), craft(**options, sal_reduction="sum_per_sample")
+    tokens = int((batch.labels != IGNORED_LABEL).sum())
+    expected = terms(mean, batch)["sal"] * tokens / len(batch)
+    torch.testing.assert_close(terms(literal, batch)["sal"], expected)
+    parts = [terms(literal, part)["sal"] for part in batch.split(2)]
+    torch.testing.assert_close(sum(parts) / 2, expected)
+
+
+def test_a_bias_of_the_scores_is_an_option(craft: Any, batch: VqaBatch) -> None:
+    plain, biased = craft(lambda_contrastive=1.0), craft(lambda_contrastive=1.0, logit_bias=True)
+    names = [{name for name, _ in method.trainable()} for method in (plain, biased)]
+    assert names[1] - names[0] == {"logit_bias"}
+    assert plain.logit_bias is None
+    assert biased.logit_bias.tolist() == [-10.0]
+    biased.cls = plain.cls
+    before = terms(plain, batch)["contrastive"]
+    with torch.no_grad():
+        biased.logit_bias.zero_()
+    torch.testing.assert_close(terms(biased, batch)["contrastive"], before)
+    terms(biased, batch)["contrastive"].backward()
+    assert float(biased.logit_bias.grad) > 0.0, "four negatives a picture: fewer scores are better"
+
+
+def test_cls_may_start_at_the_mean_patch(data: Any, trainer: Any, checkpoints: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(contrast, "PICTURES", 10)
+    spec = VlmSpec(name=str(checkpoints / "host"))
+    method = Craft(backbone=spec, cls_init="patch_mean", optim=OptimSpec(lr=0.0))
+    module = data()
+    trainer(max_steps=1).fit(method, module)
+    pictures = torch.cat(list(module.training_pictures()))[:10]
+    expected = method.vlm.tower.vision.embeddings(pictures).mean((0, 1))
+    torch.testing.assert_close(method.cls[0, 0], expected)
+
+
+def test_an_untouched_model_is_read_without_a_random_cls(craft: Any, build: Any, batch: VqaBatch) -> None:
+    """Patches attend to a bidirectional [CLS], so without its trained value the model is its own zero-shot."""
+    method = craft(cls_attention="bidirectional").eval()
+    own = build(ZeroShot).visual_tokens(batch.pixel_values).features
+    assert torch.equal(method.visual_tokens(batch.pixel_values).features, own)
+    method.moved = True
+    assert not torch.equal(method.visual_tokens(batch.pixel_values).features, own)
 
 
 def test_data_without_captions_is_a_clear_error() -> None:

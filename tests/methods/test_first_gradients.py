@@ -23,7 +23,8 @@ def test_norms_of_the_weighted_terms(build: Any, data: Any, trainer: Any, batch:
     run = trainer(max_steps=2, logger=logger, log_every_n_steps=10)
     run.fit(method, data())
     found = method.first_gradients
-    assert set(found) == {"train/grad_z/sal", "train/grad_z/commitment", "train/grad_z/contrastive"}
+    # The read-out leaves the tower beside z, not through it: a norm of the contrastive term would be 0 by construction.
+    assert set(found) == {"train/grad_z/sal", "train/grad_z/commitment"}
     z = visual.features.detach()
     residual = float((z - base.vlm.tower.quantizer.encode(z).quantized).norm())
     assert found["train/grad_z/commitment"] == pytest.approx(0.3 * 2 * residual / z.numel(), rel=1e-5)
@@ -32,8 +33,6 @@ def test_norms_of_the_weighted_terms(build: Any, data: Any, trainer: Any, batch:
     out = base.vlm(type(visual)(features, tokens, visual.codes, None, visual.grid), batch)
     expected = torch.autograd.grad(0.5 * out.answer_loss, features)[0].norm()
     assert found["train/grad_z/sal"] == pytest.approx(float(expected), rel=1e-4)
-    # The read-out leaves the tower beside z, not through it: this term reaches the weights only.
-    assert found["train/grad_z/contrastive"] == 0.0
     events = EventAccumulator(str(tmp_path)).Reload()
     for name, value in found.items():
         assert [(e.step, e.value) for e in events.Scalars(name)] == [(0, pytest.approx(value, rel=1e-6))]

@@ -280,3 +280,13 @@ def test_gaps_matter(vlm: DiscreteVlm, batch: VqaBatch) -> None:
     )
     assert torch.equal(near.tokens, far.tokens)
     assert not torch.allclose(vlm(near, batch).logits, vlm(far, batch).logits, atol=1e-3)
+
+
+def test_the_output_layer_is_float32_under_autocast(vlm: DiscreteVlm) -> None:
+    hidden = torch.randn(4, vlm.language_model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    expected = vlm.language_model.get_output_embeddings()(hidden)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = vlm.language_model.get_output_embeddings()(hidden).float()
+        found = vlm._logits(hidden)
+    assert not torch.equal(rounded, expected), "the comparison can fail"
+    assert torch.equal(found, expected)

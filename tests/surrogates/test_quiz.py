@@ -22,7 +22,8 @@ def test_a_token_moves_the_loss_of_its_own_picture_only_and_unasked_questions_no
     tokens = torch.randn(2, 4, 16, requires_grad=True)
     asked = torch.tensor([[0, 1], [2, 0]])
     quiz(tokens, QuizRows(asked, torch.tensor([[3, IGNORED_LABEL], [IGNORED_LABEL, IGNORED_LABEL]]))).backward()
-    assert tokens.grad is not None and tokens.grad[0].abs().sum() > 0
+    assert tokens.grad is not None
+    assert tokens.grad[0].abs().sum() > 0
     assert torch.equal(tokens.grad[1], torch.zeros(4, 16))
 
 

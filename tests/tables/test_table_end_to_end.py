@@ -26,7 +26,7 @@ from craft_lightning.methods.base import load_method
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.models.tiny import write_tiny
 from craft_lightning.tables import store
-from craft_lightning.tables.plan import Node, Plan, make_plan
+from craft_lightning.tables.plan import Node, Plan, make_plan, metrics_read
 from craft_lightning.tables.run import message
 from craft_lightning.tables.spec import load_spec
 from data_modules.base import VqaDataModule
@@ -177,6 +177,52 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
     assert curves[0] == curves[1], "every step once, as if nothing had happened"
     first, second = (load_file(n.folder / "encoder/encoder.safetensors") for n in (whole, cut))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize("gap", ["before the last validation", "before node.json"])
+def test_a_training_without_steps_left_is_validated(gap: str, house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between its last checkpoint and its result: the second worker ends with what the first would have."""
+    monkeypatch.setattr(sys, "argv", ["craft_lightning"])
+    node = _train_node(_short_plan(house, f"gap {gap[7:12]}", 96))
+    events: list[Any] = []
+    store.prepare(node)
+    worker.attempt(message(node, metrics=["val/accuracy"]), events.append)
+    whole, curves = store.result(node), (node.folder / "curves.jsonl").read_text()
+    assert whole is not None, events
+    replies = (node.folder / "predictions.jsonl").read_text()
+    for name in ("node.json", "result.json"):
+        (node.folder / name).unlink()
+    if gap == "before the last validation":
+        (node.folder / "predictions.jsonl").unlink()
+        (node.folder / "curves.jsonl").write_text("".join(curves.splitlines(keepends=True)[:-1]))
+    assert store.prepare(node), "a checkpoint is there"
+    worker.attempt(message(node, resuming=True, metrics=["val/accuracy"]), events.append)
+    again = store.result(node)
+    assert again is not None, events[-1]
+    assert again["steps"] == 5
+    validated = {k: v for k, v in whole["metrics"].items() if k.startswith("val/")}
+    assert len(validated) > 5
+    assert {k: v for k, v in again["metrics"].items() if k.startswith("val/")} == validated
+    assert again["items"] == whole["items"]
+    assert json.loads((node.folder / "result.json").read_text())["rows"] == 8
+    assert (node.folder / "predictions.jsonl").read_text() == replies
+    assert (node.folder / "curves.jsonl").read_text() == curves
+    assert again["cost"]["seconds"] == pytest.approx(whole["cost"]["seconds"], abs=0.002), "of the steps, once taken"
+    assert again["cost"]["memory"] >= 0.9 * whole["cost"]["memory"]
+
+
+def test_a_result_without_the_table_s_metric_is_a_failure(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["craft_lightning"])
+    plan = _short_plan(house, "lacking")
+    node = next(n for n in plan.nodes if n.name == "eurosat/none/zero_shot/seed0/eval/pocket-qwen2-xs")
+    assert metrics_read(plan)[node.name] == ("test/exact_match",)
+    monkeypatch.setattr(ZeroShot, "_log_metrics", lambda *args: None)
+    events: list[Any] = []
+    store.prepare(node)
+    worker.attempt(message(node, metrics=metrics_read(plan)[node.name]), events.append)
+    assert events[-1]["event"] == "failed"
+    assert events[-1]["error"] == f"{node.name} found no test/exact_match, which the table reads (found: none)"
+    assert store.result(node) is None
 
 
 @pytest.mark.parametrize("method", ["projector_ft", "llm_lora", "vision_ft-lambda_contrastivenull"])

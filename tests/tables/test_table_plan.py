@@ -13,9 +13,10 @@ import table_kit
 import yaml
 
 from craft_lightning.errors import CraftError
-from craft_lightning.tables import fingerprint, plan
+from craft_lightning.tables import fingerprint, plan, store, verbs
 from craft_lightning.tables.plan import Plan, make_plan, select
 from craft_lightning.tables.spec import load_spec
+from craft_lightning.versions import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,26 +122,91 @@ def test_code_version_counts_what_can_change_a_number(tmp_path: Path) -> None:
         (tmp_path / f"experiments/{name}.yaml").write_text("")
     files = ["craft_lightning/losses.py", "craft_lightning/models/vlm.py", "craft_lightning/methods/base.py"]
     files += ["craft_lightning/methods/craft.py", "data_modules/twins/eurosat.py", "data_modules/base.py"]
+    # What is stored and evaluated, and what a run does where its config is silent.
+    files += [f"callbacks/{name}.py" for name in ("encoder_export", "last_checkpoint", "last_validation", "replies")]
+    files += ["callbacks/codebook_usage.py", "craft_lightning/defaults.py"]
     foreign = ["craft_lightning/methods/ldifs.py", "data_modules/twins/kvasir.py", "data_modules/kvasir.py"]
     foreign += ["craft_lightning/methods/__init__.py", "craft_lightning/tables/run.py", "data_modules/registry.py"]
+    foreign += ["callbacks/run_banner.py", "callbacks/hparams_tab.py", "craft_lightning/cli.py", "docs/tables.md"]
     for name in (*files, *foreign):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
 
     def version() -> str:
         fingerprint.code_version.cache_clear()
+        fingerprint._code_digest.cache_clear()
         return fingerprint.code_version("craft", "eurosat", tmp_path)
 
     first = version()
     for name in files:
         (tmp_path / name).write_text("x = 2\n")
         assert version() != first, name
+        (tmp_path / name).write_text('"""What it is."""\n\n# Why it is so.\nx = 1\n')
+        assert version() == first, f"{name}: an explanation changes no number"
         (tmp_path / name).write_text("x = 1\n")
     for name in foreign:
         (tmp_path / name).write_text("x = 2\n")
         assert version() == first, name
     for part in fingerprint.PARTS:
         assert (ROOT / part).exists(), part
+
+
+def test_statements_are_what_runs() -> None:
+    source = '''"""A module."""
+
+# A comment.
+PROMPT = """one
+# two
+
+three"""
+"""What an attribute is."""
+
+
+class A:
+    """A class,
+
+    told at length.
+    """
+
+    def f(self) -> str:
+        """A method."""
+        # Why.
+        return "x"  # beside
+'''
+    expected = [
+        *('PROMPT = """one', "# two", "", 'three"""'),
+        *("class A:", "    def f(self) -> str:", '        return "x"  # beside'),
+    ]
+    assert fingerprint.statements(source).splitlines() == expected
+    for path in (ROOT / "craft_lightning").rglob("*.py"):
+        kept = fingerprint.statements(path.read_text(encoding="utf-8"))
+        assert kept.count("\ndef ") == path.read_text(encoding="utf-8").count("\ndef "), path
+
+
+def test_defaults_of_the_command_line_are_those_that_count() -> None:
+    """What counts as code is what the command line uses: nothing sets a seed or the checkpoint callback beside it."""
+    source = (ROOT / "craft_lightning/cli.py").read_text(encoding="utf-8")
+    assert "defaults.SEED," in source
+    assert "defaults.CHECKPOINT.items()" in source
+    assert source.count("set_defaults(") == 1
+
+
+def test_results_of_other_libraries_are_kept_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = table_kit.write_house(tmp_path, number=1)
+    made = make_plan(load_spec(spec), tmp_path / "runs")
+    one, two, three, *_ = made.nodes
+    table_kit.write_result(one, {}, versions=versions())
+    assert store.other_libraries(made.nodes) is None
+    table_kit.write_result(two, {}, versions=versions() | {"torch": "1.0.0", "python": "3.0"})
+    table_kit.write_result(three, {}, versions={"torch": versions()["torch"], "peft": "0.0.1"})
+    assert store.state(two) == store.state(three) == "done"
+    expected = (
+        f"2 results are of other libraries (torch 1.0.0, here {versions()['torch']}, peft 0.0.1, here "
+        f"{versions()['peft']}): they are kept; remove them to compute anew"
+    )
+    assert store.other_libraries(made.nodes) == expected
+    assert verbs.main(["status", str(spec), "--runs", str(tmp_path / "runs")]) == 0
+    assert expected in capsys.readouterr().out
 
 
 def test_a_shared_tower_counts_as_weights(tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
-"""Where a run and a verb write, made sure of before anything is computed; and what they may find or replace there."""
+"""Run folders: what a run writes where, made sure of before anything is computed; no run writes over another."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from itertools import chain, count
 from pathlib import Path
 
 from craft_lightning.errors import CraftError
 
 EVENTS = "events"
-"""A run's TensorBoard files: a folder of their own, so that a view can name one run without what lies below it."""
+"""The folder of event files in a run's folder; tests of other rows and tables may lie beside it, not in it."""
 
 FINDINGS = ("checkpoints", "encoder", "result*.json")
 """What makes a folder a used one."""
@@ -32,16 +33,13 @@ def check_folder(folder: Path) -> None:
         raise CraftError(f"cannot write to {folder}: {why}; name another folder with --trainer.default_root_dir")
 
 
-def check_file(path: Path, flag: str) -> None:
-    """Make sure that a verb can write the file that a flag names.
+def places(folder: Path, verb: str) -> tuple[Path, Path]:
+    """Where a run of this verb writes its result and its replies.
 
-    Raises:
-        CraftError: it is a folder, or lies in none.
+    In a folder that holds a fit, the files of an evaluation carry its verb: ``result.test.json``.
     """
-    if path.is_dir():
-        raise CraftError(f"{flag} {path} is a folder: name a file in it")
-    if not path.absolute().parent.is_dir():
-        raise CraftError(f"{flag} {path}: no folder {path.parent}")
+    tag = f".{verb}" if verb != "fit" and (folder / "config.yaml").exists() else ""
+    return folder / f"result{tag}.json", folder / f"predictions{tag}.jsonl"
 
 
 def find_checkpoint(path: str, run: Path) -> str:
@@ -77,3 +75,26 @@ def claim(folder: Path, resuming: bool, overwrite: bool) -> None:
     # What a run left that found nothing would mix with the new one's curves.
     for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def unused(folder: Path, verb: str) -> Path:
+    """The folder, or the first of ``<folder>-2``, ``<folder>-3``... that holds no evaluation of this verb."""
+    others = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(f for f in chain((folder,), others) if not any(path.exists() for path in places(f, verb)))
+
+
+def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
+    """Make sure that an evaluation writes over no other.
+
+    Raises:
+        CraftError: the folder holds one, and ``--overwrite`` was not given.
+    """
+    result, lines = places(folder, verb)
+    kept = [path for path in (result, lines) if path.exists()]
+    if kept and not overwrite:
+        raise CraftError(
+            f"{folder} holds an evaluation ({kept[0].name}); name another folder with --trainer.default_root_dir, or "
+            "replace it with --overwrite true"
+        )
+    for path in [*kept, *folder.glob(f"{lines.stem}.keep*.jsonl")]:
+        path.unlink()

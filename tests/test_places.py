@@ -9,7 +9,8 @@ import pytest
 
 from craft_lightning import __main__ as entry
 from craft_lightning.errors import CraftError
-from craft_lightning.outputs import check_file, check_folder, find_checkpoint
+from craft_lightning.folders import check_folder, find_checkpoint
+from craft_lightning.writing import check_file
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "experiments" / "smoke.yaml")
 

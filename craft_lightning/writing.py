@@ -1,0 +1,54 @@
+"""Files that are there whole or not at all: every file of results is written under a temporary name and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.errors import CraftError
+
+
+@contextmanager
+def fresh_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, with its ending, which takes its place when the block ends without an error.
+
+    Whenever the writer dies, a reader sees the old file or the whole new one. The folder is made if it is not there.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Make sure that a verb can write the file that a flag names.
+
+    Raises:
+        CraftError: it is a folder, or lies in none.
+    """
+    if path.is_dir():
+        raise CraftError(f"{flag} {path} is a folder: name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise CraftError(f"{flag} {path}: no folder {path.parent}")
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text; returns the path."""
+    with fresh_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return Path(path)
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON with a final newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

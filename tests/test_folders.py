@@ -1,0 +1,49 @@
+"""No run writes over another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from craft_lightning.errors import CraftError
+from craft_lightning.folders import claim_evaluation, places, unused
+
+
+def write(path: Path, text: str = "kept") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_evaluations_beside_a_fit_carry_their_verb(tmp_path: Path) -> None:
+    assert [p.name for p in places(tmp_path, "test")] == ["result.json", "predictions.jsonl"]
+    write(tmp_path / "config.yaml")
+    assert [p.name for p in places(tmp_path, "test")] == ["result.test.json", "predictions.test.jsonl"]
+    assert [p.name for p in places(tmp_path, "fit")] == ["result.json", "predictions.jsonl"]
+
+
+def test_an_evaluation_has_a_place_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "test"
+    assert unused(folder, "test") == folder
+    write(folder / "result.json")
+    assert unused(folder, "test") == tmp_path / "test-2"
+    write(tmp_path / "test-2" / "predictions.jsonl")
+    assert unused(folder, "test") == tmp_path / "test-3"
+
+
+@pytest.mark.parametrize("beside_fit", [False, True])
+def test_an_evaluation_is_never_written_over_unasked(beside_fit: bool, tmp_path: Path) -> None:
+    fits = [write(tmp_path / name) for name in ("config.yaml", "result.json", "predictions.jsonl") if beside_fit]
+    tag = ".test" if beside_fit else ""
+    claim_evaluation(tmp_path, "test", overwrite=False)
+    names = (f"result{tag}.json", f"predictions{tag}.jsonl", f"predictions{tag}.keep0.8.jsonl")
+    ours = [write(tmp_path / name) for name in names]
+    with pytest.raises(
+        CraftError, match=rf"holds an evaluation \(result{tag}.json\); name another folder .*--overwrite"
+    ):
+        claim_evaluation(tmp_path, "test", overwrite=False)
+    assert all(path.read_text() == "kept" for path in ours)
+    claim_evaluation(tmp_path, "test", overwrite=True)
+    assert not any(path.exists() for path in ours)
+    assert all(path.read_text() == "kept" for path in fits)

@@ -1,0 +1,34 @@
+"""Files are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from craft_lightning.writing import fresh_file, write_json, write_text
+
+
+def _die_in_the_middle(path: Path) -> None:
+    with fresh_file(path) as temporary:
+        temporary.write_text("half of it")
+        assert temporary.suffix == path.suffix, "writers choose their format by the ending"
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+
+
+def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "new" / "table.csv", "old")
+    with pytest.raises(KeyboardInterrupt):
+        _die_in_the_middle(path)
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    value = {"name": "Kästchen", "values": [1, 2.5, None]}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+    write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.json").read_text() == "{}\n"
