@@ -98,7 +98,7 @@ class Studio:
         return allowed
 
     def quiz(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """``[B, M]`` numbers of all questions about some pictures (0: none), and of their answers (or ``IGNORED_LABEL``)."""
+        """``[B, M]`` numbers of all questions about pictures (0: none) and of their answers (or ``IGNORED_LABEL``)."""
         sheets = [self._sheet[i] for i in rows]
         asked, answers = ([[pair[k] for pair in pairs] for pairs in sheets] for k in (0, 1))
         return pad_right(asked, 0), pad_right(answers, IGNORED_LABEL)
