@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 
 
-POCKET, HALF, SEVEN = "pocket-vila-u", "vila-u-qwen2-0.5b", "vila-u-7b"
+POCKET, HALF, SEVEN = "pocket-vila-u", "qwen2-0.5b", "vila-u-7b-256"
 
 FULL, BF16 = "32-true", "bf16-mixed"
 TABLE = [
