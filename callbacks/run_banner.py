@@ -60,13 +60,18 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
         "method": str(getattr(module, "name", type(module).__name__)),
         "backbone": model,
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
-        "codebook": facts.codebook_hash(module) or "none (continuous tower)",
+        "codebook": _codebook_line(module),
         "strategy": facts.strategy(trainer),
         "pruning": _pruning_line(facts.pruning(trainer, module)),
         "data": _data_line(facts.data_facts(trainer)),
         "folder": trainer.default_root_dir,
     }
     return {name: text for name, text in lines.items() if text}
+
+
+def _codebook_line(module: LightningModule) -> str:
+    digest = facts.codebook_hash(module)
+    return f"{digest}, distances in {facts.quantizer_dtype(module)}" if digest else "none (continuous tower)"
 
 
 def _pruning_line(pruning: dict[str, Any]) -> str:
