@@ -78,7 +78,7 @@ def test_what_hides_a_module_is_named_and_not_run(here: Path) -> None:
     (here / "torch").mkdir()
     (here / "torch" / "__init__.py").write_text("raise SystemExit('run')")
     (here / "numpy").mkdir()  # without __init__.py it hides nothing
-    for harmless in ("mine.py", "test.py", "callbacks.py"):
+    for harmless in ("mine.py", "test.py"):
         (here / harmless).touch()
     found = crosses()
     assert set(found) == {"shadows", "devices"}
@@ -128,13 +128,14 @@ def test_the_token_is_never_told(here: Path, monkeypatch: Any, capsys: Any) -> N
 
 def test_a_table_of_the_paper_takes_more(here: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("CRAFT_MODELS", str(here / "models"))
+    (here / "models").mkdir()
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=2 * 2**30))
     assert crosses() == {}
     found = crosses("paper")
     assert "hf download mit-han-lab/vila-u-7b-256" in found["models"].mend
     assert "2.0 GiB free" in found["disk"].text
     assert found["hub token"].mend == "hf auth login"
-    (here / "models" / "vila-u-7b-256").mkdir(parents=True)
+    (here / "models" / "vila-u-7b-256").mkdir()
     assert "models" not in crosses("paper")
 
 

@@ -70,7 +70,7 @@ def write(folder: Path, *, inside: bool = True, shards: int = 2) -> Path:
     for name, part in zip(names, parts, strict=True):
         torch.save(part, folder / name)
     where = {key: name for name, part in zip(names, parts, strict=True) for key in part}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     facts = {
         **config.to_dict(),
         "model_type": "llava_llama",
@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_named(single: Path, tmp_path: Path, monkeypatch: A
     torch.save(state | {"model.surprise": torch.ones(1)}, file)
     index = json.loads((folder / "pytorch_model.bin.index.json").read_text())["weight_map"]
     index["model.surprise"] = file.name
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     with pytest.raises(CraftError, match=r"unexpected model\.surprise"):
         load_vlm(spec)
     with pytest.raises(CraftError, match="continuous"):
