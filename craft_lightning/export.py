@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.encoders import apply_encoder
-from craft_lightning.models.files import TensorFiles, fresh_folder, read_json, save_tensors, write_json
-from craft_lightning.models.folders import checkpoint_root, has_clip, top_config_of, tower_folder
+from craft_lightning.models.files import TensorFiles, first_line, fresh_folder, read_json, save_tensors, write_json
+from craft_lightning.models.folders import checkpoint_root, is_single, top_config_of, tower_folder
 from craft_lightning.models.layout import SIGLIP
+from craft_lightning.models.llava import projector_kind
 from craft_lightning.models.reading import load_tower, siglip_folder
 from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
+
+LONG = 10**9
+"""Bytes from which the copying is announced."""
 
 ADAPTATION = "adaptation"
 """Folder for what the encoder's own folder says besides its weights; other readers pass it by."""
@@ -46,13 +51,16 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code.
 
     Raises:
-        CraftError: see :func:`export`.
+        CraftError: see :func:`export`; a folder that cannot be written.
     """
     args = parser().parse_args(argv)
     source = resolve(VlmSpec(args.checkpoint)) if args.checkpoint in BACKBONES else Path(args.checkpoint)
     if not source.is_dir():
         raise CraftError(f"no checkpoint folder {source}; known names: {', '.join(BACKBONES)}")
-    count = export(source, args.encoder, args.output)
+    try:
+        count = export(source, args.encoder, args.output)
+    except OSError as error:
+        raise CraftError(f"--output {args.output} cannot be written ({first_line(error)})") from error
     print(
         f"{args.output}: {count} tensors of {args.encoder} in place; load it with --model.backbone.name {args.output}"
     )
@@ -77,17 +85,19 @@ def export(checkpoint: Path, encoder: Path, output: Path) -> int:
     root = checkpoint_root(checkpoint)
     _check_output(output, root)
     encoder = encoder.parent if encoder.name == "encoder.safetensors" else encoder
-    if has_clip(root):
-        raise CraftError(f"{checkpoint} has a CLIP tower: only checkpoints in VILA-U's layout can be exported")
+    folder = tower_folder(root)
+    if is_single(root) or "rqvaesiglip" not in read_json(folder / "config.json"):
+        raise CraftError(f"{checkpoint} has another tower: only checkpoints in VILA-U's layout can be exported")
     for part in ("llm", "mm_projector"):
         if not (root / part / "config.json").is_file():
             raise CraftError(f"{checkpoint}: no {part}/config.json, so it is no whole checkpoint")
-        TensorFiles(root / part)  # names a missing or damaged file before anything is copied
-    folder = tower_folder(root)
+        if part == "llm" or projector_kind(root) != "identity":
+            TensorFiles(root / part)  # names a missing or damaged file before anything is copied
     apply_encoder(load_tower(root), encoder)  # refuses what does not fit
     state = load_file(encoder / "encoder.safetensors")
     adapted = {f"{SIGLIP}vision_model.{name.removeprefix('vision.')}": value for name, value in state.items()}
-    _check_room(output, (root, folder, encoder))
+    inside = folder.resolve().is_relative_to(root.resolve())
+    _check_room(output, (root, encoder) if inside else (root, folder, encoder))
     with fresh_folder(output) as fresh:
         _copy(root, fresh, leave=folder.name if folder.parent == root else "vision_tower")
         _copy(folder, fresh / "vision_tower")
@@ -109,7 +119,9 @@ def _check_output(output: Path, root: Path) -> None:
 
 
 def _check_room(output: Path, sources: Sequence[Path]) -> None:
-    needed = sum(file.stat().st_size for source in set(sources) for file in source.rglob("*") if file.is_file())
+    needed = sum(file.stat().st_size for source in sources for file in source.rglob("*") if file.is_file())
+    if needed > LONG:
+        print(f"copying {needed / 1e9:.1f} GB to {output}", file=sys.stderr)
     place = next(parent for parent in output.resolve().parents if parent.is_dir())
     free = shutil.disk_usage(place).free
     if needed > free:

@@ -128,7 +128,9 @@ def test_light_modules_never_name_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [["--help"], ["list", "methods"], ["list", "datasets"], ["table", "--help"], ["--version"]], ids=" ".join
+    "verb",
+    [["--help"], ["list", "methods"], ["list", "datasets"], ["table", "--help"], ["doctor", "--help"], ["--version"]],
+    ids=" ".join,
 )
 def test_light_verbs_load_no_torch(verb: list[str]) -> None:
     code = (

@@ -124,6 +124,12 @@ def test_siglip_beside_the_tower_comes_along(tmp_path: Path) -> None:
     load_tower(tmp_path / "out")
 
 
+def write_clip(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava_llama"}))
+    return folder
+
+
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     source, other = write_tiny(tmp_path / "m"), write_tiny(tmp_path / "other", seed=5)
     own, foreign = adapted(source, tmp_path / "own"), adapted(other, tmp_path / "foreign")
@@ -142,6 +148,8 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, monkeypatch: An
         (headless, own, out, "no mm_projector/config.json"),
         (source, own, tmp_path / "full", "exists: name another folder"),
         (source, own, source / "x", "lies in the checkpoint"),
+        (source, own, tmp_path / "full" / "x" / "y", "cannot be written"),
+        (write_clip(tmp_path / "clip"), own, out, "only checkpoints in VILA-U's layout can be exported"),
     ):
         capsys.readouterr()
         assert export("--checkpoint", checkpoint, "--encoder", encoder, "--output", output) == 2
