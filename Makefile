@@ -11,7 +11,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test reproduce-table1 forgetting sweep pocket-family tensorboard
+.PHONY: help install doctor lint test reproduce-table1 forgetting sweep pocket-family tensorboard
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
+
+doctor: $(STAMP) ## what this machine has and what is missing (SCALE=pocket|paper)
+	$(RUN) -m craft_lightning doctor --scale $(SCALE)
 
 lint: $(STAMP) ## ruff (lint, format) and mypy on the three packages
 	$(RUN) -m ruff check .

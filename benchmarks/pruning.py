@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
+from craft_lightning.models.folders import top_config_of
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.reading import top_config_of
 from craft_lightning.models.spec import BACKBONES, POCKET, VlmSpec
 from craft_lightning.models.tiny import tiny_tokenizer
 from craft_lightning.models.tower import VisionTower

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from callbacks.memory import TEXT_TOKENS, Plan, estimate
 from callbacks.strategy import COMMUNICATION, GIB, OUTSIDE, Choice, Machine, choose
 from craft_lightning.methods.craft import Craft
+from craft_lightning.models.blueprints import write_blueprint
 from craft_lightning.models.skeleton import Profile, profile
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.writing import write_text
@@ -50,68 +49,14 @@ MACHINES = {
 """Those without a comma and of which ``experiments/hardware/`` has a fragment bear its name."""
 
 
-QWEN2 = {"model_type": "qwen2", "vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
-HALF_BILLION = {**QWEN2, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
-
-LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
-    "vila-u-7b": {
-        "model_type": "llama",
-        "vocab_size": 32004,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-    "vila-u-qwen2-0.5b": {**HALF_BILLION, "num_attention_heads": 14},
-    "vila-u-qwen2-1.5b": {
-        **QWEN2,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-    },
-    "vila-u-qwen2.5-3b": {
-        **QWEN2,
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-    },
-}
-"""Language models of the paper by the names of ``python -m craft_lightning list backbones``."""
-
-TOWER = {
-    "model_type": "rqvaesigliptransformer_model",
-    "hidden_size": 1024,
-    "rqvaesiglip": {
-        "pretrained_model": "google/siglip-large-patch16-256",
-        "code_shape": [16, 16, 4],
-        "n_embed": 16384,
-        "shared_codebook": True,
-    },
-}
-
-
-def write_configs(folder: Path, name: str) -> Path:
-    """A checkpoint folder of the named model without weights; returns it."""
-    language = LANGUAGE_MODELS[name]
-    files = {
-        "config.json": {"hidden_size": language["hidden_size"], "mm_hidden_size": 1024},
-        "llm/config.json": language,
-        "vision_tower/config.json": TOWER,
-        "mm_projector/config.json": {"mm_projector_type": "mlp2x_gelu"},
-    }
-    for path, content in files.items():
-        (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name / path).write_text(json.dumps(content), encoding="utf-8")
-    return folder / name
+PAPER = ("vila-u-7b-256", "qwen2-0.5b", "qwen2-1.5b", "qwen2.5-3b")
+"""Models of the paper, by the names of ``python -m craft_lightning list backbones``."""
 
 
 def numbers(name: str) -> Profile:
-    """CRAFT on a model of the paper, or on a pocket model."""
+    """CRAFT on a pocket model or on one of the paper, whose blueprint is taken even where the model is at hand."""
     with tempfile.TemporaryDirectory() as folder:
-        source = str(write_configs(Path(folder), name)) if name in LANGUAGE_MODELS else name
+        source = str(write_blueprint(folder, name)) if name in PAPER else name
         sketch = Craft(backbone=VlmSpec(source)).sketch()
         return profile(sketch, sketch.vlm)
 
@@ -142,7 +87,7 @@ def table4_block(profiles: Mapping[str, Profile]) -> str:
     with TABLE4.open(encoding="utf-8") as file:
         rows = {(r["surrogate_or_backbone"], r["method"]): r["train_vram_mib"] for r in csv.DictReader(file)}
     columns = []
-    for name, label in (("vila-u-7b", "VILA-U-7B"), ("vila-u-qwen2-0.5b", "Qwen2-0.5B")):
+    for name, label in (("vila-u-7b-256", "VILA-U-7B"), ("qwen2-0.5b", "Qwen2-0.5B")):
         found, printed = profiles[name], float(rows[label, "CRAFT"])
         kept, again = (estimate(found, Plan("ddp", 8, 4, 4, True, 2, r)).peak / MIB for r in (False, True))
         logits = 4 * (found.tokens + TEXT_TOKENS) * found.vocabulary * 4 * 3 / MIB
@@ -175,7 +120,7 @@ def table4_block(profiles: Mapping[str, Profile]) -> str:
 
 def report() -> dict[str, str]:
     """Both blocks by name."""
-    profiles = {name: numbers(name) for name in ("pocket-vila-u", *LANGUAGE_MODELS)}
+    profiles = {name: numbers(name) for name in ("pocket-vila-u", *PAPER)}
     return {"choices": choices_block(profiles), "table4": table4_block(profiles)}
 
 

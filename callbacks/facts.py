@@ -49,6 +49,12 @@ def codebook_hash(module: LightningModule) -> str | None:
     return found
 
 
+def quantizer_dtype(module: LightningModule) -> str | None:
+    """What the distances to codewords are computed in; None for a continuous tower."""
+    quantizer = getattr(getattr(getattr(module, "vlm", None), "tower", None), "quantizer", None)
+    return None if quantizer is None else str(quantizer.dtype).removeprefix("torch.")
+
+
 def strategy(trainer: Trainer) -> str:
     """The strategy in use, and why."""
     name = type(trainer.strategy).__name__.removesuffix("Strategy")

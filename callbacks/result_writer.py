@@ -132,6 +132,7 @@ class ResultWriter(Callback):
             "steps": trainer.global_step,
             "trained": {"count": sum(parts.values()), "parts": parts, "names": facts.trained_names(pl_module)},
             "codebook_hash": facts.codebook_hash(pl_module),
+            "quantizer_dtype": facts.quantizer_dtype(pl_module),
             "strategy": facts.strategy(trainer),
             "pruning": facts.pruning(trainer, pl_module),
             "device": facts.device(trainer),

@@ -60,7 +60,7 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
         "method": _method_line(facts.method(trainer, module), module),
         "backbone": model,
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
-        "codebook": facts.codebook_hash(module) or "none (continuous tower)",
+        "codebook": _codebook_line(module),
         "strategy": facts.strategy(trainer),
         "pruning": _pruning_line(facts.pruning(trainer, module)),
         "data": _data_line(facts.data_facts(trainer)),
@@ -77,6 +77,11 @@ def _method_line(method: str, module: LightningModule) -> str:
     if method == "zero_shot":
         return f"{method}: the model as it is, for the config names {named}, but no --encoder or --ckpt_path was given"
     return f"{method}: that of the encoder; the config names {named}"
+
+
+def _codebook_line(module: LightningModule) -> str:
+    digest = facts.codebook_hash(module)
+    return f"{digest}, distances in {facts.quantizer_dtype(module)}" if digest else "none (continuous tower)"
 
 
 def _pruning_line(pruning: dict[str, Any]) -> str:

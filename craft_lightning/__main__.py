@@ -26,6 +26,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokenize": ("craft_lightning.tokenize", "pictures to discrete visual tokens"),
     "tokens": ("craft_lightning.tokens", "a picture of the visual tokens of pictures: codes, changed, kept"),
     "draw": ("craft_lightning.draw", "contact sheet of the drawn datasets"),
+    "export": ("craft_lightning.export", "write an adapted encoder back into a whole checkpoint"),
+    "doctor": ("craft_lightning.doctor", "what this machine has and what is missing"),
     "surrogate": ("craft_lightning.family.build", "build a surrogate model from nothing"),
 }
 

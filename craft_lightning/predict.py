@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks import facts
 from callbacks.prune_at_validation import PruneAtValidation
 from craft_lightning import cli
 from craft_lightning.errors import CraftError, nearest
@@ -26,7 +27,7 @@ from craft_lightning.models.pixels import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
-from craft_lightning.prompts import PromptBuilder, collate_text, message
+from craft_lightning.prompts import Encoded, PromptBuilder, collate_text, message
 from craft_lightning.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch, VqaExample
 from craft_lightning.writing import check_file
@@ -46,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model "
         "reads: T counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens "
         "of the picture included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole "
-        "picture, and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, image_position and "
-        "visual_positions.",
+        "picture, and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
+        "image_position and visual_positions.",
         allow_abbrev=False,
         add_help=False,
     )
@@ -100,7 +101,9 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
     print(reply)
     if args.logits is not None:
         logits, input_ids = method.vlm.prompt_logits(visual, batch)
-        write_logits(args.logits, logits, input_ids, {"reply": reply, "codebook_hash": method.vlm.codebook_hash or ""})
+        computed = {"dtype": method.backbone.dtype, "quantizer_dtype": facts.quantizer_dtype(method) or ""}
+        told = {"reply": reply, "codebook_hash": method.vlm.codebook_hash or "", **computed}
+        write_logits(args.logits, logits, input_ids, told)
     return 0
 
 
@@ -164,10 +167,11 @@ def one_batch(method: BaseMethod, example: VqaExample) -> VqaBatch:
         CraftError: more options than the tokenizer has letters.
     """
     vlm = method.vlm
-    builder = PromptBuilder(vlm.tokenizer, vlm.conversation)
+    builder = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=bool(example.options))
     if len(example.options) > len(builder.letters):
         raise CraftError(f"{len(example.options)} options, but there are only the letters {builder.letters}")
-    text = collate_text([builder.encode_text(message(example), example.answer)], builder.pad_id, with_reply=False)
+    prompt = Encoded(builder.prompt_ids(message(example)), ())
+    text = collate_text([prompt], builder.pad_id, with_reply=False)
     return VqaBatch(
         pixel_values=preprocess(example.image, vlm.image_size, vlm.aspect)[None],
         **text,
@@ -203,10 +207,10 @@ def _stored_item(config: Any, key: str | None) -> VqaExample:
     return found
 
 
-def write_logits(path: Path, logits: Tensor, input_ids: Tensor, facts: dict[str, str]) -> None:
+def write_logits(path: Path, logits: Tensor, input_ids: Tensor, told: dict[str, str]) -> None:
     """Write ``logits [1, T, V]`` and ``input_ids [1, T']`` (see :func:`parser`) to a temporary name and rename."""
     visual = logits.shape[1] - input_ids.shape[1] + 1
     at = int((input_ids[0] == IMAGE_TOKEN_ID).int().argmax())
     where = {"image_position": str(at), "visual_positions": str(visual)}
-    save_tensors(path, {"logits": logits, "input_ids": input_ids}, {**facts, **where})
+    save_tensors(path, {"logits": logits, "input_ids": input_ids}, {**told, **where})
     print(f"{path}: logits {'x'.join(map(str, logits.shape))}", file=sys.stderr)

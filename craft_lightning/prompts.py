@@ -67,9 +67,10 @@ class PromptBuilder:
     Args:
         tokenizer: a transformers tokenizer.
         conversation: ``"vicuna_v1"`` or ``"chat_template"``.
+        lettered: False if nobody will ask multiple choice: any tokenizer will do then.
 
     Attributes:
-        letters: the option letters whose reply is a single token, at least ``ABCD``.
+        letters: the option letters whose reply is a single token, at least ``ABCD``; none without ``lettered``.
         letter_ids: their token ids.
         end_id: the end-of-turn token. pad_id: fills ``input_ids`` on the right (its value never matters).
 
@@ -77,7 +78,7 @@ class PromptBuilder:
         CraftError: a letter from A to D takes more than one token, or the tokenizer lacks what the conversation needs.
     """
 
-    def __init__(self, tokenizer: Any, conversation: Conversation) -> None:
+    def __init__(self, tokenizer: Any, conversation: Conversation, lettered: bool = True) -> None:
         if tokenizer.eos_token_id is None:
             raise CraftError("the tokenizer has no end-of-sequence token, so replies cannot end")
         if conversation == "chat_template" and not tokenizer.chat_template:
@@ -91,7 +92,7 @@ class PromptBuilder:
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._replies: dict[str, tuple[int, ...]] = {}
         self._heads: dict[str, list[int]] = {}
-        self.letters, self.letter_ids = self._single_letters()
+        self.letters, self.letter_ids = self._single_letters() if lettered else ("", ())
 
     def _single_letters(self) -> tuple[str, tuple[int, ...]]:
         letters, ids = "", list[int]()

@@ -15,9 +15,10 @@ from torch import Tensor
 from craft_lightning.errors import CraftError
 from craft_lightning.models.encoders import apply_encoder
 from craft_lightning.models.files import save_tensors
+from craft_lightning.models.folders import aspect_of, checkpoint_root
 from craft_lightning.models.pixels import Aspect, find_pictures, picture_batches
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
-from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
+from craft_lightning.models.reading import load_tower
 from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.types import VisualTokens
@@ -80,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     if tower.quantizer is None:
         raise CraftError(f"{folder} is a continuous model: it has no discrete tokens")
     prior = apply_encoder(tower, args.encoder)[1] if args.encoder is not None else None
-    aspect = top_config_of(checkpoint_root(folder)).get("image_aspect_ratio", "resize")
+    aspect = aspect_of(checkpoint_root(folder))
     names, batches = open_input(args.input, tower.image_size, aspect, args.batch_size)
     if args.counts is not None:
         with torch.no_grad():

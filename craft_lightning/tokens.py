@@ -11,9 +11,10 @@ from PIL import Image
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.encoders import apply_encoder
+from craft_lightning.models.folders import aspect_of, checkpoint_root
 from craft_lightning.models.pixels import Aspect, find_pictures, picture_batches
 from craft_lightning.models.pruning import PruneRule, budget_of, count_codes, prune
-from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of
+from craft_lightning.models.reading import load_tower
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.mosaic import MUTED, TokenView, code_colours, draw_tokens, stack
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     tower = load_tower(spec)
     if tower.quantizer is None:
         raise CraftError(f"{args.checkpoint} is a continuous model: it has no discrete tokens")
-    aspect = top_config_of(checkpoint_root(resolve(spec))).get("image_aspect_ratio", "resize")
+    aspect = aspect_of(checkpoint_root(resolve(spec)))
     files = find_pictures(args.images)
     views, source = _look(tower, files, aspect, args.encoder, args.keep)
     colours = code_colours(tower.quantizer.table(0))

@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from craft_lightning.models.layout import read_json
+from craft_lightning.models.files import read_json
+from craft_lightning.models.folders import (
+    aspect_of,
+    checkpoint_root,
+    has_clip,
+    llm_folder,
+    top_config_of,
+    tower_folder,
+)
+from craft_lightning.models.llava import clip_shapes
 from craft_lightning.models.pixels import Aspect
-from craft_lightning.models.reading import checkpoint_root, load_tower, top_config_of, tower_folder
+from craft_lightning.models.reading import load_tower
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.text import load_tokenizer
 from craft_lightning.prompts import PromptBuilder
@@ -35,11 +44,13 @@ def read_backbone(spec: VlmSpec) -> Reader:
     """
     root = checkpoint_root(resolve(spec))
     config = top_config_of(root)
-    builder = PromptBuilder(load_tokenizer(root / "llm"), config.get("conversation", "vicuna_v1"))
-    return Reader(builder, _side(root, spec), config.get("image_aspect_ratio", "resize"))
+    builder = PromptBuilder(load_tokenizer(llm_folder(root)), config.get("conversation", "vicuna_v1"))
+    return Reader(builder, _side(root, spec), aspect_of(root))
 
 
 def _side(root: Path, spec: VlmSpec) -> int:
+    if has_clip(root):
+        return int(clip_shapes(root)["image_size"])
     file = tower_folder(root) / "preprocessor_config.json"
     size: Any = read_json(file).get("size") if file.is_file() else None
     if isinstance(size, dict):

@@ -36,6 +36,7 @@ RANKS = {
     "craft_lightning.tables": 3,
     "craft_lightning.listing": 3,
     "craft_lightning.arguments": 3,
+    "craft_lightning.doctor": 3,
     "data_modules": 3,
     "callbacks": 3,
     "craft_lightning.cli": 4,
@@ -43,6 +44,7 @@ RANKS = {
     "craft_lightning.tokens": 4,
     "craft_lightning.family": 4,
     "craft_lightning.draw": 4,
+    "craft_lightning.export": 4,
     "craft_lightning.predict": 5,
     "craft_lightning.worker": 5,
     "craft_lightning.__main__": 5,
@@ -130,7 +132,9 @@ def test_light_modules_never_name_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [["--help"], ["list", "methods"], ["list", "datasets"], ["table", "--help"], ["--version"]], ids=" ".join
+    "verb",
+    [["--help"], ["list", "methods"], ["list", "datasets"], ["table", "--help"], ["doctor", "--help"], ["--version"]],
+    ids=" ".join,
 )
 def test_light_verbs_load_no_torch(verb: list[str]) -> None:
     code = (

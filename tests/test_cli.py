@@ -83,6 +83,7 @@ def test_a_fit_leaves_everything_behind(fitted: Path) -> None:
     assert result["method"] == "craft"
     assert result["settings"]["lambda_contrastive"] == 1.0
     assert len(result["codebook_hash"]) == len(result["config_hash"]) == 64
+    assert result["quantizer_dtype"] == result["settings"]["backbone"]["quantizer_dtype"] == "float32"
     assert result["data"]["splits"] == {"train": 16, "val": 4}
     assert result["rows"] == 4
     assert {"torch", "lightning", "python"} <= set(result["versions"])

@@ -72,6 +72,7 @@ def test_the_logits_are_those_of_the_merged_sequence(
     assert facts["reply"] == reply
     assert facts["codebook_hash"] == (vlm.codebook_hash or "")
     assert (facts["image_position"], facts["visual_positions"]) == (str(at), "18")
+    assert (facts["dtype"], facts["quantizer_dtype"]) == ("float32", "" if name == "continuous" else "float32")
     first = vlm.tokenizer.decode([int(found["logits"][0, -1].argmax())], skip_special_tokens=True)
     assert reply.startswith(first.strip())
     assert [p.name for p in out.parent.iterdir()] == [out.name]

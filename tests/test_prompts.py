@@ -128,6 +128,7 @@ def test_letters_of_two_tokens_are_refused():
     tokenizer.chat_template = tokenizer.chat_template.replace(told, "#" + told)
     with pytest.raises(CraftError, match="'A' is not a single token"):
         PromptBuilder(tokenizer, "chat_template")
+    assert PromptBuilder(tokenizer, "chat_template", lettered=False).prompt_ids("Which?").count(IMAGE_TOKEN_ID) == 1
 
 
 def test_a_missing_chat_template_is_named():

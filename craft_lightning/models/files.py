@@ -122,6 +122,9 @@ class TensorFiles:
 
     Only the tensors asked for are read.
 
+    Attributes:
+        files: the weight files.
+
     Raises:
         CraftError: no weight file, a damaged one, or one that is not plain tensors; the message names it.
     """
@@ -130,11 +133,12 @@ class TensorFiles:
         self.folder = folder
         self._where: dict[str, Path] = {}
         self._torch: dict[Path, Mapping[str, Tensor]] = {}
-        for path in self._files():
+        self.files = self._find()
+        for path in self.files:
             for name in self._names(path):
                 self._where[name] = path
 
-    def _files(self) -> list[Path]:
+    def _find(self) -> list[Path]:
         for single, index in ((SAFE, SAFE_INDEX), (TORCH, TORCH_INDEX)):
             if (self.folder / single).is_file():
                 return [self.folder / single]

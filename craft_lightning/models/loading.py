@@ -1,5 +1,5 @@
-"""Reads checkpoint folders in the VILA-U layout: the only place that reads weights (with the modules that it
-re-exports from).
+"""Reads checkpoint folders in the VILA-U layout, and in LLaVA's: the only place that reads weights (with the modules
+that it re-exports from).
 
 Everything is strict: a tensor is used, is on the list of those known to be unused, or is an error by name.
 """
@@ -23,11 +23,12 @@ from craft_lightning.models.files import (
     listed,
     load_strict,
     quiet,
-    read_json,
     torch_dtype,
 )
+from craft_lightning.models.folders import aspect_of, checkpoint_root, is_single, llm_folder, top_config_of
 from craft_lightning.models.layout import CONVERSATIONS
-from craft_lightning.models.reading import checkpoint_root, load_text_tower, load_tower, text_width, top_config_of
+from craft_lightning.models.llava import PARTS, language_config, projector_kind, projector_state
+from craft_lightning.models.reading import load_text_tower, load_tower, text_width
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.text import TextTower, load_tokenizer
 from craft_lightning.models.vlm import DiscreteVlm, Projector
@@ -52,10 +53,12 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
         CraftError: unreadable, or missing, unexpected or misshapen tensors.
     """
     TensorFiles(folder)  # a damaged or unsafe file is refused before transformers sees it
+    config = language_config(folder)
     try:
         with torch.random.fork_rng(devices=[]), quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder),
+                config=config,
                 dtype=torch_dtype(dtype),
                 attn_implementation=attention,
                 local_files_only=True,
@@ -66,7 +69,10 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CraftError(f"{folder}: cannot be read as a language model ({first_line(error)})") from error
     model, info = loaded
-    unexpected = [k for k in info["unexpected_keys"] if not k.endswith("rotary_emb.inv_freq")]
+    others = PARTS if is_single(folder) else ()
+    unexpected = [
+        k for k in info["unexpected_keys"] if not k.endswith("rotary_emb.inv_freq") and not k.startswith(others)
+    ]
     mismatched = [str(k[0]) for k in info["mismatched_keys"]]
     for word, keys in (("missing", info["missing_keys"]), ("unexpected", unexpected), ("misshapen", mismatched)):
         if keys:
@@ -74,17 +80,16 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
     return model.eval()
 
 
-def load_projector(folder: Path, width: int, llm_width: int, dtype: str = "float32") -> Projector:
-    """The projector in ``mm_projector/``.
+def load_projector(root: Path, width: int, llm_width: int, dtype: str = "float32") -> Projector:
+    """The projector of a checkpoint.
 
     Raises:
         CraftError: an unknown kind, or tensors that do not fit the two widths.
     """
-    kind = str(read_json(folder / "config.json").get("mm_projector_type"))
     with building():
-        projector = Projector(kind, width, llm_width)
+        projector = Projector(projector_kind(root), width, llm_width)
     if projector.state_dict():
-        load_strict(projector, TensorFiles(folder).under(""), folder)
+        load_strict(projector, projector_state(root), root if is_single(root) else root / "mm_projector")
     return projector.to(torch_dtype(dtype)).eval()
 
 
@@ -97,17 +102,18 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     root = checkpoint_root(resolve(spec))
     facts = top_config_of(root)
     conversation = facts.get("conversation", "vicuna_v1")
-    aspect = facts.get("image_aspect_ratio", "resize")
-    if conversation not in CONVERSATIONS or aspect not in ("resize", "pad"):
-        raise CraftError(f"{root / 'config.json'}: conversation {conversation!r} or aspect {aspect!r} is unknown")
+    if conversation not in CONVERSATIONS:
+        raise CraftError(f"{root / 'config.json'}: conversation {conversation!r} is unknown; known: {CONVERSATIONS}")
+    aspect = aspect_of(root)
+    llm = llm_folder(root)
     tower = load_tower(root, dtype=spec.dtype, quantizer_dtype=spec.quantizer_dtype, attention=spec.attention)
-    language_model = load_language_model(root / "llm", dtype=spec.dtype, attention=spec.attention)
-    tokenizer = load_tokenizer(root / "llm")
+    language_model = load_language_model(llm, dtype=spec.dtype, attention=spec.attention)
+    tokenizer = load_tokenizer(llm)
     embedding: Any = language_model.get_input_embeddings()
     rows = embedding.num_embeddings
     if len(tokenizer) > rows:
-        raise CraftError(f"{root / 'llm'}: the tokenizer has {len(tokenizer)} entries, the embedding {rows} rows")
-    projector = load_projector(root / "mm_projector", tower.width, language_model.config.hidden_size, spec.dtype)
+        raise CraftError(f"{llm}: the tokenizer has {len(tokenizer)} entries, the embedding {rows} rows")
+    projector = load_projector(root, tower.width, language_model.config.hidden_size, spec.dtype)
     vlm = DiscreteVlm(
         tower,
         projector,

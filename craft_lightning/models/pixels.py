@@ -20,8 +20,12 @@ MAX_PIXELS = 100_000_000
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 """What makes a file in a folder a picture."""
 
-Aspect = Literal["resize", "pad"]
-PAD_COLOUR = (127, 127, 127)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Aspect = Literal["resize", "pad", "pad_clip"]
+PAD_COLOURS = {"pad": (127, 127, 127), "pad_clip": (122, 116, 104)}
+"""The mean colour of the tower's pre-training."""
 
 
 def find_pictures(inputs: Sequence[Path]) -> list[Path]:
@@ -82,12 +86,13 @@ def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tens
     Args:
         image: any mode, any size.
         side: in pixels.
-        aspect: ``"resize"`` squashes to a square; ``"pad"`` first centres it on a square of grey (127).
+        aspect: ``"resize"`` squashes to a square; ``"pad"`` first centres it on a square of grey (127), ``"pad_clip"``
+            on one of CLIP's mean colour.
     """
     image = image.convert("RGB")
-    if aspect == "pad" and image.width != image.height:
+    if aspect != "resize" and image.width != image.height:
         square = max(image.size)
-        canvas = Image.new("RGB", (square, square), PAD_COLOUR)
+        canvas = Image.new("RGB", (square, square), PAD_COLOURS[aspect])
         canvas.paste(image, ((square - image.width) // 2, (square - image.height) // 2))
         image = canvas
     if image.size != (side, side):

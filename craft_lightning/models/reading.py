@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from torch import Tensor
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.blueprints import config_folder
 from craft_lightning.models.encoders import apply_encoder
 from craft_lightning.models.files import TensorFiles, building, listed, load_strict, quiet, read_json, torch_dtype
+from craft_lightning.models.folders import checkpoint_root, has_clip, root_of, top_config_of, tower_folder
 from craft_lightning.models.layout import CODEBOOKS, SIGLIP
+from craft_lightning.models.llava import load_clip_tower
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.spec import VlmSpec, hub_folder, resolve
 from craft_lightning.models.text import TextTower, load_tokenizer
@@ -55,42 +59,7 @@ UNUSED_BUFFERS = ("cluster_size_ema", "embed_ema")
 SCALARS = ("logit_scale", "logit_bias")
 
 
-def checkpoint_root(folder: str | Path) -> Path:
-    """The folder that holds ``llm/`` and ``vision_tower/``: the given one, or ``model/`` in it.
-
-    Raises:
-        CraftError: neither has a ``config.json``.
-    """
-    folder = Path(folder)
-    for root in (folder, folder / "model"):
-        if (root / "config.json").is_file() or (root / "vision_tower" / "config.json").is_file():
-            return root
-    raise CraftError(f"{folder} is no checkpoint: no config.json there or in {folder / 'model'}")
-
-
-def top_config_of(root: Path) -> dict[str, Any]:
-    """The top ``config.json``; empty if the folder holds a bare ``vision_tower/``."""
-    return read_json(root / "config.json") if (root / "config.json").is_file() else {}
-
-
-def tower_folder(root: Path) -> Path:
-    """Where a checkpoint keeps its tower: ``vision_tower/``, the folder its config names, or itself if it is one."""
-    facts = top_config_of(root)
-    if "rqvaesiglip" in facts or "timm" in facts:
-        return root
-    named = facts.get("vision_tower_cfg")
-    folder = root / (named if isinstance(named, str) else "vision_tower")
-    if not (folder / "config.json").is_file():
-        raise CraftError(f"{root}: no vision tower in {folder}")
-    return folder
-
-
-def root_of(source: str | Path | VlmSpec) -> Path:
-    """The checkpoint folder of a folder or spec."""
-    return checkpoint_root(resolve(source) if isinstance(source, VlmSpec) else source)
-
-
-def _siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
+def siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
     """The folder that ``pretrained_model`` names, if there is one."""
     # The last place finds the folder inside a tower that was copied under another name.
     for place in (root / name, folder.parent / name, folder / name, folder / Path(name).name):
@@ -136,7 +105,7 @@ def siglip_shapes(folder: Path, root: Path, part: str) -> dict[str, Any]:
         text = {"vocab_size": 32000, "max_position_embeddings": 64}
         sizes = {k: v for k, v in known.items() if k not in ("patch_size", "image_size")} | text
         return known if part == "vision_config" else sizes
-    found = _siglip_folder(name, folder, root)
+    found = siglip_folder(name, folder, root)
     if found is None:
         raise CraftError(
             f"{folder / 'config.json'}: pretrained_model {name!r} is neither a known id ({', '.join(KNOWN_SIGLIP)}) "
@@ -164,8 +133,9 @@ def load_tower(
         dtype, quantizer_dtype, attention: as in :class:`.spec.VlmSpec`.
 
     Returns:
-        The tower in eval mode; without quantiser if the checkpoint is a continuous one. A folder written by
-        :func:`.timm_tower.write_timm_tower` gives a ``TimmTower``, which has the same surface except for [CLS].
+        The tower in eval mode; without quantiser if the checkpoint is a continuous one. A CLIP model gives a
+        ``ClipTower``, a folder written by :func:`.timm_tower.write_timm_tower` a ``TimmTower``; both have the same
+        surface except for [CLS].
 
     Raises:
         CraftError: missing or unexpected tensors by name (the text half's, too), an unknown SigLIP shape, unequal
@@ -182,6 +152,9 @@ def load_tower(
             apply_encoder(tower, source.encoder)
         return tower
     root = root_of(source)
+    if has_clip(root):
+        clip: Any = load_clip_tower(root, dtype, attention)
+        return clip
     folder = tower_folder(root)
     facts = read_json(folder / "config.json")
     if "timm" in facts:
@@ -216,6 +189,15 @@ def _load_timm(folder: Path, facts: dict[str, Any], dtype: str) -> Any:
 
 def _report_unused(names: set[str], folder: Path) -> None:
     """Log the tensors that are left out; anything unknown is an error."""
+    skipped, unknown = unused(names)
+    if unknown:
+        raise CraftError(f"{folder}: unexpected {listed(unknown)}")
+    if skipped:
+        logger.info("%s: left out %s", folder, ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
+
+
+def unused(names: Iterable[str]) -> tuple[Counter[str], list[str]]:
+    """How many of a tower folder's tensors are left out, by their reason, and which are neither used nor known."""
     skipped: Counter[str] = Counter()
     unknown = []
     for name in names:
@@ -226,10 +208,7 @@ def _report_unused(names: set[str], folder: Path) -> None:
             skipped["EMA buffers of the codebook"] += 1
         elif not name.startswith((f"{SIGLIP}vision_model.", f"{SIGLIP}text_model.")) and not _is_ours(name):
             unknown.append(name)
-    if unknown:
-        raise CraftError(f"{folder}: unexpected {listed(unknown)}")
-    if skipped:
-        logger.info("%s: left out %s", folder, ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
+    return skipped, unknown
 
 
 def _check_text(names: set[str], folder: Path, root: Path) -> None:
@@ -293,14 +272,14 @@ def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", att
     files = TensorFiles(folder)
     prefix = f"{SIGLIP}text_model."
     if not any(name.startswith(prefix) for name in files.names()):
-        raise CraftError(f"{folder}: no text tower ({prefix}*)")
+        raise CraftError(f"{folder}: no text tower ({prefix}*); without captions: --model.lambda_contrastive 0")
     config = SiglipTextConfig(**siglip_shapes(folder, root, "text_config"))
     with building():
         model = SiglipTextModel._from_config(config, attn_implementation=attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
     load_strict(model, state, folder, prefix)
     name = section_of(folder)["pretrained_model"]
-    tokens = _siglip_folder(name, folder, root) or (hub_folder(name) if name in KNOWN_SIGLIP else None)
+    tokens = siglip_folder(name, folder, root) or (hub_folder(name) if name in KNOWN_SIGLIP else None)
     if tokens is None:
         raise CraftError(f"the text tower's tokenizer is not on this machine: `hf download {name}`")
     scale, bias = (_scalar(files, name, folder) for name in SCALARS)
@@ -314,12 +293,13 @@ def text_width(source: str | Path | VlmSpec) -> int:
     Raises:
         CraftError: the tower has no SigLIP text half.
     """
-    root = root_of(source)
-    folder = tower_folder(root)
-    if "rqvaesiglip" not in read_json(folder / "config.json"):
-        raise CraftError(f"{folder}: no text tower")
-    with quiet():
-        config = SiglipTextConfig(**siglip_shapes(folder, root, "text_config"))
+    with config_folder(source if isinstance(source, VlmSpec) else VlmSpec(str(source))) as found:
+        root = checkpoint_root(found)
+        folder = tower_folder(root)
+        if "rqvaesiglip" not in read_json(folder / "config.json"):
+            raise CraftError(f"{folder}: no text tower to contrast captions with; set --model.lambda_contrastive 0")
+        with quiet():
+            config = SiglipTextConfig(**siglip_shapes(folder, root, "text_config"))
     return config.projection_size or config.hidden_size
 
 

@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     PreTrainedTokenizerBase,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -18,17 +19,14 @@ from transformers import (
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.blocks import blocks
-from craft_lightning.models.files import building, first_line, read_json
+from craft_lightning.models.blueprints import config_folder
+from craft_lightning.models.clip_tower import ClipTower
+from craft_lightning.models.files import building, read_json
+from craft_lightning.models.folders import checkpoint_root, has_clip, llm_folder, top_config_of, tower_folder
+from craft_lightning.models.llava import clip_shapes, language_config, projector_kind
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.reading import (
-    checkpoint_root,
-    levels_of,
-    section_of,
-    siglip_shapes,
-    top_config_of,
-    tower_folder,
-)
-from craft_lightning.models.spec import VlmSpec, resolve
+from craft_lightning.models.reading import levels_of, section_of, siglip_shapes
+from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.models.vlm import DiscreteVlm, Projector
 
@@ -36,27 +34,26 @@ from craft_lightning.models.vlm import DiscreteVlm, Projector
 def skeleton(spec: VlmSpec) -> DiscreteVlm:
     """The model of a spec on the meta device; no weight file is opened, and there need not be one.
 
-    It has no tokenizer and no codebook hash.
+    It has no tokenizer and no codebook hash. A known model need not be on this machine at all.
 
     Raises:
         CraftError: a config file that is missing or cannot be read.
     """
-    root = checkpoint_root(resolve(spec))
-    with torch.device("meta"), building():
+    with config_folder(spec) as folder, torch.device("meta"), building():
+        root = checkpoint_root(folder)
         tower, quantizer = _tower(root)
-        try:
-            config = AutoConfig.from_pretrained(str(root / "llm"), local_files_only=True, trust_remote_code=False)
-            language_model = AutoModelForCausalLM.from_config(config)
-        except (OSError, ValueError, KeyError) as error:
-            raise CraftError(f"{root / 'llm'}: no config of a language model ({first_line(error)})") from error
-        kind = str(read_json(root / "mm_projector" / "config.json").get("mm_projector_type"))
-        projector = Projector(kind, tower.width, config.hidden_size)
+        config: Any = language_config(llm_folder(root))
+        language_model = AutoModelForCausalLM.from_config(config)
+        language_model.tie_weights()  # which is a part of the initialisation that was left out
+        projector = Projector(projector_kind(root), tower.width, config.hidden_size)
         vlm = DiscreteVlm(tower, projector, language_model, cast(PreTrainedTokenizerBase, None)).eval()
         tower.quantizer = quantizer  # after the model took the hash of nothing
     return vlm
 
 
 def _tower(root: Path) -> tuple[Any, ResidualQuantizer | None]:
+    if has_clip(root):
+        return ClipTower(CLIPVisionModel(CLIPVisionConfig(**clip_shapes(root)))), None
     folder = tower_folder(root)
     facts = read_json(folder / "config.json")
     if "timm" in facts:
@@ -145,7 +142,7 @@ def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
 
 
 def _tower_stack(tower: Any) -> Stack | None:
-    if not isinstance(tower, VisionTower):
+    if not isinstance(tower, VisionTower | ClipTower):
         return None
     config: Any = tower.vision.config
     return Stack(config.num_hidden_layers - 1, config.hidden_size, config.hidden_size, config.intermediate_size)

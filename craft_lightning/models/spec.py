@@ -41,11 +41,15 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("pocket-vila-u", "pocket", "pocket discrete host: SigLIP-shaped tower, one codebook, Llama-shaped LM"),
         Backbone("pocket-vila", "pocket", "continuous twin of pocket-vila-u: the same without the quantiser"),
         Backbone("pocket-qwen2-xs", "pocket", "smaller Qwen2-shaped LM with another tokenizer on the same codebook"),
-        Backbone("vila-u-7b", "mit-han-lab/vila-u-7b-256", "VILA-U-7B at 256 pixels, the paper's host"),
-        Backbone("vila-u-qwen2-0.5b", "models", "Qwen2-0.5B on VILA-U's codebook (a surrogate that you build)"),
-        Backbone("vila-u-qwen2-1.5b", "models", "Qwen2-1.5B on VILA-U's codebook (a surrogate that you build)"),
-        Backbone("vila-u-qwen2.5-0.5b", "models", "Qwen2.5-0.5B on VILA-U's codebook (a surrogate that you build)"),
-        Backbone("vila-u-qwen2.5-3b", "models", "Qwen2.5-3B on VILA-U's codebook (a surrogate that you build)"),
+        Backbone("vila-u-7b-256", "mit-han-lab/vila-u-7b-256", "VILA-U-7B at 256 pixels, the paper's host"),
+        Backbone("vila-u-7b-384", "mit-han-lab/vila-u-7b-384", "VILA-U-7B at 384 pixels: 729 tokens of 16 levels"),
+        Backbone(
+            "vila-7b", "Efficient-Large-Model/VILA-7b", "VILA-7B, the paper's continuous model: CLIP at 336 pixels"
+        ),
+        Backbone("qwen2-0.5b", "models", "Qwen2-0.5B on VILA-U's codebook (a surrogate that you build)"),
+        Backbone("qwen2-1.5b", "models", "Qwen2-1.5B on VILA-U's codebook (a surrogate that you build)"),
+        Backbone("qwen2.5-0.5b", "models", "Qwen2.5-0.5B on VILA-U's codebook (a surrogate that you build)"),
+        Backbone("qwen2.5-3b", "models", "Qwen2.5-3B on VILA-U's codebook (a surrogate that you build)"),
     )
 }
 
@@ -98,11 +102,11 @@ def hub_folder(repository: str) -> Path | None:
     if local.is_dir():
         return local
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, HFValidationError):
         return None
 
 

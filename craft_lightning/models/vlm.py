@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.pixels import Aspect
 from craft_lightning.models.pruning import positions_with_gaps
 from craft_lightning.models.tower import Attention, VisionTower
 from craft_lightning.models.trim import trim_prompts
@@ -59,14 +60,14 @@ class DiscreteVlm(nn.Module):
     """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
 
     Args:
-        tower: a :class:`.tower.VisionTower` (or a timm tower).
+        tower: a :class:`.tower.VisionTower` (or a CLIP or timm tower).
         projector: visual token width to language-model width.
         language_model: a transformers causal language model.
         tokenizer: its tokenizer, with a pad token.
         image_wrap: put picture tokens between the embeddings of ``<im_start>`` and ``<im_end>``. Prompts then hold
             the bare placeholder: the wrapping happens here and nowhere else.
         conversation: ``"vicuna_v1"`` or ``"chat_template"``, for whoever writes prompts.
-        aspect: ``"resize"`` or ``"pad"``, for whoever makes pixels.
+        aspect: how a picture becomes a square, for whoever makes pixels (:func:`.pixels.preprocess`).
 
     Attributes:
         wrap_ids: (start, end) or None. codebook_hash: SHA-256 of the tower's codebook, None for a continuous tower.
@@ -89,7 +90,7 @@ class DiscreteVlm(nn.Module):
         *,
         image_wrap: bool = False,
         conversation: Literal["vicuna_v1", "chat_template"] = "vicuna_v1",
-        aspect: Literal["resize", "pad"] = "resize",
+        aspect: Aspect = "resize",
     ) -> None:
         super().__init__()
         self.tower = tower

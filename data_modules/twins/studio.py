@@ -83,10 +83,10 @@ class Studio:
             pairs = [(f.name, f.phrase) for f in facts] + [(q.question, q.answer) for q in questions]
             if isinstance(twin, ClassificationTwin):
                 pairs.append((twin.query, twin.class_names[self.labels[i]]))
-            said.append([(f"{twin.name}: {asked}", f"{twin.name}: {answer}") for asked, answer in pairs])
-        questions, answers = (sorted({pair[k] for pairs in said for pair in pairs}) for k in (0, 1))
-        number, place = ({text: k for k, text in enumerate(texts)} for texts in (questions, answers))
-        return questions, answers, [[(number[q], place[a]) for q, a in pairs] for pairs in said]
+            said.append([(f"{twin.name}: {question}", f"{twin.name}: {answer}") for question, answer in pairs])
+        asked, answers = (sorted({pair[k] for pairs in said for pair in pairs}) for k in (0, 1))
+        number, place = ({text: k for k, text in enumerate(texts)} for texts in (asked, answers))
+        return asked, answers, [[(number[q], place[a]) for q, a in pairs] for pairs in said]
 
     @property
     def answers_allowed(self) -> Tensor:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 
 
-POCKET, HALF, SEVEN = "pocket-vila-u", "vila-u-qwen2-0.5b", "vila-u-7b"
+POCKET, HALF, SEVEN = "pocket-vila-u", "qwen2-0.5b", "vila-u-7b-256"
 
 FULL, BF16 = "32-true", "bf16-mixed"
 TABLE = [
@@ -32,7 +32,7 @@ TABLE = [
     (POCKET, "2x40gb", "ddp", FULL, 1, 12, False, True),
     (POCKET, "8x40gb", "ddp", FULL, 1, 3, False, True),
     (POCKET, "2x8x40gb", "ddp", FULL, 1, 2, False, True),
-    (HALF, "laptop", "single", FULL, 8, 3, False, True),
+    (HALF, "laptop", "single", FULL, 1, 24, True, True),
     (HALF, "1x8gb", "single", BF16, 2, 12, True, True),
     (HALF, "1x24gb", "single", BF16, 1, 24, False, True),
     (HALF, "2x24gb", "ddp", BF16, 1, 12, False, True),

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.tiny import write_tiny
 from craft_lightning.models.vlm import DiscreteVlm
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

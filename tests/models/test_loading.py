@@ -423,11 +423,11 @@ def test_names_resolve_or_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(CraftError, match="no checkpoint folder"):
         resolve(VlmSpec(str(tmp_path / "absent")))
     with pytest.raises(CraftError, match="hf download mit-han-lab/vila-u-7b-256"):
-        resolve(VlmSpec("vila-u-7b"))
+        resolve(VlmSpec("vila-u-7b-256"))
     with pytest.raises(CraftError, match="CRAFT_MODELS"):
-        resolve(VlmSpec("vila-u-qwen2-0.5b"))
-    (tmp_path / "vila-u-qwen2-0.5b").mkdir()
-    assert resolve(VlmSpec("vila-u-qwen2-0.5b")) == tmp_path / "vila-u-qwen2-0.5b"
+        resolve(VlmSpec("qwen2-0.5b"))
+    (tmp_path / "qwen2-0.5b").mkdir()
+    assert resolve(VlmSpec("qwen2-0.5b")) == tmp_path / "qwen2-0.5b"
     assert resolve(VlmSpec(str(tmp_path))) == tmp_path
     with pytest.raises(CraftError, match="is no checkpoint"):
         load_vlm(VlmSpec(str(tmp_path)))
