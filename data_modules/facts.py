@@ -14,7 +14,7 @@ from data_modules.registry import DATASETS
 
 if TYPE_CHECKING:
     from data_modules.sources.found import Found
-    from data_modules.sources.split import Problems
+    from data_modules.sources.split import Problems, SplitName
     from data_modules.sources.tree import Tree
 
 Kind = Literal["classification", "question"]
@@ -86,7 +86,8 @@ class DatasetFacts:
         siblings: number of pictures of a dataset that is easily taken for this one, to its name. strangers: a class
             that only such a dataset has, to its name.
         group: name of a picture to the name of what it must not be parted from when a split is cut.
-        layout: recognises the authors' own files; None if this is something else.
+        layout: recognises the authors' own files; None if this is something else. listed: files of an official list to
+            their splits, for copies that merged them; empty if the list is not there.
         hub: copies on the hub, the first choice first. hub_records: rows of a table to the question records of each.
         elsewhere: where to get what the hub lacks.
         paper: sizes of the paper.
@@ -108,6 +109,7 @@ class DatasetFacts:
     strangers: Mapping[str, str] = field(default_factory=dict)
     group: Callable[[str], str] = str
     layout: Callable[[Tree, Problems], Found | None] | None = None
+    listed: Callable[[Tree], Mapping[str, SplitName]] | None = None
     hub: tuple[HubTable, ...] = ()
     hub_records: Callable[[Sequence[Record]], Iterable[Iterable[Record]]] = lambda rows: ([row] for row in rows)
     elsewhere: str = ""

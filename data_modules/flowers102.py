@@ -14,7 +14,7 @@ import numpy as np
 from craft_lightning.errors import CraftError
 from data_modules import labels
 from data_modules.facts import DatasetFacts, HubTable
-from data_modules.sources.found import Found, Labelled
+from data_modules.sources.found import Found, Labelled, Splits
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
 
@@ -23,13 +23,13 @@ _IDS: dict[SplitName, str] = {"train": "trnid", "val": "valid", "test": "tstid"}
 
 def official(tree: Tree, problems: Problems) -> Found | None:
     """The authors' pictures with their split of ten training pictures a class."""
-    numbers, splits = tree.find("imagelabels.mat"), tree.find("setid.mat")
-    if numbers is None and splits is None:
+    numbers, parts = tree.find("imagelabels.mat"), tree.find("setid.mat")
+    if numbers is None and parts is None:
         return None
-    if numbers is None or splits is None:
-        there, lacks = (splits, "imagelabels.mat") if numbers is None else (numbers, "setid.mat")
+    if numbers is None or parts is None:
+        there, lacks = (parts, "imagelabels.mat") if numbers is None else (numbers, "setid.mat")
         raise CraftError(f"{tree.root} has {there} but no {lacks}; {FACTS.elsewhere}")
-    label, ids = tree.mat(numbers)["labels"], tree.mat(splits)
+    label, ids = tree.mat(numbers)["labels"], tree.mat(parts)
     files = {name.rsplit("/", 1)[-1]: name for name in tree.pictures()}
 
     def read(key: str) -> list[Labelled]:
@@ -40,8 +40,8 @@ def official(tree: Tree, problems: Problems) -> Found | None:
             if file in files
         ]
 
-    splits = {split: partial(read, key) for split, key in _IDS.items()}
-    return Found(str(tree.root), "Flowers-102 .mat files", dict(splits), published=True)
+    splits: Splits = {split: partial(read, key) for split, key in _IDS.items()}
+    return Found(str(tree.root), "Flowers-102 .mat files", splits, published=True)
 
 
 FACTS = DatasetFacts(

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_modules.facts import DatasetFacts, HubTable, PaperSizes, Record
 from data_modules.sources import cauldron
-from data_modules.sources.found import Asked, Found, split_named
+from data_modules.sources.found import Asked, Found, Splits, split_named
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
 
@@ -30,9 +30,9 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     if not homes:
         return None
     place, pictures = str(tree.root), frozenset(tree.pictures())
-    splits = {split: partial(_read, tree, pictures, split, named) for split, named in homes.items()}
-    counts = {split or "all": len(named) for split, named in homes.items()}
-    return Found(place, f"IconQA {TASK}", dict(splits), published=True, counts=counts)
+    splits: Splits = {split: partial(_read, tree, pictures, split, named) for split, named in homes.items()}
+    counts: dict[str, int] = {split or "all": len(named) for split, named in homes.items()}
+    return Found(place, f"IconQA {TASK}", splits, published=True, counts=counts)
 
 
 def _read(

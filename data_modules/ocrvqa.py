@@ -7,7 +7,6 @@ or PNGs under that name.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import PurePosixPath
@@ -15,7 +14,7 @@ from typing import Any
 
 from data_modules.facts import DatasetFacts, HubTable, PaperSizes, Record
 from data_modules.sources import cauldron
-from data_modules.sources.found import Asked, Found
+from data_modules.sources.found import Asked, Found, Splits
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
 
@@ -31,9 +30,9 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     for key, cover in tree.json(at).items():
         covers.setdefault(_NUMBERED.get(cover.get("split")), {})[key] = cover
     files = {PurePosixPath(name).stem: name for name in tree.pictures()}
-    counts = Counter({split or "all": len(mine) for split, mine in covers.items()})
-    splits = {split: partial(_read, tree, at, split, mine, files) for split, mine in covers.items()}
-    return Found(str(tree.root), "OCR-VQA dataset.json", dict(splits), published=True, counts=dict(counts))
+    counts: dict[str, int] = {split or "all": len(mine) for split, mine in covers.items()}
+    splits: Splits = {split: partial(_read, tree, at, split, mine, files) for split, mine in covers.items()}
+    return Found(str(tree.root), "OCR-VQA dataset.json", splits, published=True, counts=counts)
 
 
 def _read(tree: Tree, at: str, split: str | None, covers: dict[str, Any], files: dict[str, str]) -> list[Asked]:

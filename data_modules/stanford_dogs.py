@@ -1,7 +1,8 @@
 """Stanford Dogs: 120 breeds, 20,580 pictures of ImageNet; 12,000 train and 8,580 test.
 
 Mirrors often merge the two. The authors' files are ``Images/n02085620-Chihuahua/*.jpg`` with ``train_list.mat`` and
-``test_list.mat``, which give the official split back; without the lists the class folders are cut by a hash.
+``test_list.mat``, which give the official split back, also of a mirror's table that lies beside them and kept the names
+of its files. Without the lists it is cut by a hash.
 """
 
 from __future__ import annotations
@@ -19,21 +20,27 @@ from data_modules.sources.tree import Tree
 _LISTS: dict[SplitName, str] = {"train": "train_list.mat", "test": "test_list.mat"}
 
 
-def official(tree: Tree, problems: Problems) -> Found | None:
-    """The authors' pictures with their split."""
+def listed(tree: Tree) -> dict[str, SplitName]:
+    """Files of the official lists (``n02085620-Chihuahua/n02085620_10074.jpg``) to their splits; empty without them."""
     lists = {split: at for split, file in _LISTS.items() if (at := tree.find(file))}
     if len(lists) < len(_LISTS):
+        return {}
+    return {str(file): s for s, at in lists.items() for file in np.atleast_1d(tree.mat(at)["file_list"])}
+
+
+def official(tree: Tree, problems: Problems) -> Found | None:
+    """The authors' pictures with their split."""
+    if not (splits := listed(tree)):
         return None
     files = {"/".join(name.split("/")[-2:]): name for name in tree.pictures()}
-    words = {name: FACTS.class_words(name) for name in {at.split("/")[0] for at in files}}
+    words = {breed: FACTS.class_words(breed) for breed in {file.split("/")[0] for file in splits}}
 
-    def read(at: str) -> list[Labelled]:
-        listed = [str(file) for file in np.atleast_1d(tree.mat(at)["file_list"])]
-        there = [(file, known) for file in listed if file in files and (known := words[file.split("/")[0]])]
-        return [Labelled(tree.picture(files[file], f"Images/{file}"), known) for file, known in there]
+    def read(wanted: SplitName) -> list[Labelled]:
+        there = [file for file, split in splits.items() if split == wanted and file in files]
+        pairs = [(tree.picture(files[file], f"Images/{file}"), words[file.split("/")[0]]) for file in there]
+        return [Labelled(picture, known) for picture, known in pairs if known]
 
-    splits = {split: partial(read, at) for split, at in lists.items()}
-    return Found(str(tree.root), "Stanford Dogs lists", dict(splits), published=True)
+    return Found(str(tree.root), "Stanford Dogs lists", {s: partial(read, s) for s in _LISTS}, published=True)
 
 
 FACTS = DatasetFacts(
@@ -48,6 +55,7 @@ FACTS = DatasetFacts(
     cite="khosla2011dogs",
     counts=({"train": 12_000, "test": 8_580}, {"all": 20_580}),
     layout=official,
+    listed=listed,
     hub=(
         HubTable("maurice-fp/stanford-dogs", note="not the official split if it comes in one piece"),
         HubTable("amaye15/stanford-dogs", image="pixel_values"),

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from craft_lightning.errors import CraftError
 from data_modules.facts import DatasetFacts
-from data_modules.sources.found import Found, Labelled, split_named
+from data_modules.sources.found import Found, Labelled, Splits, split_named
 from data_modules.sources.images import SUFFIXES
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
@@ -30,8 +30,8 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
     found: dict[SplitName | None, str] = {s: _join(top, name) for name in below if (s := split_named(name))}
     at = found or {None: top}
     place = str(tree.root / top) if top else str(tree.root)
-    splits = {split: partial(_labelled, facts, tree, top, folder, problems) for split, folder in at.items()}
-    return Found(place, "class folders", dict(splits))
+    splits: Splits = {split: partial(_labelled, facts, tree, top, folder, problems) for split, folder in at.items()}
+    return Found(place, "class folders", splits)
 
 
 def _base(facts: DatasetFacts, tree: Tree) -> str:

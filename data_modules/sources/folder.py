@@ -14,7 +14,7 @@ from pathlib import Path
 from craft_lightning.errors import CraftError, nearest
 from data_modules.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
-from data_modules.sources.found import SPLIT_NAMES, Asked, Found
+from data_modules.sources.found import SPLIT_NAMES, Asked, Found, Splits
 from data_modules.sources.questions import read_jsonl
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree, open_tree
@@ -90,8 +90,10 @@ def _has_questions(root: Path) -> bool:
 
 def _question_files(facts: DatasetFacts, root: Path, problems: Problems) -> Found:
     base = root if root.is_dir() else root.parent
-    splits = {split: partial(_read, facts.name, file, base, problems) for split, file in _split_files(root).items()}
-    return Found(str(root), "question files", dict(splits))
+    splits: Splits = {
+        split: partial(_read, facts.name, file, base, problems) for split, file in _split_files(root).items()
+    }
+    return Found(str(root), "question files", splits)
 
 
 def _read(dataset: str, file: Path, base: Path, problems: Problems) -> list[Asked]:

@@ -46,6 +46,7 @@ class Asked:
 
 
 Entries = Sequence[Labelled] | Sequence[Asked]
+Splits = dict[SplitName | None, Callable[[], Entries]]
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Found:
 
     place: str
     layout: str
-    splits: dict[SplitName | None, Callable[[], Entries]]
+    splits: Splits
     published: bool = False
     counts: dict[str, int] | None = None
     stamp: str = ""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from craft_lightning.errors import CraftError
 from data_modules.facts import DatasetFacts, HubTable
-from data_modules.sources.found import Asked, Found, Labelled, split_named
+from data_modules.sources.found import Asked, Entries, Found, Labelled, Splits, split_named
 from data_modules.sources.images import BytesPicture, Picture, Shelf
 from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.tree import open_tree
 
 if TYPE_CHECKING:
     import datasets
@@ -45,16 +46,44 @@ def read_tables(
     Raises:
         CraftError: no files of known splits, or other columns than expected.
     """
-    from pyarrow import parquet
-
     files = _split_files(folder, table.config, place)
     read = _labelled if facts.kind == "classification" else _asked
-    splits = {split: partial(read, facts, table, paths, split, place, problems) for split, paths in files.items()}
-    counts = {
-        split or "all": sum(parquet.read_metadata(path).num_rows for path in paths) for split, paths in files.items()
+    splits: Splits = {
+        split: partial(read, facts, table, paths, split, place, problems) for split, paths in files.items()
     }
+    counts: dict[str, int] = {split or "all": sum(map(_length, paths)) for split, paths in files.items()}
     told = {"hub": table.id, **({"note": table.note} if table.note else {})}
-    return Found(place, "hub table", dict(splits), True, counts, stamp, told)
+    found = Found(place, "hub table", splits, True, counts, stamp, told)
+    listed = facts.listed(open_tree(folder)) if facts.listed and None in files else {}
+    if listed:
+        at = {file.rsplit("/", 1)[-1]: split for file, split in listed.items()}
+        found.splits = {split: partial(_part, splits[None], at, split, place) for split in sorted(set(at.values()))}
+        found.counts = None
+    return found
+
+
+def _length(file: Path) -> int:
+    """Rows of a parquet file.
+
+    Raises:
+        CraftError: it is broken, as half a download is.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return int(parquet.read_metadata(file).num_rows)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CraftError(f"{file} is no whole parquet file; delete it and run the same command again") from error
+
+
+def _part(whole: Callable[[], Entries], at: Mapping[str, SplitName], split: SplitName, place: str) -> list[Labelled]:
+    """What an official list puts into a split, by the names of files."""
+    rows = cast("Sequence[Labelled]", whole())
+    entries = [row for row in rows if at.get(row.picture.name.rsplit("/", 1)[-1]) == split]
+    if not entries:
+        raise CraftError(f"{place} kept no names of files, so the official list beside it cannot be used; remove it")
+    return entries
 
 
 def _split_files(folder: Path, config: str | None, place: str) -> dict[SplitName | None, list[Path]]:

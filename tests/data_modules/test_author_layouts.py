@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from scipy.io import savemat
 from craft_lightning.errors import CraftError
 from data_modules import labels
 from data_modules.sources import tree as tree_module
-from tests.data_modules.published_kit import opened, packed, picture, texts, write_pictures
+from tests.data_modules.published_kit import opened, packed, picture, stored, texts, write_pictures, write_table
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 
@@ -101,7 +102,8 @@ def test_stanford_cars_with_its_devkit(tmp_path):
     assert parts(data) == {"test": test}
     assert list(data.open()[0].class_names) == list(name.values())
     assert data.describe()["cropped"] is False
-    again = opened("stanford_cars", cars(tmp_path / "kaggle", "cars_train/cars_train", "cars_test/cars_test"), stages=("test",))
+    nested = cars(tmp_path / "kaggle", "cars_train/cars_train", "cars_test/cars_test")
+    again = opened("stanford_cars", nested, stages=("test",))
     assert list(texts(again, "test").values()) == [name[196], name[14]]
 
 
@@ -149,6 +151,25 @@ def test_stanford_dogs_lists_give_the_official_split_back(tmp_path):
     merged = opened("stanford_dogs", root, stages=("fit", "test"), holdout=0.0)
     assert merged.describe()["layout"] == "class folders"
     assert merged.describe()["splits"] == {"train": 21, "val": 3, "test": 6}
+
+
+@pytest.mark.usefixtures("table_cache")
+def test_the_lists_part_a_table_that_merged_the_splits(tmp_path):
+    files = [f"{breed}/{breed[:9]}_{i}.jpg" for breed in BREEDS for i in range(4)]
+    columns = {"image": [stored(i, file) for i, file in enumerate(files)], "label": [i // 4 for i in range(12)]}
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(BREEDS))}
+    write_table(tmp_path / "data" / "full-00000-of-00001.parquet", kinds, **columns)
+    merged = opened("stanford_dogs", tmp_path, "hub", ("test",), holdout=0.0)
+    assert merged.open()[0].found.count() == {"all": 12}
+    listed(tmp_path / "lists" / "train_list.mat", files[::2])
+    listed(tmp_path / "lists" / "test_list.mat", files[1::2])
+    parted = opened("stanford_dogs", tmp_path, "hub", ("test",), holdout=0.0)
+    assert parted.open()[0].found.count() == {"train": 6, "test": 6}
+    assert {key.rsplit("/", 1)[1] for key in texts(parted, "test")} == {file.split("/")[1] for file in files[1::2]}
+    unnamed = {**columns, "image": [stored(i) for i in range(12)]}
+    write_table(tmp_path / "data" / "full-00000-of-00001.parquet", kinds, **unnamed)
+    with pytest.raises(CraftError, match="kept no names of files"):
+        opened("stanford_dogs", tmp_path, "hub", ("test",))
 
 
 # class folders at any depth

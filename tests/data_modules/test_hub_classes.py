@@ -124,9 +124,7 @@ def test_numbers_without_names_need_a_checked_order(tmp_path):
         write_table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", kinds, **columns)
     data = opened("stanford_cars", tmp_path, "hub", ("test",))
     assert list(texts(data, "test").values()) == [labels.STANFORD_CARS[i] for i in (0, 7, 144, 195)]
-    with pytest.raises(
-        CraftError, match=r"labels without names.*try --data.hub_id Multimodal-Fatima/"
-    ):
+    with pytest.raises(CraftError, match=r"labels without names.*try --data.hub_id Multimodal-Fatima/"):
         opened("stanford_cars", tmp_path, "hub", ("test",), hub_id="Donghyun99/Stanford-Cars")
 
 
@@ -157,9 +155,7 @@ def test_shots_of_one_leaf_stay_together(tmp_path):
 def test_a_column_of_paths_is_no_picture(tmp_path):
     kinds = {"text": Value("string")}
     write_table(tmp_path / "data" / "train-00000-of-00001.parquet", kinds, text=["a.jpg"])
-    with pytest.raises(
-        CraftError, match=r"no column 'image' of PlantVillage; it has text \(string\); try"
-    ):
+    with pytest.raises(CraftError, match=r"no column 'image' of PlantVillage; it has text \(string\); try"):
         opened("plantvillage", tmp_path, "hub", ("test",))
     kinds = {"image": Value("string"), "label": Value("int64")}
     write_table(tmp_path / "b" / "data" / "train-00000-of-00001.parquet", kinds, image=["a.jpg"], label=[0])
@@ -191,6 +187,13 @@ def test_converted_branches_and_several_tables(tmp_path):
         opened("eurosat", tmp_path / "b", "hub", ("test",))
     with pytest.raises(CraftError, match="holds no parquet files of train, validation or test"):
         opened("eurosat", tmp_path / "a", "hub", ("test",))
+
+
+def test_half_a_download_is_one_line(tmp_path):
+    file = eurosat(tmp_path) / "data" / "test-00000-of-00001.parquet"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(CraftError, match=r"test-00000-of-00001.parquet is no whole parquet file; delete it and run"):
+        opened("eurosat", tmp_path, "hub", ("test",))
 
 
 def test_tables_are_read_lazily_when_they_are_large(tmp_path, monkeypatch):
