@@ -275,6 +275,8 @@ def test_ocrvqa_with_gone_pictures_and_gifs_under_jpg(tmp_path):
     data = alike("ocrvqa", root)
     assert data.describe()["splits"] == {"train": 6, "val": 6, "test": 4}
     assert texts(data, "test")["ocrvqa/test/B002/1"] == "Sea, 2"
+    assert "ocrvqa/train/B003/0" in texts(data, "train")
+    assert "ocrvqa/val/B004/0" in texts(data, "val")
     assert data.describe()["skipped"] == {"question without a picture": 2}
     with pytest.raises(CraftError, match=r"3 train, 3 val, 3 test; published: 166,022 train"):
         data.prepare_data()

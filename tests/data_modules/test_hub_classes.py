@@ -1,5 +1,7 @@
 """Labelled tables of the hub with their real columns and types: names, numbers, splits, and what is refused."""
 
+import errno
+
 import datasets
 import pytest
 from datasets import ClassLabel, Image, Value
@@ -9,6 +11,7 @@ from craft_lightning.errors import CraftError
 from data_modules import labels
 from data_modules.facts import dataset_facts
 from tests.data_modules.published_kit import opened, stored, texts, write_table
+from tests.data_modules.test_data_module import Recorder, trainer
 from tests.data_modules.test_folder_source import png_header
 
 pytestmark = pytest.mark.usefixtures("stub_backbone", "table_cache")
@@ -187,6 +190,30 @@ def test_converted_branches_and_several_tables(tmp_path):
         opened("eurosat", tmp_path / "b", "hub", ("test",))
     with pytest.raises(CraftError, match="holds no parquet files of train, validation or test"):
         opened("eurosat", tmp_path / "a", "hub", ("test",))
+
+
+def test_training_begins_with_the_check(tmp_path):
+    data = opened("eurosat", eurosat(tmp_path), "hub")
+    with pytest.raises(CraftError, match="10 train, 10 val, 10 test; published"):
+        trainer(tmp_path, 1).fit(Recorder(), datamodule=data)
+    whole = opened("eurosat", tmp_path, "hub", partial=True)
+    trainer(tmp_path, 1).fit(recorder := Recorder(), datamodule=whole)
+    assert len(recorder.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError("Not enough disk space. Needed: 9.35 GB")],
+    ids=["full", "too small"],
+)
+def test_no_space_to_unpack_tables(tmp_path, monkeypatch, error):
+    def load_dataset(*args, **options):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(CraftError, match=r"no space for blanchon/EuroSAT_RGB in .*GB free\); set HF_HOME=") as raised:
+        opened("eurosat", eurosat(tmp_path), "hub", ("test",))
+    assert "\n" not in str(raised.value)
 
 
 def test_half_a_download_is_one_line(tmp_path):

@@ -122,6 +122,8 @@ def test_the_paper_s_thirty_thousand_count_pictures_questions_or_one_each(tmp_pa
     assert sizes[None] == sizes["picture"] == (12, 4)
     assert sizes["one_each"] == (4, 4)
     assert sizes["question"][0] == 4
+    made = opened("ocrvqa", root, "hub", ("fit",), train_size=4, train_unit="picture").open()[0]
+    assert len(made._entries("train")) == 12, "what the cap leaves out becomes no item"
     everything = opened("ocrvqa", root, "hub", ("fit",), train_unit="one_each")
     assert len(everything.examples("train")) == 6
     assert opened("ocrvqa", root, "hub").facts.paper.train == 30_000
