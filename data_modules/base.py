@@ -1,4 +1,4 @@
-"""The data module: one class for ten benchmarks, drawn or from a folder, and for a user's own data."""
+"""The data module: one class for ten benchmarks, drawn, on disk or from the hub, and for a user's own data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from craft_lightning.types import VqaExample
 from data_modules.batches import Distractors, EpochSampler, Row, StoredSampler, TrainLoader, VqaDataset, world
 from data_modules.facts import OWN, DatasetFacts, dataset_facts, own_facts
 from data_modules.reader import Reader, read_backbone
-from data_modules.sources.folder import FolderSource, check_root, folder_kind
+from data_modules.sources.folder import check_root, folder_kind, open_folder
+from data_modules.sources.hub import open_hub
 from data_modules.sources.images import to_pixels
+from data_modules.sources.records import RecordSource, Selection, Unit
 from data_modules.sources.split import OnBad, Problems, Source, SplitName
 from data_modules.sources.twin import TwinSource, draw_studio
 from data_modules.twins.base import Look
@@ -46,9 +48,10 @@ class VqaDataModule(LightningDataModule):
         backbone: whose tokenizer, prompt format and picture size are used. The command line links it to
             ``model.backbone``, and refuses another value here.
         dataset: a name of ``python -m craft_lightning list datasets``, or ``folder`` for your own data.
-        source: ``twin`` (drawn) or ``folder`` (on disk).
-        root: the folder, or one JSONL file of questions, for source ``folder``; its layouts are told in
-            ``data_modules/sources/folder.py``.
+        source: ``twin`` (drawn), ``folder`` (on disk) or ``hub`` (of datasets; ``docs/datasets.md``).
+        root: the folder, JSONL file or zip archive of source ``folder``, whose layouts are told in
+            ``data_modules/sources/folder.py``; for source ``hub`` a copy of the repository that was fetched before.
+        hub_id: a repository of the hub other than the first choice, hub_revision: its branch, tag or commit.
         query: the question asked of a labelled picture. None: the dataset's own wording.
         domain: fills *An image of a {domain}, specifically a {label}.* None: the dataset's own.
         look: of drawn pictures: ``field`` (to adapt to) or ``studio`` (as in pre-training); ``grey`` shows no picture
@@ -58,9 +61,13 @@ class VqaDataModule(LightningDataModule):
         num_workers: processes that prepare batches; 0 prepares them in the run's own.
         seed: order, options and captions of training; stored items never depend on it. The command line's is
             ``seed_everything``.
-        train_size: training pictures. None: 1,024 drawn, or all of a folder.
+        train_size: training pictures. None: 1,024 drawn, all of a folder, the paper's number from the hub.
+        train_unit: what that counts of a question set on disk: a ``question``, a ``picture`` with all of its questions,
+            or ``one_each``, pictures with one question. None: pictures from the hub, else questions.
         val_size: validation items. None: 256. They show no held-out label.
-        test_size: test items. None: 400 drawn, or at most 1,000 of a folder.
+        test_size: test items. None: 400 drawn, at most 1,000 of a folder, the paper's number from the hub.
+        apart: leave pictures that the test split shows, too, out of training and validation.
+        partial: take a published dataset that is not whole.
         holdout: share of the labels kept out of training and validation (OD-30).
         distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``.
             None: nearest where that is known.
@@ -73,6 +80,8 @@ class VqaDataModule(LightningDataModule):
         dataset: str = "eurosat",
         source: Literal["twin", "folder", "hub"] = "twin",
         root: str | None = None,
+        hub_id: str | None = None,
+        hub_revision: str | None = None,
         query: str | None = None,
         domain: str | None = None,
         look: Literal["field", "studio", "grey"] = "field",
@@ -81,8 +90,11 @@ class VqaDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         train_size: int | None = None,
+        train_unit: Unit | None = None,
         val_size: int | None = None,
         test_size: int | None = None,
+        apart: bool = False,
+        partial: bool = False,
         holdout: float = 0.2,
         distractors: Distractors | None = None,
         on_bad: OnBad = "error",
@@ -92,9 +104,10 @@ class VqaDataModule(LightningDataModule):
         self.save_hyperparameters(logger=False)
         _check(source, holdout, (batch_size, eval_batch_size, train_size, val_size, test_size))
         self.backbone, self.dataset, self.source, self.root, self.look = backbone, dataset, source, root, look
-        self.query, self.domain = query, domain
+        self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.holdout, self.distractors, self.on_bad = seed, holdout, distractors, on_bad
+        self.seed, self.distractors, self.on_bad = seed, distractors, on_bad
+        self.holdout, self.train_unit, self.apart, self.partial = holdout, train_unit, apart, partial
         self.sizes: dict[SplitName, int | None] = {"train": train_size, "val": val_size, "test": test_size}
         self.captions: list[str] = []
         self.splits: dict[SplitName, VqaDataset] = {}
@@ -129,20 +142,40 @@ class VqaDataModule(LightningDataModule):
         """
         if self._opened is None:
             reader = self._reader()
-            if self.source == "twin" and self.dataset == OWN:
+            if self.source != "folder" and self.dataset == OWN:
                 raise CraftError("your own data are on disk: --data.source folder --data.root FOLDER")
             if self.source == "twin":
                 sizes = {name: self.sizes[name] or size for name, size in TWIN_SIZES.items()}
                 look: Look = "studio" if self.look == "studio" else "field"
                 source: Source = TwinSource(self.facts, reader.side, look, sizes, self.holdout)
             else:
-                root = check_root(self.root, self.dataset)
-                caps = {name: self.sizes[name] or size for name, size in FOLDER_SIZES.items()}
-                source = FolderSource(self.facts, reader, root, caps, self.holdout, self._problems)
+                source = self._records(reader)
             if self.distractors == "nearest" and source.neighbours is None and source.class_names:
                 raise CraftError("distractors 'nearest' needs drawn classes; use --data.distractors random")
             self._opened = source, reader
         return self._opened
+
+    def _records(self, reader: Reader) -> Source:
+        facts, problems = self.facts, self._problems
+        if self.source == "hub":
+            found = open_hub(facts, self.hub_id, self.hub_revision, self.root, problems)
+            usual: dict[SplitName, int | None] = {**FOLDER_SIZES, "train": facts.paper.train, "test": facts.paper.test}
+        else:
+            found, usual = open_folder(facts, check_root(self.root, self.dataset), problems), FOLDER_SIZES
+        caps = {name: self.sizes[name] or size for name, size in usual.items()}
+        unit = self.train_unit or ("picture" if self.source == "hub" else "question")
+        select = Selection(caps, unit, self.holdout, self.apart, self.partial)
+        return RecordSource(facts, reader, found, select, problems)
+
+    def prepare_data(self) -> None:
+        """Fetch the dataset, on one process of a machine, and compare it with what was published.
+
+        Raises:
+            CraftError: see :meth:`open`; also a published dataset whose counts or labels differ, unless ``partial``.
+        """
+        source = self.open()[0]
+        if isinstance(source, RecordSource):
+            source.check()
 
     def _reader(self) -> Reader:
         return read_backbone(self.backbone)
@@ -168,7 +201,8 @@ class VqaDataModule(LightningDataModule):
         need = {"train": self.batch_size, "val": 0 if "train" in self.splits else 1, "test": 1}[name]
         if len(split.items) < need:
             what = f"{len(split.items)} items, fewer than one batch of {need}" if split.items else "no items"
-            raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}")
+            hint = f"; {self.facts.elsewhere}" if self.source == "hub" and self.facts.elsewhere else ""
+            raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}")
         if name == "train":
             self.captions = list(dict.fromkeys(item.caption for item in split.items))
         rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
@@ -295,8 +329,6 @@ class VqaDataModule(LightningDataModule):
 def _check(source: str, holdout: float, sizes: tuple[int | None, ...]) -> None:
     if source not in SOURCES:
         raise unknown("data source", source, SOURCES)
-    if source == "hub":
-        raise CraftError("source 'hub' is not built yet; use --data.source twin, or folder with --data.root FOLDER")
     if any(size is not None and size < 1 for size in sizes):
         raise CraftError("batch and split sizes are at least 1")
     if not 0.0 <= holdout < 1.0:

@@ -1,8 +1,41 @@
-"""ScienceQA: school science with two to five text choices; records without a picture are left out."""
+"""ScienceQA: school science with two to five text choices; records without a picture are left out.
+
+The authors' files are ``problems.json``, ``pid_splits.json`` and ``{train,val,test}/ID/image.png``.
+"""
 
 from __future__ import annotations
 
-from data_modules.facts import DatasetFacts
+from functools import partial
+
+from data_modules.facts import DatasetFacts, HubTable
+from data_modules.sources.found import Asked, Found, split_named
+from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.tree import Tree
+
+_FIELDS = ("question", "choices", "answer", "hint")
+
+
+def official(tree: Tree, problems: Problems) -> Found | None:
+    """The authors' problems with their splits, text-only ones included: they are counted, then left out."""
+    at = tree.find("problems.json")
+    if at is None:
+        return None
+    files = {"/".join(name.split("/")[-2:]): name for name in tree.pictures()}
+    asked: dict[SplitName, list[Asked]] = {"train": [], "val": [], "test": []}
+    for pid, problem in tree.json(at).items():
+        split = split_named(str(problem.get("split", "")))
+        if split:
+            picture = files.get(f"{pid}/{problem.get('image')}")
+            record = {field: problem.get(field) for field in _FIELDS}
+            shown = None if picture is None else tree.picture(picture, f"{split}/{pid}/{problem['image']}")
+            asked[split].append(Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", record, shown))
+    return Found(
+        str(tree.root),
+        "ScienceQA problems.json",
+        {split: partial(list, entries) for split, entries in asked.items() if entries},
+        published=True,
+    )
+
 
 FACTS = DatasetFacts(
     name="scienceqa",
@@ -14,4 +47,13 @@ FACTS = DatasetFacts(
         "Answering, NeurIPS 2022"
     ),
     domain="science diagram",
+    cite="lu2022scienceqa",
+    counts=({"train": 12_726, "val": 4_241, "test": 4_241}, {"train": 6_218, "val": 2_097, "test": 2_017}),
+    layout=official,
+    hub=(
+        HubTable("derek-thomas/ScienceQA"),
+        HubTable("lmms-lab-encoder/ScienceQA", config="ScienceQA-IMG", note="questions with a picture alone"),
+        HubTable("lmms-lab/ScienceQA", config="ScienceQA-IMG", note="the former name of lmms-lab-encoder/ScienceQA"),
+    ),
+    elsewhere="the authors' files are told at https://github.com/lupantech/ScienceQA",
 )

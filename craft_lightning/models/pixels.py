@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -64,18 +65,32 @@ def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
         raise CraftError(f"{path}: leaves its root {root}")
     if not file.is_file():
         raise CraftError(f"no picture {file}")
+    with opened(file, str(file)) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """A picture whose header is read and whose size is allowed; it is decoded where it is used.
+
+    Args:
+        source: a file or its bytes. name: of the picture, for messages.
+
+    Raises:
+        CraftError: no picture, more than :data:`MAX_PIXELS`, or broken (also while it is used).
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(source) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
-                    raise CraftError(f"{file}: {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
-                return image.convert("RGB")
+                    raise CraftError(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+                yield image
     except Image.DecompressionBombError as error:
-        raise CraftError(f"{file}: more than {MAX_PIXELS:,} pixels; scale it down") from error
+        raise CraftError(f"{name}: more than {MAX_PIXELS:,} pixels; scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise CraftError(f"{file}: broken picture ({error})") from error
+        raise CraftError(f"{name}: broken picture ({error})") from error
 
 
 def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:

@@ -1,1 +1,1 @@
-"""Where pictures and questions come from: drawn twins, or folders on disk."""
+"""Where pictures and questions come from: drawn twins, files on disk, tables of the hub."""

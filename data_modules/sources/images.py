@@ -1,28 +1,128 @@
-"""Picture files at the model's side, as bytes; reading and refusing them is :mod:`craft_lightning.models.pixels`'s."""
+"""Pictures wherever they lie (a file, a zip, a table) at the model's side, as bytes.
+
+Opening and refusing them is :mod:`craft_lightning.models.pixels`'s.
+"""
 
 from __future__ import annotations
 
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from craft_lightning.errors import CraftError
-from craft_lightning.models.pixels import MAX_PIXELS, Aspect, preprocess, read_image
+from craft_lightning.models.pixels import Aspect, opened, preprocess
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
 
-def read_square(path: Path, side: int, aspect: Aspect = "resize") -> Tensor:
-    """``[3, side, side]`` uint8 of a file.
+@dataclass(frozen=True)
+class Picture(ABC):
+    """A picture that is not read yet.
+
+    Attributes:
+        name: unique in its dataset and the same on every machine: keys and cuts are made of it. One picture that many
+            questions ask about has one name.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where it is, for messages."""
+
+    @abstractmethod
+    def source(self) -> Path | BinaryIO:
+        """Its file, or its bytes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
+    def size(self) -> int:
+        """Bytes, as far as they cost nothing to count."""
+        return 0
+
+
+@dataclass(frozen=True)
+class FilePicture(Picture):
+    """A picture in a file of its own."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    def source(self) -> Path:
+        return self.path
+
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class BytesPicture(Picture):
+    """A picture whose bytes something else hands out, by a key."""
+
+    where: str
+    shelf: Shelf
+    key: str | int
+
+    @property
+    def place(self) -> str:
+        return self.where
+
+    def source(self) -> BinaryIO:
+        return BytesIO(self.shelf.read(self.key))
+
+    def size(self) -> int:
+        return self.shelf.size(self.key)
+
+
+class Shelf(ABC):
+    """What hands out bytes of pictures: an archive, or the picture column of a table."""
+
+    @abstractmethod
+    def read(self, key: str | int) -> bytes:
+        """All bytes of one.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
+    def size(self, key: str | int) -> int:
+        """Number of bytes, 0 where counting them means reading them."""
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def read_square(picture: Picture, side: int, aspect: Aspect = "resize") -> Tensor:
+    """``[3, side, side]`` uint8; what is transparent becomes white, as on the page a diagram was made for.
 
     Raises:
-        CraftError: no picture, broken, or too large; the message names the file.
+        CraftError: no picture, broken, or too large; the message names it.
     """
-    return to_bytes(preprocess(read_image(path), side, aspect))
+    with opened(picture.source(), picture.place) as image:
+        return to_bytes(preprocess(_on_white(image), side, aspect))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    paper = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
@@ -40,42 +140,36 @@ def to_picture(images: Tensor) -> Image.Image:
     return Image.fromarray(images.permute(1, 2, 0).numpy())
 
 
-def check_header(path: Path) -> None:
-    """Refuse a file that is no picture or a far too large one, without decoding it.
+def check(picture: Picture, decode: bool) -> None:
+    """Refuse what is no picture or a far too large one, and with ``decode`` also one whose body is broken.
 
     Raises:
         CraftError: see above.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                width, height = picture.size
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise CraftError(f"{path}: broken picture ({error})") from error
-    if width * height > MAX_PIXELS:
-        raise CraftError(f"{path}: {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+    with opened(picture.source(), picture.place) as image:
+        if decode:
+            image.load()
 
 
-class FileImages:
+class LazyImages:
     """Pictures read when they are needed, for sets too large to keep in memory.
 
     Args:
-        paths: files. side: side length of the result. aspect: how a picture becomes a square.
+        pictures: where they are. side: side length of the result. aspect: how a picture becomes a square.
     """
 
-    def __init__(self, paths: Sequence[Path], side: int, aspect: Aspect = "resize") -> None:
-        self.paths = tuple(paths)
+    def __init__(self, pictures: Sequence[Picture], side: int, aspect: Aspect = "resize") -> None:
+        self.pictures = tuple(pictures)
         self.side = side
         self.aspect: Aspect = aspect
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.pictures)
 
     def __getitem__(self, index: int) -> Tensor:
         """``[3, side, side]`` uint8.
 
         Raises:
-            CraftError: the file is broken (where bad inputs are not skipped, its header alone was checked before).
+            CraftError: the picture is broken (where bad inputs are not skipped, its header alone was checked before).
         """
-        return read_square(self.paths[index], self.side, self.aspect)
+        return read_square(self.pictures[index], self.side, self.aspect)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.types import Fact
-from data_modules.sources.images import FileImages
+from data_modules.sources.images import LazyImages
 
 SplitName = Literal["train", "val", "test"]
 OnBad = Literal["error", "skip"]
@@ -53,7 +53,7 @@ class Split:
     """Items of a split; ``images[i]`` is ``[3, S, S]`` uint8."""
 
     items: tuple[Item, ...]
-    images: Tensor | FileImages
+    images: Tensor | LazyImages
 
     def without_pictures(self, side: int) -> Split:
         """The same items, each with one and the same grey picture."""

@@ -59,3 +59,20 @@ def question_folder(tmp_path):
         return tmp_path
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory):
+    """Where the tests unpack tables, without progress bars."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    return str(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture
+def table_cache(monkeypatch, tables):
+    """Tables are unpacked into a folder of the test run."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tables)

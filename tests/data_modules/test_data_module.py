@@ -336,7 +336,7 @@ def test_describe_says_what_was_used():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"source": "hub"}, "'hub' is not built yet; use --data.source twin, or folder"),
+        ({"source": "hub"}, "no copy of Kvasir on the hub is known; get kvasir-dataset.zip"),
         ({"source": "twins"}, "did you mean 'twin'"),
         ({"dataset": "eurosta"}, "did you mean 'eurosat'"),
         ({"holdout": 1.0}, "holdout is a share"),

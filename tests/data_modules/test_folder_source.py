@@ -11,8 +11,8 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.pixels import preprocess
 from data_modules.base import VqaDataModule
 from data_modules.folder import FolderDataModule
-from data_modules.sources import folder as folder_module
-from data_modules.sources.images import FileImages, to_bytes, to_pixels
+from data_modules.sources import records as records_module
+from data_modules.sources.images import LazyImages, to_bytes, to_pixels
 from tests.data_modules.conftest import save_picture
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
@@ -86,9 +86,9 @@ def test_pictures_are_the_models_own_pixels(class_folder):
 def test_large_sets_are_read_when_needed(class_folder, monkeypatch):
     root = class_folder(CLASSES)
     cached = own(root, "test")
-    monkeypatch.setattr(folder_module, "CACHE_BYTES", 0)
+    monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
     lazy = own(root, "test")
-    assert isinstance(lazy.splits["test"].images, FileImages)
+    assert isinstance(lazy.splits["test"].images, LazyImages)
     first, second = (next(iter(d.test_dataloader())) for d in (cached, lazy))
     assert torch.equal(first.pixel_values, second.pixel_values)
     assert first.keys == second.keys
@@ -97,9 +97,9 @@ def test_large_sets_are_read_when_needed(class_folder, monkeypatch):
 def test_broken_pictures_of_large_sets_are_skipped_and_counted(class_folder, monkeypatch):
     root = class_folder(CLASSES)
     kind, said = break_picture(root)
-    monkeypatch.setattr(folder_module, "CACHE_BYTES", 0)
+    monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
     data = own(root, holdout=0.0, on_bad="skip")
-    assert isinstance(data.splits["train"].images, FileImages)
+    assert isinstance(data.splits["train"].images, LazyImages)
     assert data.describe()["skipped"] == {kind: 1}
     asked = [*data.examples("train"), *data.examples("val")]
     assert len(asked) == 29
@@ -186,7 +186,7 @@ def test_bad_inputs_are_one_line_or_skipped_and_counted(class_folder, spoil):
 def test_huge_pictures_are_refused_without_decoding_when_read_lazily(class_folder, monkeypatch):
     root = class_folder(CLASSES)
     huge_picture(root)
-    monkeypatch.setattr(folder_module, "CACHE_BYTES", 0)
+    monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
     with pytest.raises(CraftError, match=r"big.png"):
         own(root)
     assert own(root, on_bad="skip").describe()["skipped"] == {"broken picture": 1}

@@ -1,0 +1,130 @@
+"""Copies of the ten datasets on the hub: fetched once as a snapshot of parquet files, then read like a folder of them.
+
+Only parquet files are fetched, so no code of a repository is ever there to run. A result names the snapshot's commit: a
+set that was read from an older local copy says so. On a machine without a network ``--data.root FOLDER`` takes a copy
+that was fetched elsewhere (``hf download ID --repo-type dataset --local-dir FOLDER``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from craft_lightning.errors import CraftError
+from data_modules.facts import DatasetFacts, HubTable
+from data_modules.sources.folder import check_root
+from data_modules.sources.found import SPLIT_NAMES, Found
+from data_modules.sources.split import Problems
+from data_modules.sources.table import UNCUT, read_tables
+
+
+def open_hub(
+    facts: DatasetFacts, hub_id: str | None, revision: str | None, root: str | None, problems: Problems
+) -> Found:
+    """A copy of the dataset from the hub.
+
+    Args:
+        facts: of the dataset. hub_id: a repository other than the first choice. revision: its branch, tag or commit.
+        root: a copy of the repository on this machine, which is read instead. problems: what happens to bad inputs.
+
+    Raises:
+        CraftError: no copy is known or it cannot be read; the message ends with the command to try next.
+    """
+    table = _choose(facts, hub_id)
+    table = replace(table, revision=revision or table.revision)
+    if root:
+        folder = check_root(root, facts.name)
+        return read_tables(facts, table, folder, _stamp(folder), f"{table.id} in {folder}", problems)
+    folder = _fetch(facts, table)
+    found = read_tables(facts, table, folder, folder.name, table.id, problems)
+    found.told["revision"] = folder.name
+    return found
+
+
+def further(facts: DatasetFacts, table: HubTable) -> str:
+    """The command to try when a copy fails: the next one, or the authors' files."""
+    usable = [t.id for t in facts.hub if not t.unusable]
+    after = usable[usable.index(table.id) + 1 :] if table.id in usable else usable
+    if after:
+        return f"try --data.hub_id {after[0]}"
+    return "use the authors' files: --data.source folder --data.root FOLDER (docs/datasets.md)"
+
+
+def _choose(facts: DatasetFacts, hub_id: str | None) -> HubTable:
+    if hub_id is None and not any(not t.unusable for t in facts.hub):
+        raise CraftError(
+            f"no copy of {facts.title} on the hub is known; {facts.elsewhere}, "
+            f"then --data.source folder --data.root FOLDER"
+        )
+    table = next((t for t in facts.hub if t.id == (hub_id or t.id)), HubTable(id=hub_id or ""))
+    if table.unusable:
+        raise CraftError(f"{table.id} cannot be read: {table.unusable}; {further(facts, replace(table, id=''))}")
+    return table
+
+
+def _fetch(facts: DatasetFacts, table: HubTable) -> Path:
+    """The folder of the snapshot, downloaded as far as it is not there yet.
+
+    Raises:
+        CraftError: moved, gated, no network and no copy, no space left, or no tables.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    page = f"https://huggingface.co/datasets/{table.id}"
+    try:
+        folder = Path(
+            snapshot_download(
+                table.id, repo_type="dataset", revision=table.revision, allow_patterns=_patterns(table.config)
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise CraftError(f"{table.id} is gated: accept its terms on {page}, then run: hf auth login") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CraftError(f"no dataset {table.id} on the hub (moved or private); {further(facts, table)}") from error
+    except errors.RevisionNotFoundError as error:
+        raise CraftError(f"{table.id} has no revision {table.revision!r}; its revisions: {page}/commits") from error
+    except (errors.LocalEntryNotFoundError, ConnectionError) as error:
+        raise CraftError(
+            f"the hub cannot be reached and {table.id} is not (or not whole) on this machine; with a network, run "
+            f"hf download {table.id} --repo-type dataset --local-dir FOLDER, then here --data.root FOLDER"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise CraftError(f"{table.id} could not be fetched ({_line(error)}); run the same command again") from error
+    except OSError as error:
+        raise no_space(error, table.id) from error
+    if not any(folder.rglob("*.parquet")):
+        raise CraftError(
+            f"{table.id} has no parquet files of train, validation or test; try its converted branch, "
+            f"--data.hub_revision refs/convert/parquet, or {further(facts, table)}"
+        )
+    return folder
+
+
+def _patterns(config: str | None) -> list[str]:
+    """Files of the splits alone: some repositories hold many times as much in corrupted copies."""
+    start = f"{config}/" if config else ""
+    words = [word for names in SPLIT_NAMES.values() for word in names] + list(UNCUT)
+    return [pattern for w in words for pattern in (f"{start}{w}*.parquet", f"{start}*/{w}*.parquet", f"{start}*{w}/*")]
+
+
+def _stamp(folder: Path) -> str:
+    """What stands for the contents of a local copy: names and sizes."""
+    files = sorted(folder.rglob("*.parquet")) if folder.is_dir() else []
+    return " ".join(f"{f.relative_to(folder).as_posix()}:{f.stat().st_size}" for f in files) or "empty"
+
+
+def no_space(error: OSError, what: str) -> CraftError:
+    """The line for an error of the disk, above all a full one."""
+    cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "disk space" in str(error):
+        at = next(p for p in (Path(cache).expanduser(), *Path(cache).expanduser().parents) if p.exists())
+        free = shutil.disk_usage(at).free / 1e9
+        return CraftError(f"no space for {what} in {cache} ({free:.1f} GB free); set HF_HOME=/a/larger/disk")
+    return CraftError(f"{what} could not be read ({_line(error)})")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -1,0 +1,235 @@
+"""The one way from a dataset as it was found to stored items: words, hold-out, missing splits, caps, pictures."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from craft_lightning import mcq
+from craft_lightning.errors import CraftError
+from data_modules.facts import DatasetFacts
+from data_modules.reader import Reader
+from data_modules.sources.cut import divide, owner
+from data_modules.sources.found import Asked, Found, Labelled
+from data_modules.sources.images import LazyImages, Picture, check, read_square
+from data_modules.sources.questions import Row, rows_of
+from data_modules.sources.split import Item, Problems, Source, Split, SplitName
+
+CACHE_BYTES = 1 << 30
+"""A split whose pictures need more memory than this is read picture by picture."""
+
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+Unit = Literal["question", "picture", "one_each"]
+
+log = logging.getLogger("craft_lightning.data")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is taken of a dataset.
+
+    Attributes:
+        sizes: largest number of each split, None for all. unit: what the size of the training split counts:
+            ``question`` (items), ``picture`` (with all that is asked about it), or ``one_each`` (a picture with one
+            of its questions).
+        holdout: share of the labels kept out of training and validation.
+        apart: pictures that the test split shows are left out of training and validation.
+        partial: a published dataset may have other counts than the published ones.
+    """
+
+    sizes: dict[SplitName, int | None]
+    unit: Unit = "question"
+    holdout: float = 0.2
+    apart: bool = False
+    partial: bool = False
+
+
+class RecordSource(Source):
+    """A dataset of records, wherever it was found.
+
+    Args:
+        facts: of the dataset (kind, wording, label list). reader: what the backbone needs.
+        found: the dataset. select: what is taken of it. problems: what happens to bad inputs.
+
+    Raises:
+        CraftError: the dataset is of another kind, or the first bad input (see :class:`Problems`).
+    """
+
+    def __init__(
+        self, facts: DatasetFacts, reader: Reader, found: Found, select: Selection, problems: Problems
+    ) -> None:
+        self.dataset, self.reader, self.found, self.select, self.problems = facts, reader, found, select, problems
+        self._own: dict[SplitName | None, list[Row]] = {}
+        self._cut: dict[SplitName, list[Row]] = {}
+        if facts.kind == "classification":
+            self._classes()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "root": self.found.place,
+            "layout": self.found.layout,
+            **self.found.told,
+            "side": self.reader.side,
+            "data_hash": self._data_hash(),
+        }
+
+    def check(self) -> None:
+        """Compare counts and labels with the published ones; what differs goes into the banner, too.
+
+        Raises:
+            CraftError: a published dataset is not whole, unless ``partial``.
+        """
+        found = self.found
+        differs = self.dataset.differences(found.count()) if self.dataset.counts else []
+        missing = [w for label in self.dataset.labels if (w := self.dataset.label_words(label)) not in self.class_names]
+        if self.class_names and missing:
+            differs.append(f"no picture of {len(missing)} of {len(self.dataset.labels)} classes, first {missing[0]!r}")
+        if not differs:
+            return
+        found.told["differs"] = differs
+        said = f"{found.place}: {'; '.join(differs)}"
+        if found.published and not self.select.partial:
+            raise CraftError(f"{said} (if that is what you want: --data.partial true)")
+        log.warning("%s", said)
+
+    def split(self, name: SplitName) -> Split:
+        rows = self._capped(name)
+        pictures = list({row.picture.name: row.picture for row in rows}.values())
+        images, index = self._pictures(pictures)
+        items = [replace(row.item, picture=index[row.picture.name]) for row in rows if row.picture.name in index]
+        if self.dataset.kind == "question":
+            items = [replace(item, label_id=item.picture) for item in items]
+        return Split(tuple(items), images)
+
+    def _capped(self, name: SplitName) -> list[Row]:
+        rows, cap = self._rows(name), self.select.sizes[name]
+        unit = self.select.unit if name == "train" else "question"
+        if unit == "one_each":
+            by_picture: dict[str, list[Row]] = {}
+            for row in rows:
+                by_picture.setdefault(row.picture.name, []).append(row)
+            rows = [mine[mcq.pick(len(mine), "one of", self.dataset.name, at)] for at, mine in by_picture.items()]
+        units = list(dict.fromkeys(row.picture.name for row in rows)) if unit == "picture" else rows
+        if cap is None or len(units) <= cap:
+            return rows
+        chosen = sorted(mcq.permutation(len(units), "cap", self.dataset.name, name)[:cap])
+        if unit != "picture":
+            return [rows[i] for i in chosen]
+        kept = {cast("str", units[i]) for i in chosen}
+        return [row for row in rows if row.picture.name in kept]
+
+    def _pictures(self, pictures: list[Picture]) -> tuple[Tensor | LazyImages, dict[str, int]]:
+        side, aspect = self.reader.side, self.reader.aspect
+        lazy = len(pictures) * 3 * side**2 > CACHE_BYTES
+        # Where bad pictures are left out, each is decoded now: which rows a batch holds is settled after this.
+        skipping = self.problems.on_bad == "skip"
+        read: list[Tensor] = []
+        good: list[Picture] = []
+        for picture in pictures:
+            try:
+                if lazy:
+                    check(picture, decode=skipping)
+                else:
+                    read.append(read_square(picture, side, aspect))
+            except CraftError as e:
+                self.problems.bad("broken picture", str(e))
+                continue
+            good.append(picture)
+        empty = torch.empty(0, 3, side, side, dtype=torch.uint8)
+        images = LazyImages(good, side, aspect) if lazy else (torch.stack(read) if read else empty)
+        return images, {picture.name: i for i, picture in enumerate(good)}
+
+    def _data_hash(self) -> str:
+        digest = hashlib.sha256(self.found.stamp.encode())
+        for name in () if self.found.stamp else SPLITS:
+            for row in self._rows(name):
+                digest.update(f"{name}\0{row.item.key}\0{row.item.answer}\0{row.picture.size()}\n".encode())
+        return digest.hexdigest()[:12]
+
+    # rows
+
+    def _rows(self, name: SplitName) -> list[Row]:
+        """The rows of a split, before caps."""
+        if name not in self._cut:
+            rows = self._from_own(name)
+            if name != "test" and self.select.apart:
+                tested = {row.picture.name for row in self._rows("test")}
+                rows = [row for row in rows if row.picture.name not in tested]
+            self._cut[name] = rows
+        return self._cut[name]
+
+    def _from_own(self, name: SplitName) -> list[Row]:
+        splits = self.found.splits
+        try:
+            own = owner(name, splits)
+        except KeyError:
+            return []
+        by_label: dict[int, list[Row]] = {}
+        for row in self._entries(own):
+            by_label.setdefault(row.item.label, []).append(row)
+        kept: list[Row] = []
+        for rows in by_label.values():
+            names = dict.fromkeys(row.picture.name for row in rows)
+            chosen = set(divide(own, names, "val" in splits, self.dataset.group).get(name, ()))
+            kept += [row for row in rows if row.picture.name in chosen]
+        return [row for row in kept if name == "test" or row.item.label not in self.held_out]
+
+    def _entries(self, own: SplitName | None) -> list[Row]:
+        if own not in self._own:
+            if self.dataset.kind == "question":
+                letters = len(self.reader.builder.letters)
+                asked = self._wanted(own, cast("Sequence[Asked]", self.found.splits[own]()))
+                self._own[own] = list(rows_of(asked, letters, self.problems, self.found.published))
+            else:
+                entries = cast("Sequence[Labelled]", self.found.entries(own))
+                self._own[own] = [self._labelled(entry) for entry in entries]
+        return self._own[own]
+
+    def _wanted(self, own: SplitName | None, asked: Sequence[Asked]) -> Sequence[Asked]:
+        """The questions of a published training split that a cap on its pictures leaves, before items are made of them.
+
+        Of OCR-VQA's 800,000 training questions the paper's cap leaves a fifth; the items of all would fill a gigabyte.
+        """
+        cap = self.select.sizes["train"]
+        whole = own != "train" or "val" not in self.found.splits or self.select.unit == "question" or self.select.apart
+        if whole or cap is None or not self.found.published:
+            return asked
+        names = list(dict.fromkeys(entry.picture.name for entry in asked if entry.picture))
+        kept = {names[i] for i in mcq.permutation(len(names), "cap", self.dataset.name, "train")[:cap]}
+        return [entry for entry in asked if entry.picture and entry.picture.name in kept]
+
+    # classes
+
+    def _classes(self) -> None:
+        entries = [entry for own in self.found.splits for entry in cast("Sequence[Labelled]", self.found.entries(own))]
+        self.class_names = self._order({entry.words for entry in entries})
+        self.held_out = mcq.hold_out(self.class_names, self.select.holdout, self.dataset.name)
+        if train := self._rows("train"):
+            # A class that only the test pictures show is unseen, too.
+            self.held_out = frozenset(range(len(self.class_names))) - {row.item.label for row in train}
+        # Otherwise the memory would hold rows of what is held out now.
+        self._cut = {"train": train} if train else {}
+
+    def _order(self, present: Iterable[str]) -> tuple[str, ...]:
+        official = [self.dataset.label_words(label) for label in self.dataset.labels]
+        rank = {words: i for i, words in enumerate(official)}
+        return tuple(sorted(present, key=lambda words: (rank.get(words, len(rank)), words)))
+
+    @functools.cached_property
+    def _index(self) -> dict[str, int]:
+        return {words: i for i, words in enumerate(self.class_names)}
+
+    def _labelled(self, entry: Labelled) -> Row:
+        label = self._index[entry.words]
+        key = f"{self.dataset.name}/{entry.picture.name}"
+        caption = self.dataset.caption(entry.words)
+        item = Item(key, -1, self.dataset.query, entry.words, label, caption, label=label)
+        return Row(entry.picture, item)
