@@ -103,6 +103,8 @@ class VqaDataModule(LightningDataModule):
         # The model logs the run's settings; the same key logged twice with two values would raise (P24).
         self.save_hyperparameters(logger=False)
         _check(source, holdout, (batch_size, eval_batch_size, train_size, val_size, test_size))
+        if source != "hub" and (hub_id or hub_revision):
+            raise CraftError("--data.hub_id and --data.hub_revision need --data.source hub")
         self.backbone, self.dataset, self.source, self.root, self.look = backbone, dataset, source, root, look
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers

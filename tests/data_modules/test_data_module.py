@@ -337,6 +337,7 @@ def test_describe_says_what_was_used():
     ("options", "said"),
     [
         ({"source": "hub"}, "no copy of Kvasir on the hub is known; get kvasir-dataset.zip"),
+        ({"hub_id": "a/b"}, "need --data.source hub"),
         ({"source": "twins"}, "did you mean 'twin'"),
         ({"dataset": "eurosta"}, "did you mean 'eurosat'"),
         ({"holdout": 1.0}, "holdout is a share"),
