@@ -216,7 +216,8 @@ def devices(scale: str) -> Found:
     if torch.cuda.is_available():
         sizes = [(torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)) for i in range(torch.cuda.device_count())]
         return Found(True, "; ".join(f"{n}, {free / GIB:.1f} of {all_ / GIB:.1f} GiB free" for n, free, all_ in sizes))
-    cpu = f"CPU with {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cpu = f"CPU with {threads} thread{'s' * (threads > 1)}"
     if shutil.which("nvidia-smi"):
         built, again = torch.version.cuda, f"{sys.executable} -m pip install --force-reinstall torch torchvision"
         text = f"{cpu}: torch, built for CUDA {built}, sees none of the machine's GPUs"

@@ -127,7 +127,7 @@ def _write_tower(root: Path, form: Form, books: Books, shards: int) -> None:
     for name in ("logit_scale", "logit_bias"):
         state |= {f"rqvaesiglip.{name}": torch.ones(1), f"rqvaesiglip.siglip_model.{name}": torch.ones(1)}
     table = torch.cat([torch.randn(CODES, WIDTH) * torch.logspace(0, -1, CODES)[:, None], torch.zeros(1, WIDTH)])
-    table[9] = table[4]  # the lower index has to win
+    table[CODES // 2 : CODES] = table[: CODES // 2]  # of two equal codewords, the lower index has to win
     unused = {"cluster_size_ema": torch.rand(CODES), "embed_ema": torch.rand(CODES, WIDTH)}
     held = {k: v.bfloat16() for k, v in {"weight": table, **unused}.items()}
     for level in range(1 if books == "one" else LEVELS):
