@@ -221,19 +221,21 @@ def this_machine(accelerator: Any, devices: Any, nodes: int) -> Machine | None:
     return Machine(kind, count, nodes, memory // count, False, deepspeed)
 
 
-def settle(verb: str, method: Any, data: Any, trainer: Mapping[str, Any], named: Set[str]) -> Choice | None:
+def settle(
+    verb: str, method: Any, data: Any, trainer: Mapping[str, Any], named: Set[str], machine: Machine | None = None
+) -> Choice | None:
     """What to run with, if the strategy is left open (``auto``) and the devices are of a known kind.
 
     Args:
         verb: of the run; all but ``fit`` train nothing. method: the method, whose weights are not built yet.
         data: the data module. trainer: the trainer's settings.
         named: settings that the user named, as ``trainer.precision`` and ``model.backbone.dtype``.
+        machine: to lay it out for, in place of this one.
 
     Raises:
         CraftError: no such devices, or a batch that they cannot share.
     """
-    machine = None
-    if trainer["strategy"] == "auto":
+    if machine is None and trainer["strategy"] == "auto":
         machine = this_machine(trainer["accelerator"], trainer["devices"], trainer["num_nodes"])
     if machine is None:
         return None

@@ -83,6 +83,7 @@ class DatasetFacts:
         aliases: other spelling of a label (folders, mirrors) to the official one.
         cite: key of the citation in ``docs/datasets.md``.
         counts: of the whole dataset, as its authors or mirrors give it; any one of them is right.
+        questions: usable ones of a counted row, on average.
         siblings: number of pictures of a dataset that is easily taken for this one, to its name. strangers: a class
             that only such a dataset has, to its name.
         group: name of a picture to the name of what it must not be parted from when a split is cut.
@@ -105,6 +106,7 @@ class DatasetFacts:
     aliases: Mapping[str, str] = field(default_factory=dict)
     cite: str = ""
     counts: tuple[Counts, ...] = ()
+    questions: float = 1.0
     siblings: Mapping[int, str] = field(default_factory=dict)
     strangers: Mapping[str, str] = field(default_factory=dict)
     group: Callable[[str], str] = str

@@ -64,6 +64,7 @@ FACTS = DatasetFacts(
     domain="book cover",
     cite="mishra2019ocrvqa",
     counts=({"train": 166_022, "val": 20_731, "test": 20_796}, {"all": 207_572}),
+    questions=1_002_146 / 207_572,
     layout=official,
     hub=(
         HubTable("howard-hou/OCR-VQA"),

@@ -49,6 +49,7 @@ FACTS = DatasetFacts(
     domain="science diagram",
     cite="lu2022scienceqa",
     counts=({"train": 12_726, "val": 4_241, "test": 4_241}, {"train": 6_218, "val": 2_097, "test": 2_017}),
+    questions=6_218 / 12_726,
     layout=official,
     hub=(
         HubTable("derek-thomas/ScienceQA"),

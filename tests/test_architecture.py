@@ -47,6 +47,7 @@ RANKS = {
     "craft_lightning.export": 4,
     "craft_lightning.predict": 5,
     "craft_lightning.worker": 5,
+    "craft_lightning.rehearsal": 5,
     "craft_lightning.__main__": 5,
 }
 """A module may import from a lower rank only; within one prefix anything goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 from craft_lightning.cli import build_cli
 from craft_lightning.methods import METHODS, method_class
 from craft_lightning.models.spec import BACKBONES
-from craft_lightning.tables.spec import load_spec
+from craft_lightning.tables.plan import table_lines
+from craft_lightning.tables.spec import find_table, load_spec
+from data_modules.facts import dataset_facts
 from data_modules.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 FRAGMENTS = {kind: sorted((ROOT / kind).glob("*.yaml")) for kind in ("methods", "backbones", "datasets")}
+PAPER = ROOT / "paper"
+AT_PAPER_SCALE = {kind: sorted((PAPER / kind).glob("*.yaml")) for kind in ("methods", "datasets")}
 CALLBACKS = sorted((ROOT / "callbacks").glob("*.yaml"))
 HARDWARE = sorted((ROOT / "hardware").glob("*.yaml"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -36,7 +41,7 @@ def test_nothing_is_left_out() -> None:
     assert len(FRAGMENTS["datasets"]) == 10
     assert len(HARDWARE) == 8  # each is a machine of tests/callbacks/test_strategy.py
     covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *HARDWARE}
-    covered |= {f for files in FRAGMENTS.values() for f in files}
+    covered |= {f for files in (*FRAGMENTS.values(), *AT_PAPER_SCALE.values(), [PAPER / "base.yaml"]) for f in files}
     others = [p for p in ROOT.rglob("*.yaml") if p not in covered and "surrogates" not in p.parts]
     assert others == []
 
@@ -95,8 +100,60 @@ def test_every_method_of_the_tables_has_a_complete_file() -> None:
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
 def test_every_table_is_valid(path: Path) -> None:
     spec = load_spec(path)
-    assert spec.name == path.stem
+    assert path.stem == (spec.name if spec.scale == "pocket" else f"{spec.name}-{spec.scale}")
     assert all(backbone.weights for backbone in spec.backbones)
+
+
+def test_paper_scale_has_a_fragment_for_every_method_and_dataset() -> None:
+    for kind, files in AT_PAPER_SCALE.items():
+        assert [f.stem for f in files] == [f.stem for f in FRAGMENTS[kind]]
+
+
+@pytest.mark.parametrize("method", AT_PAPER_SCALE["methods"], ids=lambda p: p.stem)
+def test_a_method_at_paper_scale_is_the_same_with_another_rate(method: Path) -> None:
+    ours: Any = parse(ROOT / "methods" / method.name)["model"]
+    theirs: Any = parse(PAPER / "base.yaml", method)["model"]
+    changed = {"optim", "r", "alpha"} if method.stem == "llm_lora" else {"optim"}
+    assert theirs["class_path"] == ours["class_path"]
+    for name, value in ours["init_args"].items():
+        assert name in changed or theirs["init_args"][name] == value, name
+    rates = (ours["init_args"]["optim"]["lr"], theirs["init_args"]["optim"]["lr"])
+    assert method.stem == "zero_shot" or rates[1] <= rates[0] / 5
+
+
+@pytest.mark.parametrize("dataset", AT_PAPER_SCALE["datasets"], ids=lambda p: p.stem)
+def test_a_dataset_at_paper_scale_is_the_published_one(dataset: Path) -> None:
+    parsed: Any = parse(PAPER / "base.yaml", PAPER / "methods" / "craft.yaml", dataset)
+    data, facts = parsed["data"], dataset_facts(dataset.stem)
+    assert data["dataset"] == dataset.stem
+    usable = [table for table in facts.hub if not table.unusable]
+    trains = usable and "no training split" not in usable[0].note
+    assert data["source"] == ("hub" if trains else "folder")
+    assert data["source"] == "hub" or data["root"].endswith(".zip")
+    # The hub's source knows the paper's number of test items; a folder's does not.
+    assert data["source"] == "hub" or data["test_size"] == facts.paper.test
+    assert (data["batch_size"], parsed["trainer"]["max_epochs"], parsed["trainer"]["max_steps"]) == (24, 1, -1)
+    assert parsed["trainer"]["precision"] == "bf16-mixed"
+
+
+def test_table1_at_paper_scale_is_the_paper_s() -> None:
+    """Every line of the transcribed table is a line of ours, and ours has no other line with a number of the paper."""
+    spec = load_spec(find_table("table1", "paper"), "paper")
+    with (ROOT / "tables" / "paper" / "table1.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = ("method", "train_surrogate", "inference_backbone")
+    averages = {tuple(row[name] for name in names): float(row["avg_recomputed"]) for row in rows}
+    lines = [line for line in table_lines(spec) if line.row.paper]
+    found = [(x.row.paper, x.surrogate.paper if x.surrogate else "none", x.backbone.paper) for x in lines]
+    assert len(found) == len(averages) == 10
+    assert set(found) == set(averages)
+    for method, surrogate, backbone in found:
+        values = [spec.paper[method, surrogate, backbone, column.paper] for column in spec.columns]
+        printed = averages[method, surrogate, backbone]
+        assert sum(values) / len(values) == pytest.approx(printed, abs=0.001)
+    without = {line.row.label for line in table_lines(spec) if not line.row.paper and line.row.keep != 1.0}
+    assert without == {"LLM-LoRA (not in the paper's table)"}
+    assert {claim.id for claim in spec.claims} == {"1", "2", "4"}
 
 
 def test_table1_has_ten_columns_and_the_paper_s_metric() -> None:

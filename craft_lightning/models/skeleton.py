@@ -93,6 +93,7 @@ class Profile:
         outside: parameters outside of the blocks. block: of the largest block.
         tower, language: the blocks that run; ``tower`` is None where its shapes are not known (timm).
         tokens: of one picture. vocabulary: rows of the output layer.
+        distances: FLOPs of a picture's distances to all codewords at all levels.
         tower_trains, language_trains: whether some of their parameters are trained.
     """
 
@@ -105,6 +106,7 @@ class Profile:
     language: Stack
     tokens: int
     vocabulary: int
+    distances: int
     tower_trains: bool
     language_trains: bool
 
@@ -136,6 +138,7 @@ def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
         language=language,
         tokens=vlm.tower.num_tokens,
         vocabulary=config.vocab_size,
+        distances=2 * vlm.tower.num_tokens * quantizer.entries * quantizer.levels * vlm.tower.width if quantizer else 0,
         tower_trains=any(p.requires_grad for p in vlm.tower.parameters()),
         language_trains=any(p.requires_grad for p in vlm.language_model.parameters()),
     )

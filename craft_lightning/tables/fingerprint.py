@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,9 @@ PARTS = (
 Neither what only shows them (banner, event files, reports), nor what a machine chooses for itself (strategy, precision,
 memory), which results say like the machine itself.
 """
+
+LARGE, END = 2**28, 2**20
+"""Bytes of a file of weights from which only its ends are read, and of an end."""
 
 LISTS = ("craft_lightning/methods/__init__.py", "data_modules/registry.py", "data_modules/twins/registry.py")
 """Lists of names among it, which change no number."""
@@ -127,7 +131,8 @@ def statements(source: str) -> str:
 def weights_version(folders: tuple[Path, ...]) -> str:
     """SHA-256 over names and bytes of the files in checkpoint folders; ``"missing"`` if a folder is not there.
 
-    A tower that a checkpoint's config names as a folder of its own counts, too.
+    A tower that a checkpoint's config names as a folder of its own counts, too. Of a file beyond :data:`LARGE` its size
+    and its ends count, so that a plan need not read a 7B model: trained anew, no tensor stays as it was.
     """
     total = hashlib.sha256()
     for folder in (*folders, *filter(None, map(_tower, folders))):
@@ -135,9 +140,19 @@ def weights_version(folders: tuple[Path, ...]) -> str:
             return "missing"
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             total.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-            with file.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+            total.update(_file_digest(file))
     return total.hexdigest()
+
+
+def _file_digest(file: Path) -> bytes:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= LARGE:
+            return hashlib.file_digest(stream, "sha256").digest()
+        total = hashlib.sha256(f"{size}\0".encode() + stream.read(END))
+        stream.seek(-END, os.SEEK_END)
+        total.update(stream.read())
+        return total.digest()
 
 
 def _tower(checkpoint: Path) -> Path | None:

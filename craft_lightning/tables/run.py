@@ -106,9 +106,8 @@ class _Runner:
         self.progress.already = len(self.progress.done)
         for node in self.progress.waiting:
             if node.facts["weights"] == "missing":
-                raise CraftError(
-                    f"the weights of backbone {node.facts['backbone']!r} are not there; make pocket-family trains them"
-                )
+                backbone = self.plan.spec.backbone(node.facts["backbone"])
+                raise CraftError(f"the weights of backbone {backbone.id!r} are not there; {backbone.origin}")
         return stale
 
     def _hand_out(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.errors import CraftError, nearest
+from craft_lightning.models.spec import BACKBONES, VlmSpec, models_root, resolve
 from craft_lightning.tables.claims import Claim, read_claims
 from craft_lightning.tables.paper import PaperKey, read_paper
 from craft_lightning.tables.reader import Reader, check_known, read_mapping
@@ -17,17 +18,24 @@ TABLES = Path("experiments/tables")
 SOURCES = ("encoder", "checkpoint")
 ORDERS = ("backbones", "rows")
 TEST_ON = ("same", "others")
+OUTSIDE = "outside"
+"""In place of a backbone's folders: its checkpoint is no part of the repository."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A language model with its vision tower: its config fragment, its files, and the paper's model beside it."""
+    """A language model with its vision tower: its config fragment, its files, and the paper's model beside it.
+
+    Attributes:
+        weights: checkpoint folders, which need not be there. origin: how to get them.
+    """
 
     id: str
     label: str
     config: Path
     weights: tuple[Path, ...]
     paper: str
+    origin: str = "make pocket-family trains them"
 
 
 @dataclass(frozen=True)
@@ -247,12 +255,32 @@ def _backbones(top: Reader) -> tuple[Backbone, ...]:
     found = []
     for item in _items(top, "backbones"):
         name = str(item.take("id", str) or "")
-        folders = tuple(top.folder / str(w) for w in item.take("weights", list) or [])
-        found.append(
-            Backbone(name, item.take("label", str, name), item.file("config"), folders, item.take("paper", str, ""))
-        )
+        made = Backbone(name, item.take("label", str, name), item.file("config"), (), item.take("paper", str, ""))
+        weights = item.take("weights", (list, str)) or []
+        if weights == OUTSIDE:
+            made = outside(item, made)
+        elif isinstance(weights, str):
+            item.fail(f"must be a list of folders or {OUTSIDE!r}, got {weights!r}", "weights")
+        else:
+            made = replace(made, weights=tuple(top.folder / str(folder) for folder in weights))
+        found.append(made)
         item.done()
     return tuple(found)
+
+
+def outside(item: Reader, made: Backbone) -> Backbone:
+    """The backbone with the checkpoint that its fragment names: below ``$CRAFT_MODELS``, or in the hub's cache."""
+    fragment = read_mapping(made.config) if made.config.is_file() else {}
+    name = str(fragment.get("model", {}).get("init_args", {}).get("backbone", {}).get("name", made.id))
+    if name not in BACKBONES:
+        check_known(item, "weights", name, BACKBONES)
+        return made
+    known = BACKBONES[name]
+    try:
+        folder = resolve(VlmSpec(name))
+    except CraftError:
+        folder = models_root() / name
+    return replace(made, weights=(folder,), origin=known.origin)
 
 
 def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 JOBS_FOLDER = ".jobs"
+REHEARSAL = "craft_lightning.rehearsal"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         "run", parents=[shared, only], allow_abbrev=False, help="compute what is missing, then render"
     )
     run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
-    run.add_argument("--dry-run", action="store_true", help="print what would be computed")
+    run.add_argument(
+        "--dry-run", action="store_true", help="print what would be computed; at paper scale examine it"
+    )
+    run.add_argument("--devices", metavar="8x40gb", help="what --dry-run estimates for (default: what is here)")
     run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
     run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the nodes are computed")
     run.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=120")
@@ -86,14 +91,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _render(whole, args)
     plan = select(whole, args.only)
     if args.verb == "plan" or (args.verb == "run" and args.dry_run):
-        return _plan(plan, missing_only=args.verb == "run")
+        _plan(plan, missing_only=args.verb == "run")
+        if args.verb == "plan" or spec.scale == "pocket":
+            return 0
+        # By name: what parses configs and builds models needs torch, and the tables do not.
+        code: int = import_module(REHEARSAL).rehearse(plan, args.devices)
+        return code
     if args.verb == "status":
         return _status(plan)
     code = _run(plan, args)
     return code if code == INTERRUPTED else max(code, _render(whole, args))
 
 
-def _plan(plan: Plan, missing_only: bool) -> int:
+def _plan(plan: Plan, missing_only: bool) -> None:
     from craft_lightning.tables import store
 
     nodes = [n for n in plan.nodes if not missing_only or store.state(n) != "done"]
@@ -102,7 +112,6 @@ def _plan(plan: Plan, missing_only: bool) -> int:
         print(f"        python -m craft_lightning {shlex.join(node.arguments)}")
     kinds = Counter(n.kind for n in nodes)
     print(f"{len(nodes)} nodes: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}")
-    return 0
 
 
 def _status(plan: Plan) -> int:

@@ -44,6 +44,25 @@ def open_hub(
     return found
 
 
+def fetched(facts: DatasetFacts, hub_id: str | None, revision: str | None) -> tuple[bool, str]:
+    """Whether a copy is on this machine, and the command that fetches it. Asks no network.
+
+    Raises:
+        CraftError: see :func:`open_hub`.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    table = _choose(facts, hub_id)
+    revision = revision or table.revision
+    pinned = f" --revision {revision}" if revision else ""
+    command = f"hf download {table.id} --repo-type dataset{pinned} --include '*.parquet'"
+    try:
+        snapshot_download(table.id, repo_type="dataset", revision=revision, local_files_only=True)
+    except errors.LocalEntryNotFoundError:
+        return False, command
+    return True, command
+
+
 def further(facts: DatasetFacts, table: HubTable) -> str:
     """The command to try when a copy fails: the next one, or the authors' files."""
     usable = [t.id for t in facts.hub if not t.unusable]

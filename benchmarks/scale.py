@@ -1,0 +1,163 @@
+"""Hours of the paper's Tables 1 and 3 on two machines, and its Table 4 beside our accounting.
+
+    python benchmarks/scale.py [--output docs/scale.md]
+
+Shapes, FLOPs and stated rates alone: nothing is loaded and nothing is run, so that the figures are the same everywhere.
+The same accounting is behind ``python -m craft_lightning table run table1 --scale paper --dry-run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from callbacks.cost import CARDS, Work, seconds, training_work
+from callbacks.memory import Plan as MemoryPlan
+from callbacks.memory import estimate
+from callbacks.strategy import Given, Machine, choose
+from craft_lightning.methods import method_class
+from craft_lightning.models.blueprints import write_blueprint
+from craft_lightning.models.skeleton import Profile, profile
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.rehearsal import Cards, Layout, cards, eval_seconds, training_seconds
+from craft_lightning.tables.plan import Plan, make_plan
+from craft_lightning.tables.spec import find_table, load_spec
+from craft_lightning.writing import write_text
+from data_modules.facts import dataset_facts
+from data_modules.sizes import Expected, expected
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+MACHINES = ("8x40gb", "1x24gb")
+BATCH, EVAL_ROWS, KEEPS = 24, 64, (0.8, 1.0)
+MIB = 2**20
+TABLE4 = (
+    # method and model of the paper's Table 4, ours
+    ("CRAFT", "Qwen2-0.5B", "craft", "qwen2-0.5b"),
+    ("CRAFT", "VILA-U-7B", "craft", "vila-u-7b-256"),
+    ("Vision FT", "VILA-7B", "vision_ft", "vila-7b"),
+    ("LoRA FT", "VILA-7B", "llm_lora", "vila-7b"),
+    ("Projector FT", "VILA-7B", "projector_ft", "vila-7b"),
+)
+TABLE4_BATCH, TABLE4_DEVICES = 32, 8
+
+
+@cache
+def numbers(method: str, backbone: str) -> tuple[Profile, int]:
+    """Shapes of a method at paper scale on a blueprint, and the number of frozen towers beside it."""
+    given = yaml.safe_load((EXPERIMENTS / "paper" / "methods" / f"{method}.yaml").read_text(encoding="utf-8"))["model"]
+    settings = {name: value for name, value in given.get("init_args", {}).items() if name != "optim"}
+    with tempfile.TemporaryDirectory() as folder:
+        spec = VlmSpec(str(write_blueprint(folder, backbone)))
+        sketch = method_class(method)(backbone=spec, **settings).sketch()
+    towers = sum(isinstance(module, type(sketch.vlm.tower)) for module in sketch.modules())
+    return profile(sketch, sketch.vlm), towers - 1
+
+
+@cache
+def layout(kind: str, method: str, backbone: str, machine: Machine) -> Layout:
+    """How one device runs a training or a test."""
+    found, teachers = numbers(method, backbone)
+    if kind == "eval":
+        trained = {"trained": 0, "frozen": found.parameters}
+        found = replace(found, tower_trains=False, language_trains=False, **trained)
+    choice = choose(found, machine, BATCH, EVAL_ROWS, Given(precision="bf16-mixed"))
+    return Layout(found, choice, teachers, method_class(method).usual_keep)
+
+
+@cache
+def rows_of(dataset: str) -> Expected:
+    """Expected rows at paper scale."""
+    data = yaml.safe_load((EXPERIMENTS / "paper" / "datasets" / f"{dataset}.yaml").read_text(encoding="utf-8"))["data"]
+    settings = {"train_size": None, "test_size": None, "holdout": 0.2, **data}
+    return expected(dataset_facts(dataset), settings)
+
+
+def hours(plan: Plan, on: Cards) -> Counter[tuple[str, str, str]]:
+    """Device hours by kind of node, method and model that trains (or is tested)."""
+    spent: Counter[tuple[str, str, str]] = Counter()
+    for node in plan.nodes:
+        method, backbone, dataset = (str(node.facts[name]) for name in ("method", "backbone", "dataset"))
+        found = layout(node.kind, method, backbone, on.machine)
+        if node.kind == "train":
+            took = training_seconds(found, on.card, rows_of(dataset).train // BATCH, BATCH)
+        else:
+            keeps = KEEPS if method == "craft" else (1.0,)
+            took = eval_seconds(found, on.card, rows_of(dataset).test, keeps)
+        spent[node.kind, method, backbone] += took / 3600
+    return spent
+
+
+def plans() -> dict[str, Plan]:
+    """Table 1, and what Table 3 adds to it, with all seeds."""
+    one, three = (make_plan(load_spec(find_table(name, "paper"))) for name in ("table1", "table3"))
+    known = {node.name for node in one.nodes}
+    added = tuple(node for node in three.nodes if node.name not in known)
+    return {"Table 1": one, "Table 3 beyond it": replace(three, nodes=added)}
+
+
+def hours_block() -> str:
+    """A Markdown table: what the hours go to, by machine."""
+    lines = [f"| device hours | {' | '.join(MACHINES)} |", f"|---|{'---:|' * len(MACHINES)}"]
+    whole = [0.0] * len(MACHINES)
+    for title, plan in plans().items():
+        found = [hours(plan, cards(machine)) for machine in MACHINES]
+        for kind in found[0]:
+            what = f"{title}: {'train' if kind[0] == 'train' else 'test'} {kind[1]} on {kind[2]}"
+            lines.append(f"| {what} | {' | '.join(f'{each[kind]:.1f}' for each in found)} |")
+        totals = [each.total() for each in found]
+        lines.append(f"| **{title}**, {len(plan.nodes)} nodes | {' | '.join(f'**{n:.0f}**' for n in totals)} |")
+        whole = [a + b for a, b in zip(whole, totals, strict=True)]
+    days = [total / cards(machine).count / 24 for total, machine in zip(whole, MACHINES, strict=True)]
+    return "\n".join([*lines, f"| **days, all devices at work** | {' | '.join(f'**{n:.1f}**' for n in days)} |"])
+
+
+def table4_block() -> str:
+    """A Markdown table: the paper's minutes and memory of a training on Dogs beside ours, and ours taken apart."""
+    with (EXPERIMENTS / "tables" / "paper" / "table4.csv").open(encoding="utf-8") as file:
+        printed = {(row["method"], row["surrogate_or_backbone"]): row for row in csv.DictReader(file)}
+    card = next(card for card in CARDS if card.name == "A100-40GB")
+    steps = rows_of("stanford_dogs").train // TABLE4_BATCH
+    lines = [
+        "| on Dogs, 8 x A100-40GB, batch 32 | TFLOP a row | arithmetic, min | passes, min | ours, min | paper, min "
+        "| ours, MiB | paper, MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for theirs, model, method, backbone in TABLE4:
+        found, teachers = numbers(method, backbone)
+        work = training_work(found, False, teachers)
+        took = seconds(work, card, steps * TABLE4_BATCH, 0, TABLE4_DEVICES) / 60
+        passes = seconds(Work(0, 0, 0), card, 0, steps) / 60
+        rows = TABLE4_BATCH // TABLE4_DEVICES
+        memory = estimate(found, MemoryPlan("ddp", TABLE4_DEVICES, rows, rows, True, 2)).peak / MIB
+        row = printed[theirs, model]
+        lines.append(
+            f"| {theirs}, {model} | {work.flops / 1e12:.1f} | {took:.2f} | {passes:.2f} | {took + passes:.2f} "
+            f"| {row['train_time_min']} | {memory:,.0f} | {float(row['train_vram_mib']):,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the blocks, or write them into a page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, help="page whose blocks are written anew")
+    page = parser.parse_args().output
+    for name, block in {"table4": table4_block(), "hours": hours_block()}.items():
+        if page is None:
+            print(block, end="\n\n")
+            continue
+        text, marks = page.read_text(encoding="utf-8"), (f"<!-- {name}:begin -->", f"<!-- {name}:end -->")
+        inner = f"{marks[0]}\n{block}\n{marks[1]}"
+        write_text(page, re.sub(f"{marks[0]}.*{marks[1]}", lambda _, i=inner: i, text, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    main()
