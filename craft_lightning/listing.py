@@ -1,6 +1,6 @@
 """``list methods|datasets|backbones|tables``: the config fragments there are, with the first comment of each.
 
-Of backbones it lists every name that is known, with where to get it: only the shipped ones have a fragment. No YAML is
+Of backbones it lists every name that is known, with where to get it. No YAML is
 parsed and no library imported, so the answer is there at once, and a new fragment lists itself.
 """
 

@@ -37,6 +37,10 @@ Points = dict[float, Score]
 """Keep ratio to score."""
 
 
+FEWEST = 3
+"""Ratios that make a curve; two stand better in the table."""
+
+
 def curves(plan: Plan) -> list[list[int]]:
     """Numbers of the lines of each curve, by rising keep ratio: rows of one listing, one surrogate, one backbone."""
     found: dict[tuple[str, str, str], list[int]] = {}
@@ -44,7 +48,8 @@ def curves(plan: Plan) -> list[list[int]]:
         if line.row.curve:
             surrogate = line.surrogate.id if line.surrogate else ""
             found.setdefault((line.row.curve, surrogate, line.backbone.id), []).append(number)
-    return [sorted(numbers, key=lambda n: plan.lines[n].row.keep or 0.0) for numbers in found.values()]
+    rising = [sorted(numbers, key=lambda n: plan.lines[n].row.keep or 0.0) for numbers in found.values()]
+    return [numbers for numbers in rising if len(numbers) >= FEWEST]
 
 
 def draw(plan: Plan, results: Results) -> Figure | None:

@@ -40,9 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "run", parents=[shared, only], allow_abbrev=False, help="compute what is missing, then render"
     )
     run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
-    run.add_argument(
-        "--dry-run", action="store_true", help="print what would be computed; at paper scale examine it"
-    )
+    run.add_argument("--dry-run", action="store_true", help="print what would be computed; at paper scale examine it")
     run.add_argument("--devices", metavar="8x40gb", help="what --dry-run estimates for (default: what is here)")
     run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
     run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the nodes are computed")

@@ -206,7 +206,7 @@ def test_figure5_runs_and_draws(tiny: Path, monkeypatch: Any) -> None:
 
 
 def test_the_parts_of_pruning_run(tiny: Path, monkeypatch: Any) -> None:
-    plan = computed(tiny, "pruning", monkeypatch)
+    plan = computed(tiny, "pruning_parts", monkeypatch)
     assert [line.row.id for line in plan.lines] == ["none", "random"]
     whole, random = (store.result(n) or {} for n in plan.nodes if n.kind == "eval" and n.facts["dataset"] == "vqa_rad")
     assert "test/prune/tokens" not in whole["metrics"]
@@ -216,7 +216,7 @@ def test_the_parts_of_pruning_run(tiny: Path, monkeypatch: Any) -> None:
 
 
 def test_the_parts_stand_beside_the_paper_s_averages() -> None:
-    plan = make_plan(load_spec(ROOT / "experiments/tables/pruning.yaml"))
+    plan = make_plan(load_spec(ROOT / "experiments/tables/pruning_parts.yaml"))
     names = {row.paper for row in plan.spec.rows} - {""}
     printed = {name: plan.spec.paper[name, "VILA-U-7B", "VILA-U-7B", "avg_printed"] for name in names}
     assert printed == {
