@@ -47,7 +47,7 @@ def _qwen(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
 
 
 def _vila_u(llm: dict[str, Any], siglip: str, grid: int, levels: int, width: int) -> dict[str, dict[str, Any]]:
-    """A checkpoint in the VILA-U layout (host facts, section 1)."""
+    """A checkpoint in the VILA-U layout."""
     section = {
         "pretrained_model": siglip,
         "latent_shape": [grid, grid, width],

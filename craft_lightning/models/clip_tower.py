@@ -1,4 +1,4 @@
-"""CLIP as a continuous tower: the eyes of VILA-7B (host facts, section 4)."""
+"""CLIP as a continuous tower: the eyes of VILA-7B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads LLaVA's layout, in which VILA-7B comes (host facts, section 4): a CLIP tower, and folders that hold everything.
+"""Reads LLaVA's layout, in which VILA-7B comes: a CLIP tower, and folders that hold everything.
 
 The names of a single folder: ``model.*`` and ``lm_head.*`` are the language model's, except for
 ``model.mm_projector.*`` and, where the tower is not left to its own repository, ``model.vision_tower.*``.

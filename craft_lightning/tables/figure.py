@@ -37,19 +37,17 @@ Points = dict[float, Score]
 """Keep ratio to score."""
 
 
-FEWEST = 3
-"""Ratios that make a curve; two stand better in the table."""
-
-
 def curves(plan: Plan) -> list[list[int]]:
-    """Numbers of the lines of each curve, by rising keep ratio: rows of one listing, one surrogate, one backbone."""
+    """Numbers of the lines of each curve, by rising keep ratio: rows of one listing, one surrogate, one backbone.
+
+    Two ratios make no curve: they stand better in the table alone.
+    """
     found: dict[tuple[str, str, str], list[int]] = {}
     for number, line in enumerate(plan.lines):
-        if line.row.curve:
+        if line.row.curve and len(line.row.eval["prune.also"]) > 2:
             surrogate = line.surrogate.id if line.surrogate else ""
             found.setdefault((line.row.curve, surrogate, line.backbone.id), []).append(number)
-    rising = [sorted(numbers, key=lambda n: plan.lines[n].row.keep or 0.0) for numbers in found.values()]
-    return [numbers for numbers in rising if len(numbers) >= FEWEST]
+    return [sorted(numbers, key=lambda n: plan.lines[n].row.keep or 0.0) for numbers in found.values()]
 
 
 def draw(plan: Plan, results: Results) -> Figure | None:

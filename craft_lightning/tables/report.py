@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from craft_lightning.tables.cells import Cost, Score, gains, mean_of, paper_gains, paper_scores
 from craft_lightning.tables.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
+from craft_lightning.tables.figure import curves
 from craft_lightning.tables.plan import Line, Plan
 from craft_lightning.tables.results import Made, Results
 
@@ -64,7 +65,7 @@ def build_report(plan: Plan, results: Results) -> Report:
         claims=_claims(results.verdicts),
         remarks=tuple(_remarks(plan, results)),
         problems=tuple(_problems(plan, results)),
-        picture=f"{plan.spec.name}.png" if any(line.row.curve for line in plan.lines) else "",
+        picture=f"{plan.spec.name}.png" if curves(plan) else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes small checkpoints as VILA-U's own code saves them, whatever our writer does (host facts, sections 1 and 2)."""
+"""Writes small checkpoints as VILA-U's own code saves them, whatever our writer does."""
 
 from __future__ import annotations
 

@@ -221,7 +221,9 @@ def test_a_result_without_the_table_s_metric_is_a_failure(house: Path, monkeypat
     store.prepare(node)
     worker.attempt(message(node, metrics=metrics_read(plan)[node.name]), events.append)
     assert events[-1]["event"] == "failed"
-    assert events[-1]["error"] == f"{node.name} found no test/exact_match, which the table reads (found: none)"
+    assert (
+        events[-1]["error"] == f"{node.name} found no test/exact_match, which the table reads (found: test/prune/keep)"
+    )
     assert store.result(node) is None
 
 
