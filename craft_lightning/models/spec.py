@@ -41,6 +41,9 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("pocket-vila-u", "pocket", "pocket discrete host: SigLIP-shaped tower, one codebook, Llama-shaped LM"),
         Backbone("pocket-vila", "pocket", "continuous twin of pocket-vila-u: the same without the quantiser"),
         Backbone("pocket-qwen2-xs", "pocket", "smaller Qwen2-shaped LM with another tokenizer on the same codebook"),
+        Backbone("pocket-qwen2.5-xs", "pocket", "Qwen2-shaped LM of about the same size, trained apart"),
+        Backbone("pocket-qwen2-s", "pocket", "the next larger Qwen2-shaped LM"),
+        Backbone("pocket-qwen2.5-m", "pocket", "the largest Qwen2-shaped LM, below pocket-vila-u"),
         Backbone("vila-u-7b-256", "mit-han-lab/vila-u-7b-256", "VILA-U-7B at 256 pixels, the paper's host"),
         Backbone("vila-u-7b-384", "mit-han-lab/vila-u-7b-384", "VILA-U-7B at 384 pixels: 729 tokens of 16 levels"),
         Backbone(
