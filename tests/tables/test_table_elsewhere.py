@@ -94,11 +94,10 @@ def test_a_mistaken_way_of_testing_is_named(tmp_path: Path) -> None:
 
 
 def test_forgetting_asks_every_trained_method_and_trains_none(tmp_path: Path) -> None:
-    table1, baselines, forgetting = (
-        make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path)
-        for name in ("table1", "baselines", "forgetting")
+    table1, forgetting = (
+        make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path) for name in ("table1", "forgetting")
     )
-    known = {n.name: n.key for n in (*table1.nodes, *baselines.nodes)}
+    known = {n.name: n.key for n in table1.nodes}
     trainings = {n.name: n.key for n in forgetting.nodes if n.kind == "train"}
     assert trainings
     assert trainings.items() <= known.items()
@@ -107,4 +106,4 @@ def test_forgetting_asks_every_trained_method_and_trains_none(tmp_path: Path) ->
     assert {len(forgetting.cells[n, c]) for n in trained for c in (0, 1)} == {10}
     assert {len(forgetting.cells[n, 2]) for n in trained} == {90}
     methods = {n.facts["method"] for n in forgetting.nodes if n.kind == "train"}
-    assert methods == {row.method.stem for plan in (table1, baselines) for row in plan.spec.rows if row.train_on}
+    assert methods == {row.method.stem for row in table1.spec.rows if row.train_on}
