@@ -17,7 +17,7 @@ class Backbone:
 
     Attributes:
         name: what users type.
-        source: ``pocket`` (shipped with the package), ``models`` (a folder under ``$CRAFT_MODELS``), or a hub id.
+        source: ``pocket`` (in the package, or planned there), ``models`` (a folder under ``$CRAFT_MODELS``), or a hub id.
         about: one line.
     """
 
@@ -29,7 +29,7 @@ class Backbone:
     def origin(self) -> str:
         """Where to get it."""
         if self.source == "pocket":
-            return "shipped"
+            return "shipped" if (POCKET / self.name / "config.json").is_file() else "not built yet: make pocket-family"
         if self.source == "models":
             return f"build it in $CRAFT_MODELS/{self.name}"
         return f"hf download {self.source}"
