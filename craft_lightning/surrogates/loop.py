@@ -26,7 +26,8 @@ class LoopSpec:
 
     Attributes:
         steps: optimiser steps. batch_size: global. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
-        warmup: share of the steps. weight_decay: decoupled. clip: bound of the gradient norm.
+        warmup: share of the steps. weight_decay: decoupled. beta2: of AdamW. clip: bound of the gradient norm.
+        parts: passes of a step, whose gradients are added.
         save_every: steps between checkpoints. seed: added to the
             plan's, so that a stage on the same pictures draws other batches.
     """
@@ -36,7 +37,9 @@ class LoopSpec:
     lr: float = 1e-3
     warmup: float = 0.03
     weight_decay: float = 0.0
+    beta2: float = 0.98
     clip: float = 1.0
+    parts: int = 1
     save_every: int = 200
     seed: int = 0
 
@@ -74,11 +77,11 @@ def run_stage(
     Args:
         name: of the stage, for messages and the checkpoint's file name.
         model: maps a batch to named terms whose sum is minimised; all its parameters and buffers are saved.
-        batch: step -> batch, a pure function.
+        batch: number of the pass -> batch, a pure function; without ``parts`` that is the step.
         log: takes a line of progress.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, spec.beta2))
     stage, optimizer = fabric.setup(_Stage(model, batch), optimizer)
     state: dict[str, Any] = {"model": stage, "optimizer": optimizer, "step": 0}
     path = folder / f"{name}.ckpt"
@@ -89,8 +92,12 @@ def run_stage(
     for step in range(first, spec.steps):
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * schedule(step, spec)
-        terms = stage(step)
-        fabric.backward(torch.stack(list(terms.values())).sum())
+        terms: dict[str, Tensor] = {}
+        for number in range(step * spec.parts, (step + 1) * spec.parts):
+            with fabric.no_backward_sync(stage, enabled=(number + 1) % spec.parts > 0):
+                found = stage(number)
+                fabric.backward(torch.stack(list(found.values())).sum())
+            terms = {k: v.detach() + terms.get(k, 0.0) for k, v in found.items()}
         fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
