@@ -5,13 +5,15 @@ SEEDS ?= 0
 JOBS ?= auto
 SCALE ?= pocket
 LIMIT ?=
+BACKBONE ?= qwen2-0.5b
+DATA ?=
 LOGDIR ?= runs/tensorboard
 
 RUN := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install doctor lint test reproduce-table1 forgetting sweep pocket-family tensorboard
+.PHONY: help install doctor lint test reproduce-table1 forgetting sweep pocket-family surrogate tensorboard
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -46,6 +48,9 @@ sweep: $(STAMP) ## the learning rate of every method, on validation items (JOBS=
 
 pocket-family: $(STAMP) ## train the shipped pocket models from nothing (hours, resumable)
 	$(RUN) -m craft_lightning surrogate --config experiments/surrogates/pocket.yaml
+
+surrogate: $(STAMP) ## a Qwen model on VILA-U's codebook, GPUs needed (BACKBONE=qwen2-0.5b DATA=data/surrogates)
+	$(RUN) -m craft_lightning surrogate --config experiments/surrogates/$(BACKBONE).yaml $(if $(DATA),--data $(DATA))
 
 tensorboard: $(STAMP) ## compare runs in the browser; filter by table1/eurosat (LOGDIR=runs/mine for one folder)
 	$(RUN) -m craft_lightning board

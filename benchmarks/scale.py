@@ -1,4 +1,5 @@
-"""Hours of the paper's Tables 1 and 3 on two machines, and its Table 4 beside our accounting.
+"""Hours of the paper's Tables 1 and 3 and of its surrogates on two machines, its Table 4 beside our accounting, and how
+cost grows.
 
     python benchmarks/scale.py [--output docs/scale.md]
 
@@ -19,10 +20,11 @@ from pathlib import Path
 
 import yaml
 
-from callbacks.cost import CARDS, Work, seconds, training_work
+from callbacks.cost import CARDS, Work, seconds, stack_flops, training_work
 from callbacks.memory import Plan as MemoryPlan
 from callbacks.memory import estimate
 from callbacks.strategy import Given, Machine, choose
+from craft_lightning.family.surrogate_plan import read_settings
 from craft_lightning.methods import method_class
 from craft_lightning.models.blueprints import write_blueprint
 from craft_lightning.models.skeleton import Profile, profile
@@ -31,6 +33,7 @@ from craft_lightning.rehearsal import Cards, Layout, cards, eval_seconds, traini
 from craft_lightning.tables.plan import Plan, make_plan
 from craft_lightning.tables.spec import find_table, load_spec
 from craft_lightning.writing import write_text
+from data_modules.conversations import PUBLISHED
 from data_modules.facts import dataset_facts
 from data_modules.sizes import Expected, expected
 
@@ -47,6 +50,10 @@ TABLE4 = (
     ("Projector FT", "VILA-7B", "projector_ft", "vila-7b"),
 )
 TABLE4_BATCH, TABLE4_DEVICES = 32, 8
+SURROGATES = ("qwen2-0.5b", "qwen2.5-0.5b", "qwen2-1.5b", "qwen2.5-3b")
+SIZES = ("qwen2-0.5b", "qwen2-1.5b", "qwen2.5-3b", "vila-u-7b-256", "vila-u-7b-384")
+TEXT = {"cc3m": 15, "sharegpt4v": 200, "llava150k": 250}
+"""Text tokens of a row of the surrogates' sets: assumed, not counted (there was no such file here)."""
 
 
 @cache
@@ -119,24 +126,30 @@ def hours_block() -> str:
     return "\n".join([*lines, f"| **days, all devices at work** | {' | '.join(f'**{n:.1f}**' for n in days)} |"])
 
 
+def table4_row(method: str, backbone: str) -> tuple[Work, float, float, float]:
+    """A training on Dogs as in Table 4: FLOPs of a row, minutes of arithmetic and of passes, MiB of a device."""
+    card = next(card for card in CARDS if card.name == "A100-40GB")
+    steps = rows_of("stanford_dogs").train // TABLE4_BATCH
+    found, teachers = numbers(method, backbone)
+    work = training_work(found, False, teachers)
+    took = seconds(work, card, steps * TABLE4_BATCH, 0, TABLE4_DEVICES) / 60
+    passes = seconds(Work(0, 0, 0), card, 0, steps) / 60
+    rows = TABLE4_BATCH // TABLE4_DEVICES
+    memory = estimate(found, MemoryPlan("ddp", TABLE4_DEVICES, rows, rows, True, 2)).peak / MIB
+    return work, took, passes, memory
+
+
 def table4_block() -> str:
     """A Markdown table: the paper's minutes and memory of a training on Dogs beside ours, and ours taken apart."""
     with (EXPERIMENTS / "tables" / "paper" / "table4.csv").open(encoding="utf-8") as file:
         printed = {(row["method"], row["surrogate_or_backbone"]): row for row in csv.DictReader(file)}
-    card = next(card for card in CARDS if card.name == "A100-40GB")
-    steps = rows_of("stanford_dogs").train // TABLE4_BATCH
     lines = [
         "| on Dogs, 8 x A100-40GB, batch 32 | TFLOP a row | arithmetic, min | passes, min | ours, min | paper, min "
         "| ours, MiB | paper, MiB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for theirs, model, method, backbone in TABLE4:
-        found, teachers = numbers(method, backbone)
-        work = training_work(found, False, teachers)
-        took = seconds(work, card, steps * TABLE4_BATCH, 0, TABLE4_DEVICES) / 60
-        passes = seconds(Work(0, 0, 0), card, 0, steps) / 60
-        rows = TABLE4_BATCH // TABLE4_DEVICES
-        memory = estimate(found, MemoryPlan("ddp", TABLE4_DEVICES, rows, rows, True, 2)).peak / MIB
+        work, took, passes, memory = table4_row(method, backbone)
         row = printed[theirs, model]
         lines.append(
             f"| {theirs}, {model} | {work.flops / 1e12:.1f} | {took:.2f} | {passes:.2f} | {took + passes:.2f} "
@@ -145,12 +158,99 @@ def table4_block() -> str:
     return "\n".join(lines)
 
 
+def ratios_block() -> str:
+    """A Markdown table: Table 4's ratios to LoRA, printed and ours."""
+    with (EXPERIMENTS / "tables" / "paper" / "table4.csv").open(encoding="utf-8") as file:
+        printed = {(row["method"], row["surrogate_or_backbone"]): row for row in csv.DictReader(file)}
+    ours = {(row[0], row[1]): table4_row(row[2], row[3]) for row in TABLE4}
+    base = ("LoRA FT", "VILA-7B")
+    lines = ["| to LoRA FT on VILA-7B | minutes, paper | ours | MiB, paper | ours |", "|---|---:|---:|---:|---:|"]
+    for key, (work, arithmetic, passes, memory) in ours.items():
+        del work
+        theirs = [float(printed[key][c]) / float(printed[base][c]) for c in ("train_time_min", "train_vram_mib")]
+        mine = [(arithmetic + passes) / sum(ours[base][1:3]), memory / ours[base][3]]
+        lines.append(f"| {key[0]}, {key[1]} | {theirs[0]:.2f} | {mine[0]:.2f} | {theirs[1]:.2f} | {mine[1]:.2f} |")
+    return "\n".join(lines)
+
+
+def growth_block() -> str:
+    """A Markdown table: CRAFT's cost by the model it trains with, one A100-40GB."""
+    on = cards("1x40gb")
+    rows = sum(
+        rows_of(file.stem).train // BATCH * BATCH for file in (EXPERIMENTS / "paper" / "datasets").glob("*.yaml")
+    )
+    lines = [
+        "| CRAFT with | parameters, 10^9 | tokens | TFLOP a row: tower | codes | language model "
+        "| GiB, batch 24 | s a step | hours, ten sets |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for backbone in SIZES:
+        found = layout("train", "craft", backbone, on.machine)
+        p, choice = found.profile, found.choice
+        work = training_work(p, choice.recompute, found.teachers)
+        step = seconds(work, on.card, BATCH, choice.parts)
+        shares = " | ".join(f"{part / 1e12:.2f}" for part in (work.tower, work.codes, work.language))
+        held = f"{choice.estimate.peak / 2**30:.1f} in {choice.parts} x {choice.rows}"
+        lines.append(
+            f"| {backbone} | {p.parameters / 1e9:.1f} | {p.tokens} | {shares} | {held} | {step:.2f} "
+            f"| {step * rows / BATCH / 3600:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def surrogate_work(backbone: str, name: str, stage: str) -> Work:
+    """FLOPs of a row of a stage, activations recomputed: the gradient passes the frozen model (3 forward passes), or
+    reaches its weights, too (4).
+    """
+    p, _ = numbers("craft", backbone)
+    passes = 3 if stage == "projector" else 4
+    logits = 2.0 * TEXT[name] * p.vocabulary * p.language.width
+    return Work(0.0, 0.0, passes * stack_flops(p.language, p.tokens + TEXT[name], True) + 3 * logits)
+
+
+def surrogates_block() -> str:
+    """A Markdown table: device hours of making the paper's four surrogates."""
+    lines = [f"| device hours | {' | '.join(MACHINES)} |", f"|---|{'---:|' * len(MACHINES)}"]
+    plan = read_settings(EXPERIMENTS / "surrogates" / "paper.yaml")
+    p, _ = numbers("craft", SURROGATES[0])
+    pictures = sum(PUBLISHED[name].rows for name in TEXT)
+    tower = Work(stack_flops(p.tower, p.tokens, False) if p.tower else 0.0, p.distances, 0.0)
+    coded = [seconds(tower, cards(m).card, pictures, pictures // 64) / 3600 for m in MACHINES]
+    lines.append(f"| codes of at most {pictures:,} pictures, once | {' | '.join(f'{n:.1f}' for n in coded)} |")
+    whole = list(coded)
+    for backbone in SURROGATES:
+        spent = [0.0] * len(MACHINES)
+        for stage in ("projector", "joint"):
+            for name in plan[stage]["sets"]:
+                rows, work = PUBLISHED[name].rows, surrogate_work(backbone, name, stage)
+                passes = rows // plan[stage]["rows"]
+                spent = [
+                    h + seconds(work, cards(m).card, rows, passes) / 3600 for h, m in zip(spent, MACHINES, strict=True)
+                ]
+        lines.append(f"| {backbone}, both stages | {' | '.join(f'{n:.0f}' for n in spent)} |")
+        whole = [a + b for a, b in zip(whole, spent, strict=True)]
+    days = [total / cards(machine).count / 24 for total, machine in zip(whole, MACHINES, strict=True)]
+    lines.append(f"| **all of it** | {' | '.join(f'**{n:.0f}**' for n in whole)} |")
+    return "\n".join([*lines, f"| **days, all devices at work** | {' | '.join(f'**{n:.1f}**' for n in days)} |"])
+
+
+def report() -> dict[str, str]:
+    """The blocks of docs/scale.md by name."""
+    return {
+        "table4": table4_block(),
+        "ratios": ratios_block(),
+        "hours": hours_block(),
+        "growth": growth_block(),
+        "surrogates": surrogates_block(),
+    }
+
+
 def main() -> None:
     """Print the blocks, or write them into a page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, help="page whose blocks are written anew")
     page = parser.parse_args().output
-    for name, block in {"table4": table4_block(), "hours": hours_block()}.items():
+    for name, block in report().items():
         if page is None:
             print(block, end="\n\n")
             continue

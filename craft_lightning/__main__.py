@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "draw": ("craft_lightning.draw", "contact sheet of the drawn datasets"),
     "export": ("craft_lightning.export", "write an adapted encoder back into a whole checkpoint"),
     "doctor": ("craft_lightning.doctor", "what this machine has and what is missing"),
-    "surrogate": ("craft_lightning.family.build", "build a surrogate model from nothing"),
+    "surrogate": ("craft_lightning.family.build", "build a surrogate model, or the pocket family from nothing"),
 }
 
 

@@ -367,7 +367,7 @@ def test_list(capsys: Any) -> None:
     assert "; shipped\n" in listed
     assert "pocket-qwen2-s     the next larger Qwen2-shaped LM; not built yet: make pocket-family\n" in listed
     assert "the paper's host; hf download mit-han-lab/vila-u-7b-256\n" in listed
-    assert "build it in $CRAFT_MODELS/qwen2.5-3b\n" in listed
+    assert "make surrogate BACKBONE=qwen2.5-3b\n" in listed
 
 
 def test_a_training_that_diverges_says_so(flags: Any) -> None:

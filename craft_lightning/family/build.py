@@ -1,4 +1,4 @@
-"""``surrogate``: build a family of frozen parts from one config, stage by stage, resumable to the step.
+"""``surrogate``: build a family of frozen parts, or one model at paper scale, from one config, resumable to the step.
 
 Stage 0 trains a tower with its codebook, a text-only stage teaches new language models to read, stages 1 and 2 are
 the paper's appendix 8. What is shipped is written in half precision, and the language models are trained on the tower
@@ -20,11 +20,14 @@ from transformers import PreTrainedTokenizerBase
 from craft_lightning.errors import unknown
 from craft_lightning.family.plan import FamilyPlan, LanguagePlan, TowerPlan, read_plan
 from craft_lightning.family.report import report
+from craft_lightning.family.surrogate import SurrogateBuilder, fabric_of
+from craft_lightning.family.surrogate_plan import read_settings, surrogate_plan
 from craft_lightning.models.layout import write_tower, write_vlm
 from craft_lightning.models.loading import load_tokenizer, load_tower
 from craft_lightning.models.vlm import DiscreteVlm, Projector
 from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder, collate, length_grouped, lookup_primer
 from craft_lightning.surrogates.language import (
+    Shown,
     StoredTokens,
     TextStage,
     VisionLanguageStage,
@@ -200,10 +203,10 @@ class FamilyBuilder:
                 rows = rng.sample(range(len(self.studio)), loop.batch_size * _CHUNK_BATCHES)
                 return [(i, encoder(self.studio.conversation(i, rng, _TURNS_PICTURE, kinds), True)) for i in rows]
 
-            def batch(step: int, loop: LoopSpec = loop) -> tuple[list[int], list[TokenizedTurns]]:
+            def batch(step: int, loop: LoopSpec = loop) -> Shown:
                 number, place = divmod(step, _CHUNK_BATCHES)
                 pairs = length_grouped(chunk(number), loop.batch_size, place, lambda pair: len(pair[1].ids))
-                return [row for row, _ in pairs], [turns for _, turns in pairs]
+                return Shown([row for row, _ in pairs], [turns for _, turns in pairs])
 
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector").train()
             run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data(self.plan))
@@ -245,14 +248,28 @@ class FamilyBuilder:
 
 
 def main(argv: Sequence[str]) -> int:
-    """``python -m craft_lightning surrogate --config FILE [--only NAME ...]``."""
+    """``python -m craft_lightning surrogate --config FILE [--only NAME ...]``.
+
+    A config with a ``language_model`` is a surrogate at paper scale (:mod:`.surrogate`), any other a family.
+    """
     parser = argparse.ArgumentParser(prog="python -m craft_lightning surrogate", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("experiments/surrogates/pocket.yaml"))
+    parser.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
+    parser.add_argument("--devices", default="auto", help="of a paper-scale config: how many (default: all)")
+    parser.add_argument("--strategy", default="auto", choices=["auto", "ddp", "fsdp2"], help="of a paper-scale config")
     parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")
     parser.add_argument("--threads", type=int, default=1, help="threads of this process (CPU)")
     parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")
     parser.add_argument("--items", type=int, default=200, help="with --report: unseen pictures of each dataset")
     args = parser.parse_args(argv)
+    settings = read_settings(args.config)
+    if "language_model" in settings:
+        given = {} if args.data is None else {"data": args.data}
+        surrogate = surrogate_plan({**settings, **given})
+        fabric = fabric_of(surrogate.precision, args.devices, args.strategy)
+        fabric.launch()
+        SurrogateBuilder(surrogate, fabric).build()
+        return 0
     plan = read_plan(args.config)
     names = [TOWER, *(p.name for p in plan.language)]
     for name in args.only or ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +104,26 @@ def read_plan(path: Path) -> FamilyPlan:
     for entry in raw.pop("language"):
         inherited = parts.get(entry.get("like", ""), shared)
         entry = parts[entry["name"]] = {**inherited, **entry}
-        loops = {k: _make(LoopSpec, entry[k]) for k in _STAGES}
-        made = {"shape": _make(LanguageSpec, entry["shape"]), "phases": _make(ReadingPhases, entry["phases"])}
-        language.append(_make(LanguagePlan, {**entry, **loops, **made}))
+        loops = {k: make(LoopSpec, entry[k]) for k in _STAGES}
+        made = {"shape": make(LanguageSpec, entry["shape"]), "phases": make(ReadingPhases, entry["phases"])}
+        language.append(make(LanguagePlan, {**entry, **loops, **made}))
     tower = raw.pop("tower")
-    tower = replace(
-        _make(TowerPlan, tower), shape=_make(TowerSpec, tower["shape"]), loop=_make(LoopSpec, tower["loop"])
-    )
+    tower = replace(make(TowerPlan, tower), shape=make(TowerSpec, tower["shape"]), loop=make(LoopSpec, tower["loop"]))
     folders = {k: Path(raw.pop(k)) for k in ("output", "work")}
-    return _make(FamilyPlan, {**raw, **folders, "tower": tower, "language": tuple(language)})
+    return make(FamilyPlan, {**raw, **folders, "tower": tower, "language": tuple(language)})
 
 
-def _make(kind: type[Any], values: Mapping[str, Any]) -> Any:
+def make(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A dataclass of settings.
+
+    Raises:
+        CraftError: a setting that it does not have, or one that is missing.
+    """
     known = [f.name for f in fields(kind)]
     for key in values:
         if key not in known:
             raise unknown(f"setting of {kind.__name__}", key, known)
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
+    if missing:
+        raise CraftError(f"{kind.__name__} lacks {', '.join(missing)}")
     return kind(**values)

@@ -31,7 +31,7 @@ class Backbone:
         if self.source == "pocket":
             return "shipped" if (POCKET / self.name / "config.json").is_file() else "not built yet: make pocket-family"
         if self.source == "models":
-            return f"build it in $CRAFT_MODELS/{self.name}"
+            return f"make surrogate BACKBONE={self.name}"
         return f"hf download {self.source}"
 
 
@@ -137,7 +137,7 @@ def resolve(spec: VlmSpec) -> Path:
     if folder.is_dir():
         return folder
     if backbone.source == "models":
-        raise CraftError(f"{spec.name}: no folder {folder}; build this surrogate there, or set CRAFT_MODELS")
+        raise CraftError(f"{spec.name}: no folder {folder}: `{backbone.origin}` builds it, or set CRAFT_MODELS")
     found = hub_folder(backbone.source)
     if found is None:
         raise CraftError(f"{spec.name}: {backbone.source} is not on this machine: `hf download {backbone.source}`")

@@ -28,11 +28,21 @@ class TokenizedTurns:
     ids: list[int]
     labels: list[int]
 
+    @property
+    def learnt(self) -> int:
+        """Tokens that carry a loss."""
+        return sum(label != IGNORED_LABEL for label in self.labels)
+
+    def cut(self, longest: int) -> TokenizedTurns:
+        """The first tokens of it."""
+        return TokenizedTurns(self.ids[:longest], self.labels[:longest])
+
 
 class TurnEncoder:
     """Writes conversations with a tokenizer's chat template, turn by turn.
 
-    The template must write every turn alike and only the beginning-of-sequence token once; both are checked.
+    The template must write every turn alike, and once what opens a conversation (a beginning-of-sequence token, a
+    system's turn); both are checked.
 
     Args:
         tokenizer: a transformers tokenizer with a chat template.
@@ -40,16 +50,19 @@ class TurnEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.bos = tokenizer.bos_token if self._render("x", None).startswith(tokenizer.bos_token or "\0") else ""
         full, end = self._render("x", "reply"), tokenizer.eos_token
         if f"reply{end}" not in full:
             raise ValueError(f"the chat template does not close a reply with {end!r}")
         self.tail = self._encode(full.split(f"reply{end}")[1])
+        both = [*_turns("x", "reply"), *_turns("x", None)]
+        later = tokenizer.apply_chat_template(both, tokenize=False, add_generation_prompt=True).removeprefix(full)
+        first = self._render("x", None)
+        if not first.endswith(later):
+            raise ValueError("the chat template writes a second turn unlike a first one")
+        self.opening = first.removesuffix(later)
 
     def _render(self, text: str, reply: str | None) -> str:
-        turns = [{"role": "user", "content": text}]
-        if reply is not None:
-            turns.append({"role": "assistant", "content": reply})
+        turns = _turns(text, reply)
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply is None)
 
     def _encode(self, text: str) -> list[int]:
@@ -61,7 +74,7 @@ class TurnEncoder:
         labels: list[int] = []
         for k, (text, reply) in enumerate(turns):
             said = self._render(f"{PLACEHOLDER}\n{text}" if picture and k == 0 else text, None)
-            said = said.removeprefix(self.bos) if k else said
+            said = said.removeprefix(self.opening) if k else said
             prompt = self._pieces(said)
             answer = [*self._encode(reply), self.tokenizer.eos_token_id]
             tail = self.tail if k + 1 < len(turns) else []
@@ -69,11 +82,23 @@ class TurnEncoder:
             labels += [*([IGNORED_LABEL] * len(prompt)), *answer, *([IGNORED_LABEL] * len(tail))]
         return TokenizedTurns(ids, labels)
 
+    def caption(self, text: str) -> TokenizedTurns:
+        """The bare picture followed by its caption, as stage 1 shows them (OD-28)."""
+        start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        answer = [*self._encode(text), self.tokenizer.eos_token_id]
+        start.append(IMAGE_TOKEN_ID)
+        return TokenizedTurns([*start, *answer], [*([IGNORED_LABEL] * len(start)), *answer])
+
     def _pieces(self, said: str) -> list[int]:
         if PLACEHOLDER not in said:
             return self._encode(said)
         before, after = said.split(PLACEHOLDER)
         return [*self._encode(before), IMAGE_TOKEN_ID, *self._encode(after)]
+
+
+def _turns(text: str, reply: str | None) -> list[dict[str, str]]:
+    turns = [{"role": "user", "content": text}]
+    return turns if reply is None else [*turns, {"role": "assistant", "content": reply}]
 
 
 def lookup_primer(tokenizer: Any, words: Sequence[str], rng: Random, asked_first: bool) -> TokenizedTurns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -132,29 +132,35 @@ class TextStage(nn.Module):
             return {"text": F.cross_entropy(logits, batch.labels[row, column])}
 
 
+class CodeRows(Protocol):
+    """Codes by row: a tensor, or what reads them from files."""
+
+    def __getitem__(self, rows: Any, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class StoredTokens:
     """What the frozen tower made of a pool of pictures, ready to be looked up.
 
     Attributes:
-        codes: ``[n, N, R]`` int16 or int32, or None for a continuous tower.
+        codes: ``[n, N, R]`` int16 or int32 (or what is indexed like it), or None for a continuous tower.
         features: ``[n, N, d]`` float16 for a continuous tower, else None.
         decode: codes -> ``[..., N, d]`` float32 sums of codewords. grid: (rows, columns).
     """
 
-    codes: Tensor | None
+    codes: CodeRows | None
     features: Tensor | None
     decode: Callable[[Tensor], Tensor] | None
     grid: tuple[int, int]
 
-    def take(self, rows: Sequence[int]) -> VisualTokens:
-        """Visual tokens of some pictures, without gradients."""
+    def take(self, rows: Sequence[int], device: torch.device | str = "cpu") -> VisualTokens:
+        """Visual tokens of some pictures, without gradients, on the device where ``decode`` has its codewords."""
         if self.codes is not None and self.decode is not None:
-            codes = self.codes[rows].long()
+            codes = self.codes[rows].to(device).long()
             tokens = self.decode(codes)
             return VisualTokens(tokens, tokens, codes, None, self.grid)
         assert self.features is not None
-        features = self.features[rows].float()
+        features = self.features[rows].to(device).float()
         return VisualTokens(features, features, None, None, self.grid)
 
 
@@ -173,11 +179,21 @@ def store_tokens(
     return StoredTokens(stored, None, tower.quantizer.decode, tower.grid)
 
 
-class VisionLanguageStage(nn.Module):
-    """Stage 1 (projector) or stage 2 (projector and language model) on stored visual tokens.
+class Shown(NamedTuple):
+    """What a pass of a stage reads.
 
-    Its forward takes ``(rows, conversations)``: pictures of the pool and one tokenised conversation each.
+    Attributes:
+        rows: pictures of the pool. conversations: one about each. weight: of the mean over the pass's reply tokens; a
+            step of several passes or processes weighs each by its share of the step's tokens.
     """
+
+    rows: Sequence[int]
+    conversations: Sequence[TokenizedTurns]
+    weight: float = 1.0
+
+
+class VisionLanguageStage(nn.Module):
+    """Stage 1 (projector) or stage 2 (projector and language model) on stored visual tokens."""
 
     def __init__(self, vlm: DiscreteVlm, stored: StoredTokens, train_language: bool) -> None:
         super().__init__()
@@ -185,9 +201,8 @@ class VisionLanguageStage(nn.Module):
         self.language_model.requires_grad_(train_language)
         self._vlm, self._stored = [vlm], stored  # in a list: the frozen tower is no part of this stage's checkpoint
 
-    def forward(self, batch: tuple[Sequence[int], Sequence[TokenizedTurns]]) -> dict[str, Tensor]:
+    def forward(self, batch: Shown) -> dict[str, Tensor]:
         """The one term of the loss."""
         (vlm,) = self._vlm
-        rows, conversations = batch
-        text = collate(conversations, vlm.tokenizer.pad_token_id)
-        return {"reply": vlm(self._stored.take(rows), text).answer_loss}
+        text = collate(batch.conversations, vlm.tokenizer.pad_token_id).to(vlm.device)
+        return {"reply": batch.weight * vlm(self._stored.take(batch.rows, vlm.device), text).answer_loss}

@@ -1,7 +1,7 @@
 """One training loop for every stage: batches are a function of the step, so a run resumes exactly where it stopped.
 
-Lightning Fabric supplies device and precision; the loop adds only what pre-training needs: atomic checkpoints every few
-hundred steps, a line of progress with an estimate, the learning-rate schedule of appendix 8. One process.
+Lightning Fabric supplies devices, precision and sharding; the loop adds only what pre-training needs: atomic
+checkpoints every few hundred steps, a line of progress with an estimate, the learning-rate schedule of appendix 8.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
-from craft_lightning.writing import fresh_file
 
 _REPORT_EVERY = 50
 
@@ -29,8 +28,9 @@ class LoopSpec:
     """Length and optimiser of a stage.
 
     Attributes:
-        steps: optimiser steps. batch_size: rows. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
-        warmup: share of the steps. weight_decay: decoupled. clip: bound of the gradient norm.
+        steps: optimiser steps. batch_size: global. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
+        warmup: share of the steps. weight_decay: decoupled. beta2: of AdamW. clip: bound of the gradient norm.
+        parts: passes of a step, whose gradients are added.
         save_every: steps between checkpoints. seed: added to the
             plan's, so that a stage on the same pictures draws other batches.
     """
@@ -40,7 +40,9 @@ class LoopSpec:
     lr: float = 1e-3
     warmup: float = 0.03
     weight_decay: float = 0.0
+    beta2: float = 0.98
     clip: float = 1.0
+    parts: int = 1
     save_every: int = 200
     seed: int = 0
 
@@ -79,7 +81,7 @@ def run_stage(
     Args:
         name: of the stage, for messages and the checkpoint's file name.
         model: maps a batch to named terms whose sum is minimised; all its parameters and buffers are saved.
-        batch: step -> batch, a pure function.
+        batch: number of the pass -> batch, a pure function; without ``parts`` that is the step.
         log: takes a line of progress.
         data: what the batches depend on besides the step, in a few words.
 
@@ -88,7 +90,7 @@ def run_stage(
     """
     recipe = recipe_of(spec, model, data)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, spec.beta2))
     stage, optimizer = fabric.setup(_Stage(model, batch), optimizer)
     state: dict[str, Any] = {"model": stage, "optimizer": optimizer, "step": 0}
     path = folder / f"{name}.ckpt"
@@ -101,8 +103,12 @@ def run_stage(
     for step in range(first, spec.steps):
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * schedule(step, spec)
-        terms = stage(step)
-        fabric.backward(torch.stack(list(terms.values())).sum())
+        terms: dict[str, Tensor] = {}
+        for number in range(step * spec.parts, (step + 1) * spec.parts):
+            with fabric.no_backward_sync(stage, enabled=(number + 1) % spec.parts > 0):
+                found = stage(number)
+                fabric.backward(torch.stack(list(found.values())).sum())
+            terms = {k: v.detach() + terms.get(k, 0.0) for k, v in found.items()}
         fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -114,16 +120,30 @@ def run_stage(
             left = seconds * (spec.steps - step - 1) / 60
             log(f"{name}: step {step + 1}/{spec.steps}  {values}  {seconds:.2f} s/step  {left:.1f} min left")
         if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
-            with fresh_file(path) as temporary:
-                fabric.save(temporary, state)
+            save(fabric, path, state)
+
+
+def save(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename it: a kill leaves the old one or the new one.
+
+    Sharded states are gathered by all processes, so that there is one name for all of them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    fabric.save(partial, state)
+    if fabric.is_global_zero:
+        partial.replace(path)
+    fabric.barrier()
 
 
 def recipe_of(spec: LoopSpec, model: nn.Module, data: str) -> dict[str, Any]:
-    """What a stage depends on, for its checkpoint: its spec, the data, and a digest of what is trained, by shape."""
+    """What a stage depends on, for its checkpoint: its spec, the data, and a digest of what is trained, by shape.
+
+    Not the parts of a step: they follow the number of devices, and the sum of their gradients does not.
+    """
     shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()]
     found = {**asdict(spec), "model": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12], "data": data}
-    del found["save_every"]
-    return found
+    return {k: v for k, v in found.items() if k not in ("save_every", "parts")}
 
 
 def _check_recipe(path: Path, recipe: dict[str, Any], log: Callable[[str], None]) -> None:

@@ -1,0 +1,314 @@
+"""A language model taught to read a host's frozen codebook, in two stages of one epoch each (appendix 8).
+
+Everything that does not change is computed once: the codes of all pictures, which all surrogates of a host share, and
+the token ids of all conversations. Stage 1 trains the projector on captions, stage 2 projector and language model on
+conversations; both resume to the step, on any number of devices.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from craft_lightning.errors import CraftError
+from craft_lightning.family.surrogate_plan import StagePlan, SurrogatePlan
+from craft_lightning.models.blocks import recompute, shard
+from craft_lightning.models.folders import aspect_of, checkpoint_root, tower_folder
+from craft_lightning.models.layout import write_vlm
+from craft_lightning.models.loading import load_language_model, load_tokenizer, load_tower
+from craft_lightning.models.spec import VlmSpec, hub_folder, models_root, resolve
+from craft_lightning.models.tower import VisionTower
+from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm, Projector
+from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder, length_grouped
+from craft_lightning.surrogates.language import Shown, StoredTokens, VisionLanguageStage
+from craft_lightning.surrogates.loop import LoopSpec, run_stage
+from craft_lightning.surrogates.shards import Shards, digest, tensors_digest
+from craft_lightning.surrogates.stored import StoredCodes, StoredConversations, codes_of, token_rows
+from data_modules.conversations import PUBLISHED, Talks
+from data_modules.sources.images import read_square, to_pixels
+
+STAGES = ("projector", "joint")
+_CHUNK_BATCHES = 8
+
+
+def fabric_of(precision: Any, devices: str = "auto", strategy: str = "auto") -> Fabric:
+    """Devices and precision; ``fsdp2`` cuts weights, gradients and optimiser state into as many parts as devices."""
+    if strategy != "fsdp2":
+        return Fabric(accelerator="auto", devices=devices, strategy=strategy, precision=precision)
+
+    def cut(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+        shard(module, mesh["data_parallel"])
+        return module
+
+    sharded = ModelParallelStrategy(cut, save_distributed_checkpoint=False)
+    return Fabric(accelerator="auto", devices=devices, strategy=sharded, precision=precision)
+
+
+class SurrogateBuilder:
+    """Builds a surrogate, or what is missing of it.
+
+    Args:
+        plan: what of. fabric: the devices (launched already). log: takes a line of progress.
+
+    Raises:
+        CraftError: host, language model or data are not on this machine, with the command that brings them.
+    """
+
+    def __init__(self, plan: SurrogatePlan, fabric: Fabric, log: Callable[[str], None] = print) -> None:
+        self.plan, self.fabric = plan, fabric
+        self.log = log if fabric.is_global_zero else lambda line: None
+        self.host = checkpoint_root(resolve(VlmSpec(plan.tower)))
+        self.language_folder = _language_folder(plan.language_model)
+        self.output = (plan.output or models_root()) / plan.name
+
+    def build(self) -> Path:
+        """All of it, written to ``<output>/<name>`` in VILA-U's layout; returns that folder."""
+        if (self.output / "config.json").is_file():
+            self.log(f"{self.output}: there already")
+            return self.output
+        plan = self.plan
+        names = tuple(dict.fromkeys(name for each in STAGES for name in getattr(plan, each).sets))
+        sets = {name: Talks(plan.data, PUBLISHED[name]) for name in names}
+        for talks in sets.values():
+            self._tell(talks)
+        tower = load_tower(self.host)
+        if tower.quantizer is None:
+            raise CraftError(f"{self.host} has no codebook: a surrogate reads codes")
+        codes = StoredCodes([self.codes(talks, tower) for talks in sets.values()])
+        offsets = dict(zip(sets, codes.starts, strict=False))
+        vlm = self.model(tower)
+        tokens = {
+            name: StoredConversations(
+                [self.tokens(sets[each], getattr(plan, name).form, vlm) for each in getattr(plan, name).sets],
+                [offsets[each] for each in getattr(plan, name).sets],
+            )
+            for name in STAGES
+        }
+        del sets
+        quantizer = tower.quantizer.to(self.fabric.device)
+        stored = StoredTokens(codes, None, quantizer.decode, tower.grid)
+        for name in STAGES:
+            self.stage(name, self.model(tower), stored, tokens[name], codes.kept)
+        self._write(tower)
+        return self.output
+
+    def _tell(self, talks: Talks) -> None:
+        found, published = len(talks.talks) + talks.without, talks.published
+        part = "" if found == published.rows else f" of the {published.rows:,} that were published"
+        left = f", {talks.without:,} without a picture left out" if talks.without else ""
+        self.log(f"{published.title}: {found:,} conversations{part}, {len(talks.names):,} pictures{left}")
+
+    def codes(self, talks: Talks, tower: VisionTower) -> Shards:
+        """The codes of a set's pictures, computed where they are missing; each process takes its share of the files."""
+        assert tower.quantizer is not None
+        # A picture's side and the codes' precision are the host's: its tower's digest stands for both.
+        facts = {"tower": tensors_digest(dict(tower.used_parameters())), "codebook": tower.quantizer.hash()}
+        facts["aspect"] = aspect_of(self.host)
+        folder = self.plan.work / "codes" / digest([repr(sorted(facts.items())).encode()])[:12]
+        shards = Shards(folder / talks.published.title, facts, talks.names)
+        skipped: list[str] = []
+
+        def picture(row: int) -> Tensor:
+            return to_pixels(read_square(talks.picture(row), tower.image_size, aspect_of(self.host)))
+
+        def skip(error: CraftError) -> None:
+            skipped.append(str(error))
+
+        def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
+            tower.to(self.fabric.device)
+            found = codes_of(tower, picture, rows, skip if self.plan.skip_broken else None)
+            self.log(f"{talks.published.title}: codes of {rows[-1] + 1:,} of {len(talks.names):,} pictures")
+            return found
+
+        try:
+            count = shards.fill(made, self.fabric.global_rank, self.fabric.world_size)
+        except CraftError as error:
+            raise CraftError(f"{error} (to leave such rows out: skip_broken: true)") from error
+        self.log(f"{talks.published.title}: {count} files of codes computed, {shards.count - count} there already")
+        if skipped:
+            self.log(f"{talks.published.title}: {len(skipped)} pictures left out, first: {skipped[0]}")
+        self.fabric.barrier()
+        return shards
+
+    def tokens(self, talks: Talks, form: str, vlm: DiscreteVlm) -> Shards:
+        """The token ids of a set's conversations in one of the two forms, no longer than the plan's ``max_length``."""
+        encoder = TurnEncoder(vlm.tokenizer)
+        longest = min(self.plan.max_length, vlm.context) - vlm.num_visual + 1
+        written: Any = vlm.tokenizer
+        facts = {
+            "tokenizer": digest([written.backend_tokenizer.to_str().encode(), str(written.chat_template).encode()])
+        }
+        facts |= {"form": form, "longest": str(longest)}
+        folder = self.plan.work / self.plan.name / form / talks.published.title
+        shards = Shards(folder, facts, [repr(talk) for talk in talks.talks])
+
+        def encode(turns: Sequence[tuple[str, str]]) -> TokenizedTurns:
+            row = encoder.caption(turns[0][1]) if form == "caption" else encoder(turns, True)
+            return row.cut(longest)
+
+        def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
+            part = [talks.talks[row] for row in rows]
+            return token_rows([encode(talk.turns) for talk in part], [talk.picture for talk in part])
+
+        shards.fill(made, self.fabric.global_rank, self.fabric.world_size)
+        self.fabric.barrier()
+        return shards
+
+    def model(self, tower: VisionTower) -> DiscreteVlm:
+        """The language model as published, the marks of a picture added, behind a new projector."""
+        plan = self.plan
+        language: Any = load_language_model(self.language_folder)
+        tokenizer = chat_tokenizer(self.language_folder)
+        table = language.get_input_embeddings().weight
+        known = len(tokenizer)
+        tokenizer.add_tokens(list(WRAP_TOKENS), special_tokens=True)
+        if len(tokenizer) > len(table):
+            language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():  # new rows start as the mean of the old ones (methods.md 6: learnt embeddings)
+            for weight in {id(w): w for w in _tables(language)}.values():
+                weight[list(tokenizer.convert_tokens_to_ids(list(WRAP_TOKENS)))] = weight[:known].mean(dim=0)
+        language.generation_config.eos_token_id = tokenizer.eos_token_id
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed)
+            projector = Projector("mlp2x_gelu", tower.width, language.config.hidden_size)
+        return DiscreteVlm(
+            tower,
+            projector,
+            language,
+            tokenizer,
+            image_wrap=True,
+            conversation="chat_template",
+            aspect=aspect_of(self.host),
+        )
+
+    def stage(
+        self, name: str, vlm: DiscreteVlm, stored: StoredTokens, tokens: StoredConversations, kept: Tensor
+    ) -> None:
+        """One epoch of a stage, from the previous one's weights."""
+        plan: StagePlan = getattr(self.plan, name)
+        if name == "joint":
+            self._load("projector", vlm, language=False)
+        if self.plan.recompute:
+            recompute(vlm.language_model)
+        usable = (kept[tokens.pictures] & (tokens.replies > 0)).nonzero().squeeze(1)
+        steps = len(usable) // plan.batch_size
+        if steps == 0:
+            raise CraftError(f"stage {name}: {len(usable)} usable rows, fewer than a batch of {plan.batch_size}")
+        order = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(self.plan.seed))].tolist()
+        batch = partial(_pass, plan, self.fabric, tokens, order[: steps * plan.batch_size])
+        loop = LoopSpec(
+            steps,
+            plan.batch_size,
+            lr=plan.lr,
+            warmup=plan.warmup,
+            weight_decay=plan.weight_decay,
+            beta2=plan.beta2,
+            clip=plan.clip,
+            save_every=plan.save_every,
+            seed=self.plan.seed,
+            parts=parts_of(plan, self.fabric.world_size),
+        )
+        self.log(f"stage {name}: {len(usable):,} rows, {steps:,} steps, {loop.parts} passes a step")
+        model = VisionLanguageStage(vlm, stored, train_language=name == "joint").train()
+        run_stage(name, model, batch, loop, self.plan.work / self.plan.name, self.fabric, self.log)
+
+    def _load(self, stage: str, vlm: DiscreteVlm, language: bool) -> None:
+        """Put a finished stage's weights in place; checkpoints hold them whole, however they were trained."""
+        path = self.plan.work / self.plan.name / f"{stage}.ckpt"
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model"]
+        for part in ("projector", "language_model")[: 2 if language else 1]:
+            start = f"model.{part}."
+            vlm.get_submodule(part).load_state_dict(
+                {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+            )
+
+    def _write(self, tower: VisionTower) -> None:
+        if self.fabric.is_global_zero:
+            vlm = self.model(tower)
+            self._load("joint", vlm, language=True)
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            write_vlm(
+                self.output,
+                # The parent's links are followed, since the way up leads through real folders.
+                tower=os.path.relpath(
+                    tower_folder(self.host).resolve(), self.output.parent.resolve() / self.output.name
+                ),
+                projector=vlm.projector,
+                language_model=vlm.language_model,
+                tokenizer=vlm.tokenizer,
+                dtype=torch.bfloat16,
+                image_wrap=True,
+                conversation="chat_template",
+                aspect="resize" if vlm.aspect == "resize" else "pad",
+            )
+            self.log(f"wrote {self.output}")
+        self.fabric.barrier()
+
+
+def parts_of(plan: StagePlan, processes: int) -> int:
+    """Passes of a step: as few as hold no more than the plan's rows.
+
+    Raises:
+        CraftError: the devices cannot share a batch equally.
+    """
+    share, rest = divmod(plan.batch_size, processes)
+    if rest or not share:
+        raise CraftError(f"{processes} devices cannot share a batch of {plan.batch_size} equally")
+    return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= plan.rows)
+
+
+def _pass(plan: StagePlan, fabric: Fabric, tokens: StoredConversations, order: Sequence[int], number: int) -> Shown:
+    """What a process reads in a pass. The loss of a step is the mean over its reply tokens, however it is cut."""
+    parts = parts_of(plan, fabric.world_size)
+    step, part = divmod(number, parts)
+    size = plan.batch_size
+    start = step // _CHUNK_BATCHES * _CHUNK_BATCHES
+    chunk = order[start * size : (start + _CHUNK_BATCHES) * size]
+    rows = length_grouped(chunk, size, step - start, lambda row: int(tokens.lengths[row]))
+    width = size // (parts * fabric.world_size)
+    first = (part * fabric.world_size + fabric.global_rank) * width
+    mine = rows[first : first + width]
+    learnt, all_learnt = int(tokens.replies[mine].sum()), int(tokens.replies[rows].sum())
+    # Processes average their gradients.
+    weight = fabric.world_size * learnt / all_learnt
+    return Shown(tokens.pictures[mine].tolist(), [tokens[row] for row in mine], weight)
+
+
+def chat_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a language model, its end token the one with which its chat template closes a reply.
+
+    A base model's end token is another (Qwen2: ``<|endoftext|>``), though its template writes ``<|im_end|>``.
+
+    Raises:
+        CraftError: no chat template, or one that closes a reply with no token of its own.
+    """
+    tokenizer: Any = load_tokenizer(folder)
+    if not tokenizer.chat_template:
+        raise CraftError(f"{folder}: the tokenizer has no chat template, with which stage 2 writes conversations")
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "reply"}]
+    closed = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("reply")[2]
+    ends = [token for token in tokenizer.get_added_vocab() if closed.startswith(token)]
+    if not ends:
+        raise CraftError(f"{folder}: the chat template closes a reply with {closed!r}, which is no token of its own")
+    tokenizer.eos_token = max(ends, key=len)
+    return tokenizer
+
+
+def _tables(language: Any) -> list[nn.Parameter]:
+    return [module.weight for module in (language.get_input_embeddings(), language.get_output_embeddings())]
+
+
+def _language_folder(name: str) -> Path:
+    found = Path(name) if Path(name).is_dir() else hub_folder(name)
+    if found is None:
+        raise CraftError(f"language model {name} is not on this machine: `hf download {name}`")
+    return found
