@@ -219,7 +219,8 @@ class SurrogateBuilder:
         )
         self.log(f"stage {name}: {len(usable):,} rows, {steps:,} steps, {loop.parts} passes a step")
         model = VisionLanguageStage(vlm, stored, train_language=name == "joint").train()
-        run_stage(name, model, batch, loop, self.plan.work / self.plan.name, self.fabric, self.log)
+        data = f"{len(usable)} rows of {', '.join(plan.sets)}"
+        run_stage(name, model, batch, loop, self.plan.work / self.plan.name, self.fabric, self.log, data)
 
     def _load(self, stage: str, vlm: DiscreteVlm, language: bool) -> None:
         """Put a finished stage's weights in place; checkpoints hold them whole, however they were trained."""

@@ -17,7 +17,7 @@ class Backbone:
 
     Attributes:
         name: what users type.
-        source: ``pocket`` (in the package, or planned there), ``models`` (a folder under ``$CRAFT_MODELS``), or a hub id.
+        source: ``pocket`` (in the package, or planned there), ``models`` (below ``$CRAFT_MODELS``), or a hub id.
         about: one line.
     """
 

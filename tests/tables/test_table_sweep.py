@@ -103,7 +103,9 @@ def test_the_sweep_is_that_of_the_protocol() -> None:
     for row in spec.rows:
         if row.swept and LR in row.overrides:
             rates.setdefault(row.swept, []).append(row.overrides[LR])
-    assert set(rates) == {row.curve or row.id for row in table.rows if row.train_on}, "every trained method, and no other"
+    assert set(rates) == {row.curve or row.id for row in table.rows if row.train_on}, (
+        "every trained method, and no other"
+    )
     assert all(tried == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2] for tried in rates.values())
     others = [row for row in spec.rows if row.swept and LR not in row.overrides]
     assert {row.method.stem for row in others} == {"ldifs"}, "one method has a weight that is its own to choose"
