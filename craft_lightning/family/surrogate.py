@@ -94,7 +94,7 @@ class SurrogateBuilder:
             for name in STAGES
         }
         del sets
-        quantizer = tower.quantizer.to(self.fabric.device)
+        quantizer = tower.cpu().quantizer.to(self.fabric.device)  # only codewords are looked up from now on
         stored = StoredTokens(codes, None, quantizer.decode, tower.grid)
         for name in STAGES:
             self.stage(name, self.model(tower), stored, tokens[name], codes.kept)
@@ -149,7 +149,7 @@ class SurrogateBuilder:
         }
         facts |= {"form": form, "longest": str(longest)}
         folder = self.plan.work / self.plan.name / form / talks.published.title
-        shards = Shards(folder, facts, [repr(talk) for talk in talks.talks])
+        shards = Shards(folder, facts, [digest([repr(talk).encode()]) for talk in talks.talks])
 
         def encode(turns: Sequence[tuple[str, str]]) -> TokenizedTurns:
             row = encoder.caption(turns[0][1]) if form == "caption" else encoder(turns, True)
