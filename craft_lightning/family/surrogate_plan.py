@@ -12,7 +12,6 @@ from craft_lightning.errors import CraftError, unknown
 from craft_lightning.family.plan import make
 from data_modules.conversations import PUBLISHED
 
-
 STRATEGIES = ("auto", "ddp", "fsdp2")
 
 
@@ -51,7 +50,8 @@ class SurrogatePlan:
             models are in, or None: ``$CRAFT_MODELS``.
         projector, joint: stages 1 and 2 (appendix 8).
         max_length: positions of a training row, picture included. precision: Fabric's name.
-        strategy: of several devices; ``fsdp2`` for what does not fit on each. recompute: gradient checkpointing. skip_broken: pictures that cannot be read are left out and counted.
+        strategy: of several devices; ``fsdp2`` for what does not fit on each. recompute: gradient checkpointing.
+        skip_broken: pictures that cannot be read are left out and counted.
         seed: order of the data, initial projector. It is the same order for every language model.
     """
 
