@@ -82,7 +82,7 @@ def run_stage(
     """
     stage = fabric.setup_module(_Stage(model, batch))
     parameters = [p for p in stage.parameters() if p.requires_grad]  # other ones than before, where they are cut
-    optimizer = fabric.setup_optimizers(
+    optimizer: Any = fabric.setup_optimizers(
         torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, spec.beta2))
     )
     state: dict[str, Any] = {"model": stage, "optimizer": optimizer, "step": 0}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -307,3 +310,24 @@ def test_a_long_row_is_cut(place: Path, checkpoints: Path, tmp_path: Path) -> No
     vlm = whole.model(load_tower(checkpoints / "host"))
     shards = whole.tokens(Talks(place / "data", PUBLISHED["llava150k"]), "chat", vlm)
     assert int(torch.cat(shards.column("lengths")).max()) - 1 + vlm.num_visual == 40
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_build_the_same(
+    built: tuple[Path, list[str]], place: Path, checkpoints: Path, tmp_path: Path, strategy: str
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(settings(place, checkpoints, tmp_path, strategy=strategy)), encoding="utf-8")
+    argv = [sys.executable, "-m", "craft_lightning", "surrogate", "--config", str(plan), "--devices", "2"]
+    where = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, cwd=EXPERIMENTS.parents[1], env=where, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stage joint: 24 rows, 6 steps, 1 passes a step" in done.stdout
+    for stage in ("projector", "joint"):
+        alone, both = (
+            torch.load(folder / f"work/qwen2-0.5b/{stage}.ckpt", weights_only=True)["model"]
+            for folder in (built[0], tmp_path)
+        )
+        for name, value in alone.items():
+            torch.testing.assert_close(both[name], value, atol=3e-4, rtol=2e-3, msg=f"{stage} {name}")
+    assert load_vlm(VlmSpec(str(tmp_path / "models" / "qwen2-0.5b"))).codebook_hash
