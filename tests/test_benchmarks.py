@@ -57,6 +57,12 @@ def test_the_page_on_strategies_holds_what_the_program_prints() -> None:
         assert f"<!-- {name}:begin -->\n{block}\n<!-- {name}:end -->" in page
 
 
+def test_the_page_on_scale_holds_what_the_program_prints() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    for name, block in program("scale").report().items():
+        assert f"<!-- {name}:begin -->\n{block}\n<!-- {name}:end -->" in page
+
+
 def test_the_cost_of_watching_is_measured_on_a_fit(checkpoints: Path, tmp_path: Path) -> None:
     few = [f"--model.backbone.name={checkpoints / 'host'}", "--data.train_size=24", "--data.eval_batch_size=4"]
     found = {watched: program("ste_check").fit(tmp_path, 2, watched, *few) for watched in (False, True)}

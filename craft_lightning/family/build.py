@@ -256,7 +256,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", type=Path, default=Path("experiments/surrogates/pocket.yaml"))
     parser.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
     parser.add_argument("--devices", default="auto", help="of a paper-scale config: how many (default: all)")
-    parser.add_argument("--strategy", default="auto", choices=["auto", "ddp", "fsdp2"], help="of a paper-scale config")
     parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")
     parser.add_argument("--threads", type=int, default=1, help="threads of this process (CPU)")
     parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")
@@ -266,7 +265,7 @@ def main(argv: Sequence[str]) -> int:
     if "language_model" in settings:
         given = {} if args.data is None else {"data": args.data}
         surrogate = surrogate_plan({**settings, **given})
-        fabric = fabric_of(surrogate.precision, args.devices, args.strategy)
+        fabric = fabric_of(surrogate.precision, args.devices, surrogate.strategy)
         fabric.launch()
         SurrogateBuilder(surrogate, fabric).build()
         return 0

@@ -94,7 +94,7 @@ class SurrogateBuilder:
             for name in STAGES
         }
         del sets
-        quantizer = tower.quantizer.to(self.fabric.device)
+        quantizer = tower.cpu().quantizer.to(self.fabric.device)  # only codewords are looked up from now on
         stored = StoredTokens(codes, None, quantizer.decode, tower.grid)
         for name in STAGES:
             self.stage(name, self.model(tower), stored, tokens[name], codes.kept)
@@ -149,7 +149,7 @@ class SurrogateBuilder:
         }
         facts |= {"form": form, "longest": str(longest)}
         folder = self.plan.work / self.plan.name / form / talks.published.title
-        shards = Shards(folder, facts, [repr(talk) for talk in talks.talks])
+        shards = Shards(folder, facts, [digest([repr(talk).encode()]) for talk in talks.talks])
 
         def encode(turns: Sequence[tuple[str, str]]) -> TokenizedTurns:
             row = encoder.caption(turns[0][1]) if form == "caption" else encoder(turns, True)
@@ -168,15 +168,7 @@ class SurrogateBuilder:
         plan = self.plan
         language: Any = load_language_model(self.language_folder)
         tokenizer = chat_tokenizer(self.language_folder)
-        table = language.get_input_embeddings().weight
-        known = len(tokenizer)
-        tokenizer.add_tokens(list(WRAP_TOKENS), special_tokens=True)
-        if len(tokenizer) > len(table):
-            language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        with torch.no_grad():  # new rows start as the mean of the old ones (methods.md 6: learnt embeddings)
-            for weight in {id(w): w for w in _tables(language)}.values():
-                weight[list(tokenizer.convert_tokens_to_ids(list(WRAP_TOKENS)))] = weight[:known].mean(dim=0)
-        language.generation_config.eos_token_id = tokenizer.eos_token_id
+        add_marks(language, tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             projector = Projector("mlp2x_gelu", tower.width, language.config.hidden_size)
@@ -304,8 +296,21 @@ def chat_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _tables(language: Any) -> list[nn.Parameter]:
-    return [module.weight for module in (language.get_input_embeddings(), language.get_output_embeddings())]
+def add_marks(language: Any, tokenizer: Any) -> None:
+    """Let a language model and its tokenizer know the two marks of a picture, and let replies end with the turn.
+
+    The marks' embeddings start as the mean of the others (methods.md 6: they are learnt, in stage 2).
+    """
+    known = len(tokenizer)
+    tokenizer.add_tokens(list(WRAP_TOKENS), special_tokens=True)
+    if len(tokenizer) > len(language.get_input_embeddings().weight):
+        language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    marks = tokenizer.convert_tokens_to_ids(list(WRAP_TOKENS))
+    tables = [module.weight for module in (language.get_input_embeddings(), language.get_output_embeddings())]
+    with torch.no_grad():
+        for weight in {id(table): table for table in tables}.values():  # one, where they are tied
+            weight[marks] = weight[:known].mean(dim=0)
+    language.generation_config.eos_token_id = tokenizer.eos_token_id
 
 
 def _language_folder(name: str) -> Path:

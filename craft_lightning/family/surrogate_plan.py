@@ -12,6 +12,8 @@ from craft_lightning.errors import CraftError, unknown
 from craft_lightning.family.plan import make
 from data_modules.conversations import PUBLISHED
 
+STRATEGIES = ("auto", "ddp", "fsdp2")
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -48,7 +50,8 @@ class SurrogatePlan:
             models are in, or None: ``$CRAFT_MODELS``.
         projector, joint: stages 1 and 2 (appendix 8).
         max_length: positions of a training row, picture included. precision: Fabric's name.
-        recompute: gradient checkpointing. skip_broken: pictures that cannot be read are left out and counted.
+        strategy: of several devices; ``fsdp2`` for what does not fit on each. recompute: gradient checkpointing.
+        skip_broken: pictures that cannot be read are left out and counted.
         seed: order of the data, initial projector. It is the same order for every language model.
     """
 
@@ -62,6 +65,7 @@ class SurrogatePlan:
     output: Path | None = None
     max_length: int = 8192
     precision: Any = "bf16-mixed"
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     recompute: bool = True
     skip_broken: bool = False
     seed: int = 0
@@ -99,6 +103,8 @@ def surrogate_plan(settings: dict[str, Any]) -> SurrogatePlan:
                 raise unknown("set of conversations", each, PUBLISHED)
         if stage.form not in ("caption", "chat"):
             raise unknown(f"form of {name}", stage.form, ("caption", "chat"))
+    if settings.get("strategy", "auto") not in STRATEGIES:
+        raise unknown("strategy", str(settings["strategy"]), STRATEGIES)
     folders = {name: Path(settings[name]).expanduser() for name in ("data", "work", "output") if settings.get(name)}
     plan: SurrogatePlan = make(SurrogatePlan, {**settings, **folders, **stages})
     return plan

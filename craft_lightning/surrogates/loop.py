@@ -89,9 +89,11 @@ def run_stage(
         CraftError: the checkpoint is of a stage that ran, or would have run, otherwise.
     """
     recipe = recipe_of(spec, model, data)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, spec.beta2))
-    stage, optimizer = fabric.setup(_Stage(model, batch), optimizer)
+    stage = fabric.setup_module(_Stage(model, batch))
+    parameters = [p for p in stage.parameters() if p.requires_grad]  # other ones than before, where they are cut
+    optimizer: Any = fabric.setup_optimizers(
+        torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, spec.beta2))
+    )
     state: dict[str, Any] = {"model": stage, "optimizer": optimizer, "step": 0}
     path = folder / f"{name}.ckpt"
     if path.exists():

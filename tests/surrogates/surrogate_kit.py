@@ -30,7 +30,8 @@ def write_language_model(folder: Path) -> Path:
     core.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    shape = {"vocab_size": 300, "special_tokens": special, "initial_alphabet": alphabet}
+    trainer = trainers.BpeTrainer(**shape, show_progress=False)
     core.train_from_iterator([f"a picture that is {colour}" for colour in COLOURS], trainer)
     ends = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **ends)
@@ -89,7 +90,7 @@ def write_sets(root: Path, count: int = 12) -> Path:
         rows.append(talk(k, name, "<image>\nWhat do you see?", f"It is {colour}."))
     write_rows(root / PUBLISHED["sharegpt4v"].file, rows)
     rows = []
-    for k, colour in enumerate(colours):
+    for k in range(count):
         name = f"{k // 2:012d}.jpg"  # several conversations about one picture, as in the published file
         write_picture(root / PUBLISHED["llava150k"].pictures[0] / name, colours[k // 2], 200 + k // 2)
         said = ("Which colour is it?\n<image>", f"{colours[k // 2]}", "Explain why.", "Because it looks so.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,6 @@ import torch
 import yaml
 from lightning.fabric import Fabric
 from safetensors.torch import load_file
-from tests.surrogates.surrogate_kit import QWEN2_TEMPLATE, write_language_model, write_sets
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
@@ -20,6 +22,7 @@ from craft_lightning.family import build, surrogate
 from craft_lightning.family.surrogate import SurrogateBuilder, chat_tokenizer, parts_of
 from craft_lightning.family.surrogate_plan import StagePlan, SurrogatePlan, read_settings, surrogate_plan
 from craft_lightning.models.loading import load_language_model, load_tower, load_vlm
+from craft_lightning.models.pixels import preprocess, read_image
 from craft_lightning.models.spec import BACKBONES, VlmSpec
 from craft_lightning.models.vlm import WRAP_TOKENS
 from craft_lightning.prompts import PromptBuilder, collate_text
@@ -28,6 +31,7 @@ from craft_lightning.surrogates.conversations import TurnEncoder
 from craft_lightning.surrogates.shards import Shards
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VqaBatch
 from data_modules.conversations import PUBLISHED, Talks
+from tests.surrogates.surrogate_kit import QWEN2_TEMPLATE, write_language_model, write_sets
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments" / "surrogates"
 
@@ -139,8 +143,6 @@ def test_stored_codes_are_the_towers(built: tuple[Path, list[str]], place: Path,
     made = builder(settings(place, checkpoints, built[0]))
     talks = Talks(place / "data", PUBLISHED["sharegpt4v"])
     codes = stored_module.StoredCodes([made.codes(talks, tower)])
-    from craft_lightning.models.pixels import preprocess, read_image
-
     for row in (0, 5, 11):
         file = place / "data" / PUBLISHED["sharegpt4v"].pictures[0] / talks.names[row]
         wanted = tower.encode(preprocess(read_image(file), 32).unsqueeze(0)).codes
@@ -188,7 +190,7 @@ def test_the_cut_into_passes_changes_nothing(
 
 
 def test_the_loss_falls(place: Path, checkpoints: Path, tmp_path: Path) -> None:
-    write_sets(tmp_path / "data", 160)
+    write_sets(tmp_path / "data", 120)
     made = settings(place, checkpoints, tmp_path, data=str(tmp_path / "data"))
     said: list[str] = []
     made["projector"]["sets"] = made["joint"]["sets"] = ["cc3m"]
@@ -254,7 +256,12 @@ def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path,
     ],
 )
 def test_what_is_missing_is_one_line(
-    place: Path, checkpoints: Path, tmp_path: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    place: Path,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    message: str,
 ) -> None:
     monkeypatch.setenv("CRAFT_MODELS", str(tmp_path / "none"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -303,3 +310,24 @@ def test_a_long_row_is_cut(place: Path, checkpoints: Path, tmp_path: Path) -> No
     vlm = whole.model(load_tower(checkpoints / "host"))
     shards = whole.tokens(Talks(place / "data", PUBLISHED["llava150k"]), "chat", vlm)
     assert int(torch.cat(shards.column("lengths")).max()) - 1 + vlm.num_visual == 40
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_build_the_same(
+    built: tuple[Path, list[str]], place: Path, checkpoints: Path, tmp_path: Path, strategy: str
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(settings(place, checkpoints, tmp_path, strategy=strategy)), encoding="utf-8")
+    argv = [sys.executable, "-m", "craft_lightning", "surrogate", "--config", str(plan), "--devices", "2"]
+    where = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, cwd=EXPERIMENTS.parents[1], env=where, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stage joint: 24 rows, 6 steps, 1 passes a step" in done.stdout
+    for stage in ("projector", "joint"):
+        alone, both = (
+            torch.load(folder / f"work/qwen2-0.5b/{stage}.ckpt", weights_only=True)["model"]
+            for folder in (built[0], tmp_path)
+        )
+        for name, value in alone.items():
+            torch.testing.assert_close(both[name], value, atol=3e-4, rtol=2e-3, msg=f"{stage} {name}")
+    assert load_vlm(VlmSpec(str(tmp_path / "models" / "qwen2-0.5b"))).codebook_hash
