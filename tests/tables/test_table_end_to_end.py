@@ -138,6 +138,7 @@ def _short_plan(house: Path, runs: str, train_size: int = 24, table: str = "tabl
     from craft_lightning.tables import plan
 
     plan._fragment.cache_clear()
+    plan._merged.cache_clear()
     return make_plan(load_spec(house / f"experiments/tables/{table}.yaml"), house / runs)
 
 
