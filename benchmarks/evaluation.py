@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timing import Row, alternate, program
 from torch import Tensor
 
 from craft_lightning.models.loading import load_vlm
@@ -26,6 +25,7 @@ from craft_lightning.replies import scored_replies
 from craft_lightning.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import VisualTokens, VqaBatch
 from data_modules.base import VqaDataModule
+from timing import Row, alternate, program
 
 DATASETS = ("eurosat", "vqa_rad")
 """Answers of one letter, and of words."""

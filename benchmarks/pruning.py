@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import alternate, where
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
@@ -36,6 +35,7 @@ from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 from craft_lightning.writing import write_text
 from data_modules.base import VqaDataModule
 from data_modules.registry import DATASETS
+from timing import alternate, where
 
 KEEPS = (1.0, 0.8)
 PAPER = "| *VILA-U-7B, the paper's Table 4* | | *2.56 → 2.15 TFLOP* | *0.840* | *52.40 → 48.92 ms* | *0.934* |"

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timing import Row, alternate, memory, program
 from torch import Tensor
 from vector_quantize_pytorch import ResidualVQ
 
 from craft_lightning.models.quantizer import ResidualQuantizer
+from timing import Row, alternate, memory, program
 
 NEAR = 1e-5
 """Share of the squared length of a row by which the nearest two codewords may differ where programs disagree."""

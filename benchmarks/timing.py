@@ -8,7 +8,6 @@ figures do not.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -154,12 +153,9 @@ def program(doc: str | None, rows: Callable[[bool], Sequence[Row]]) -> int:
     args = parser.parse_args()
     began = time.perf_counter()
     found = list(rows(args.quick))
-    print(f"{table(found)}\n\n{time.perf_counter() - began:.0f} s ({where()})", flush=True)
+    seconds = time.perf_counter() - began
+    print(f"{table(found)}\n\n{seconds:.0f} s ({where()})", flush=True)
     if args.output is not None:
-        write_json(args.output, {"where": where(), "quick": args.quick, "rows": [asdict(row) for row in found]})
+        told = [asdict(row) for row in found]
+        write_json(args.output, {"where": where(), "seconds": round(seconds, 1), "rows": told})
     return 0
-
-
-def read(path: Path) -> list[Row]:
-    """The rows that :func:`program` wrote, or ``benchmarks/all.py``."""
-    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
