@@ -48,7 +48,7 @@ class Growth:
 
     def row(self) -> Row:
         """One row of the table."""
-        ends = f"{self.sizes[0]:,.3g} to {self.sizes[-1]:,.6g}"
+        ends = f"{self.sizes[0]:,.0f} to {self.sizes[-1]:,.0f}"
         return Row(5, f"Growth with {self.name}, {ends}: slope", "theory", *self.slopes, "", bound=True)
 
 
