@@ -13,7 +13,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install doctor lint test reproduce-table1 forgetting sweep pocket-family surrogate tensorboard
+.PHONY: help install doctor lint test reproduce-table1 forgetting sweep pocket-family surrogate tensorboard benchmark
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -55,3 +55,6 @@ surrogate: $(STAMP) ## a Qwen model on VILA-U's codebook, GPUs needed (BACKBONE=
 tensorboard: $(STAMP) ## compare runs in the browser; filter by table1/eurosat (LOGDIR=runs/mine for one folder)
 	$(RUN) -m craft_lightning board
 	$(RUN) -m tensorboard.main --logdir $(LOGDIR)
+
+benchmark: $(STAMP) ## speed and memory beside peers and bounds, into docs/performance.md (ten minutes, nothing else running)
+	$(RUN) benchmarks/all.py

@@ -11,11 +11,9 @@ projector, prefill. Both ratios take turns; medians.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +35,7 @@ from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 from craft_lightning.writing import write_text
 from data_modules.base import VqaDataModule
 from data_modules.registry import DATASETS
+from timing import alternate, where
 
 KEEPS = (1.0, 0.8)
 PAPER = "| *VILA-U-7B, the paper's Table 4* | | *2.56 → 2.15 TFLOP* | *0.840* | *52.40 → 48.92 ms* | *0.934* |"
@@ -110,26 +109,6 @@ def largest() -> str:
     folders = [POCKET / name for name, backbone in BACKBONES.items() if backbone.source == "pocket"]
     discrete = [f for f in folders if f.is_dir() and not top_config_of(f).get("continuous", False)]
     return max(discrete, key=lambda folder: (folder / "llm" / "model.safetensors").stat().st_size).name
-
-
-def alternate(runs: Sequence[Callable[[], object]], rounds: int, warm_up: int) -> list[float]:
-    """Median seconds of each run; they take turns, so that whatever else the machine does meets all alike."""
-    found: list[list[float]] = [[] for _ in runs]
-    for number in range(warm_up + rounds):
-        for times, run in zip(found, runs, strict=True):
-            synchronise()
-            began = time.perf_counter()
-            run()
-            synchronise()
-            if number >= warm_up:
-                times.append(time.perf_counter() - began)
-    return [statistics.median(times) for times in found]
-
-
-def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 @torch.no_grad()
@@ -237,18 +216,8 @@ def report(rows: Sequence[str], seconds: float) -> str:
         "| Model | Positions | FLOPs of the prefill | Ratio | Time | Ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    threads = torch.get_num_threads()
-    computing = f"computed with {threads} thread{'s' if threads > 1 else ''}"
-    where = f"{time.strftime('%d %B %Y')}, {device}, {computing}, torch {torch.__version__}"
-    made = f"Written by `python benchmarks/pruning.py --output docs/pruning_cost.md` in {seconds:.0f} s ({where})."
+    made = f"Written by `python benchmarks/pruning.py --output docs/pruning_cost.md` in {seconds:.0f} s ({where()})."
     return "\n".join(["# What token pruning saves", "", NOTE, "", *head, *rows, PAPER, "", made]) + "\n"
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.machine()}, {os.cpu_count()} cores"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from craft_lightning.models.quantizer import CHUNK_BYTES
+from craft_lightning.models.quantizer import BLOCK_BYTES
 from craft_lightning.models.skeleton import Profile, Stack
 
 Kind = Literal["single", "ddp", "zero2", "fsdp2"]
@@ -115,7 +115,7 @@ def _activations(p: Profile, plan: Plan) -> int:
     # Autocast multiplies by copies of float32 weights; without recomputing, the backward pass needs them again.
     copied = plan.half and not plan.recompute
     copies = 2 * (p.trained + (p.frozen if plan.frozen_bytes == 4 else 0)) if copied else 0
-    return kept + ends + logits + copies + (CHUNK_BYTES if p.tables else 0)
+    return kept + ends + logits + copies + (BLOCK_BYTES if p.tables else 0)
 
 
 def _kept(stack: Stack, per_block: int, size: int, recompute: bool) -> int:
@@ -127,4 +127,4 @@ def _evaluation(p: Profile, plan: Plan) -> int:
     size, positions = 2 if plan.half else 4, p.tokens + TEXT_TOKENS
     cache = positions * p.language.blocks * 2 * p.language.kv_width * size
     passing = positions * (3 * p.language.mlp + 4 * p.language.width) * size + p.vocabulary * 4
-    return plan.eval_rows * (cache + passing) + (CHUNK_BYTES if p.tables else 0)
+    return plan.eval_rows * (cache + passing) + (BLOCK_BYTES if p.tables else 0)

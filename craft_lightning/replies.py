@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.scoring import MAX_NEW_TOKENS, exact_match, normalise
 from craft_lightning.types import Prediction, VisualTokens, VqaBatch
@@ -9,8 +11,8 @@ from craft_lightning.types import Prediction, VisualTokens, VqaBatch
 
 def scored_replies(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[Prediction]:
     """Greedy replies of at most five tokens to a batch whose pictures are seen as ``visual``, whole or pruned."""
-    texts = vlm.generate(visual, batch, MAX_NEW_TOKENS)
-    letters = likely_letters(vlm, visual, batch)
+    texts, logits = vlm.reply(visual, batch, MAX_NEW_TOKENS)
+    letters = likely_letters(vlm, logits, batch)
     return [
         Prediction(
             key, text, answer, exact_match(text, answer), seen, None if letter is None else letter == normalise(answer)
@@ -21,14 +23,15 @@ def scored_replies(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> l
     ]
 
 
-def likely_letters(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[str | None]:
-    """The option letter of highest likelihood (lower case), None for open questions."""
-    if not any(batch.option_counts) and not vlm.lockstep:
-        return [None] * len(batch)
+def likely_letters(vlm: DiscreteVlm, logits: Tensor, batch: VqaBatch) -> list[str | None]:
+    """The option letter of highest likelihood (lower case), None for open questions.
+
+    Args:
+        logits: ``[B, V]`` of the first reply token.
+    """
     ids = vlm.letter_ids()
     letters = list(ids)
-    logits = vlm.answer_logits(visual, batch)[:, list(ids.values())]
     return [
         letters[int(row[:options].argmax())].lower() if options else None
-        for row, options in zip(logits, batch.option_counts, strict=True)
+        for row, options in zip(logits[:, list(ids.values())], batch.option_counts, strict=True)
     ]

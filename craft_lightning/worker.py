@@ -56,6 +56,7 @@ class StepEvents(Callback):
         training: seconds spent in the training steps, batches and logging included, validation not: those of this
             process, and those that its checkpoint kept of an interrupted one. trained_steps: their number.
         memory: peak bytes of the interrupted one, else 0.
+        here: seconds in training steps and in evaluations, of this process.
     """
 
     def __init__(self, say: Say) -> None:
@@ -64,7 +65,9 @@ class StepEvents(Callback):
         self.training = 0.0
         self.trained_steps = 0
         self.memory = 0
+        self.here = {"training": 0.0, "evaluation": 0.0}
         self._since = 0.0
+        self._evaluating = 0.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what the training has cost so far, for whoever goes on."""
@@ -80,13 +83,23 @@ class StepEvents(Callback):
         """Start the clock."""
         self._since = time.perf_counter()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of evaluations."""
+        self._evaluating = time.perf_counter()
+
+    on_test_start = on_validation_start
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The validation does not count."""
+        """The validation does not count as training."""
         self._since = time.perf_counter()
+        self.here["evaluation"] += self._since - self._evaluating
+
+    on_test_end = on_validation_end
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """After a training step."""
         now = time.perf_counter()
+        self.here["training"] += now - self._since
         self.training, self._since = self.training + now - self._since, now
         self.trained_steps += 1
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
@@ -141,6 +154,11 @@ def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:
     }
 
 
+def spent(steps: StepEvents, processor: float) -> dict[str, float]:
+    """Seconds of a node in training steps and in evaluations, and seconds that processors worked for it."""
+    return {name: round(seconds, 3) for name, seconds in {**steps.here, "processor": processor}.items()}
+
+
 def compute(message: Mapping[str, Any], say: Say) -> float:
     """Do what a message asks and write the node's result; returns the seconds it took.
 
@@ -148,7 +166,7 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
         CraftError: a mistake in the configuration, or a result without replies or without what the table reads.
     """
     folder = Path(message["folder"])
-    began = time.perf_counter()
+    began, processor = time.perf_counter(), time.process_time()
     reset_peak_memory()
     steps = StepEvents(say)
     # The pictures of a test are the same for all methods, so an untouched model's test keeps them.
@@ -172,6 +190,7 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
             "items": items,
             "steps": cli.trainer.global_step,
             "seconds": round(seconds, 3),
+            "spent": spent(steps, time.process_time() - processor),
             **({"cost": cost(cli, steps)} if message["kind"] == "train" else {}),
             "made": {"date": time.strftime("%Y-%m-%d"), **machine()},
             "versions": {"craft_lightning": __version__, **versions()},

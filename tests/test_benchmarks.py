@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
+import timing
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.spec import VlmSpec
+from craft_lightning.writing import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,3 +74,77 @@ def test_the_cost_of_watching_is_measured_on_a_fit(checkpoints: Path, tmp_path: 
     found = {watched: program("ste_check").fit(tmp_path, 2, watched, *few) for watched in (False, True)}
     assert 0.0 < found[True].inside < found[True].seconds
     assert found[False].inside < 0.2 * found[True].inside
+
+
+def test_the_page_on_performance_holds_the_stored_results() -> None:
+    bench = program("all")
+    text = bench.PAGE.read_text(encoding="utf-8")
+    results = json.loads(bench.RESULTS.read_text(encoding="utf-8"))
+    assert bench.page(text, bench.block(results)) == text
+    assert list(results) == list(bench.PROGRAMS)
+    assert {row["goal"] for found in results.values() for row in found["rows"]} == {1, 2, 3, 5, 6}
+
+
+def test_a_row_says_whether_its_goal_is_met() -> None:
+    row = timing.Row(1, "Search", "cdist", 4.0, 2.0, "ms", most=0.5)
+    assert (row.ratio, row.met) == (0.5, True)
+    assert replace(row, most=0.4).met is False
+    assert replace(row, most=None, least=2.0).line() == "| 1 | Search | cdist | 4 ms | 2 ms | 2.00 | ≥ 2 | yes |"
+    assert replace(row, most=None).met is None
+
+
+def test_memory_counts_what_is_held_at_a_time() -> None:
+    with timing.memory() as peak:
+        first = torch.zeros(3000)
+        kept = first.clone()
+        del first
+    assert (peak.bytes, peak.kept) == (24000, kept.nbytes)
+
+
+def test_runs_take_turns() -> None:
+    told: list[str] = []
+    timing.alternate([lambda: told.append("a"), lambda: told.append("b")], rounds=2, warm_up=1)
+    assert "".join(told) == "abbaab"
+
+
+def test_the_quantiser_is_compared_with_peers_that_agree() -> None:
+    bench = program("quantizer")
+    found = bench.measured(bench.Shape("small", 40, 32, 512), 1, None)
+    assert [row.against for row in found[1:3]] == ["vector-quantize-pytorch", "cdist + argmin"]
+    rows, quantizer = bench.made(bench.Shape("small", 40, 32, 512))
+    codes = quantizer.encode(rows).codes
+    assert bench.agreement(rows, quantizer, codes) == 1.0
+    codes[3, 1] = (codes[3, 1] + 1) % 512
+    with pytest.raises(AssertionError, match="level 1"):
+        bench.agreement(rows, quantizer, codes)
+
+
+def test_both_loops_of_a_training_end_in_the_same_weights(checkpoints: Path) -> None:
+    found = program("training_step").measured("small", str(checkpoints / "host"), 4, 4)
+    assert [row.unit for row in found] == ["ms", "ms", "MiB", "MiB"]
+    assert found[3].ours < found[3].theirs, "training the whole model needs more"
+
+
+def test_replies_are_those_of_transformers(checkpoints: Path) -> None:
+    *_, differ = program("evaluation").measured(str(checkpoints / "host"), "eurosat", 4, 4, (1.0, 0.8), 1)
+    assert (differ.ours, differ.theirs) == (0, 8)
+
+
+def test_growth_is_the_slope_of_logarithms() -> None:
+    bench = program("growth")
+    assert bench.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2.0)
+    grown = bench.of_language("tokens", [(32, 8, 1), (32, 16, 1)], 1)
+    assert 1.0 < grown.slopes[0] < 1.1
+
+
+def test_where_the_time_of_a_table_went(tmp_path: Path) -> None:
+    for number in range(2):
+        folder = tmp_path / f"node{number}"
+        spent = {"training": 2.0, "evaluation": 1.0, "processor": 3.5}
+        write_json(folder / "started.json", {"key": "k"})
+        write_json(folder / "node.json", {"seconds": 4.0, "spent": spent})
+        os.utime(folder / "started.json", (100.0, 100.0 + 4 * number))
+        os.utime(folder / "node.json", (100.0, 104.0 + 4 * number))
+    found = program("table").spent(tmp_path, jobs=1)
+    assert (found.clock, found.inside, found.outside) == (8.0, 8.0, pytest.approx(0.25))
+    assert "| **outside of training and evaluation** (goal: below 10 %) | | **25.0%** |" in found.report()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
 from craft_lightning.replies import likely_letters, scored_replies
@@ -22,27 +21,23 @@ ROWS = (
 COUNTS = (2, 0, 4, 8)
 
 
-class Model:
-    """Replies and logits that are given, and a count of the passes that were asked for."""
+def logits() -> torch.Tensor:
+    found = torch.zeros(len(ROWS), 20)
+    found[:, 0] = 99.0  # a token that is no letter
+    for row, told in enumerate(ROWS):
+        for letter, value in told.items():
+            found[row, IDS[letter]] = value
+    return found
 
-    def __init__(self, lockstep: bool = False) -> None:
-        self.lockstep = lockstep
-        self.passes = 0
+
+class Model:
+    """Replies and logits that are given."""
 
     def letter_ids(self) -> dict[str, int]:
         return IDS
 
-    def answer_logits(self, visual: Any, batch: Any) -> torch.Tensor:
-        self.passes += 1
-        logits = torch.zeros(len(ROWS), 20)
-        logits[:, 0] = 99.0  # a token that is no letter
-        for row, told in enumerate(ROWS):
-            for letter, value in told.items():
-                logits[row, IDS[letter]] = value
-        return logits
-
-    def generate(self, visual: Any, batch: Any, most: int) -> list[str]:
-        return ["b", "B. it", "d", "x"]
+    def reply(self, visual: Any, batch: Any, most: int) -> tuple[list[str], torch.Tensor]:
+        return ["b", "B. it", "d", "x"], logits()
 
 
 class Batch(SimpleNamespace):
@@ -59,15 +54,8 @@ def batch(counts: tuple[int, ...] = COUNTS) -> Any:
 
 def test_only_the_item_s_own_letters_compete() -> None:
     model: Any = Model()
-    assert likely_letters(model, None, batch()) == ["b", None, "d", "h"]  # type: ignore[arg-type]
-    assert model.passes == 1
-
-
-@pytest.mark.parametrize("lockstep", [False, True])
-def test_open_questions_take_a_pass_only_where_others_wait_for_it(lockstep: bool) -> None:
-    model: Any = Model(lockstep)
-    assert likely_letters(model, None, batch((0, 0, 0, 0))) == [None] * 4  # type: ignore[arg-type]
-    assert model.passes == int(lockstep)
+    assert likely_letters(model, logits(), batch()) == ["b", None, "d", "h"]
+    assert likely_letters(model, logits(), batch((0, 0, 0, 0))) == [None] * 4
 
 
 def test_replies_and_letters_are_scored_apart() -> None:

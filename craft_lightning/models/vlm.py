@@ -248,41 +248,48 @@ class DiscreteVlm(nn.Module):
         embeds, mask, _, where = self._inputs(visual, batch)
         return self._logits(self._hidden(embeds, mask, where)), batch.input_ids
 
-    @torch.no_grad()
     def generate(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int = 5) -> list[str]:
         """Greedy replies to the prompts of a batch (its replies, if any, are not read); stops at the end token."""
-        ids = self.generate_ids(visual, batch, max_new_tokens)
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return self.reply(visual, batch, max_new_tokens)[0]
 
-    @torch.no_grad()
+    def reply(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> tuple[list[str], Tensor]:
+        """As :meth:`generate`, and ``[B, V]`` logits of the first token, as :meth:`answer_logits` finds them."""
+        ids, logits = self._greedy(visual, batch, max_new_tokens)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)], logits
+
     def generate_ids(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> list[list[int]]:
         """As :meth:`generate`: the tokens up to and including the end token."""
+        return self._greedy(visual, batch, max_new_tokens)[0]
+
+    @torch.no_grad()
+    def _greedy(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> tuple[list[list[int]], Tensor]:
+        """Token ids of the replies, and the logits of their first tokens.
+
+        Prompts are padded on the right, so that they are read without a mask (see :meth:`_hidden`); the padding is
+        masked when the tokens behind it are read.
+        """
         batch = self._fit(visual, prompts_only(batch), reserve=max_new_tokens)
-        embeds, mask, _, gaps = self._inputs(visual, batch, side="left")
-        stops = torch.tensor(sorted(self._stop_ids()), device=embeds.device)
+        embeds, mask, _, gaps = self._inputs(visual, batch)
         cache = DynamicCache(config=self.language_model.config)
-        where = (mask.cumsum(dim=1) - 1).clamp_min(0) if gaps is None else gaps
-        inputs: dict[str, Tensor] = {"inputs_embeds": embeds}
+        last = mask.sum(dim=1, keepdim=True) - 1
+        hidden = self._hidden(embeds, mask, gaps, cache)
+        where = last if gaps is None else gaps.gather(1, last)
+        first = logits = self._logits(hidden[torch.arange(len(hidden), device=hidden.device), last[:, 0]])
+        stops = torch.tensor(sorted(self._stop_ids()), device=embeds.device)
         finished = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
-        found = []
-        for _ in range(max_new_tokens):
-            out = self.language_model(
-                **inputs,
-                attention_mask=mask.long(),
-                position_ids=where,
-                cache=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            token = out.logits[:, -1].argmax(dim=-1)
+        found: list[Tensor] = []
+        while True:
+            token = logits.argmax(dim=-1)
             found.append(token.masked_fill(finished, stops[0]))
             finished = finished | torch.isin(token, stops)
-            if bool(finished.all()) and not self.lockstep:
+            if len(found) == max_new_tokens or (bool(finished.all()) and not self.lockstep):
                 break
-            inputs = {"input_ids": found[-1].unsqueeze(1)}
-            mask = F.pad(mask, (0, 1), value=True)
-            where = where[:, -1:] + 1
-        return [_until(row, set(stops.tolist())) for row in torch.stack(found, dim=1).tolist()]
+            mask, where = F.pad(mask, (0, 1), value=True), where + 1
+            decoder = self.language_model.get_decoder()
+            one = {"input_ids": found[-1].unsqueeze(1), "attention_mask": mask.long(), "position_ids": where}
+            logits = self._logits(decoder(**one, cache=cache, use_cache=True).last_hidden_state[:, 0])
+        known = set(stops.tolist())
+        return [_until(row, known) for row in torch.stack(found, dim=1).tolist()], first
 
     def _stop_ids(self) -> set[int]:
         """End tokens of the tokenizer and of the model's generation config."""
@@ -293,15 +300,17 @@ class DiscreteVlm(nn.Module):
             raise CraftError("neither the tokenizer nor the generation config names an end token")
         return stops
 
-    def _hidden(self, embeds: Tensor, mask: Tensor, position_ids: Tensor | None) -> Tensor:
-        """``[B, L, D]`` final hidden states of right-padded rows, before the output layer.
+    def _hidden(
+        self, embeds: Tensor, mask: Tensor, position_ids: Tensor | None, cache: DynamicCache | None = None
+    ) -> Tensor:
+        """``[B, L, D]`` final hidden states of right-padded rows, before the output layer; fills the cache, if any.
 
         No mask: causal attention never looks right, where the padding is, and without a mask the fast kernel runs.
         Positions with gaps need it: transformers would take each gap for the start of another text.
         """
         gaps = {} if position_ids is None else {"attention_mask": mask.long(), "position_ids": position_ids}
         decoder = self.language_model.get_decoder()
-        return decoder(inputs_embeds=embeds, use_cache=False, **gaps).last_hidden_state
+        return decoder(inputs_embeds=embeds, cache=cache, use_cache=cache is not None, **gaps).last_hidden_state
 
     def _logits(self, hidden: Tensor) -> Tensor:
         head = self.language_model.get_output_embeddings()

@@ -7,9 +7,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
+
+from craft_lightning.writing import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of the three packages."""
@@ -43,6 +47,9 @@ memory), which results say like the machine itself.
 
 LARGE, END = 2**28, 2**20
 """Bytes of a file of weights from which only its ends are read, and of an end."""
+
+DIGESTS = Path(cache_from_source(__file__)).with_name("statements.json")
+"""Digests of files by the hash of their bytes, beside the compiled modules: parsing them takes longer than a plan."""
 
 LISTS = ("craft_lightning/methods/__init__.py", "data_modules/registry.py", "data_modules/twins/registry.py")
 """Lists of names among it, which change no number."""
@@ -91,24 +98,57 @@ def code_version(method: str, dataset: str, root: Path = ROOT) -> str:
     Files that belong to another method or another dataset (their name is that of another fragment under
     ``experiments/``) do not count, nor do the lists of them: adding a method leaves the finished cells finished.
     """
-    methods = {p.stem for p in (root / "experiments" / "methods").glob("*.yaml")} - {method}
-    datasets = {p.stem for p in (root / "experiments" / "datasets").glob("*.yaml")} - {dataset}
+    methods, datasets = (_fragments(root / "experiments" / kind) for kind in ("methods", "datasets"))
+    foreign = {"data_modules": datasets - {dataset}, "craft_lightning/methods": methods - {method}}
     total = hashlib.sha256()
-    for part in PARTS:
-        path = root / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            name = file.relative_to(root)
-            foreign = datasets if part == "data_modules" else methods if part == "craft_lightning/methods" else set()
-            if file.stem in foreign or name.as_posix() in LISTS or not file.is_file():
-                continue
-            total.update(f"{name.as_posix()}\0".encode())
-            total.update(_code_digest(file))
+    for part, stem, name, code in _sources(root):
+        if stem not in foreign.get(part, ()):
+            total.update(f"{name}\0".encode())
+            total.update(code)
     return total.hexdigest()
 
 
 @cache
-def _code_digest(file: Path) -> bytes:
-    return hashlib.sha256(statements(file.read_text(encoding="utf-8")).encode()).digest()
+def _fragments(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.yaml")}
+
+
+@cache
+def _sources(root: Path) -> tuple[tuple[str, str, str, bytes], ...]:
+    """Part, stem, name and digest of every file of :data:`PARTS`."""
+    found, known = [], _stored_digests()
+    before = len(known)
+    for part in PARTS:
+        path = root / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            name = file.relative_to(root).as_posix()
+            if name not in LISTS and file.is_file():
+                found.append((part, file.stem, name, _code_digest(file.read_bytes(), known)))
+    if len(known) > before:
+        with suppress(OSError):  # a folder that may not be written to: the next plan takes as long as this one
+            write_json(DIGESTS, known)
+    return tuple(found)
+
+
+def _stored_digests() -> dict[str, str]:
+    try:
+        return dict(json.loads(DIGESTS.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _code_digest(source: bytes, known: dict[str, str]) -> bytes:
+    """SHA-256 of the statements of a module; ``known`` ones are not parsed again, and gets those that were."""
+    key = hashlib.sha256(_own_code() + source).hexdigest()
+    if key not in known:
+        known[key] = hashlib.sha256(statements(source.decode("utf-8")).encode()).hexdigest()
+    return bytes.fromhex(known[key])
+
+
+@cache
+def _own_code() -> bytes:
+    """The source of this module: where it cuts otherwise, nothing is known any more."""
+    return Path(__file__).read_bytes()
 
 
 def statements(source: str) -> str:

@@ -214,7 +214,7 @@ class _Builder:
             "seed": seed,
             "code": code_version(row.method.stem, dataset.stem, ROOT),
             "weights": weights_version(model.weights),
-            "config": digest(resolve(map(_fragment, files), flags)),
+            "config": digest(resolve([_merged(files)], flags)),
         }
         key = digest({**facts, "parent": parent.key if parent else None})
         known = self.nodes.get(name)
@@ -235,6 +235,13 @@ class _Builder:
                 arguments += [f"--encoder={parent.folder / 'encoder'}"]
             known = self.nodes[name] = Node(kind, name, folder, tuple(arguments), key, facts, parent)
         return known
+
+
+@cache
+def _merged(files: tuple[Path, ...]) -> dict[str, Any]:
+    """Config fragments, one laid over the other; nobody changes the result."""
+    config: dict[str, Any] = resolve(map(_fragment, files), {})["config"]
+    return config
 
 
 @cache
@@ -269,6 +276,10 @@ def _text(value: Any) -> str:
 
 def _shown(path: Path) -> str:
     """The path without ``..``, from the working folder if it is below it."""
-    whole = path.resolve()
-    here = Path.cwd().resolve()
+    return _seen_from(path, Path.cwd())
+
+
+@cache
+def _seen_from(path: Path, here: Path) -> str:
+    whole, here = path.resolve(), here.resolve()
     return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)

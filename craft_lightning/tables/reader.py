@@ -10,6 +10,9 @@ import yaml
 
 from craft_lightning.errors import CraftError, nearest
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C where there is one: six times faster."""
+
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
@@ -18,7 +21,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         CraftError: if the file is no YAML or no mapping; names the line.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):

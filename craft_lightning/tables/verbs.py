@@ -115,13 +115,14 @@ def _plan(plan: Plan, missing_only: bool) -> None:
 def _status(plan: Plan) -> int:
     from craft_lightning.tables import store
 
+    found = {node.name: store.state(node) for node in plan.nodes}
     for kind in ("train", "eval"):
-        states = Counter(store.state(n) for n in plan.nodes if n.kind == kind)
+        states = Counter(found[n.name] for n in plan.nodes if n.kind == kind)
         print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
     if (other := store.other_libraries(plan.nodes)) is not None:
         print(other)
     for node in plan.nodes:
-        if store.state(node) == "stale":
+        if found[node.name] == "stale":
             print(f"stale  {node.name} (changed: {store.why_stale(node)})")
         elif (error := store.failure(node)) is not None:
             print(f"failed {node.name}: {error}")

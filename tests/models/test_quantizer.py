@@ -3,6 +3,7 @@ import torch
 
 from craft_lightning.models import quantizer as module
 from craft_lightning.models.quantizer import ResidualQuantizer, codebook_hash, straight_through
+from timing import memory
 
 
 def tables(count: int = 1, codes: int = 37, width: int = 12, seed: int = 0) -> torch.Tensor:
@@ -25,18 +26,29 @@ def brute_force(z: torch.Tensor, codebooks: torch.Tensor, levels: int) -> tuple[
 
 
 @pytest.mark.parametrize(("count", "levels"), [(1, 4), (4, 4), (1, 1)])
-def test_equals_brute_force(count: int, levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [64, 5])
+def test_equals_brute_force(count: int, levels: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     codebooks = tables(count)
     z = torch.randn(2, 3, 5, 12, generator=torch.Generator().manual_seed(1))
     quantizer = ResidualQuantizer(codebooks, levels)
     codes, sums = brute_force(z, codebooks, levels)
     whole = quantizer.encode(z)
-    monkeypatch.setattr(module, "CHUNK_BYTES", 37 * 4 * 7)  # seven rows at a time, the last block shorter
+    monkeypatch.setattr(module, "ROWS", 7)  # the last blocks of rows and codes are smaller
+    monkeypatch.setattr(module, "CODES", 10)
+    monkeypatch.setattr(module, "GROUP", group)
     chunked = quantizer.encode(z)
     for found in (whole, chunked):
         assert torch.equal(found.codes, codes)
         torch.testing.assert_close(found.quantized, sums)
     assert found.codes.dtype == torch.int64
+
+
+def test_no_more_than_an_eighth_of_all_distances_is_held() -> None:
+    quantizer, z = ResidualQuantizer(torch.randn(1, 8192, 64), 4), torch.randn(1024, 64)
+    with memory() as peak:
+        found = quantizer.encode(z)
+    assert peak.kept >= found.codes.nbytes + found.quantized.nbytes
+    assert peak.bytes - peak.kept <= 1024 * 8192 * 4 / 6  # 512 rows by 2048 codes, and some rows of width 64
 
 
 def test_residual_sum_and_energy() -> None:
@@ -73,7 +85,10 @@ def test_residual_never_grows_if_the_zero_vector_is_a_codeword() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_duplicate_rows_go_to_the_lowest_index(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("codes", [2048, 10])
+def test_duplicate_rows_go_to_the_lowest_index(dtype: torch.dtype, codes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CODES", codes)
+    monkeypatch.setattr(module, "GROUP", 5)
     codebooks = tables().bfloat16().float()
     codebooks[0, 30] = codebooks[0, 3]
     codebooks[0, 31] = codebooks[0, 3]

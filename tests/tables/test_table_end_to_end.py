@@ -101,6 +101,10 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
         assert node["metrics"].items() <= whole["metrics"].items()
         made = {"date", "machine", "commit", "changed"} if whole["git"] else {"date", "machine"}
         assert set(node["made"]) == made
+        spent = node["spent"]
+        assert spent["evaluation"] > 0 < spent["processor"]
+        assert (spent["training"] > 0) == (folder in trainings)
+        assert spent["training"] + spent["evaluation"] < node["seconds"]
     for folder in trainings:
         cost = json.loads((folder / "node.json").read_text())["cost"]
         assert cost["parameters"] == json.loads((folder / "result.json").read_text())["trained"]["count"]
@@ -139,6 +143,7 @@ def _short_plan(house: Path, runs: str, train_size: int = 24) -> Plan:
     from craft_lightning.tables import plan
 
     plan._fragment.cache_clear()
+    plan._merged.cache_clear()
     return make_plan(load_spec(house / "experiments/tables/table1.yaml"), house / runs)
 
 

@@ -71,6 +71,7 @@ def test_keys_change_with_what_they_depend_on(tmp_path: Path, monkeypatch: pytes
 
     def fresh() -> dict[str, str]:
         plan._fragment.cache_clear()
+        plan._merged.cache_clear()
         fingerprint.weights_version.cache_clear()
         return keys(make_plan(load_spec(path), tmp_path / "runs"))
 
@@ -134,7 +135,7 @@ def test_code_version_counts_what_can_change_a_number(tmp_path: Path) -> None:
 
     def version() -> str:
         fingerprint.code_version.cache_clear()
-        fingerprint._code_digest.cache_clear()
+        fingerprint._sources.cache_clear()
         return fingerprint.code_version("craft", "eurosat", tmp_path)
 
     first = version()

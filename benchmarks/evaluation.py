@@ -1,0 +1,119 @@
+"""Evaluation by 5-token greedy exact match, beside transformers' ``generate`` on the same model and items.
+
+    python benchmarks/evaluation.py [--quick]
+
+Peers: ``generate`` called sample by sample, as common evaluation scripts do, and called with batches of the same size
+as ours, padded on the left. Ours is all that ``test`` does with a batch: picture, replies, their score and the option
+letter of highest likelihood, which the peers do not compute. Measured with all visual tokens, and with all of them and
+four fifths, where ours encodes a picture once and the peers twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.pruning import PruneRule, count_codes, prune_each
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.vlm import DiscreteVlm, prompts_only
+from craft_lightning.replies import scored_replies
+from craft_lightning.scoring import MAX_NEW_TOKENS
+from craft_lightning.types import VisualTokens, VqaBatch
+from data_modules.base import VqaDataModule
+from timing import Row, alternate, program
+
+DATASETS = ("eurosat", "vqa_rad")
+"""Answers of one letter, and of words."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is evaluated: a model, batches of items, the keep ratios and the prior that pruning needs."""
+
+    vlm: DiscreteVlm
+    batches: tuple[VqaBatch, ...]
+    keeps: tuple[float, ...]
+    prior: Tensor
+
+    def see(self, batch: VqaBatch, keeps: Sequence[float]) -> Sequence[VisualTokens]:
+        """The visual tokens of a batch at each ratio; its pictures are encoded once."""
+        return prune_each(self.vlm.encode(batch.pixel_values), keeps, self.prior, PruneRule(), batch.keys)
+
+
+def ours(asked: Asked) -> list[str]:
+    """Every reply as ``test`` finds it, ratio after ratio within a batch."""
+    texts = []
+    for batch in asked.batches:
+        for visual in asked.see(batch, asked.keeps):
+            texts += [found.text for found in scored_replies(asked.vlm, visual, batch)]
+    return texts
+
+
+def theirs(asked: Asked, size: int) -> list[str]:
+    """The same replies by transformers' ``generate``, so many items at a time."""
+    texts = []
+    for batch in asked.batches:
+        for keep in asked.keeps:
+            for part in batch.split(max(1, len(batch) // size)):
+                (visual,) = asked.see(part, (keep,))
+                texts += generated(asked.vlm, visual, part)
+    return texts
+
+
+def generated(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[str]:
+    """Replies to a batch whose prompts fit the context."""
+    batch = prompts_only(batch)
+    counts = None if visual.selection is None else visual.selection.counts
+    embeds, mask, _ = vlm.embed(visual.tokens, batch.input_ids, batch.attention_mask, "left", counts)
+    model = vlm.language_model
+    ids = model.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask.long(),
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=vlm.tokenizer.pad_token_id,
+    )
+    return [text.strip() for text in vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+@torch.no_grad()
+def measured(backbone: str, dataset: str, items: int, size: int, keeps: tuple[float, ...], rounds: int) -> list[Row]:
+    """Time an item against both peers, and the replies that differ from theirs."""
+    vlm = load_vlm(VlmSpec(backbone))
+    assert vlm.tower.quantizer is not None
+    data = VqaDataModule(VlmSpec(backbone), dataset, test_size=items, train_size=64, eval_batch_size=size)
+    data.setup("test")
+    prior = count_codes((vlm.encode(part).codes for part in data.training_pictures()), vlm.tower.quantizer.entries)
+    asked = Asked(vlm, tuple(data.test_dataloader()), keeps, prior)
+    runs: list[Callable[[], list[str]]] = [
+        partial(theirs, asked, 1),
+        partial(theirs, asked, size),
+        partial(ours, asked),
+    ]
+    one, many, mine = (run() for run in runs)
+    differ = sum(not (a == b == c) for a, b, c in zip(one, many, mine, strict=True))
+    single, batched, own = (1000 * seconds / len(mine) for seconds in alternate(runs, rounds, warm_up=0))
+    shares = " and ".join(f"{keep:g}" for keep in keeps)
+    figure = f"Evaluation, {dataset}, {items} items in batches of {size}, keep {shares}: a reply"
+    return [
+        Row(3, figure, "`generate`, one by one", single, own, "ms", least=5.0),
+        Row(3, figure, "`generate`, batches", batched, own, "ms", least=1.5),
+        Row(3, f"{figure} that differs", f"{len(mine)} replies", len(mine), differ, "", most=0.0),
+    ]
+
+
+def rows(quick: bool) -> list[Row]:
+    """Both kinds of set at one ratio, and one at two."""
+    if quick:
+        return measured("pocket-vila-u", "eurosat", 16, 16, (1.0,), 1)
+    found = [row for dataset in DATASETS for row in measured("pocket-vila-u", dataset, 128, 64, (1.0,), 3)]
+    return found + measured("pocket-vila-u", DATASETS[0], 128, 64, (1.0, 0.8), 3)
+
+
+if __name__ == "__main__":
+    raise SystemExit(program(__doc__, rows))

@@ -1,0 +1,253 @@
+"""CRAFT's training step through Lightning, beside a bare PyTorch loop of the same modules and the sum of its parts.
+
+    python benchmarks/training_step.py [--quick]
+
+Ours is a whole ``fit``, with logging, curves, progress and every callback of a run: what lies between two of its batch
+ends. In each of them the bare loop (a copy of the method, the same batches, optimiser and schedule, nothing else) takes
+the same step, then the parts that no implementation avoids are run apart: tower forwards and backwards, quantiser,
+projector and language model forwards and backwards to the visual tokens. Both loops must end in the same weights.
+Peaks of memory are of tensors in one step, weights and pictures not counted, the optimiser's state counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch.optim import Optimizer
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    SiglipTextConfig,
+    SiglipTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from craft_lightning.cli import build_cli
+from craft_lightning.methods.captions import CaptionTable
+from craft_lightning.methods.craft import Craft
+from craft_lightning.models.layout import TowerParts, write_vlm
+from craft_lightning.models.tiny import tiny_tokenizer
+from craft_lightning.models.vlm import Projector
+from craft_lightning.optim import build_optimizer
+from craft_lightning.types import VqaBatch
+from timing import Peak, Row, memory, program
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+WARM_UP = 2
+MIB = 2**20
+
+
+class Bare:
+    """A hand-written loop: a copy of a method's modules, a loader and an optimiser.
+
+    Args:
+        method: whose modules are copied, as they are. data: the data module. steps: of the schedule.
+        everything: train the whole model, not only what the method trains.
+    """
+
+    def __init__(self, method: Craft, data: Any, steps: int, everything: bool = False) -> None:
+        trainer, method._trainer = method._trainer, None
+        self.method = deepcopy(method)
+        method._trainer = trainer
+        self.method.captions = CaptionTable.embed(data.captions, method.backbone, method.device)
+        groups = self.method.param_groups()
+        if everything:
+            groups = [{"params": list(self.method.requires_grad_(True).parameters())}]
+        made = build_optimizer(groups, method.optim, steps)
+        self.optimizer: Optimizer = made["optimizer"]
+        self.schedule = made["lr_scheduler"]["scheduler"]
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.batches: Iterator[VqaBatch] = iter(data.train_dataloader())
+
+    def step(self) -> None:
+        """One step."""
+        batch = next(self.batches)
+        visual = self.method.visual_tokens(batch.pixel_values)
+        loss = sum(self.method.losses(batch, self.method.vlm(visual, batch)).values())
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.method.optim.clip)
+        self.optimizer.step()
+        self.schedule.step()
+
+    def state_bytes(self) -> int:
+        """Of the optimiser."""
+        return sum(t.nbytes for state in self.optimizer.state.values() for t in state.values())
+
+
+class Parts:
+    """What every implementation computes, with gradients of ones."""
+
+    def __init__(self, method: Craft, batch: VqaBatch) -> None:
+        self.method, self.batch, self.vlm = method, batch, method.vlm
+        with torch.no_grad():
+            self.visual = method.visual_tokens(batch.pixel_values)
+
+    def tower(self) -> None:
+        """Forwards and backwards, [CLS] with it."""
+        found = self.vlm.tower.features_and_cls(self.batch.pixel_values, self.method.cls)
+        torch.autograd.backward(found, [torch.ones_like(each) for each in found])
+        self.method.zero_grad()
+
+    def quantizer(self) -> None:
+        """Forwards."""
+        assert self.vlm.tower.quantizer is not None
+        self.vlm.tower.quantizer.encode(self.visual.features)
+
+    def language(self) -> None:
+        """Projector and language model, forwards, and backwards to the visual tokens."""
+        tokens = self.visual.tokens.detach().requires_grad_()
+        self.vlm(replace(self.visual, tokens=tokens), self.batch).answer_loss.backward()
+
+
+class Turns(Callback):
+    """Lets the bare loop and the parts take their turn after each of our steps.
+
+    Attributes:
+        seconds: of ours, the bare loop and the parts, step by step. peaks: of the same, and of training everything.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.seconds: dict[str, list[float]] = {}
+        self.peaks: dict[str, int] = {}
+        self._began = 0.0
+        self._watch = ExitStack()
+        self._peak = Peak()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Copy what is to be trained."""
+        self.data = trainer.datamodule
+        self.bare = Bare(pl_module, self.data, self.steps)
+        self._began = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: VqaBatch, batch_idx: int) -> None:
+        """In the last step memory is counted."""
+        if batch_idx == self.steps - 1:
+            self._peak = self._watch.enter_context(memory())
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: VqaBatch, batch_idx: int) -> None:
+        """The others' turn."""
+        if batch_idx == self.steps - 1:
+            self._watch.close()
+            self._count_memory(pl_module)
+            return
+        self._note("ours", self._began)
+        self._timed("bare", self.bare.step)
+        parts = Parts(self.bare.method, batch)
+        for run in (parts.tower, parts.quantizer, parts.language):
+            self._timed(run.__name__, run)
+        self._began = time.perf_counter()
+
+    def _note(self, name: str, began: float) -> None:
+        self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+
+    def _timed(self, name: str, run: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        run()
+        self._note(name, began)
+
+    def _count_memory(self, method: Craft) -> None:
+        with memory() as bare:
+            self.bare.step()
+        state = self.bare.state_bytes()
+        self.peaks |= {"ours": self._peak.bytes + state, "bare": bare.bytes + state}
+        mine = dict(method.named_parameters())
+        for name, theirs in self.bare.method.named_parameters():
+            torch.testing.assert_close(mine[name], theirs, atol=1e-5, rtol=1e-3, msg=f"{name} differs")
+        whole = Bare(self.bare.method, self.data, self.steps, everything=True)
+        whole.step()
+        with memory() as peak:
+            whole.step()
+        self.peaks["everything"] = peak.bytes + whole.state_bytes()
+
+    def median(self, *names: str) -> float:
+        """Milliseconds of these runs together."""
+        return 1000 * sum(statistics.median(self.seconds[name][WARM_UP:]) for name in names)
+
+
+def watched(folder: Path, backbone: str, batch: int, steps: int) -> Turns:
+    """A ``fit`` of CRAFT on drawn satellite tiles."""
+    files = ("base.yaml", "methods/craft.yaml", "backbones/pocket-vila-u.yaml", "datasets/eurosat.yaml")
+    argv = ["fit", *(f"--config={EXPERIMENTS / file}" for file in files), f"--model.backbone.name={backbone}"]
+    argv += [f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=0", "--trainer.accelerator=cpu"]
+    argv += [f"--data.batch_size={batch}", f"--data.train_size={batch * (steps + 1)}", "--data.val_size=1"]
+    turns = Turns(steps)
+    build_cli([*argv, "--overwrite=true", f"--trainer.default_root_dir={folder}"], callbacks=[turns])
+    return turns
+
+
+def measured(name: str, backbone: str, batch: int, steps: int) -> list[Row]:
+    """Time and memory of a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = watched(Path(folder), backbone, batch, steps)
+    figure = f"CRAFT's step, {name}, batch {batch}"
+    parts = ("tower", "quantizer", "language")
+    print(f"{figure}: " + ", ".join(f"{part} {found.median(part):.0f} ms" for part in (*parts, "bare", "ours")))
+    ours, peaks = found.median("ours"), {name: peak / MIB for name, peak in found.peaks.items()}
+    return [
+        Row(2, figure, "bare loop", found.median("bare"), ours, "ms", most=1.03),
+        Row(2, figure, "tower, quantiser, language model", found.median(*parts), ours, "ms", bound=True),
+        Row(2, f"{figure}: peak memory", "bare loop", peaks["bare"], peaks["ours"], "MiB", most=1.03),
+        Row(2, f"{figure}: peak memory", "training the whole model", peaks["everything"], peaks["ours"], "MiB"),
+    ]
+
+
+def write_middle(folder: Path, layers: Sequence[int] = (12, 30)) -> Path:
+    """Random weights: a ViT-B tower at 224 pixels with 16,384 codes, and a language model of 135M parameters."""
+    torch.manual_seed(0)
+    tower = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": layers[0]}
+    words = tiny_tokenizer("siglip", 300)
+    text = SiglipTextConfig(**{**tower, "num_hidden_layers": 2}, vocab_size=len(words), pad_token_id=words.pad_token_id)
+    vision = SiglipVisionModel(SiglipVisionConfig(**tower, image_size=224, patch_size=16))
+    tables = torch.randn(1, 16384, 768) * torch.logspace(0, -1, 16384)[:, None]
+    tokenizer = tiny_tokenizer("llama")
+    llama = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=layers[1],
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    write_vlm(
+        folder,
+        tower=TowerParts(vision, tables, 4, SiglipTextModel(text), words, 2.3, -10.0),
+        projector=Projector("mlp2x_gelu", 768, 576),
+        language_model=LlamaForCausalLM(llama),
+        tokenizer=tokenizer,
+        dtype=torch.float32,
+        image_wrap=True,
+        conversation="vicuna_v1",
+        continuous=False,
+    )
+    return folder
+
+
+def rows(quick: bool) -> list[Row]:
+    """The pocket model, and one in between."""
+    if quick:
+        return measured("pocket-vila-u", "pocket-vila-u", 4, WARM_UP + 3)
+    found = measured("pocket-vila-u", "pocket-vila-u", 24, WARM_UP + 13)
+    with tempfile.TemporaryDirectory() as folder:
+        middle = write_middle(Path(folder))
+        return found + measured("ViT-B tower and 135M language model", str(middle), 2, WARM_UP + 6)
+
+
+if __name__ == "__main__":
+    raise SystemExit(program(__doc__, rows))
