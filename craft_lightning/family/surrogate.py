@@ -81,7 +81,8 @@ class SurrogateBuilder:
         for talks in sets.values():
             self._tell(talks)
         tower = load_tower(self.host)
-        if tower.quantizer is None:
+        quantizer = tower.quantizer
+        if quantizer is None:
             raise CraftError(f"{self.host} has no codebook: a surrogate reads codes")
         codes = StoredCodes([self.codes(talks, tower) for talks in sets.values()])
         offsets = dict(zip(sets, codes.starts, strict=False))
@@ -94,7 +95,8 @@ class SurrogateBuilder:
             for name in STAGES
         }
         del sets
-        quantizer = tower.cpu().quantizer.to(self.fabric.device)  # only codewords are looked up from now on
+        tower.cpu()
+        quantizer.to(self.fabric.device)  # only codewords are looked up from now on
         stored = StoredTokens(codes, None, quantizer.decode, tower.grid)
         for name in STAGES:
             self.stage(name, self.model(tower), stored, tokens[name], codes.kept)
