@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models import pruning
 from craft_lightning.models.pruning import (
     PruneRule,
     budget_of,
@@ -147,19 +148,36 @@ def test_keeping_all_changes_nothing(case: Any, variant: Any) -> None:
 # 3. quotas
 
 
-@given(
-    st.lists(st.integers(0, K - 1), min_size=1, max_size=40),
-    st.lists(st.integers(0, 60), min_size=K, max_size=K),
-    st.floats(0, 20),
-    st.floats(0, 20),
-)
-def test_quotas_fall_with_gamma_between_one_and_all(
-    codes: list[int], counts: list[int], one: float, two: float
-) -> None:
-    present = Counter(codes)
-    less, more = (quotas(codes, torch.tensor(counts), gamma) for gamma in sorted((one, two)))
-    assert all(1 <= more[k] <= less[k] <= n for k, n in present.items())
-    assert quotas(codes, torch.tensor(counts), 0.0) == present
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.sampled_from(QUOTAS), st.lists(st.floats(0, 20), min_size=1, max_size=5))
+def test_levels_are_the_quotas_of_every_gamma(case: Any, variant: Any, gammas: list[float]) -> None:
+    tokens, counts = case
+    ranking = rank_tokens(tokens, counts, PruneRule(variant), keys(tokens))
+    assert tokens.codes is not None
+    for row, levels in enumerate(ranking.levels):
+        codes = tokens.codes[row, :, 0]
+        in_order = codes[ranking.order[row]]
+        # Where a level lies, rounding decides.
+        for gamma in (g for g in (0.0, *gammas) if float((levels - g).abs().min()) > 1e-6):
+            assert Counter(in_order[levels > gamma].tolist()) == quotas(codes.tolist(), counts, gamma)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.sampled_from(QUOTAS))
+def test_quotas_fall_with_gamma_between_one_and_all(case: Any, variant: Any) -> None:
+    tokens, counts = case
+    total = tokens.tokens.shape[1]
+    chosen = [kept(tokens, budget, counts, PruneRule(variant, budget="ceil_only")) for budget in range(1, total + 1)]
+    assert tokens.codes is not None
+    for row, codes in enumerate(tokens.codes[..., 0]):
+        present = Counter(codes.tolist())
+        # Gamma falls as the budget rises, and with it no quota.
+        gammas = [float(selection.gamma[row]) for selection in chosen]
+        left = [Counter(codes[selection.mask(total)[row]].tolist()) for selection in chosen]
+        assert gammas == sorted(gammas, reverse=True)
+        for more, less in pairwise([*left, present]):
+            assert all(1 <= more[k] <= less[k] <= n for k, n in present.items())
+        assert (gammas[-1], left[-1]) == (0.0, present)
 
 
 @settings(max_examples=60, deadline=None)
@@ -339,15 +357,24 @@ def test_random_orders_come_from_seed_and_key_alone() -> None:
 # 7. the printed normalisation
 
 
-def test_the_printed_rarity_never_prunes() -> None:
-    codes = [0] * 200 + list(range(1, 57))
-    share = {k: n / 256 for k, n in Counter(codes).items()}
-    for gamma in (0.0, 0.05, 0.2, 1.0, 5.0):
-        total = sum(math.ceil(n * (1 / share[k]) ** gamma) for k, n in Counter(codes).items())
-        assert total >= 256
-    # The scaled one does.
+def test_the_printed_rarity_never_prunes(monkeypatch: Any) -> None:
+    """``1 / p_k`` in place of its share of the rarest code's: no gamma drops a token."""
+    codes = torch.cat([torch.zeros(200, dtype=torch.int64), torch.arange(1, 57)])[None]
     counts = torch.tensor([200] + [1] * 56)
-    assert sum(quotas(codes, counts, 0.2).values()) < 256
+    tokens = visual(codes, grid=(16, 16))
+    ours = kept(tokens, 128, counts, CEIL)
+    assert ours.counts is not None
+    assert 56 < int(ours.counts) <= 128
+
+    def printed(codes: Tensor, counts: Tensor, rule: PruneRule) -> Tensor:
+        smoothed = counts + rule.alpha
+        return (smoothed / smoothed.sum()).log()[codes]
+
+    monkeypatch.setattr(pruning, "_commonness", printed)
+    for budget in (1, 57, 128, 205, 255):
+        theirs = kept(tokens, budget, counts, CEIL)
+        assert theirs.counts is not None
+        assert int(theirs.counts) == 256
 
 
 # cues, options and mistakes
