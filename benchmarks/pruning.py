@@ -238,7 +238,9 @@ def report(rows: Sequence[str], seconds: float) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    where = f"{time.strftime('%d %B %Y')}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    computing = f"computed with {threads} thread{'s' if threads > 1 else ''}"
+    where = f"{time.strftime('%d %B %Y')}, {device}, {computing}, torch {torch.__version__}"
     made = f"Written by `python benchmarks/pruning.py --output docs/pruning_cost.md` in {seconds:.0f} s ({where})."
     return "\n".join(["# What token pruning saves", "", NOTE, "", *head, *rows, PAPER, "", made]) + "\n"
 

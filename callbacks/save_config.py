@@ -7,6 +7,8 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from craft_lightning import __version__
+from craft_lightning.folders import MARK
 from craft_lightning.writing import fresh_file
 
 
@@ -22,6 +24,7 @@ class SaveConfig(SaveConfigCallback):
         # Whoever runs this file again must ask again for permission to overwrite.
         config = self.config.clone()
         config.overwrite = False
+        self.parser.dump_header = [f"{MARK}{__version__}"]
         with fresh_file(folder / name) as temporary:
             self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
         self.already_saved = True

@@ -33,9 +33,10 @@ class SteCheck(Callback):
     the step itself: every parameter that the method declares trainable has one, and no other. (That part is left out
     with DeepSpeed, which keeps gradients to itself, and the quantiser's parts without a codebook.)
 
-    Logs ``ste/gradient_ratio``, ``ste/gradient_cosine``, ``ste/codebook_perplexity``, ``ste/codebook_dead``,
+    Logs ``ste/gradient_ratio``, ``ste/gradient_cosine``, ``ste/codebook_perplexity`` (of first-level codes),
     ``ste/codes_changed`` (share of first-level codes that differ from those before training) and
-    ``ste/commitment_distance`` (mean distance of a feature to its quantisation), all of the probe.
+    ``ste/commitment_distance`` (mean distance of a feature to its quantisation), all of the probe. A few
+    pictures cannot tell which codes are dead: ``val/codebook_dead`` counts them over all validation pictures.
 
     Args:
         enabled: whether to watch at all.
@@ -96,13 +97,11 @@ class SteCheck(Callback):
         quantizer = module.vlm.tower.quantizer
         usage = CodebookUsage(quantizer.entries, quantizer.levels).to(module.device)
         usage.update(visual.codes)
-        use = usage.compute()
         distance = (visual.features.detach().float() - quantizer.decode(visual.codes)).norm(dim=-1).mean()
         values = {
             "gradient_ratio": ratio,
             "gradient_cosine": cosine,
-            "codebook_perplexity": float(use["perplexity"][0]),
-            "codebook_dead": float(use["dead"]),
+            "codebook_perplexity": float(usage.compute()["perplexity"][0]),
             "commitment_distance": float(distance),
         }
         if keys:

@@ -215,8 +215,8 @@ def this_machine(accelerator: Any, devices: Any, nodes: int) -> Machine | None:
     count = known.auto_device_count() if found is None else len(found)
     deepspeed = importlib.util.find_spec("deepspeed") is not None
     if kind == "cuda":
-        facts = torch.cuda.get_device_properties(found[0] if found else 0)
-        return Machine(kind, count, nodes, facts.total_memory, facts.major >= 8, deepspeed)
+        device = torch.cuda.get_device_properties(found[0] if found else 0)
+        return Machine(kind, count, nodes, device.total_memory, device.major >= 8, deepspeed)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(kind, count, nodes, memory // count, False, deepspeed)
 
@@ -272,8 +272,8 @@ def settings(choice: Choice, trainer: Mapping[str, Any], clip: float | None) -> 
         "trainer.strategy": NAMES[choice.kind],
         "trainer.precision": choice.precision,
         "trainer.accumulate_grad_batches": choice.parts,
-        "model.init_args.backbone.dtype": choice.dtype,
-        "model.init_args.backbone.gradient_checkpointing": choice.recompute,
+        **{f"{part}.backbone.dtype": choice.dtype for part in ("model.init_args", "data")},
+        **{f"{part}.backbone.gradient_checkpointing": choice.recompute for part in ("model.init_args", "data")},
         "data.eval_batch_size": choice.eval_rows,
     }
     every = trainer["val_check_interval"]

@@ -220,7 +220,8 @@ class CraftCLI(LightningCLI):
             config[name] = value
             if name.startswith("trainer."):
                 made[name] = value
-        self.model.backbone = replace(self.model.backbone, dtype=choice.dtype, gradient_checkpointing=choice.recompute)
+        chosen = replace(self.model.backbone, dtype=choice.dtype, gradient_checkpointing=choice.recompute)
+        self.model.backbone = self.datamodule.backbone = chosen  # linked, as on the command line
         self.datamodule.eval_batch_size = choice.eval_rows
         return [StrategyAdvisor(choice)]
 

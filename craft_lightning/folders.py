@@ -12,10 +12,16 @@ from craft_lightning.errors import CraftError
 EVENTS = "events"
 """The folder of event files in a run's folder; tests of other rows and tables may lie beside it, not in it."""
 
-FINDINGS = ("checkpoints", "encoder", "result*.json")
+MARK = "craft_lightning=="
+"""How the comment begins that the first line of a run's own config is; a version follows."""
+
+FINDINGS = ("checkpoints", "encoder", "result.json", "result.*.json")
 """What makes a folder a used one."""
 
-OUTPUTS = (*FINDINGS, "config*.yaml", "predictions*.jsonl", "items*.jsonl", "token_map.*.png", EVENTS)
+OUTPUTS = (
+    *(*FINDINGS, "config.yaml", "config.*.yaml", "predictions.jsonl", "predictions.*.jsonl"),
+    *("items.jsonl", "items.*.jsonl", "token_map.*.png", EVENTS),
+)
 """What a run writes into its folder, and all that ``--overwrite`` removes."""
 
 
@@ -62,19 +68,32 @@ def claim(folder: Path, resuming: bool, overwrite: bool) -> None:
     """Make sure that a fit begins in a clean run folder.
 
     Raises:
-        CraftError: the folder holds a run, and neither ``--ckpt_path`` nor ``--overwrite`` was given.
+        CraftError: the folder holds a run, or files named like a run's that are none's, and neither ``--ckpt_path`` nor
+            ``--overwrite`` was given.
     """
-    kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
     if resuming:
         return
+    kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
+    named = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
     if kept and not overwrite:
         raise CraftError(
             f"{folder} holds a run ({kept[0].name}); continue it with --ckpt_path last, replace it with --overwrite "
             "true, or name another folder with --trainer.default_root_dir"
         )
+    if named and not overwrite and not any(map(_marked, folder.glob("config*.yaml"))):
+        raise CraftError(
+            f"{folder} holds {named[0].name}, which no run left there: name another folder with "
+            "--trainer.default_root_dir, or have it removed with --overwrite true"
+        )
     # What a run left that found nothing would mix with the new one's curves.
-    for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
+    for path in named:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _marked(config: Path) -> bool:
+    """Whether a run wrote this file."""
+    with config.open("rb") as file:
+        return file.readline().startswith(f"# {MARK}".encode())
 
 
 def unused(folder: Path, verb: str) -> Path:

@@ -124,7 +124,8 @@ def machine() -> dict[str, Any]:
         processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = torch.cuda.device_count()
-    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{processor}, {cores} cores"
+    usable = f"{cores} core{'s' if cores != 1 else ''} usable"
+    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{processor}, {usable}"
     return {"machine": name, **facts.git_state()}
 
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from craft_lightning import __main__ as entry
+from craft_lightning import __version__
 from craft_lightning.cli import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
@@ -204,6 +205,7 @@ def test_p1_p14_flags_win_over_the_checkpoint(fitted: Path, flags: Any, capsys: 
 
 def test_the_saved_config_is_complete_and_reproduces_itself(fitted: Path) -> None:
     saved = str(fitted / "config.yaml")
+    assert Path(saved).read_text().splitlines()[0] == f"# craft_lightning=={__version__}"  # what claim() looks for
     again = parse("fit", "--config", saved)
     assert again.trainer.max_steps == 2
     assert again.overwrite is False

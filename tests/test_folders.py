@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from craft_lightning.errors import CraftError
-from craft_lightning.folders import claim_evaluation, places, unused
+from craft_lightning.folders import claim, claim_evaluation, places, unused
 
 
 def write(path: Path, text: str = "kept") -> Path:
@@ -30,6 +30,29 @@ def test_an_evaluation_has_a_place_of_its_own(tmp_path: Path) -> None:
     assert unused(folder, "test") == tmp_path / "test-2"
     write(tmp_path / "test-2" / "predictions.jsonl")
     assert unused(folder, "test") == tmp_path / "test-3"
+
+
+LIKE_A_RUN_S = ("config.yaml", "config.test.yaml", "predictions.jsonl", "items.jsonl", "events/events.out.tfevents")
+
+
+@pytest.mark.parametrize("name", LIKE_A_RUN_S)
+def test_a_fit_removes_no_file_that_no_run_left(name: str, tmp_path: Path) -> None:
+    theirs = write(tmp_path / name, "trainer: {max_steps: 5}\n")
+    first = name.split("/")[0]
+    with pytest.raises(CraftError, match=f"holds {first}, which no run left there: name another folder .*--overwrite"):
+        claim(tmp_path, resuming=False, overwrite=False)
+    claim(tmp_path, resuming=True, overwrite=False)
+    assert theirs.exists()
+    claim(tmp_path, resuming=False, overwrite=True)
+    assert not theirs.exists()
+
+
+def test_a_fit_clears_what_an_interrupted_one_left_and_nothing_else(tmp_path: Path) -> None:
+    left = [write(tmp_path / name, "# craft_lightning==0.0.1\n") for name in LIKE_A_RUN_S]
+    others = [write(tmp_path / name) for name in ("config_of_mine.yaml", "predictions-2024.jsonl", "results.json")]
+    claim(tmp_path, resuming=False, overwrite=False)
+    assert not any(path.exists() for path in left)
+    assert all(path.read_text() == "kept" for path in others)
 
 
 @pytest.mark.parametrize("beside_fit", [False, True])

@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
 from craft_lightning.errors import unknown
-from craft_lightning.family.plan import FamilyPlan, LanguagePlan, read_plan
+from craft_lightning.family.plan import FamilyPlan, LanguagePlan, TowerPlan, read_plan
 from craft_lightning.family.report import report
 from craft_lightning.models.layout import write_tower, write_vlm
 from craft_lightning.models.loading import load_tokenizer, load_tower
@@ -73,6 +73,9 @@ class FamilyBuilder:
         self.log(f"drew {len(studio)} studio pictures of {len(self.twins)} twins")
         return studio
 
+    def _data(self, pool: FamilyPlan | TowerPlan) -> str:
+        return f"seed {self.plan.seed}, {pool.pictures_per_twin} pictures a twin"
+
     def tower(self) -> None:
         """Stage 0, written to ``<output>/vision_tower``."""
         folder = self.plan.output / TOWER
@@ -95,7 +98,7 @@ class FamilyBuilder:
             same = studio.same_meaning(rows, said)
             return PairBatch(studio.images(rows), ids.input_ids, same, QuizRows(*studio.quiz(rows)), step)
 
-        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log)
+        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log, self._data(plan))
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
         self.log(f"wrote {folder}")
 
@@ -177,8 +180,9 @@ class FamilyBuilder:
             return conversations("match", step, size, 0.7, step < phases.match_few)
 
         stage = TextStage(model).train()
-        run_stage("text", stage, text, plan.text, folder, self.fabric, self.log)
-        run_stage("match", stage, match, plan.match, folder, self.fabric, self.log)
+        data = f"seed {self.plan.seed}, {phases}"
+        run_stage("text", stage, text, plan.text, folder, self.fabric, self.log, data)
+        run_stage("match", stage, match, plan.match, folder, self.fabric, self.log, data)
 
     def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, stored: StoredTokens, encoder: TurnEncoder) -> None:
         folder = self.plan.work / plan.name
@@ -202,7 +206,7 @@ class FamilyBuilder:
                 return [row for row, _ in pairs], [turns for _, turns in pairs]
 
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector").train()
-            run_stage(name, stage, batch, loop, folder, self.fabric, self.log)
+            run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data(self.plan))
         vlm.eval()
 
     def tokenizer(self, name: str, size: int, style: Any = "siglip") -> PreTrainedTokenizerBase:

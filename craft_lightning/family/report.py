@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from craft_lightning.models.loading import load_tower, load_vlm
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.types import Fact, VqaBatch, VqaExample
+from craft_lightning.writing import write_json
 from data_modules.base import VqaDataModule
 from data_modules.twins.registry import TWINS
 from data_modules.twins.studio import Studio
@@ -129,10 +129,7 @@ def report(
         for dataset in TWINS:
             figures = model["studio"][dataset] = measure_backbone(name, dataset, items)
             log(f"{name:16s} {dataset:14s} exact {figures['exact_match']:.3f}  justified {figures['justified']:.3f}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(path, result)
     log(to_markdown(result))
 
 

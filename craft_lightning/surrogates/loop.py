@@ -1,21 +1,25 @@
 """One training loop for every stage: batches are a function of the step, so a run resumes exactly where it stopped.
 
-Lightning Fabric supplies devices, precision and sharding; the loop adds only what pre-training needs: atomic
-checkpoints every few hundred steps, a line of progress with an estimate, the learning-rate schedule of appendix 8.
+Lightning Fabric supplies device and precision; the loop adds only what pre-training needs: atomic checkpoints every few
+hundred steps, a line of progress with an estimate, the learning-rate schedule of appendix 8. One process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+
+from craft_lightning.errors import CraftError
+from craft_lightning.writing import fresh_file
 
 _REPORT_EVERY = 50
 
@@ -25,7 +29,7 @@ class LoopSpec:
     """Length and optimiser of a stage.
 
     Attributes:
-        steps: optimiser steps. batch_size: global. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
+        steps: optimiser steps. batch_size: rows. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
         warmup: share of the steps. weight_decay: decoupled. clip: bound of the gradient norm.
         save_every: steps between checkpoints. seed: added to the
             plan's, so that a stage on the same pictures draws other batches.
@@ -68,6 +72,7 @@ def run_stage(
     folder: Path,
     fabric: Fabric,
     log: Callable[[str], None] = print,
+    data: str = "",
 ) -> None:
     """Train what requires a gradient in ``model``, from the last checkpoint in ``folder`` if there is one.
 
@@ -76,15 +81,22 @@ def run_stage(
         model: maps a batch to named terms whose sum is minimised; all its parameters and buffers are saved.
         batch: step -> batch, a pure function.
         log: takes a line of progress.
+        data: what the batches depend on besides the step, in a few words.
+
+    Raises:
+        CraftError: the checkpoint is of a stage that ran, or would have run, otherwise.
     """
+    recipe = recipe_of(spec, model, data)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, 0.98))
     stage, optimizer = fabric.setup(_Stage(model, batch), optimizer)
     state: dict[str, Any] = {"model": stage, "optimizer": optimizer, "step": 0}
     path = folder / f"{name}.ckpt"
     if path.exists():
+        _check_recipe(path, recipe, log)
         fabric.load(path, state)
         log(f"{name}: resumed at step {state['step']} of {spec.steps}")
+    state["recipe"] = recipe
     first, start, mean = state["step"], time.monotonic(), dict[str, float]()
     for step in range(first, spec.steps):
         for group in optimizer.param_groups:
@@ -102,14 +114,25 @@ def run_stage(
             left = seconds * (spec.steps - step - 1) / 60
             log(f"{name}: step {step + 1}/{spec.steps}  {values}  {seconds:.2f} s/step  {left:.1f} min left")
         if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
-            save(fabric, path, state)
+            with fresh_file(path) as temporary:
+                fabric.save(temporary, state)
 
 
-def save(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, then rename it: a kill leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    fabric.save(partial, state)
-    if fabric.is_global_zero:
-        partial.replace(path)
-    fabric.barrier()
+def recipe_of(spec: LoopSpec, model: nn.Module, data: str) -> dict[str, Any]:
+    """What a stage depends on, for its checkpoint: its spec, the data, and a digest of what is trained, by shape."""
+    shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()]
+    found = {**asdict(spec), "model": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12], "data": data}
+    del found["save_every"]
+    return found
+
+
+def _check_recipe(path: Path, recipe: dict[str, Any], log: Callable[[str], None]) -> None:
+    held = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("recipe")
+    if held is None:
+        log(f"{path} does not say of which recipe it is: taken for this one's")
+        return
+    changed = [f"{k} {held.get(k)!r}, now {v!r}" for k, v in recipe.items() if held.get(k) != v]
+    if changed:
+        raise CraftError(
+            f"{path} was made with {'; '.join(changed)}: remove it to begin this stage anew, or work in another folder"
+        )

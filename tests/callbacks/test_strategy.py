@@ -252,6 +252,9 @@ def test_a_large_model_on_a_gpu_would_get_bfloat16(run: Any, tmp_path: Path, mon
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
     backbone = saved["model"]["init_args"]["backbone"]
     assert (backbone["dtype"], backbone["gradient_checkpointing"]) == ("bfloat16", True)
+    # The data's backbone follows, in what is hashed too: whoever runs the saved config runs the same.
+    assert cli.datamodule.backbone == cli.model.backbone
+    assert cli.config["fit"].data.backbone == cli.config["fit"].model.init_args.backbone
 
 
 def test_a_named_strategy_is_left_alone(run: Any) -> None:

@@ -21,7 +21,11 @@ STEPS, MIDDLE = 6, 3
 
 @dataclass(frozen=True)
 class Scenario:
-    """A run into ``folder``, by default CRAFT from the start; ``start`` is the checkpoint that it goes on from."""
+    """A run into ``folder``, by default CRAFT from the start; ``start`` is the checkpoint that it goes on from.
+
+    With ``cut`` it is one that has to end: the embeddings' output is detached, and the method declares a block that is
+    never run. What each process says goes into ``said<rank>.txt``.
+    """
 
     folder: str
     method: str = "craft"
@@ -30,6 +34,7 @@ class Scenario:
     strategy: str = "ddp"
     parts: int = 1
     start: str | None = None
+    cut: bool = False
 
     def argv(self, checkpoints: Path, processes: int) -> list[str]:
         """The arguments of the command line."""
@@ -55,6 +60,8 @@ class Scenario:
 
         from craft_lightning.cli import build_cli
 
+        if self.cut:
+            return self._run_cut(checkpoints, processes)
         folder, terms = Path(self.folder), {}
 
         class Record(Callback):
@@ -72,6 +79,34 @@ class Scenario:
         if cli.trainer.is_global_zero:
             (folder / "terms.json").write_text(json.dumps(terms), encoding="utf-8")
         return cli
+
+    def _run_cut(self, checkpoints: Path, processes: int) -> None:
+        import pytest
+        from lightning.pytorch import Callback
+
+        from craft_lightning.cli import build_cli
+        from craft_lightning.errors import CraftError
+        from craft_lightning.methods.craft import Craft
+
+        declared = Craft.trainable
+
+        def trainable(method: Craft) -> Any:
+            yield from declared(method)
+            yield from ((n, p) for n, p in method.named_parameters() if ".encoder.layers.2.mlp" in n)
+
+        class Cut(Callback):
+            def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+                embeddings = pl_module.vlm.tower.vision.embeddings
+                embeddings.register_forward_hook(lambda module, given, found: found.detach())
+
+        argv = self.argv(checkpoints, processes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Craft, "trainable", trainable)
+            with pytest.raises(CraftError) as caught:
+                build_cli(argv, callbacks=[Cut()])
+        where = Path(self.folder) / f"said{os.environ.get('LOCAL_RANK', '0')}.txt"
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_text(str(caught.value), encoding="utf-8")
 
 
 def command(checkpoints: Path, scenarios: Sequence[Scenario]) -> list[str]:

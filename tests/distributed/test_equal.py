@@ -39,6 +39,7 @@ def two(alone: Callable[..., Path], group: Callable[..., dict[str, Path]]) -> di
         "fsdp2 from one": {"strategy": "fsdp2", "start": middle},
         **{f"{name} ddp": on(name) for name in OTHERS},
         **{f"{name} fsdp2": {**on(name), "strategy": "fsdp2"} for name in OTHERS},
+        "cut": {"strategy": "fsdp2", "cut": True},  # the last one: it ends in an error
     }
     return group(2, scenarios)
 
@@ -115,6 +116,15 @@ def test_a_run_of_two_processes_goes_on_in_four(four: dict[str, Path], alone: An
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "parts"])
 def test_a_run_of_two_processes_goes_on_in_one(two: dict[str, Path], alone: Any, name: str) -> None:
     same(alone(start=str(two[name] / "middle.ckpt")), alone(), first=MIDDLE + 1)
+
+
+def test_what_no_gradient_reaches_is_found_in_shards(two: dict[str, Path], alone: Any) -> None:
+    """As in one process: three parameters of the embeddings, which are used, and four of a block that is not."""
+    one = (alone(cut=True) / "said0.txt").read_text(encoding="utf-8")
+    assert one.startswith("step 0: no gradient reached vlm.tower.vision.embeddings.")
+    assert "(and 6 more), which craft declares trainable" in one
+    for rank in (0, 1):
+        assert (two["cut"] / f"said{rank}.txt").read_text(encoding="utf-8") == one
 
 
 def test_only_this_run_s_terms_are_compared(two: dict[str, Path], alone: Any) -> None:
