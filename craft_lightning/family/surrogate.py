@@ -2,7 +2,7 @@
 
 Everything that does not change is computed once: the codes of all pictures, which all surrogates of a host share, and
 the token ids of all conversations. Stage 1 trains the projector on captions, stage 2 projector and language model on
-conversations; both resume to the step, on any number of devices.
+conversations; both resume to the step.
 """
 
 from __future__ import annotations
@@ -40,17 +40,27 @@ STAGES = ("projector", "joint")
 _CHUNK_BATCHES = 8
 
 
+class Cut(ModelParallelStrategy):
+    """Weights, gradients and optimiser state in as many parts as there are processes; checkpoints hold them whole."""
+
+    def __init__(self) -> None:
+        super().__init__(_cut, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        """One mesh of all processes: by itself, Lightning would put one process of each node into it."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+def _cut(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    shard(module, mesh["data_parallel"])
+    return module
+
+
 def fabric_of(precision: Any, devices: str = "auto", strategy: str = "auto") -> Fabric:
-    """Devices and precision; ``fsdp2`` cuts weights, gradients and optimiser state into as many parts as devices."""
-    if strategy != "fsdp2":
-        return Fabric(accelerator="auto", devices=devices, strategy=strategy, precision=precision)
-
-    def cut(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-        shard(module, mesh["data_parallel"])
-        return module
-
-    sharded = ModelParallelStrategy(cut, save_distributed_checkpoint=False)
-    return Fabric(accelerator="auto", devices=devices, strategy=sharded, precision=precision)
+    """Devices, precision and how several devices share the work."""
+    chosen: Any = Cut() if strategy == "fsdp2" else strategy
+    return Fabric(accelerator="auto", devices=devices, strategy=chosen, precision=precision)
 
 
 class SurrogateBuilder:
