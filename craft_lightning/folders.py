@@ -80,7 +80,11 @@ def claim(folder: Path, resuming: bool, overwrite: bool) -> None:
             f"{folder} holds a run ({kept[0].name}); continue it with --ckpt_path last, replace it with --overwrite "
             "true, or name another folder with --trainer.default_root_dir"
         )
-    if named and not overwrite and not any(map(_marked, folder.glob("config*.yaml"))):
+    if not overwrite and not any(map(_marked, folder.glob("config*.yaml"))):
+        # Event files alone are what a start that failed leaves, or somebody's: they may stay.
+        named = [path for path in named if path.name != EVENTS]
+        if not named:
+            return
         raise CraftError(
             f"{folder} holds {named[0].name}, which no run left there: name another folder with "
             "--trainer.default_root_dir, or have it removed with --overwrite true"

@@ -32,7 +32,7 @@ def test_an_evaluation_has_a_place_of_its_own(tmp_path: Path) -> None:
     assert unused(folder, "test") == tmp_path / "test-3"
 
 
-LIKE_A_RUN_S = ("config.yaml", "config.test.yaml", "predictions.jsonl", "items.jsonl", "events/events.out.tfevents")
+LIKE_A_RUN_S = ("config.yaml", "config.test.yaml", "predictions.jsonl", "items.jsonl")
 
 
 @pytest.mark.parametrize("name", LIKE_A_RUN_S)
@@ -47,8 +47,15 @@ def test_a_fit_removes_no_file_that_no_run_left(name: str, tmp_path: Path) -> No
     assert not theirs.exists()
 
 
+def test_event_files_alone_neither_stop_a_fit_nor_are_removed(tmp_path: Path) -> None:
+    events = write(tmp_path / "events/events.out.tfevents")
+    claim(tmp_path, resuming=False, overwrite=False)
+    assert events.exists(), "a start that failed leaves them; they may be somebody's"
+
+
 def test_a_fit_clears_what_an_interrupted_one_left_and_nothing_else(tmp_path: Path) -> None:
-    left = [write(tmp_path / name, "# craft_lightning==0.0.1\n") for name in LIKE_A_RUN_S]
+    names = (*LIKE_A_RUN_S, "events/events.out.tfevents")
+    left = [write(tmp_path / name, "# craft_lightning==0.0.1\n") for name in names]
     others = [write(tmp_path / name) for name in ("config_of_mine.yaml", "predictions-2024.jsonl", "results.json")]
     claim(tmp_path, resuming=False, overwrite=False)
     assert not any(path.exists() for path in left)
