@@ -116,13 +116,15 @@ class Talks:
         """A picture that is not read yet; neither ``..`` nor a link leads out of the folder.
 
         Raises:
-            CraftError: it leaves the folder, or is not there.
+            CraftError: it leaves the folder, has no possible name, or is not there.
         """
         name = self.names[number]
         if self.archive is not None:
             if name not in self._members:
                 raise CraftError(f"no picture {name} in {self.pictures}")
             return self.archive.picture(name)
+        if "\0" in name:
+            raise CraftError(f"picture {name!r} of {self.published.title} is no name of a file")
         path = self.pictures / name
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.pictures)):
             raise CraftError(f"picture {name!r} of {self.published.title} leaves {self.pictures}")

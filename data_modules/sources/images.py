@@ -6,7 +6,8 @@ Opening and refusing them is :mod:`craft_lightning.models.pixels`'s.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from craft_lightning.errors import CraftError
 from craft_lightning.models.pixels import Aspect, opened, preprocess
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
@@ -114,8 +116,19 @@ def read_square(picture: Picture, side: int, aspect: Aspect = "resize") -> Tenso
     Raises:
         CraftError: no picture, broken, or too large; the message names it.
     """
-    with opened(picture.source(), picture.place) as image:
+    with _opened(picture) as image:
         return to_bytes(preprocess(_on_white(image), side, aspect))
+
+
+@contextmanager
+def _opened(picture: Picture) -> Iterator[Image.Image]:
+    """:func:`opened`, also where the bytes themselves cannot be had (a damaged member of an archive)."""
+    try:
+        source = picture.source()
+    except OSError as error:
+        raise CraftError(f"{picture.place}: broken picture ({error})") from error
+    with opened(source, picture.place) as image:
+        yield image
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -146,7 +159,7 @@ def check(picture: Picture, decode: bool) -> None:
     Raises:
         CraftError: see above.
     """
-    with opened(picture.source(), picture.place) as image:
+    with _opened(picture) as image:
         if decode:
             image.load()
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from io import BytesIO
@@ -127,7 +128,7 @@ class ZipTree(Tree):
             raise CraftError(f"{self.root}: {key} unpacks to {self._sizes[str(key)]:,} bytes, more than {MAX_BYTES:,}")
         try:
             return _archive(self.root, os.getpid()).read(str(key))
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise OSError(str(error)) from error
 
     def size(self, key: str | int) -> int:

@@ -12,6 +12,7 @@ from scipy.io import savemat
 from craft_lightning.errors import CraftError
 from data_modules import labels
 from data_modules.sources import tree as tree_module
+from data_modules.sources.images import read_square
 from tests.data_modules.published_kit import opened, packed, picture, stored, texts, write_pictures, write_table
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
@@ -359,6 +360,26 @@ def test_a_broken_picture_in_an_archive_is_named(tmp_path):
         opened("eurosat", archive, stages=("fit", "test"), holdout=0.0)
     with zipfile.ZipFile(archive) as held:
         assert len(held.namelist()) > 6
+
+
+def damaged(archive, member, at):
+    """Turn a byte of a member round; its compressed data starts behind a header of 30 bytes and its name."""
+    with zipfile.ZipFile(archive) as held:
+        start = held.getinfo(member).header_offset + 30 + len(member.encode())
+    content = bytearray(archive.read_bytes())
+    content[start + at] ^= 0xFF
+    archive.write_bytes(content)
+
+
+@pytest.mark.parametrize(("method", "at"), [(zipfile.ZIP_STORED, 40), (zipfile.ZIP_DEFLATED, 0)])
+def test_a_damaged_member_of_an_archive_is_a_broken_picture(tmp_path, method, at):
+    file = write_pictures(tmp_path / "e", ["River/0.jpg"]) / "River" / "0.jpg"
+    archive = tmp_path / "e.zip"
+    with zipfile.ZipFile(archive, "w", method) as out:
+        out.write(file, "0.jpg")
+    damaged(archive, "0.jpg", at)
+    with pytest.raises(CraftError, match=r"e.zip: 0.jpg: broken picture \((Bad CRC-32|Error -3)"):
+        read_square(tree_module.open_tree(archive).picture("0.jpg"), 8)
 
 
 def test_workers_read_an_archive_of_their_own(tmp_path, monkeypatch):
