@@ -114,7 +114,8 @@ def run_stage(
         fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        mean |= {k: 0.95 * mean.get(k, v.item()) + 0.05 * v.item() for k, v in terms.items()}
+        told: Any = fabric.all_reduce(terms)  # the mean over processes, as of their gradients
+        mean |= {k: 0.95 * mean.get(k, v.item()) + 0.05 * v.item() for k, v in told.items()}
         state["step"] = step + 1
         if (step + 1) % _REPORT_EVERY == 0 or step + 1 == spec.steps:
             seconds = (time.monotonic() - start) / (step + 1 - first)
