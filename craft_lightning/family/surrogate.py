@@ -94,7 +94,8 @@ class SurrogateBuilder:
         quantizer = tower.quantizer
         if quantizer is None:
             raise CraftError(f"{self.host} has no codebook: a surrogate reads codes")
-        codes = StoredCodes([self.codes(talks, tower) for talks in sets.values()])
+        coded = {name: self.codes(talks, tower) for name, talks in sets.items()}
+        codes = StoredCodes(list(coded.values()))
         offsets = dict(zip(sets, codes.starts, strict=False))
         vlm = self.model(tower)
         tokens = {
@@ -104,12 +105,13 @@ class SurrogateBuilder:
             )
             for name in STAGES
         }
-        del sets
+        del sets, vlm
         tower.cpu()
         quantizer.to(self.fabric.device)  # only codewords are looked up from now on
         stored = StoredTokens(codes, None, quantizer.decode, tower.grid)
         for name in STAGES:
-            self.stage(name, self.model(tower), stored, tokens[name], codes.kept)
+            made_of = [*(coded[each] for each in getattr(plan, name).sets), *tokens[name].parts]
+            self.stage(name, self.model(tower), stored, tokens[name], codes.kept, made_of)
         self._write(tower)
         return self.output
 
@@ -135,6 +137,9 @@ class SurrogateBuilder:
         def skip(error: CraftError) -> None:
             skipped.append(str(error))
 
+        def complete(tensors: Mapping[str, Tensor]) -> bool:
+            return self.plan.skip_broken or bool(tensors["kept"].all())
+
         def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
             tower.to(self.fabric.device)
             found = codes_of(tower, picture, rows, skip if self.plan.skip_broken else None)
@@ -142,13 +147,15 @@ class SurrogateBuilder:
             return found
 
         try:
-            count = shards.fill(made, self.fabric.global_rank, self.fabric.world_size)
+            count = shards.fill(made, self.fabric.global_rank, self.fabric.world_size, complete)
         except CraftError as error:
             raise CraftError(f"{error} (to leave such rows out: skip_broken: true)") from error
         self.log(f"{talks.published.title}: {count} files of codes computed, {shards.count - count} there already")
-        if skipped:
-            self.log(f"{talks.published.title}: {len(skipped)} pictures left out, first: {skipped[0]}")
         self.fabric.barrier()
+        left = (~torch.cat(shards.column("kept"))).nonzero().flatten().tolist()
+        if left:
+            one = skipped[0] if skipped else f"{talks.names[left[0]]} (skip_broken: false reads such files again)"
+            self.log(f"{talks.published.title}: {len(left)} pictures left out, such as {one}")
         return shards
 
     def tokens(self, talks: Talks, form: str, vlm: DiscreteVlm) -> Shards:
@@ -195,7 +202,13 @@ class SurrogateBuilder:
         )
 
     def stage(
-        self, name: str, vlm: DiscreteVlm, stored: StoredTokens, tokens: StoredConversations, kept: Tensor
+        self,
+        name: str,
+        vlm: DiscreteVlm,
+        stored: StoredTokens,
+        tokens: StoredConversations,
+        kept: Tensor,
+        made_of: Sequence[Shards],
     ) -> None:
         """One epoch of a stage, from the previous one's weights."""
         plan: StagePlan = getattr(self.plan, name)
@@ -223,7 +236,10 @@ class SurrogateBuilder:
         )
         self.log(f"stage {name}: {len(usable):,} rows, {steps:,} steps, {loop.parts} passes a step")
         model = VisionLanguageStage(vlm, stored, train_language=name == "joint").train()
-        data = f"{len(usable)} rows of {', '.join(plan.sets)}"
+        read = digest([usable.numpy().tobytes(), *(shards.digest.encode() for shards in made_of)])[:12]
+        # Of all weights that it starts from: the language model's, and the first stage's projector.
+        start = tensors_digest(dict(model.named_parameters()))[:12]
+        data = f"{len(usable)} rows of {', '.join(plan.sets)} ({read}) from weights {start}"
         run_stage(name, model, batch, loop, self.plan.work / self.plan.name, self.fabric, self.log, data)
 
     def _load(self, stage: str, vlm: DiscreteVlm, language: bool) -> None:

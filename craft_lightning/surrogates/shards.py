@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from craft_lightning.models.files import save_tensors
 ROWS = 4096
 
 
-def digest(parts: Sequence[bytes]) -> str:
+def digest(parts: Iterable[bytes]) -> str:
     """SHA-256 of byte strings one after the other, told apart by their lengths."""
     found = hashlib.sha256()
     for part in parts:
@@ -27,11 +27,14 @@ def digest(parts: Sequence[bytes]) -> str:
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """:func:`digest` of names, shapes and bytes."""
-    parts: list[bytes] = []
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        parts += [f"{name} {value.dtype} {tuple(value.shape)}".encode(), value.reshape(-1).numpy().tobytes()]
-    return digest(parts)
+
+    def parts() -> Iterator[bytes]:
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
+            yield value.reshape(-1).numpy().tobytes()
+
+    return digest(parts())
 
 
 class Shards:
@@ -53,6 +56,11 @@ class Shards:
         """Number of files."""
         return -(-len(self.keys) // self.size)
 
+    @property
+    def digest(self) -> str:
+        """:func:`digest` of what all of it is made of and with."""
+        return digest([repr(sorted(self.facts.items())).encode(), *(key.encode() for key in self.keys)])
+
     def rows(self, number: int) -> range:
         """Rows of a file."""
         return range(number * self.size, min((number + 1) * self.size, len(self.keys)))
@@ -61,16 +69,25 @@ class Shards:
         """Its name."""
         return self.folder / f"{number:05d}.safetensors"
 
-    def fill(self, make: Callable[[range], Mapping[str, Tensor]], share: int = 0, shares: int = 1) -> int:
-        """Make what is missing of every ``shares``-th file from ``share`` on; returns the number of files made."""
-        stale = [number for number in range(share, self.count, shares) if not self.whole(number)]
+    def fill(
+        self,
+        make: Callable[[range], Mapping[str, Tensor]],
+        share: int = 0,
+        shares: int = 1,
+        accept: Callable[[Mapping[str, Tensor]], bool] = lambda tensors: True,
+    ) -> int:
+        """Make what is missing of every ``shares``-th file from ``share`` on; returns the number of files made.
+
+        Files whose tensors ``accept`` refuses are made again.
+        """
+        stale = [number for number in range(share, self.count, shares) if not self.whole(number, accept)]
         for number in stale:
             tensors = make(self.rows(number))
             save_tensors(self.path(number), tensors, {**self._told(number), "digest": tensors_digest(tensors)})
         return len(stale)
 
-    def whole(self, number: int) -> bool:
-        """Whether a file is there, made of these inputs with these facts, and undamaged."""
+    def whole(self, number: int, accept: Callable[[Mapping[str, Tensor]], bool]) -> bool:
+        """Whether a file is there, made of these inputs with these facts, undamaged and acceptable."""
         try:
             with safe_open(self.path(number), "pt") as file:
                 told = file.metadata() or {}
@@ -78,7 +95,7 @@ class Shards:
         except (OSError, SafetensorError):
             return False
         wanted = {**self._told(number), "digest": tensors_digest(tensors)}
-        return all(told.get(name) == value for name, value in wanted.items())
+        return all(told.get(name) == value for name, value in wanted.items()) and accept(tensors)
 
     def _told(self, number: int) -> dict[str, str]:
         mine = [self.keys[row].encode() for row in self.rows(number)]

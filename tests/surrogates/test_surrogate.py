@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 import torch
 import yaml
 from lightning.fabric import Fabric
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
@@ -27,11 +28,12 @@ from craft_lightning.models.spec import BACKBONES, VlmSpec
 from craft_lightning.models.vlm import WRAP_TOKENS
 from craft_lightning.prompts import PromptBuilder, collate_text
 from craft_lightning.surrogates import stored as stored_module
-from craft_lightning.surrogates.conversations import TurnEncoder
+from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder
+from craft_lightning.surrogates.language import Shown, VisionLanguageStage, store_tokens
 from craft_lightning.surrogates.shards import Shards
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VqaBatch
 from data_modules.conversations import PUBLISHED, Talks
-from tests.surrogates.surrogate_kit import QWEN2_TEMPLATE, write_language_model, write_sets
+from tests.surrogates.surrogate_kit import QWEN2_TEMPLATE, talk, write_language_model, write_rows, write_sets
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments" / "surrogates"
 
@@ -172,6 +174,28 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_stages_of_other_weights_are_refused(
+    built: tuple[Path, list[str]], place: Path, checkpoints: Path, tmp_path: Path
+) -> None:
+    """Another host, another language model of the same shape, or another first stage, under one name."""
+    shutil.copytree(built[0] / "work", tmp_path / "work")
+    shutil.copytree(place / "llm", tmp_path / "llm")
+    file = tmp_path / "llm" / "model.safetensors"
+    held = load_file(file)
+    held["model.layers.0.mlp.up_proj.weight"] += 1e-3
+    save_file(held, file, {"format": "pt"})
+    for change in ({"tower": str(checkpoints / "other")}, {"language_model": str(tmp_path / "llm")}):
+        with pytest.raises(
+            CraftError, match=r"projector\.ckpt was made with data '12 rows of cc3m \(\w+\) from weights"
+        ):
+            builder(settings(place, checkpoints, tmp_path, **change)).build()
+    (tmp_path / "work" / "qwen2-0.5b" / "projector.ckpt").unlink()
+    made = settings(place, checkpoints, tmp_path)
+    made["projector"]["lr"] = 0.02
+    with pytest.raises(CraftError, match=r"joint\.ckpt was made with data"):
+        builder(made).build()
+
+
 @pytest.mark.parametrize("rows", [4, 1])
 def test_the_cut_into_passes_changes_nothing(
     built: tuple[Path, list[str]], place: Path, checkpoints: Path, tmp_path: Path, rows: int
@@ -234,7 +258,8 @@ def test_two_processes_share_the_files(tmp_path: Path) -> None:
 def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path, tmp_path: Path) -> None:
     write_sets(tmp_path / "data")
     broken = tmp_path / "data" / PUBLISHED["cc3m"].pictures[0] / "GCC_train_000000003.jpg"
-    broken.write_bytes(broken.read_bytes()[:200])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
     made = settings(place, checkpoints, tmp_path, data=str(tmp_path / "data"))
     with pytest.raises(CraftError, match=r"GCC_train_000000003\.jpg.*skip_broken: true"):
         builder(made).build()
@@ -242,6 +267,22 @@ def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path,
     builder({**made, "skip_broken": True}, said).build()
     assert any(line.startswith("LLaVA-CC3M-Pretrain-595K: 1 pictures left out") for line in said)
     assert "stage projector: 11 rows, 2 steps, 2 passes a step" in said
+    # Codes with a hole are told of again, and are none where no picture may be left out.
+    talks, tower = Talks(tmp_path / "data", PUBLISHED["cc3m"]), load_tower(checkpoints / "host")
+    said.clear()
+    builder({**made, "skip_broken": True}, said).codes(talks, tower)
+    assert "LLaVA-CC3M-Pretrain-595K: 1 pictures left out, such as GCC_train_000000003.jpg" in said[-1]
+    with pytest.raises(CraftError, match=r"GCC_train_000000003\.jpg"):
+        builder(made).codes(talks, tower)
+    broken.write_bytes(whole)
+    assert builder(made).codes(talks, tower).column("kept")[0].all()
+
+
+def test_an_impossible_name_is_a_broken_picture(tmp_path: Path) -> None:
+    root = write_sets(tmp_path)
+    write_rows(root / PUBLISHED["cc3m"].file, [talk(0, "a\0b.jpg", "<image>", "red")])
+    with pytest.raises(CraftError, match=r"'a\\x00b.jpg' of LLaVA-CC3M-Pretrain-595K is no name of a file"):
+        Talks(root, PUBLISHED["cc3m"]).picture(0)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +353,20 @@ def test_a_long_row_is_cut(place: Path, checkpoints: Path, tmp_path: Path) -> No
     assert int(torch.cat(shards.column("lengths")).max()) - 1 + vlm.num_visual == 40
 
 
+def test_a_row_as_long_as_the_context_fits(place: Path, checkpoints: Path, tmp_path: Path) -> None:
+    tower = load_tower(checkpoints / "host")
+    vlm = builder(settings(place, checkpoints, tmp_path)).model(tower)
+    longest = vlm.context - vlm.num_visual + 1
+    assert longest % 32  # else no padding would be added
+    stage = VisionLanguageStage(vlm, store_tokens(tower, lambda rows: torch.zeros(1, 3, 32, 32), 1), False)
+    row = TokenizedTurns([IMAGE_TOKEN_ID, *[5] * (longest - 1)], [IGNORED_LABEL, *[5] * (longest - 1)])
+    assert stage(Shown([0], [row]))["reply"].isfinite()
+
+
+def last_loss(text: str) -> float:
+    return float(re.findall(r"joint: step 6/6  reply (\d+\.\d+)", text)[0])
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_build_the_same(
     built: tuple[Path, list[str]], place: Path, checkpoints: Path, tmp_path: Path, strategy: str
@@ -323,6 +378,7 @@ def test_two_processes_build_the_same(
     done = subprocess.run(argv, cwd=EXPERIMENTS.parents[1], env=where, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "stage joint: 24 rows, 6 steps, 1 passes a step" in done.stdout
+    assert last_loss(done.stdout) == pytest.approx(last_loss("\n".join(built[1])), abs=2e-3)
     for stage in ("projector", "joint"):
         alone, both = (
             torch.load(folder / f"work/qwen2-0.5b/{stage}.ckpt", weights_only=True)["model"]
