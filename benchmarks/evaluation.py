@@ -111,8 +111,8 @@ def rows(quick: bool) -> list[Row]:
     """Both kinds of set at one ratio, and one at two."""
     if quick:
         return measured("pocket-vila-u", "eurosat", 16, 16, (1.0,), 1)
-    found = [row for dataset in DATASETS for row in measured("pocket-vila-u", dataset, 128, 64, (1.0,), 3)]
-    return found + measured("pocket-vila-u", DATASETS[0], 128, 64, (1.0, 0.8), 3)
+    found = [row for dataset in DATASETS for row in measured("pocket-vila-u", dataset, 128, 64, (1.0,), 2)]
+    return found + measured("pocket-vila-u", DATASETS[0], 64, 64, (1.0, 0.8), 2)
 
 
 if __name__ == "__main__":

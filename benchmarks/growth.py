@@ -21,8 +21,8 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.tables.plan import make_plan
-from craft_lightning.tables.spec import find_table, load_spec
+from craft_lightning.tables import fingerprint, plan
+from craft_lightning.tables.spec import TableSpec, find_table, load_spec
 from craft_lightning.writing import fresh_file
 from pruning import Shape
 from timing import Row, alternate, program
@@ -95,10 +95,18 @@ def of_codes(counts: Sequence[int], rounds: int) -> Growth:
     return Growth("codes", sizes, sizes, tuple(alternate(searches, rounds, warm_up=1)))
 
 
+def planned(spec: TableSpec, seeds: int) -> plan.Plan:
+    """A plan as a new process makes it: no file is remembered from the one before."""
+    for each in (*vars(plan).values(), *vars(fingerprint).values()):
+        if hasattr(each, "cache_clear"):
+            each.cache_clear()
+    return plan.make_plan(spec, seeds=range(seeds))
+
+
 def of_cells(seeds: Sequence[int], rounds: int) -> Growth:
     """A plan of Table 1, by the number of its trainings and tests."""
     spec = load_spec(find_table("table1", "pocket"))
-    runs = [partial(make_plan, spec, seeds=range(count)) for count in seeds]
+    runs = [partial(planned, spec, count) for count in seeds]
     sizes = tuple(float(len(run().nodes)) for run in runs)
     return Growth("cells of a table", sizes, sizes, tuple(alternate(runs, rounds, warm_up=1)))
 

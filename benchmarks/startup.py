@@ -32,7 +32,15 @@ build_cli(sys.argv[1:], callbacks=[Stop()])
 """
 """``fit`` to the end of its first step. What it leaves half done is in a folder that goes."""
 
-FILES = ("base.yaml", "methods/craft.yaml", "backbones/pocket-vila-u.yaml", "datasets/eurosat.yaml")
+FILES = (
+    "base.yaml",
+    "callbacks/prune.yaml",
+    "callbacks/ste_check.yaml",
+    "callbacks/token_map.yaml",
+    "methods/craft.yaml",
+    "backbones/pocket-vila-u.yaml",
+    "datasets/eurosat.yaml",
+)
 
 
 def run(*arguments: str) -> None:

@@ -158,5 +158,5 @@ def program(doc: str | None, rows: Callable[[bool], Sequence[Row]]) -> int:
     print(f"{table(found)}\n\n{seconds:.0f} s ({where()})", flush=True)
     if args.output is not None:
         told = [asdict(row) for row in found]
-        write_json(args.output, {"where": where(), "seconds": round(seconds, 1), "rows": told})
+        write_json(args.output, {"where": where(), "seconds": round(seconds, 1), "quick": args.quick, "rows": told})
     return 0

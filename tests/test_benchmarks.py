@@ -83,6 +83,27 @@ def test_the_page_on_performance_holds_the_stored_results() -> None:
     assert bench.page(text, bench.block(results)) == text
     assert list(results) == list(bench.PROGRAMS)
     assert {row["goal"] for found in results.values() for row in found["rows"]} == {1, 2, 3, 5, 6}
+    assert not any(found.get("quick") for found in results.values()), "a trial of small sizes is no result"
+
+
+def test_trials_leave_results_alone_and_failures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, results, page, named = program("all"), *(tmp_path / name for name in ("results.json", "page.md", "named"))
+    found = {"where": "here", "seconds": 1.0, "rows": []}
+    monkeypatch.setattr(bench, "RESULTS", results)
+    monkeypatch.setattr(bench, "PAGE", page)
+    monkeypatch.setattr(bench, "measure", lambda name, flags: None if name == "growth" else found)
+    page.write_text("\n".join(bench.MARKS))
+    assert bench.main(["--only", "startup", "--quick"]) == 0
+    assert bench.main(["--quick", "--output", str(named)]) == 1
+    assert not results.exists()
+    assert page.read_text() == "\n".join(bench.MARKS)
+    assert list(json.loads(named.read_text())) == ["quantizer", "training_step", "evaluation", "startup"]
+    assert bench.main([]) == 1
+    assert "Without a result: growth." in page.read_text()
+    monkeypatch.setattr(bench, "measure", lambda name, flags: found)
+    assert bench.main(["--only", "growth"]) == 0
+    assert list(json.loads(results.read_text())) == list(bench.PROGRAMS)
+    assert "Without a result" not in page.read_text()
 
 
 def test_a_row_says_whether_its_goal_is_met() -> None:

@@ -15,7 +15,7 @@ it is looked for. Fewer rows would cost more: the product rearranges the codes a
 devices take all codes at a time."""
 
 BLOCK_BYTES = 32 * 2**20
-"""Of a block on other devices, at the paper's 16,384 codes."""
+"""Of a block on other devices: 512 rows at the paper's 16,384 codes in float32."""
 
 GROUP = 64
 """Neighbouring codes whose least distance is found first: alone, without its place, that is ten times as fast."""
@@ -141,14 +141,20 @@ class ResidualQuantizer(nn.Module):
         codes = torch.empty(len(rows), self.levels, dtype=torch.int64, device=z.device)
         quantized = torch.zeros_like(rows)
         energy = torch.empty(len(rows), dtype=torch.float32, device=z.device)
-        wide = min(CODES, self.entries) if z.device.type == "cpu" else self.entries
-        distances = torch.empty(min(ROWS, len(rows)), wide, dtype=self.dtype, device=z.device)
+        high, wide = self._block(z.device.type)
+        distances = torch.empty(min(high, len(rows)), wide, dtype=self.dtype, device=z.device)
         with torch.autocast(z.device.type, enabled=False):
-            for start in range(0, len(rows), ROWS):
-                part = slice(start, start + ROWS)
+            for start in range(0, len(rows), high):
+                part = slice(start, start + high)
                 self._encode_rows(rows[part], codes[part], quantized[part], energy[part], distances)
         shape = z.shape[:-1]
         return Quantized(codes.view(*shape, self.levels), quantized.view(z.shape).to(z.dtype), energy.view(shape))
+
+    def _block(self, device: str) -> tuple[int, int]:
+        """Rows and codes whose distances are held at a time."""
+        if device == "cpu":
+            return ROWS, min(CODES, self.entries)
+        return max(1, BLOCK_BYTES // (self.entries * self.dtype.itemsize)), self.entries
 
     def _encode_rows(self, rows: Tensor, codes: Tensor, quantized: Tensor, energy: Tensor, distances: Tensor) -> None:
         """The search for a block of rows ``[n, d]``; the results are written, ``distances`` ``[>= n, >= 1]`` is scratch
@@ -169,9 +175,12 @@ class ResidualQuantizer(nn.Module):
         own = residual.pow(2.0).sum(dim=1, keepdim=True)
         low, picked = torch.empty(0), torch.empty(0)
         wide = distances.shape[1]
-        for start in range(0, len(table), wide):
+        block = distances[: len(residual)]
+        for begin in range(0, len(table), wide):
+            # The last block is as wide as the others and begins within the one before: a narrow product rounds
+            # otherwise, and of two equal words the later one could be the nearer.
+            start = min(begin, len(table) - wide)
             part = slice(start, start + wide)
-            block = distances[: len(residual), : len(norms[part])]
             # |r|^2 + |c|^2 - 2 r.c as one fused product, the original's order of operations (host facts 2.3).
             torch.add(own, norms[part], out=block)
             block.addmm_(residual, table[part].t(), alpha=-2.0)

@@ -51,6 +51,9 @@ LARGE, END = 2**28, 2**20
 DIGESTS = Path(cache_from_source(__file__)).with_name("statements.json")
 """Digests of files by the hash of their bytes, beside the compiled modules: parsing them takes longer than a plan."""
 
+OWN_CODE = Path(__file__).read_bytes()
+"""The source of this module as it runs: where it cuts otherwise, nothing is known any more."""
+
 LISTS = ("craft_lightning/methods/__init__.py", "data_modules/registry.py", "data_modules/twins/registry.py")
 """Lists of names among it, which change no number."""
 
@@ -116,39 +119,34 @@ def _fragments(folder: Path) -> set[str]:
 @cache
 def _sources(root: Path) -> tuple[tuple[str, str, str, bytes], ...]:
     """Part, stem, name and digest of every file of :data:`PARTS`."""
-    found, known = [], _stored_digests()
-    before = len(known)
+    found, known, current = [], _stored_digests(), dict[str, str]()
     for part in PARTS:
         path = root / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             name = file.relative_to(root).as_posix()
             if name not in LISTS and file.is_file():
-                found.append((part, file.stem, name, _code_digest(file.read_bytes(), known)))
-    if len(known) > before:
+                source = file.read_bytes()
+                key = hashlib.sha256(OWN_CODE + source).hexdigest()
+                current[key] = known.get(key) or _code_digest(source)
+                found.append((part, file.stem, name, bytes.fromhex(current[key])))
+    if root == ROOT and current != known:
         with suppress(OSError):  # a folder that may not be written to: the next plan takes as long as this one
-            write_json(DIGESTS, known)
+            write_json(DIGESTS, current)
     return tuple(found)
 
 
 def _stored_digests() -> dict[str, str]:
+    """Of :data:`DIGESTS`; none if there is no such file or something else in it."""
     try:
-        return dict(json.loads(DIGESTS.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        known = dict(json.loads(DIGESTS.read_text(encoding="utf-8")))
+        return known if all(len(bytes.fromhex(value)) == 32 for value in known.values()) else {}
+    except (OSError, ValueError, TypeError):
         return {}
 
 
-def _code_digest(source: bytes, known: dict[str, str]) -> bytes:
-    """SHA-256 of the statements of a module; ``known`` ones are not parsed again, and gets those that were."""
-    key = hashlib.sha256(_own_code() + source).hexdigest()
-    if key not in known:
-        known[key] = hashlib.sha256(statements(source.decode("utf-8")).encode()).hexdigest()
-    return bytes.fromhex(known[key])
-
-
-@cache
-def _own_code() -> bytes:
-    """The source of this module: where it cuts otherwise, nothing is known any more."""
-    return Path(__file__).read_bytes()
+def _code_digest(source: bytes) -> str:
+    """SHA-256 of the statements of a module."""
+    return hashlib.sha256(statements(source.decode("utf-8")).encode()).hexdigest()
 
 
 def statements(source: str) -> str:

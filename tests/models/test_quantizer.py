@@ -43,12 +43,20 @@ def test_equals_brute_force(count: int, levels: int, group: int, monkeypatch: py
     assert found.codes.dtype == torch.int64
 
 
-def test_no_more_than_an_eighth_of_all_distances_is_held() -> None:
-    quantizer, z = ResidualQuantizer(torch.randn(1, 8192, 64), 4), torch.randn(1024, 64)
+def test_scratch_space_is_an_eighth_of_all_distances_at_the_papers_shapes() -> None:
+    quantizer, z = ResidualQuantizer(torch.randn(1, 8192, 1024), 2), torch.randn(520, 1024)
     with memory() as peak:
         found = quantizer.encode(z)
     assert peak.kept >= found.codes.nbytes + found.quantized.nbytes
-    assert peak.bytes - peak.kept <= 1024 * 8192 * 4 / 6  # 512 rows by 2048 codes, and some rows of width 64
+    # It grows neither with the rows nor with the codes, which are fewer here: the paper's are 1,536 and 16,384.
+    assert peak.bytes - peak.kept <= 1536 * 16384 * 4 / 8
+
+
+def test_blocks_on_other_devices_are_as_large_whatever_the_codes() -> None:
+    few, many = ResidualQuantizer(tables(codes=64), 1), ResidualQuantizer(tables(codes=16384), 1)
+    assert few._block("cuda") == (32 * 2**20 // (64 * 4), 64)
+    assert many._block("cuda") == (512, 16384)
+    assert ResidualQuantizer(tables(codes=16384), 1, torch.bfloat16)._block("cuda") == (1024, 16384)
 
 
 def test_residual_sum_and_energy() -> None:
@@ -95,6 +103,14 @@ def test_duplicate_rows_go_to_the_lowest_index(dtype: torch.dtype, codes: int, m
     found = ResidualQuantizer(codebooks, 4, dtype).encode(codebooks[0, [30, 31, 3]])
     assert found.codes[:, 0].tolist() == [3, 3, 3]
     assert not torch.isin(found.codes, torch.tensor([30, 31])).any()
+
+
+@pytest.mark.parametrize("entries", [2047, 2055, 4099])
+def test_equal_rows_in_two_blocks_go_to_the_first(entries: int) -> None:
+    codebooks = tables(codes=entries, width=1024)
+    codebooks[0, entries - 5] = codebooks[0, 100]
+    near = codebooks[0, 100] + 0.1 * torch.randn(512, 1024, generator=torch.Generator().manual_seed(1))
+    assert ResidualQuantizer(codebooks, 1).encode(near).codes.unique().tolist() == [100]
 
 
 @pytest.mark.parametrize("levels", [1, 4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -150,6 +151,32 @@ def test_code_version_counts_what_can_change_a_number(tmp_path: Path) -> None:
         assert version() == first, name
     for part in fingerprint.PARTS:
         assert (ROOT / part).exists(), part
+
+
+@pytest.mark.parametrize("stored", [None, "null", "[1]", '{"k": "no digest"}', '{"k": null}', '{"k": "ab"}', "{"])
+def test_kept_digests_are_of_what_exists_or_ignored(
+    stored: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests, module = tmp_path / "statements.json", tmp_path / "craft_lightning" / "losses.py"
+    monkeypatch.setattr(fingerprint, "DIGESTS", digests)
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    module.parent.mkdir()
+    if stored is not None:
+        digests.write_text(stored)
+
+    def found(source: str) -> bytes:
+        module.write_text(source)
+        fingerprint._sources.cache_clear()
+        return fingerprint._sources(tmp_path)[0][-1]
+
+    first = found("x = 1\n")
+    kept = json.loads(digests.read_text())
+    assert found("x = 2\n") != first
+    now = json.loads(digests.read_text())
+    assert len(kept) == len(now) == 1, "what is no more is not kept"
+    assert kept.keys() != now.keys()
+    monkeypatch.setattr(fingerprint, "_code_digest", lambda source: pytest.fail("parsed again"))
+    assert found("x = 2\n") != first
 
 
 def test_statements_are_what_runs() -> None:
