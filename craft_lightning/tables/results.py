@@ -87,8 +87,14 @@ def _made(plan: Plan) -> Made | None:
         commits=tuple(sorted(commits)),
         nodes=len(found),
         seconds=round(sum(float(r.get("seconds", 0.0)) for r in found), 1),
-        seeds=tuple(sorted({int(n.facts["seed"]) for n in plan.nodes})),
+        seeds=tuple(sorted(_seeds_of(plan))),
     )
+
+
+def _seeds_of(plan: Plan) -> set[int]:
+    """The seeds of the trainings: what trains nothing has seed 0, whatever the others have."""
+    trained = {int(n.facts["seed"]) for n in plan.nodes if n.kind == "train"}
+    return trained or {int(n.facts["seed"]) for n in plan.nodes}
 
 
 def to_csv(plan: Plan, results: Results) -> str:
