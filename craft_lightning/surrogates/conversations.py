@@ -139,15 +139,12 @@ def lookup_primer(tokenizer: Any, words: Sequence[str], rng: Random, asked_first
     return TokenizedTurns(ids, labels)
 
 
-def collate(rows: Sequence[TokenizedTurns], pad_id: int, room: int | None = None) -> VqaBatch:
-    """A batch for :meth:`DiscreteVlm.forward`; pixels are absent because visual tokens are precomputed.
-
-    Padding makes no batch wider than ``room``: a full-length row leaves none in the context.
-    """
+def collate(rows: Sequence[TokenizedTurns], pad_id: int) -> VqaBatch:
+    """A batch for :meth:`DiscreteVlm.forward`; pixels are absent because visual tokens are precomputed."""
     n = len(rows)
     none = torch.full((n,), -1)
     width = max(len(r.ids) for r in rows)
-    spare = -width % _WIDTH_STEP if room is None else min(-width % _WIDTH_STEP, max(0, room - width))
+    spare = -width % _WIDTH_STEP
     return VqaBatch(
         pixel_values=torch.empty(n, 0),
         input_ids=F.pad(pad_right([r.ids for r in rows], pad_id), (0, spare), value=pad_id),

@@ -204,6 +204,5 @@ class VisionLanguageStage(nn.Module):
     def forward(self, batch: Shown) -> dict[str, Tensor]:
         """The one term of the loss."""
         (vlm,) = self._vlm
-        room = vlm.context - vlm.num_visual + 1  # the picture's placeholder is one of a row's tokens
-        text = collate(batch.conversations, vlm.tokenizer.pad_token_id, room).to(vlm.device)
+        text = collate(batch.conversations, vlm.tokenizer.pad_token_id).to(vlm.device)
         return {"reply": batch.weight * vlm(self._stored.take(batch.rows, vlm.device), text).answer_loss}

@@ -357,7 +357,7 @@ def test_a_row_as_long_as_the_context_fits(place: Path, checkpoints: Path, tmp_p
     tower = load_tower(checkpoints / "host")
     vlm = builder(settings(place, checkpoints, tmp_path)).model(tower)
     longest = vlm.context - vlm.num_visual + 1
-    assert longest % 32  # else no padding would be added
+    assert longest % 32  # its batch is padded beyond the context, and cut again
     stage = VisionLanguageStage(vlm, store_tokens(tower, lambda rows: torch.zeros(1, 3, 32, 32), 1), False)
     row = TokenizedTurns([IMAGE_TOKEN_ID, *[5] * (longest - 1)], [IGNORED_LABEL, *[5] * (longest - 1)])
     assert stage(Shown([0], [row]))["reply"].isfinite()
