@@ -19,6 +19,7 @@ from craft_lightning.cli import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.methods.base import load_method
+from craft_lightning.models import spec
 from craft_lightning.models.spec import BACKBONES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -354,7 +355,7 @@ def test_interruption_is_one_line_and_130(monkeypatch: Any, capsys: Any) -> None
         assert capsys.readouterr().err == "craft_lightning: interrupted\n"
 
 
-def test_list(capsys: Any) -> None:
+def test_list(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry.main(["list", "methods"]) == 0
     listed = capsys.readouterr().out
     assert {line.split()[0] for line in listed.splitlines()} == set(METHODS)
@@ -365,9 +366,11 @@ def test_list(capsys: Any) -> None:
     assert [line.split()[0] for line in listed.splitlines()] == list(BACKBONES)
     assert "pocket discrete host" in listed
     assert "; shipped\n" in listed
-    assert "pocket-qwen2-s     the next larger Qwen2-shaped LM; not built yet: make pocket-family\n" in listed
+    assert "pocket-qwen2-s     the next larger Qwen2-shaped LM; shipped\n" in listed
     assert "the paper's host; hf download mit-han-lab/vila-u-7b-256\n" in listed
     assert "make surrogate BACKBONE=qwen2.5-3b\n" in listed
+    monkeypatch.setattr(spec, "POCKET", tmp_path)
+    assert BACKBONES["pocket-qwen2-s"].origin == "not built yet: make pocket-family"
 
 
 def test_a_training_that_diverges_says_so(flags: Any) -> None:
