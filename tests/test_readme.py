@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,16 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def commands_in(text: str) -> list[str]:
+    """Those of its bash blocks, each on one line."""
+    lines = "".join(blocks("bash", text)).replace("\\\n", "").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
 def sections() -> dict[str, list[str]]:
     """The bash commands under each heading, in order."""
-    found: dict[str, list[str]] = {}
-    for part in re.split(r"^## ", TEXT, flags=re.MULTILINE):
-        lines = "".join(blocks("bash", part)).replace("\\\n", "").splitlines()
-        if commands := [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]:
-            found[part.splitlines()[0]] = commands
-    return found
+    parts = re.split(r"^## ", TEXT, flags=re.MULTILINE)
+    return {part.splitlines()[0]: commands for part in parts if (commands := commands_in(part))}
 
 
 COMMANDS = sections()
@@ -91,19 +94,37 @@ def arguments(command: str) -> list[str]:
     return argv[2:] + (QUICK if argv[2] in RUNS else [])
 
 
+@pytest.fixture
+def run(workplace: Path, monkeypatch: Any, capfd: Any) -> Callable[[list[str]], None]:
+    """Runs commands there, one after the other; each of them has to succeed."""
+
+    def run(commands: list[str]) -> None:
+        if any("$CRAFT_REAL_DATA" in c for c in commands) and not os.environ.get("CRAFT_REAL_DATA"):
+            pytest.skip("CRAFT_REAL_DATA names no folder with real pictures")
+        monkeypatch.chdir(workplace)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        for command in commands:
+            capfd.readouterr()
+            with torch.random.fork_rng(devices=[]):
+                code = entry.main(arguments(command))
+            said = capfd.readouterr()
+            assert code == 0, f"{command}\n{said.out[-2000:]}{said.err}"
+
+    return run
+
+
 @pytest.mark.parametrize("section", COMMANDS)
-def test_the_commands_of_a_section_run(section: str, workplace: Path, monkeypatch: Any, capfd: Any) -> None:
-    commands = [c for c in COMMANDS[section] if c not in EXEMPT]
-    if any("$CRAFT_REAL_DATA" in c for c in commands) and not os.environ.get("CRAFT_REAL_DATA"):
-        pytest.skip("CRAFT_REAL_DATA names no folder with real pictures")
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for command in commands:
-        capfd.readouterr()
-        with torch.random.fork_rng(devices=[]):
-            code = entry.main(arguments(command))
-        said = capfd.readouterr()
-        assert code == 0, f"{command}\n{said.out[-2000:]}{said.err}"
+def test_the_commands_of_a_section_run(section: str, run: Callable[[list[str]], None]) -> None:
+    run([c for c in COMMANDS[section] if c not in EXEMPT])
+
+
+@pytest.mark.parametrize("dataset", ["plantvillage", "stanford_cars", "vqa_rad", "iconqa"])
+def test_the_commands_for_real_pictures_run(dataset: str, run: Callable[[list[str]], None]) -> None:
+    text = (ROOT / "docs" / "real_data.md").read_text(encoding="utf-8")
+    commands = commands_in(text)
+    assert len(commands) == 5
+    assert f"`{dataset}`" in text
+    run([c.replace("$SET", dataset) for c in commands])
 
 
 def test_every_exempt_command_is_there_and_make_knows_it() -> None:
