@@ -314,6 +314,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")  # a test's folder is not its training's
     warnings.filterwarnings("ignore", message=r".*all_gather is deprecated")
     warnings.filterwarnings("ignore", message=r".*returned a view tensor")  # sharded: nothing is changed in place
+    # The seed is in the run's config, result and folder; told here, it would stand before the one line of a mistake.
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     rank_zero_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())
 

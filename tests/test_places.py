@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from pathlib import Path
 
+import lightning
 import pytest
 
 from craft_lightning import __main__ as entry
@@ -59,8 +62,17 @@ def test_a_checkpoint_is_a_file_or_the_last_of_a_training(tmp_path: Path) -> Non
     ],
 )
 def test_a_run_says_so_in_one_line(
-    verb: str, flag: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    flag: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # Lightning writes to what was standard error when it was imported, which need not be what is captured here.
+    for name in (lightning.__name__, "lightning.fabric", "lightning.pytorch"):
+        for handler in logging.getLogger(name).handlers:
+            monkeypatch.setattr(handler, "stream", sys.stderr)
     (tmp_path / "file").write_text("")
     where = f"--trainer.default_root_dir={tmp_path / 'run'}"
     assert entry.main([verb, "--config", SMOKE, where, flag.replace("FILE", str(tmp_path / "file"))]) == 2

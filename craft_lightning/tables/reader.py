@@ -40,6 +40,7 @@ class Reader:
             self.fail(f"must be a mapping, got {value!r}")
 
     def fail(self, message: str, key: str = "") -> None:
+        """Note what is wrong, with where it stands: all mistakes of a spec are told at once."""
         where = ".".join(part for part in (self.where, key) if part)
         self.errors.append(f"{where}: {message}" if where else message)
 
@@ -75,6 +76,7 @@ class Reader:
         return self._existing(key, str(self.take(key, str) or ""))
 
     def files(self, key: str) -> tuple[Path, ...]:
+        """A list of paths as :meth:`file` takes one; empty if the key is not there."""
         return tuple(self._existing(key, str(v)) for v in self.take(key, list, []))
 
     def _existing(self, key: str, text: str) -> Path:
