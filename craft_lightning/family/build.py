@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
 from craft_lightning.errors import unknown
-from craft_lightning.family.plan import FamilyPlan, LanguagePlan, TowerPlan, read_plan
+from craft_lightning.family.plan import FamilyPlan, LanguagePlan, read_plan
 from craft_lightning.family.report import report
 from craft_lightning.family.surrogate import SurrogateBuilder, fabric_of
 from craft_lightning.family.surrogate_plan import read_settings, surrogate_plan
@@ -35,7 +35,6 @@ from craft_lightning.surrogates.language import (
     store_tokens,
 )
 from craft_lightning.surrogates.loop import LoopSpec, run_stage
-from craft_lightning.surrogates.quiz import QuizRows
 from craft_lightning.surrogates.tokenizers import train_tokenizer
 from craft_lightning.surrogates.tower import PairBatch, TowerPretraining, grouped_rows
 from craft_lightning.types import VqaBatch
@@ -68,16 +67,14 @@ class FamilyBuilder:
 
     @cached_property
     def studio(self) -> Studio:
-        """The pool of pictures of the language models (and the tokenizers), drawn on first use."""
-        return self._draw(self.plan.pictures_per_twin)
-
-    def _draw(self, per_twin: int) -> Studio:
-        studio = Studio(self.twins, self.plan.tower.shape.image_size, per_twin)
+        """The pool of pictures, drawn on first use."""
+        studio = Studio(self.twins, self.plan.tower.shape.image_size, self.plan.pictures_per_twin)
         self.log(f"drew {len(studio)} studio pictures of {len(self.twins)} twins")
         return studio
 
-    def _data(self, pool: FamilyPlan | TowerPlan) -> str:
-        return f"seed {self.plan.seed}, {pool.pictures_per_twin} pictures a twin"
+    @property
+    def _data(self) -> str:
+        return f"seed {self.plan.seed}, {self.plan.pictures_per_twin} pictures a twin"
 
     def tower(self) -> None:
         """Stage 0, written to ``<output>/vision_tower``."""
@@ -85,23 +82,23 @@ class FamilyBuilder:
         if (folder / "config.json").is_file():
             self.log(f"{folder}: there already")
             return
-        plan = self.plan.tower
-        tokenizer, studio = self.tokenizer("siglip", plan.vocabulary), self._draw(plan.pictures_per_twin)
+        plan, studio = self.plan.tower, self.studio
+        tokenizer = self.tokenizer("siglip", plan.vocabulary)
         model = TowerPretraining(
-            plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, self.plan.seed
+            plan.shape, len(tokenizer), tokenizer.pad_token_id, len(studio.tag_names), self.plan.seed
         )
         positions = plan.shape.text_positions
 
         def batch(step: int) -> PairBatch:
-            groups = 2 if step // 2 % 2 else 4  # contrast, on even steps, meets both
+            groups = 2 if step % 2 else 4
             rows = grouped_rows(len(studio), len(self.twins), plan.loop.batch_size, groups, step, self.plan.seed)
             rng = rng_of("sentences", self.plan.seed, step)
             said = [studio.sentence(row, rng) for row in rows]
             ids = tokenizer(said, padding="max_length", max_length=positions, truncation=True, return_tensors="pt")
             same = studio.same_meaning(rows, said)
-            return PairBatch(studio.images(rows), ids.input_ids, same, QuizRows(*studio.quiz(rows)), step)
+            return PairBatch(studio.images(rows), ids.input_ids, same, studio.tags[rows].float(), step)
 
-        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log, self._data(plan))
+        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log, self._data)
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
         self.log(f"wrote {folder}")
 
@@ -209,7 +206,7 @@ class FamilyBuilder:
                 return Shown([row for row, _ in pairs], [turns for _, turns in pairs])
 
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector").train()
-            run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data(self.plan))
+            run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data)
         vlm.eval()
 
     def tokenizer(self, name: str, size: int, style: Any = "siglip") -> PreTrainedTokenizerBase:

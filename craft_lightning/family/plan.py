@@ -19,12 +19,11 @@ _STAGES = ("text", "match", "projector", "joint", "questions")
 
 @dataclass(frozen=True)
 class TowerPlan:
-    """Stage 0: entries of the text tokenizer, shape, length, and studio pictures of each twin it is trained on."""
+    """Stage 0: entries of the text tokenizer, shape, length."""
 
     vocabulary: int
     shape: TowerSpec
     loop: LoopSpec
-    pictures_per_twin: int
 
 
 @dataclass(frozen=True)
