@@ -127,8 +127,9 @@ class TextStage(nn.Module):
         """The one term of the loss. Rows are right-padded, so causal attention needs no mask."""
         hidden = self.language_model.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         row, column = (batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)
+        head = self.language_model.get_output_embeddings()
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.language_model.get_output_embeddings()(hidden[row, column - 1].float())
+            logits = head(hidden[row, column - 1].to(head.weight.dtype)).float()
             return {"text": F.cross_entropy(logits, batch.labels[row, column])}
 
 
