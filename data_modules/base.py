@@ -70,10 +70,9 @@ class VqaDataModule(LightningDataModule):
         apart: leave pictures that the test split shows, too, out of training and validation.
         partial: take a published dataset that is not whole.
         holdout: share of the labels kept out of training and validation (OD-30).
-        distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``.
-            None: nearest where that is known.
-        captioner: a BLIP or BLIP-2 checkpoint, a folder or an id of the hub (``ID@REVISION`` pins it), whose captions
-            of the training pictures stand before their statements. None: the statements alone.
+        distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
+            nearest where that is known.
+        captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training pictures, or none.
         on_bad: ``error`` ends at the first bad input, ``skip`` leaves bad inputs out and counts them.
     """
 
@@ -112,11 +111,11 @@ class VqaDataModule(LightningDataModule):
         self.backbone, self.dataset, self.source, self.root, self.look = backbone, dataset, source, root, look
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.distractors, self.captioner, self.on_bad = seed, distractors, captioner, on_bad
+        self.seed, self.distractors, self.on_bad = seed, distractors, on_bad
+        self.captioner = self.captioned_by = captioner
         self.holdout, self.train_unit, self.apart, self.partial = holdout, train_unit, apart, partial
         self.sizes: dict[SplitName, int | None] = {"train": train_size, "val": val_size, "test": test_size}
         self.captions: list[str] = []
-        self.captioned_by: str | None = None
         self.splits: dict[SplitName, VqaDataset] = {}
         self._problems = Problems(on_bad)
         self._opened: tuple[Source, Reader] | None = None
@@ -183,7 +182,8 @@ class VqaDataModule(LightningDataModule):
         source = self.open()[0]
         if isinstance(source, RecordSource):
             source.check()
-        if self.captioner and self.trainer is not None and self.trainer.state.fn == "fit":
+        fits = self.trainer is not None and self.trainer.state.fn == "fit"
+        if self.captioner and fits and "train" not in self.splits:
             self.splits["train"] = self._split("train")  # kept: what is skipped is counted once
 
     def _reader(self) -> Reader:
@@ -216,8 +216,7 @@ class VqaDataModule(LightningDataModule):
             raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}")
         if name == "train" and self.captioner:
             device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-            read = f"{self.dataset}-{reader.side}-{reader.aspect}"
-            split, self.captioned_by = captioned(split, self.captioner, read, device)
+            split, self.captioned_by = captioned(split, self.captioner, self.dataset, reader, device)
         if name == "train":
             self.captions = list(dict.fromkeys(said for item in split.items for said in item.captions))
         rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
@@ -334,7 +333,7 @@ class VqaDataModule(LightningDataModule):
             "held_out": [source.class_names[label] for label in sorted(source.held_out)],
             "distractors": next((data.distractors for data in self.splits.values()), self.distractors),
             "captions": len(self.captions),
-            "captioner": self.captioned_by or self.captioner,
+            "captioner": self.captioned_by,
             "skipped": dict(self._problems.skipped),
             "batch_size": self.batch_size,
             "seed": self.seed,

@@ -21,6 +21,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.files import first_line, listed, quiet, read_json
 from craft_lightning.writing import write_text
 from data_modules.batches import world
+from data_modules.reader import Reader
 from data_modules.sources.hub import no_space
 from data_modules.sources.images import LazyImages, to_picture
 from data_modules.sources.split import Split
@@ -101,7 +102,7 @@ class Captioner:
         except errors.GatedRepoError as error:
             page = f"https://huggingface.co/{repo}"
             raise CraftError(f"{repo} is gated: accept its terms on {page}, then run: hf auth login") from error
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
             of = f" with revision {wanted}" if wanted else ""
             raise CraftError(f"no captioner {repo}{of} on the hub; try --data.captioner {PAPER}") from error
         except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
@@ -114,22 +115,22 @@ class Captioner:
         return folder, folder.name
 
 
-def captioned(split: Split, name: str, what: str, device: torch.device) -> tuple[Split, str]:
+def captioned(split: Split, name: str, dataset: str, reader: Reader, device: torch.device) -> tuple[Split, str]:
     """A split with what a captioner says of its pictures, and the captioner with its commit.
 
     What is kept already is read; only if some is missing is the model loaded. One process at a time makes captions of
     one data set, and others wait for them. A kill loses a batch.
 
     Args:
-        split: items and pictures. name: of the captioner. what: dataset and way of reading its pictures.
-        device: for the captioner.
+        split: items and pictures. name: of the captioner. dataset: whose split it is. reader: how its pictures are
+            read. device: for the captioner.
 
     Raises:
         CraftError: no such captioner, or a picture that cannot be read.
     """
     captioner = Captioner.named(name)
     keys = [_identity(split.images, index) for index in range(len(split.images))]
-    path = captioner.store(what)
+    path = captioner.store(f"{dataset}-{reader.side}-{reader.aspect}")
     kept = _read(path)
     if any(key not in kept for key in keys):
         with FileLock(f"{path}.lock"):
@@ -174,7 +175,7 @@ def _make(
         said = model([to_picture(images[missing[key]]) for key in batch])
         for key, sentences in zip(batch, said, strict=True):
             kept[key] = {"picture": key, "captions": sentences, "by": commit}
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept.values()))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept.values()))
 
 
 class _Model:
@@ -236,13 +237,17 @@ def _identity(images: Tensor | LazyImages, index: int) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """The lines kept, by picture."""
+    if not path.exists():
+        return {}
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-        return {line["picture"]: line for line in lines if isinstance(line["captions"], list) and line["by"]}
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["picture"]: _whole(line) for line in lines}
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CraftError(
-            f"{path} holds no captions ({first_line(error)}); remove it to have them made again"
-        ) from error
+        raise CraftError(f"{path} holds no captions ({first_line(error)}); remove it, they are made again") from error
+
+
+def _whole(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: line[name] for name in ("picture", "captions", "by")}
 
 
 def _commit(kept: dict[str, dict[str, Any]]) -> str | None:
