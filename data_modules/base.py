@@ -19,6 +19,7 @@ from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import rows_per_pass
 from craft_lightning.types import VqaExample
 from data_modules.batches import Distractors, EpochSampler, Row, StoredSampler, TrainLoader, VqaDataset, world
+from data_modules.captions import agree, captioned
 from data_modules.facts import OWN, DatasetFacts, dataset_facts, own_facts
 from data_modules.reader import Reader, read_backbone
 from data_modules.sources.folder import check_root, folder_kind, open_folder
@@ -69,8 +70,9 @@ class VqaDataModule(LightningDataModule):
         apart: leave pictures that the test split shows, too, out of training and validation.
         partial: take a published dataset that is not whole.
         holdout: share of the labels kept out of training and validation (OD-30).
-        distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``.
-            None: nearest where that is known.
+        distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
+            nearest where that is known.
+        captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training pictures, or none.
         on_bad: ``error`` ends at the first bad input, ``skip`` leaves bad inputs out and counts them.
     """
 
@@ -97,6 +99,7 @@ class VqaDataModule(LightningDataModule):
         partial: bool = False,
         holdout: float = 0.2,
         distractors: Distractors | None = None,
+        captioner: str | None = None,
         on_bad: OnBad = "error",
     ) -> None:
         super().__init__()
@@ -109,6 +112,7 @@ class VqaDataModule(LightningDataModule):
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.distractors, self.on_bad = seed, distractors, on_bad
+        self.captioner = self.captioned_by = captioner
         self.holdout, self.train_unit, self.apart, self.partial = holdout, train_unit, apart, partial
         self.sizes: dict[SplitName, int | None] = {"train": train_size, "val": val_size, "test": test_size}
         self.captions: list[str] = []
@@ -170,7 +174,7 @@ class VqaDataModule(LightningDataModule):
         return RecordSource(facts, reader, found, select, problems)
 
     def prepare_data(self) -> None:
-        """Fetch the dataset, on one process of a machine, and compare it with what was published.
+        """Fetch the dataset, on one process of a machine, compare it with what was published, and have it captioned.
 
         Raises:
             CraftError: see :meth:`open`; also a published dataset whose counts or labels differ, unless ``partial``.
@@ -178,6 +182,9 @@ class VqaDataModule(LightningDataModule):
         source = self.open()[0]
         if isinstance(source, RecordSource):
             source.check()
+        fits = self.trainer is not None and self.trainer.state.fn == "fit"
+        if self.captioner and fits and "train" not in self.splits:
+            self.splits["train"] = self._split("train")  # kept: what is skipped is counted once
 
     def _reader(self) -> Reader:
         return read_backbone(self.backbone)
@@ -193,6 +200,8 @@ class VqaDataModule(LightningDataModule):
         for name in _STAGES.get(getattr(stage, "value", stage) or "", ("train", "val", "test")):
             if name not in self.splits:
                 self.splits[name] = self._split(name)
+        if self.captioner and "train" in self.splits:
+            agree(self.captions)
 
     def _split(self, name: SplitName) -> VqaDataset:
         source, reader = self.open()
@@ -205,8 +214,11 @@ class VqaDataModule(LightningDataModule):
             what = f"{len(split.items)} items, fewer than one batch of {need}" if split.items else "no items"
             hint = f"; {self.facts.elsewhere}" if self.source == "hub" and self.facts.elsewhere else ""
             raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}")
+        if name == "train" and self.captioner:
+            device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+            split, self.captioned_by = captioned(split, self.captioner, self.dataset, reader, device)
         if name == "train":
-            self.captions = list(dict.fromkeys(item.caption for item in split.items))
+            self.captions = list(dict.fromkeys(said for item in split.items for said in item.captions))
         rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
         chosen = self.distractors or ("random" if source.neighbours is None else "nearest")
         return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows)
@@ -321,6 +333,7 @@ class VqaDataModule(LightningDataModule):
             "held_out": [source.class_names[label] for label in sorted(source.held_out)],
             "distractors": next((data.distractors for data in self.splits.values()), self.distractors),
             "captions": len(self.captions),
+            "captioner": self.captioned_by,
             "skipped": dict(self._problems.skipped),
             "batch_size": self.batch_size,
             "seed": self.seed,

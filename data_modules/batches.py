@@ -42,7 +42,7 @@ class VqaDataset(Dataset[Row]):
     """A split as examples with lettered options.
 
     Validation and test items are stored: options and order depend on (dataset, key) alone. Training items redraw
-    distractors and order from (run seed, epoch, key).
+    distractors, order and caption from (run seed, epoch, key).
 
     Args:
         split: items and pictures. name: of the split. source: class names and their likeness.
@@ -79,8 +79,10 @@ class VqaDataset(Dataset[Row]):
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
         index, repeat = max(index, -1 - index), index < 0
         example = self.asked(index, epoch)
-        caption_id = self.captions.get(self.items[index].caption, -1)
-        return Row(example, self.images[self.items[index].picture], self.builder.encode(example), caption_id, repeat)
+        said = example.captions
+        drawn = said[mcq.pick(len(said), self.seed, epoch, example.key, "caption")]
+        caption_id, picture = self.captions.get(drawn, -1), self.images[self.items[index].picture]
+        return Row(example, picture, self.builder.encode(example), caption_id, repeat)
 
     def example(self, index: int, epoch: int = 0) -> VqaExample:
         """The example as asked in an epoch (stored items are the same in every epoch)."""
@@ -99,7 +101,7 @@ class VqaDataset(Dataset[Row]):
             options=options,
             label_id=item.label_id,
             seen=item.label not in self.source.held_out,
-            captions=(item.caption,),
+            captions=item.captions,
             meta={"facts": item.facts, "answer_text": item.answer},
         )
 

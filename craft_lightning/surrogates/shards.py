@@ -37,6 +37,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest(parts())
 
 
+def _bytes(key: str) -> bytes:
+    """UTF-8, and something for the halves of characters that stand for bytes of a file's name which are no text."""
+    return key.encode(errors="surrogatepass")
+
+
 class Shards:
     """What was made of a list of inputs, some thousand of them in a file.
 
@@ -59,7 +64,7 @@ class Shards:
     @property
     def digest(self) -> str:
         """:func:`digest` of what all of it is made of and with."""
-        return digest([repr(sorted(self.facts.items())).encode(), *(key.encode() for key in self.keys)])
+        return digest([repr(sorted(self.facts.items())).encode(), *map(_bytes, self.keys)])
 
     def rows(self, number: int) -> range:
         """Rows of a file."""
@@ -98,7 +103,7 @@ class Shards:
         return all(told.get(name) == value for name, value in wanted.items()) and accept(tensors)
 
     def _told(self, number: int) -> dict[str, str]:
-        mine = [self.keys[row].encode() for row in self.rows(number)]
+        mine = [_bytes(self.keys[row]) for row in self.rows(number)]
         return {**self.facts, "rows": str(len(mine)), "inputs": digest(mine)}
 
     @cached_property

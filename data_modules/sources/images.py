@@ -47,6 +47,18 @@ class Picture(ABC):
             OSError: it cannot be read.
         """
 
+    def content(self) -> bytes:
+        """All bytes of the file.
+
+        Raises:
+            CraftError: it cannot be read; the message names it.
+        """
+        try:
+            source = self.source()
+            return source.read_bytes() if isinstance(source, Path) else source.read()
+        except OSError as error:
+            raise CraftError(f"{self.place}: broken picture ({error})") from error
+
     def size(self) -> int:
         """Bytes, as far as they cost nothing to count."""
         return 0
@@ -186,3 +198,11 @@ class LazyImages:
             CraftError: the picture is broken (where bad inputs are not skipped, its header alone was checked before).
         """
         return read_square(self.pictures[index], self.side, self.aspect)
+
+    def content(self, index: int) -> bytes:
+        """A picture's file as it is.
+
+        Raises:
+            CraftError: it cannot be read.
+        """
+        return self.pictures[index].content()

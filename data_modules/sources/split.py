@@ -33,7 +33,7 @@ class Item:
             whose options are made of other labels.
         label: index into the source's class names, or -1.
         label_id: see :class:`craft_lightning.types.VqaExample`.
-        caption: the sentence that states the answer.
+        caption: the sentence that states the answer. generated: what a captioner says of a training picture.
         facts: what was drawn.
     """
 
@@ -46,6 +46,12 @@ class Item:
     options: tuple[str, ...] = ()
     label: int = -1
     facts: tuple[Fact, ...] = ()
+    generated: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """T_i of section 3.2: the statement alone, and behind each generated caption (OD-12)."""
+        return (self.caption, *(f"{said} {self.caption}" for said in self.generated))
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,16 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_names_that_are_no_text_are_inputs_like_others(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"caf\xe9.jpg"), "caf\ud83d.jpg", "café.jpg"]  # bytes on disk, half a character, a plain name
+    shards = Shards(tmp_path, {}, names, size=2)
+    assert shards.fill(lambda rows: {"n": torch.tensor(list(rows))}) == 2
+    assert shards.fill(lambda rows: {}) == 0
+    others = [Shards(tmp_path, {}, [names[k], *names[1:]], size=2).digest for k in range(3)]
+    assert len(set(others)) == 3
+    assert shards.digest == others[0]
+
+
 def test_two_processes_share_the_files(tmp_path: Path) -> None:
     shards = Shards(tmp_path, {}, ["x"] * 10, size=4)
     made = [shards.fill(lambda rows: {"n": torch.tensor(list(rows))}, share, 2) for share in (0, 1)]

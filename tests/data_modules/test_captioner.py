@@ -1,0 +1,321 @@
+"""Captions of a captioning model: made once, kept, drawn beside the statements; without one nothing is different."""
+
+import functools
+import json
+import shutil
+import threading
+from collections import Counter
+
+import huggingface_hub
+import pytest
+import torch
+from filelock import FileLock
+from huggingface_hub import errors
+from lightning.pytorch import Trainer
+
+from craft_lightning.errors import CraftError
+from craft_lightning.methods.craft import Craft
+from craft_lightning.models.spec import VlmSpec
+from data_modules import captions as captions_module
+from data_modules.base import VqaDataModule
+from data_modules.captions import agree
+from data_modules.folder import FolderDataModule
+from data_modules.sources import records as records_module
+from tests.data_modules.captioner_kit import WORDS, write_blip, write_blip2
+from tests.data_modules.conftest import save_picture
+
+CLASSES = ("elk", "lynx", "red_fox")
+ID = "someone/blip2"
+
+
+@pytest.fixture(scope="module")
+def blip2(tmp_path_factory):
+    return write_blip2(tmp_path_factory.mktemp("captioner") / "c0ffee")
+
+
+@pytest.fixture(autouse=True)
+def kept(monkeypatch, tmp_path):
+    """Where captions are kept; they are short here, and few are made at once."""
+    folder = tmp_path / "assets"
+    there = functools.partial(huggingface_hub.cached_assets_path, assets_dir=folder)
+    monkeypatch.setattr(huggingface_hub, "cached_assets_path", there)
+    monkeypatch.setattr(captions_module, "LENGTH", 4)
+    monkeypatch.setattr(captions_module, "BATCH", 4)
+    return folder
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Number of pictures of every batch that is captioned; ``loads.limit`` batches, then a kill."""
+
+    class Counted(captions_module._Model):
+        batches, models, limit = [], 0, 99
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            Counted.models += 1
+
+        def __call__(self, pictures):
+            if len(Counted.batches) == Counted.limit:
+                raise KeyboardInterrupt
+            Counted.batches.append(len(pictures))
+            return super().__call__(pictures)
+
+    monkeypatch.setattr(captions_module, "_Model", Counted)
+    return Counted
+
+
+def own(root, captioner=None, **options):
+    data = FolderDataModule(
+        root=str(root), captioner=str(captioner) if captioner else None, **{"batch_size": 5, "holdout": 0.0, **options}
+    )
+    data.setup("fit")
+    return data
+
+
+def lines(folder):
+    (path,) = folder.rglob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+@pytest.fixture
+def pictures(stub_backbone, class_folder):
+    """Ten training pictures of three classes."""
+    root = class_folder(CLASSES, ("train", "val", "test"), each=4)
+    (root / "train" / "elk" / "00.png").unlink()
+    (root / "train" / "elk" / "01.png").unlink()
+    return root
+
+
+@pytest.mark.parametrize("write", [write_blip2, write_blip])
+def test_pictures_are_captioned_once(write, pictures, kept, loads, tmp_path):
+    captioner = write(tmp_path / "captioner")
+    state = torch.get_rng_state()
+    data = own(pictures, captioner)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (loads.models, loads.batches) == (1, [4, 4, 2])
+    assert len(lines(kept)) == 10
+    assert not [path for path in kept.rglob("*") if ".tmp" in path.name]
+    said = {e.key: e.captions for e in data.examples("train")}
+    for statement, *generated in said.values():
+        assert 1 <= len(generated) <= captions_module.CAPTIONS
+        assert len(set(generated)) == len(generated)
+        for sentence in generated:
+            assert sentence.endswith(f" {statement}")
+            assert set(sentence.removesuffix(f" {statement}").split()) <= set(WORDS) | {"</s>", "[DEC]"}
+    assert len({sentence for sentences in said.values() for sentence in sentences[1:]}) > 5
+    assert data.captions == list(dict.fromkeys(sentence for sentences in said.values() for sentence in sentences))
+    assert data.describe()["captioner"] == f"{captioner} {lines(kept)[0]['by']}"
+    again = own(pictures, captioner)
+    assert again.captions == data.captions
+    assert (loads.models, len(loads.batches)) == (1, 3)
+
+
+def test_a_killed_run_continues(pictures, kept, loads, blip2):
+    loads.limit = 2
+    with pytest.raises(KeyboardInterrupt):
+        own(pictures, blip2)
+    first = lines(kept)
+    assert len(first) == 8
+    loads.limit = 99
+    data = own(pictures, blip2)
+    assert loads.batches == [4, 4, 2]
+    assert lines(kept)[:8] == first
+    shutil.rmtree(kept)
+    assert own(pictures, blip2).captions == data.captions
+
+
+def test_new_pictures_alone_are_captioned(pictures, kept, loads, blip2, monkeypatch):
+    monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
+    own(pictures, blip2)
+    assert sum(loads.batches) == 10
+    elk = pictures / "train" / "elk"
+    save_picture(elk / "02.png", seed=77)
+    shutil.copy(elk / "03.png", elk / "copy.png")
+    own(pictures, blip2)
+    assert loads.batches[3:] == [1]
+    assert len(lines(kept)) == 11
+
+
+def test_one_process_makes_them_and_others_wait(pictures, kept, loads, blip2, monkeypatch):
+    own(pictures, blip2)
+    (path,) = kept.rglob("*.jsonl")
+    made = path.with_name("made")
+    path.rename(made)
+    reads, read = threading.Semaphore(0), captions_module._read
+
+    def told(at):
+        reads.release()
+        return read(at)
+
+    monkeypatch.setattr(captions_module, "_read", told)
+    with FileLock(f"{path}.lock"):
+        other = threading.Thread(target=own, args=(pictures, blip2))
+        other.start()
+        assert reads.acquire(timeout=20)  # it has seen that there are none
+        assert not reads.acquire(timeout=0.3)
+        made.rename(path)
+    other.join(timeout=20)
+    assert not other.is_alive()
+    assert loads.models == 1
+
+
+def test_sentences_are_drawn_alike_and_nothing_else_differs(pictures, blip2):
+    plain, data = own(pictures), own(pictures, blip2)
+    with_captions, drawn = data.splits["train"], Counter()
+    for index in range(len(with_captions)):
+        for epoch in range(60):
+            row, bare = with_captions[epoch, index], plain.splits["train"][epoch, index]
+            assert row.text == bare.text
+            assert (row.example.options, row.example.answer) == (bare.example.options, bare.example.answer)
+            assert plain.captions[bare.caption_id] == row.example.captions[0]
+            drawn[row.example.captions.index(data.captions[row.caption_id])] += 1
+    assert set(drawn) == {0, 1, 2}
+    assert all(150 < count < 250 for count in drawn.values()), drawn
+    for ours, theirs in zip(data.train_dataloader(), plain.train_dataloader(), strict=True):
+        assert ours.keys == theirs.keys
+        assert torch.equal(ours.pixel_values, theirs.pixel_values)
+        assert torch.equal(ours.input_ids, theirs.input_ids)
+
+
+def test_without_a_captioner_there_are_the_statements_alone(pictures, kept):
+    data = own(pictures)
+    start = f"An image of a {data.facts.domain}, specifically a"
+    assert data.captions == [f"{start} {name}." for name in ("elk", "lynx", "red fox")]
+    batch = next(iter(data.train_dataloader()))
+    assert batch.caption_ids.tolist() == batch.label_ids.tolist()
+    assert data.describe()["captioner"] is None
+    assert not kept.exists()
+
+
+def test_the_contrastive_loss_reads_them(checkpoints, kept, loads, blip2, tmp_path):
+    backbone = VlmSpec(name=str(checkpoints / "host"))
+    sizes = {"train_size": 12, "val_size": 4, "test_size": 4, "batch_size": 6}
+    data = VqaDataModule(backbone, "eurosat", captioner=str(blip2), **sizes)
+    seen = []
+
+    class Watched(Craft):
+        def caption_rows(self, batch):
+            rows = super().caption_rows(batch)
+            seen.extend(
+                (sentence, row) for sentence, row in zip(batch.caption_ids.tolist(), rows.embeddings, strict=True)
+            )
+            return rows
+
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": tmp_path}
+    steps = {"max_steps": 4, "max_epochs": -1, "num_sanity_val_steps": 0, "limit_val_batches": 0}
+    trainer = Trainer(**quiet, **steps, accelerator="cpu", devices=1, enable_checkpointing=False)
+    method = Watched(backbone=backbone)
+    trainer.fit(method, datamodule=data)
+    assert sum(loads.batches) == 12
+    table = method.captions.embeddings
+    assert len(table) == len(data.captions) > 12
+    statements = {e.captions[0] for e in data.examples("train")}
+    generated = {number for number, _ in seen if data.captions[number] not in statements}
+    assert len(generated) > 5
+    assert all(torch.equal(table[number], row) for number, row in seen)
+    test = VqaDataModule(backbone, "kvasir", captioner=str(blip2), **sizes)
+    trainer.test(method, datamodule=test, verbose=False)
+    assert sum(loads.batches) == 12
+
+
+def test_a_checkpoint_of_the_hub_is_fetched_once_and_its_commit_stays(pictures, kept, loads, blip2, monkeypatch):
+    asked = []
+
+    def snapshot_download(repo, revision, allow_patterns):
+        asked.append((repo, revision))
+        assert not any("bin" in pattern or "py" in pattern for pattern in allow_patterns)
+        return str(blip2)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    loads.limit = 1
+    with pytest.raises(KeyboardInterrupt):
+        own(pictures, ID)
+    loads.limit = 99
+    data = own(pictures, ID)
+    assert own(pictures, ID).captions == data.captions
+    assert asked == [(ID, None), (ID, "c0ffee")]
+    assert data.describe()["captioner"] == f"{ID} c0ffee"
+    own(pictures, f"{ID}@v1")
+    assert asked[2:] == [(ID, "v1")]
+
+
+def made(kind):
+    """An error of the hub's client without the reply that it was read from."""
+    return kind.__new__(kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (made(errors.GatedRepoError), "someone/blip2 is gated: accept its terms .*: hf auth login"),
+        (
+            made(errors.RepositoryNotFoundError),
+            "no captioner someone/blip2 on the hub; try --data.captioner Salesforce",
+        ),
+        (
+            errors.LocalEntryNotFoundError("no"),
+            "cannot be reached .*: hf download|hf download someone/blip2 --local-dir",
+        ),
+        (errors.OfflineModeIsEnabled("no"), "cannot be reached.*hf download someone/blip2 --local-dir FOLDER"),
+        (OSError(28, "No space left on device"), "no space for someone/blip2"),
+    ],
+)
+def test_one_line_if_the_hub_has_none(error, said, pictures, monkeypatch):
+    def snapshot_download(repo, **options):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(CraftError, match=said):
+        own(pictures, ID)
+
+
+def test_one_line_for_what_is_no_captioner(pictures, kept, blip2, checkpoints, tmp_path):
+    with pytest.raises(CraftError, match=r"no captioner \./nowhere: .* for example Salesforce/blip2-opt-2.7b"):
+        own(pictures, "./nowhere")
+    with pytest.raises(CraftError, match="is a checkpoint of kind 'llama'; captioners are blip and blip-2"):
+        own(pictures, checkpoints / "host" / "llm")
+    bare = tmp_path / "bare"
+    shutil.copytree(blip2, bare)
+    weights = bare / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CraftError, match="cannot be read as a blip-2 captioner"):
+        own(pictures, bare)
+    weights.unlink()
+    torch.save({}, bare / "pytorch_model.bin")
+    with pytest.raises(CraftError, match="cannot be read as a blip-2 captioner"):
+        own(pictures, bare)
+    assert not list(kept.rglob("*.jsonl"))
+
+
+def test_one_line_for_missing_tensors_and_damaged_lines(pictures, kept, blip2, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    partial = tmp_path / "partial"
+    shutil.copytree(blip2, partial)
+    tensors = load_file(partial / "model.safetensors")
+    del tensors["language_projection.weight"]
+    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CraftError, match=r"missing language_projection\.weight"):
+        own(pictures, partial)
+    own(pictures, blip2)
+    (path,) = kept.rglob("*.jsonl")
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(CraftError, match=r"holds no captions .*; remove it"):
+        own(pictures, blip2)
+
+
+def test_machines_with_other_captions_stop(monkeypatch):
+    def gathers(other):
+        def all_gather_object(into, mine):
+            into[:] = [mine, other or mine]
+
+        return all_gather_object
+
+    agree(["a"])
+    monkeypatch.setattr(captions_module, "world", lambda: (2, 0))
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gathers(None))
+    agree(["a"])
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gathers("others"))
+    with pytest.raises(CraftError, match="different captions; set HF_HOME"):
+        agree(["a"])
