@@ -14,6 +14,8 @@ from huggingface_hub import errors
 from lightning.pytorch import Trainer
 
 from craft_lightning.errors import CraftError
+from craft_lightning.losses import negative_pairs
+from craft_lightning.methods.captions import CaptionTable
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.spec import VlmSpec
 from data_modules import captions as captions_module
@@ -178,6 +180,23 @@ def test_sentences_are_drawn_alike_and_nothing_else_differs(pictures, blip2):
         assert torch.equal(ours.input_ids, theirs.input_ids)
 
 
+def test_a_statement_is_no_negative_of_itself_behind_a_caption(pictures, blip2, checkpoints):
+    data = own(pictures, blip2)
+    assert set(data.statements) == {e.captions[0] for e in data.examples("train")}
+    bare = data.statements[0]
+    behind = next(text for text in data.captions if text.endswith(f" {bare}"))
+    texts = [data.captions.index(behind), data.captions.index(bare), data.statements.index(data.statements[-1])]
+    spec = VlmSpec(name=str(checkpoints / "host"))
+    table = CaptionTable.embed(data.captions, spec, torch.device("cpu"), data.statements)
+    rows = table.rows(torch.tensor(texts), torch.arange(3), slice(0, 3))  # three pictures of a question set
+    negative = negative_pairs(rows.labels, rows.labels, rows.sentences, rows.sentences)
+    assert negative.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
+    plain = own(pictures)
+    assert plain.statements == plain.captions
+    numbers = CaptionTable.embed(plain.captions, spec, torch.device("cpu"), plain.statements).numbers
+    assert torch.equal(numbers, CaptionTable.embed(plain.captions, spec, torch.device("cpu")).numbers)
+
+
 def test_without_a_captioner_there_are_the_statements_alone(pictures, kept):
     data = own(pictures)
     start = f"An image of a {data.facts.domain}, specifically a"
@@ -186,6 +205,8 @@ def test_without_a_captioner_there_are_the_statements_alone(pictures, kept):
     assert batch.caption_ids.tolist() == batch.label_ids.tolist()
     assert data.describe()["captioner"] is None
     assert not kept.exists()
+    with pytest.raises(CraftError, match="grey shows no picture to caption"):
+        own(pictures, ID, look="grey")
 
 
 def test_the_contrastive_loss_reads_them(checkpoints, kept, loads, blip2, tmp_path):
@@ -216,6 +237,12 @@ def test_the_contrastive_loss_reads_them(checkpoints, kept, loads, blip2, tmp_pa
     assert all(torch.equal(table[number], row) for number, row in seen)
     test = VqaDataModule(backbone, "kvasir", captioner=str(blip2), **sizes)
     trainer.test(method, datamodule=test, verbose=False)
+    assert sum(loads.batches) == 12
+    assert test.describe()["captioner"] is None
+    uneven = VqaDataModule(backbone, "kvasir", captioner=str(blip2), **{**sizes, "batch_size": 5})
+    trainer = Trainer(**quiet, **steps, accelerator="cpu", devices=1, accumulate_grad_batches=2)
+    with pytest.raises(CraftError, match="cannot be shared equally"):
+        trainer.fit(Craft(backbone=backbone), datamodule=uneven)
     assert sum(loads.batches) == 12
 
 
