@@ -120,8 +120,7 @@ def test_pictures_are_captioned_once(write, pictures, kept, loads, tmp_path):
 @pytest.mark.parametrize("write", [write_blip2, write_blip])
 def test_captions_are_of_their_own_picture(write, lazy, pictures, loads, tmp_path, monkeypatch):
     for shade, path in enumerate(sorted(pictures.glob("train/*/*.png"))):
-        colour = tuple(255 * (shade + 1 >> bit & 1) - 12 * shade * (-1) ** (shade >> bit & 1) for bit in range(3))
-        Image.new("RGB", (20, 12), tuple(max(0, min(255, c)) for c in colour)).save(path)
+        Image.new("RGB", (20, 12), (255 * (shade & 1), 255 * (shade >> 1 & 1), 25 * shade)).save(path)
     if lazy:
         monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
     folder = write(tmp_path / "captioner")
@@ -422,7 +421,7 @@ def test_one_line_for_disk_and_memory(pictures, kept, blip2, monkeypatch):
             own(pictures, blip2)
     with monkeypatch.context() as patched:
         patched.setattr(captions_module.FileLock, "acquire", fails(PermissionError(13, "Permission denied")))
-        with pytest.raises(CraftError, match="captions cannot be kept in .*; set HF_HOME"):
+        with pytest.raises(CraftError, match=r"captions cannot be kept in .*; set HF_HOME"):
             own(pictures, blip2)
     with monkeypatch.context() as patched:
         patched.setattr(captions_module._Model, "__call__", fails(torch.OutOfMemoryError("CUDA out of memory")))
