@@ -29,7 +29,7 @@ def _pictures() -> BlipImageProcessor:
     return BlipImageProcessor(size={"height": 16, "width": 16})
 
 
-def write_blip2(folder: Path, seed: int = 0) -> Path:
+def write_blip2(folder: Path, seed: int = 1) -> Path:
     """Behind its query tokens an OPT that ends with a line feed, as that of Salesforce/blip2-opt-2.7b does."""
     texts = ["<unk>", "<pad>", "</s>", "\u010a", *(f"\u0120{word}" for word in WORDS), "<image>"]
     ids = {text: number for number, text in enumerate(texts)}
