@@ -61,7 +61,7 @@ class Bare:
         trainer, method._trainer = method._trainer, None
         self.method = deepcopy(method)
         method._trainer = trainer
-        self.method.captions = CaptionTable.embed(data.captions, method.backbone, method.device)
+        self.method.captions = CaptionTable.embed(data.captions, method.backbone, method.device, data.statements)
         groups = self.method.param_groups()
         if everything:
             groups = [{"params": list(self.method.requires_grad_(True).parameters())}]

@@ -79,11 +79,11 @@ def contrastive(
 
 
 def negative_pairs(labels: Tensor, text_labels: Tensor, sentences: Tensor, text_sentences: Tensor) -> Tensor:
-    """``[B, M]`` bool: pairs of different label and different sentence; all others are ignored (OD-9).
+    """``[B, M]`` bool: pairs of different label and different statement; all others are ignored (OD-9).
 
     Args:
         labels: ``[B]`` class (classification) or picture (questions) of each image; text_labels: ``[M]``.
-        sentences: ``[B]`` number of the sentence drawn for each image; text_sentences: ``[M]``.
+        sentences: ``[B]`` number of the statement in each image's sentence; text_sentences: ``[M]``.
     """
     return (labels[:, None] != text_labels[None]) & (sentences[:, None] != text_sentences[None])
 

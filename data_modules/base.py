@@ -67,8 +67,7 @@ class VqaDataModule(LightningDataModule):
             or ``one_each``, pictures with one question. None: pictures from the hub, else questions.
         val_size: validation items. None: 256. They show no held-out label.
         test_size: test items. None: 400 drawn, at most 1,000 of a folder, the paper's number from the hub.
-        apart: leave pictures that the test split shows, too, out of training and validation.
-        partial: take a published dataset that is not whole.
+        apart: leave what test shows, too, out of training and validation. partial: take a dataset that is not whole.
         holdout: share of the labels kept out of training and validation (OD-30).
         distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
             nearest where that is known.
@@ -111,11 +110,12 @@ class VqaDataModule(LightningDataModule):
         self.backbone, self.dataset, self.source, self.root, self.look = backbone, dataset, source, root, look
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.distractors, self.on_bad = seed, distractors, on_bad
-        self.captioner = self.captioned_by = captioner
+        self.seed, self.distractors, self.on_bad, self.captioner = seed, distractors, on_bad, captioner
+        self.captioned_by: str | None = None
         self.holdout, self.train_unit, self.apart, self.partial = holdout, train_unit, apart, partial
         self.sizes: dict[SplitName, int | None] = {"train": train_size, "val": val_size, "test": test_size}
         self.captions: list[str] = []
+        self.statements: list[str] = []  # of each caption, without what was generated
         self.splits: dict[SplitName, VqaDataset] = {}
         self._problems = Problems(on_bad)
         self._opened: tuple[Source, Reader] | None = None
@@ -129,10 +129,8 @@ class VqaDataModule(LightningDataModule):
         Raises:
             CraftError: no such dataset; or, for a user's own data, no such folder.
         """
-        if self.dataset == OWN:
-            facts = own_facts(OWN, folder_kind(check_root(self.root, OWN)))
-        else:
-            facts = dataset_facts(self.dataset)
+        own = self.dataset == OWN
+        facts = own_facts(OWN, folder_kind(check_root(self.root, OWN))) if own else dataset_facts(self.dataset)
         return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
 
     @property
@@ -147,7 +145,7 @@ class VqaDataModule(LightningDataModule):
             CraftError: a wrong folder, a bad input, or options that exclude each other.
         """
         if self._opened is None:
-            reader = self._reader()
+            reader = read_backbone(self.backbone)
             if self.source != "folder" and self.dataset == OWN:
                 raise CraftError("your own data are on disk: --data.source folder --data.root FOLDER")
             if self.source == "twin":
@@ -184,10 +182,9 @@ class VqaDataModule(LightningDataModule):
             source.check()
         fits = self.trainer is not None and self.trainer.state.fn == "fit"
         if self.captioner and fits and "train" not in self.splits:
+            self._agree_with_model()  # what ends a run ends it before hours of captioning
+            self._parts()
             self.splits["train"] = self._split("train")  # kept: what is skipped is counted once
-
-    def _reader(self) -> Reader:
-        return read_backbone(self.backbone)
 
     def setup(self, stage: str | None = None) -> None:
         """Read or draw the splits of a stage.
@@ -215,10 +212,13 @@ class VqaDataModule(LightningDataModule):
             hint = f"; {self.facts.elsewhere}" if self.source == "hub" and self.facts.elsewhere else ""
             raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}")
         if name == "train" and self.captioner:
+            if self.look == "grey":
+                raise CraftError("--data.look grey shows no picture to caption; leave out --data.captioner")
             device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
             split, self.captioned_by = captioned(split, self.captioner, self.dataset, reader, device)
         if name == "train":
-            self.captions = list(dict.fromkeys(said for item in split.items for said in item.captions))
+            stated = {said: item.caption for item in split.items for said in item.captions}
+            self.captions, self.statements = list(stated), list(stated.values())
         rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
         chosen = self.distractors or ("random" if source.neighbours is None else "nearest")
         return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows)
@@ -228,9 +228,7 @@ class VqaDataModule(LightningDataModule):
         model = None if self.trainer is None else self.trainer.lightning_module
         theirs = getattr(model, "backbone", None)
         if isinstance(theirs, VlmSpec) and theirs.name != self.backbone.name:
-            raise CraftError(
-                f"the data are prepared for backbone {self.backbone.name!r}, the method has {theirs.name!r}"
-            )
+            raise CraftError(f"the data are for backbone {self.backbone.name!r}, the method has {theirs.name!r}")
 
     # what is handed out
 
@@ -240,18 +238,21 @@ class VqaDataModule(LightningDataModule):
         Raises:
             CraftError: the processes and accumulated batches do not divide the batch.
         """
-        data, processes = self.splits["train"], world()[0]
-        parts = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        rows_per_pass(self.batch_size, processes, parts)
+        data = self.splits["train"]
         return TrainLoader(
             data,
-            parts=parts,
-            batch_size=self.batch_size // processes,
+            parts=self._parts(),
+            batch_size=self.batch_size // world()[0],
             sampler=EpochSampler(data, self.batch_size, self.seed),
             collate_fn=data.collate,
             drop_last=True,
             **self._workers(),
         )
+
+    def _parts(self) -> int:
+        parts = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        rows_per_pass(self.batch_size, world()[0], parts)
+        return parts
 
     def val_dataloader(self) -> DataLoader[Row]:
         """This process's stored validation items, seen labels only."""
@@ -274,8 +275,8 @@ class VqaDataModule(LightningDataModule):
         )
 
     def _workers(self) -> dict[str, Any]:
-        workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
-        return {**workers, "pin_memory": torch.cuda.is_available()}
+        count = self.num_workers
+        return {"num_workers": count, "persistent_workers": count > 0, "pin_memory": torch.cuda.is_available()}
 
     def training_pictures(self) -> Iterator[Tensor]:
         """Every training picture once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
@@ -284,9 +285,8 @@ class VqaDataModule(LightningDataModule):
             CraftError: see :meth:`open`.
         """
         split = self.splits.get("train") or self.open()[0].split("train")
-        for start in range(0, len(split.images), self.eval_batch_size):
-            part = range(start, min(start + self.eval_batch_size, len(split.images)))
-            yield to_pixels(torch.stack([split.images[i] for i in part]))
+        for part in torch.arange(len(split.images)).split(self.eval_batch_size):
+            yield to_pixels(torch.stack([split.images[i] for i in part.tolist()]))
 
     def generic_pictures(self) -> Iterator[Tensor]:
         """The same of studio pictures of all twins, which the pocket towers were pre-trained on (OD-14)."""
@@ -316,8 +316,7 @@ class VqaDataModule(LightningDataModule):
         Raises:
             CraftError: see :meth:`open`.
         """
-        source, reader = self.open()
-        facts = self.facts
+        (source, reader), facts = self.open(), self.facts
         return {
             "dataset": self.dataset,
             "title": facts.title,

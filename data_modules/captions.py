@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -22,7 +24,7 @@ from craft_lightning.models.files import first_line, listed, quiet, read_json
 from craft_lightning.writing import write_text
 from data_modules.batches import world
 from data_modules.reader import Reader
-from data_modules.sources.hub import no_space
+from data_modules.sources.hub import hub_error, no_space
 from data_modules.sources.images import LazyImages, to_picture
 from data_modules.sources.split import Split
 
@@ -37,6 +39,8 @@ PAPER = "Salesforce/blip2-opt-2.7b"
 """Of the captioners that the paper cites, the one that transformers has."""
 
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+_ADAPTER = "adapter_config.json"
+"""Would have transformers load weights from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,10 @@ class Captioner:
                     f"for example {PAPER}"
                 )
             return cls(name, None)
-        files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
         _kind(folder)
+        if (folder / _ADAPTER).exists():
+            raise CraftError(f"{folder} holds an adapter ({_ADAPTER}); give a folder with the merged weights")
+        files = sorted(file for pattern in _FILES for file in folder.glob(pattern))
         told = [f"{file.name} {file.stat().st_size} {int(file.stat().st_mtime)}" for file in files]
         return cls(name, folder, hashlib.sha256("\n".join(told).encode()).hexdigest()[:12])
 
@@ -79,7 +85,9 @@ class Captioner:
         from huggingface_hub import cached_assets_path
 
         own = f"{self.folder.resolve().name}-{self.stamp}" if self.folder else self.name
-        return cached_assets_path("craft_lightning", "captions", own) / f"{what}-{CAPTIONS}of{BEAMS}-{LENGTH}.jsonl"
+        with _disk():
+            folder = cached_assets_path("craft_lightning", "captions", own)
+        return folder / f"{what}-{CAPTIONS}of{BEAMS}-{LENGTH}.jsonl"
 
     def fetched(self, commit: str | None) -> tuple[Path, str]:
         """The checkpoint's folder, downloaded if need be, and its commit (of a folder: its stamp).
@@ -92,27 +100,26 @@ class Captioner:
         """
         if self.folder:
             return self.folder, self.stamp
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import errors, hf_hub_download, snapshot_download
 
         repo, _, revision = self.name.partition("@")
         wanted = commit or revision or None
         pinned = f" --revision {wanted}" if wanted else ""
         try:
-            folder = Path(snapshot_download(repo, revision=wanted, allow_patterns=list(_FILES)))
-        except errors.GatedRepoError as error:
-            page = f"https://huggingface.co/{repo}"
-            raise CraftError(f"{repo} is gated: accept its terms on {page}, then run: hf auth login") from error
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-            of = f" with revision {wanted}" if wanted else ""
-            raise CraftError(f"no captioner {repo}{of} on the hub; try --data.captioner {PAPER}") from error
-        except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
-            raise CraftError(
-                f"the hub cannot be reached and {repo} is not (or not whole) on this machine; with a network, run "
-                f"hf download {repo}{pinned} --local-dir FOLDER, then here --data.captioner FOLDER"
-            ) from error
-        except OSError as error:
-            raise no_space(error, repo) from error
-        return folder, folder.name
+            folder = Path(hf_hub_download(repo, "config.json", revision=wanted)).parent
+            _kind(folder)  # before gigabytes are fetched
+            weights = snapshot_download(
+                repo, revision=folder.name, allow_patterns=list(_FILES), ignore_patterns=[_ADAPTER]
+            )
+        except CraftError:
+            raise
+        except errors.RemoteEntryNotFoundError as error:
+            raise CraftError(f"{repo} has no config.json; try --data.captioner {PAPER}") from error
+        except Exception as error:  # the client's transport has errors of its own
+            absent = f"no captioner {repo}: no such folder, and no such id on the hub; try --data.captioner {PAPER}"
+            copy = f"hf download {repo}{pinned} --local-dir FOLDER, then here --data.captioner FOLDER"
+            raise hub_error(error, repo, f"https://huggingface.co/{repo}", wanted, absent, copy) from error
+        return Path(weights), folder.name
 
 
 def captioned(split: Split, name: str, dataset: str, reader: Reader, device: torch.device) -> tuple[Split, str]:
@@ -133,7 +140,7 @@ def captioned(split: Split, name: str, dataset: str, reader: Reader, device: tor
     path = captioner.store(f"{dataset}-{reader.side}-{reader.aspect}")
     kept = _read(path)
     if any(key not in kept for key in keys):
-        with FileLock(f"{path}.lock"):
+        with _alone(path):
             kept = _read(path)  # another process may have made some meanwhile
             missing = {key: index for index, key in enumerate(keys) if key not in kept}
             if missing:
@@ -165,17 +172,58 @@ def _make(
     path: Path,
     device: torch.device,
 ) -> None:
-    """Caption what is missing; the file grows batch by batch, each time as a whole (writing.py)."""
+    """Caption what is missing; the file grows batch by batch."""
     folder, commit = captioner.fetched(_commit(kept))
-    model = _Model(folder, device)
     keys = list(missing)
     batches = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
     about = f"{captioner.name} captions {len(keys)} pictures"
-    for batch in track(batches, about, console=Console(stderr=True)):
-        said = model([to_picture(images[missing[key]]) for key in batch])
-        for key, sentences in zip(batch, said, strict=True):
-            kept[key] = {"picture": key, "captions": sentences, "by": commit}
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept.values()))
+    try:
+        model = _Model(folder, device)
+        with _disk():
+            write_text(path, _written(kept.values()))  # without the line that a kill tore
+        for batch in track(batches, about, console=Console(stderr=True)):
+            said = model([to_picture(images[missing[key]]) for key in batch])
+            made = [{"picture": key, "captions": s, "by": commit} for key, s in zip(batch, said, strict=True)]
+            kept.update(zip(batch, made, strict=True))
+            with _disk(), path.open("a", encoding="utf-8") as file:
+                file.write(_written(made))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise CraftError(
+            f"{captioner.name} does not fit in the memory of {device}; use a larger device or a smaller captioner"
+        ) from error
+    # The run's own model comes next.
+    del model
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Errors of the folder of captions as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise no_space(error, "captions") from error
+    except ValueError as error:  # of a file where the folder should be
+        raise CraftError(f"captions cannot be kept ({first_line(error)})") from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time; one that waits says so."""
+    lock = FileLock(f"{path}.lock")
+    with _disk():
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            about = f"another process makes these captions, waiting for it ({lock.lock_file})"
+            Console(stderr=True).print(about, soft_wrap=True, highlight=False)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Model:
@@ -223,9 +271,12 @@ def _kind(folder: Path) -> str:
     Raises:
         CraftError: none that captions.
     """
-    kind = str(read_json(folder / "config.json").get("model_type"))
+    config = read_json(folder / "config.json")
+    kind = str(config.get("model_type"))
     if kind not in KINDS:
         raise CraftError(f"{folder} is a checkpoint of kind {kind!r}; captioners are {' and '.join(KINDS)}")
+    if kind == "blip-2" and config.get("image_token_index", config.get("image_token_id")) is None:
+        raise CraftError(f"{folder}: its config names no image_token_index; take a newer revision of the checkpoint")
     return kind
 
 
@@ -236,18 +287,25 @@ def _identity(images: Tensor | LazyImages, index: int) -> str:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The lines kept, by picture."""
+    """The lines kept, by picture; what follows the last line feed was torn by a kill, or is being written."""
     if not path.exists():
         return {}
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
         return {line["picture"]: _whole(line) for line in lines}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CraftError(f"{path} holds no captions ({first_line(error)}); remove it, they are made again") from error
 
 
 def _whole(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: line[name] for name in ("picture", "captions", "by")}
+    said = line["captions"]
+    if not isinstance(said, list) or not all(isinstance(sentence, str) for sentence in said):
+        raise ValueError(f"captions {said!r} are no list of sentences")
+    return {"picture": line["picture"], "captions": said, "by": line["by"]}
+
+
+def _written(lines: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _commit(kept: dict[str, dict[str, Any]]) -> str | None:

@@ -163,6 +163,7 @@ STREAMS = {
     "craft_lightning/tables/cluster.py": "answers of a worker, line by line",
     "craft_lightning/tables/store.py": "a lock",
     "callbacks/learning_curves.py": "a line a step; its reader drops a last line that was cut off",
+    "data_modules/captions.py": "a line a picture; its reader drops a last line that was cut off",
     "craft_lightning/worker.py": "a log, and a switch of the kernel",
     "callbacks/facts.py": "a switch of the kernel",
 }

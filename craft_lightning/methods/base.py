@@ -137,7 +137,8 @@ class BaseMethod(StepAccounts, ABC):
         if self.captions is None:
             data = getattr(self.trainer, "datamodule", None)
             sentences: Sequence[str] = getattr(data, "captions", ())
-            self.captions = CaptionTable.embed(sentences, self.backbone, self.device)
+            stated: Sequence[str] | None = getattr(data, "statements", None)
+            self.captions = CaptionTable.embed(sentences, self.backbone, self.device, stated)
         share = batch.share
         ids, labels, first = share.caption_ids, share.label_ids, share.part * len(batch)
         if self._processes() > 1:

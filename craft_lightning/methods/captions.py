@@ -31,14 +31,20 @@ class CaptionRows:
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """Every sentence of a data module: ``embeddings`` ``[C, dT]`` and ``numbers`` ``[C]``, equal where texts are."""
+    """Every sentence of a data module: ``embeddings`` ``[C, dT]``; ``numbers`` ``[C]``, equal where statements are."""
 
     embeddings: Tensor
     numbers: Tensor
 
     @classmethod
-    def embed(cls, sentences: Sequence[str], backbone: VlmSpec, device: torch.device) -> CaptionTable:
+    def embed(
+        cls, sentences: Sequence[str], backbone: VlmSpec, device: torch.device, statements: Sequence[str] | None = None
+    ) -> CaptionTable:
         """Embed with the text tower that was aligned with the backbone's vision tower (OD-10).
+
+        Args:
+            sentences: of the data. statements: what each says besides a generated caption: it alone decides which are
+                the same (OD-9), whatever was drawn. None: the sentences themselves.
 
         Raises:
             CraftError: no sentences.
@@ -46,7 +52,7 @@ class CaptionTable:
         if not sentences:
             raise CraftError("the data has no captions to contrast with; set --model.lambda_contrastive 0")
         first: dict[str, int] = {}
-        numbers = torch.tensor([first.setdefault(s, i) for i, s in enumerate(sentences)], device=device)
+        numbers = torch.tensor([first.setdefault(s, i) for i, s in enumerate(statements or sentences)], device=device)
         tower = load_text_tower(backbone).to(device)
         return cls(tower.embed_texts([_fitting(s, tower) for s in sentences]).to(device, torch.float32), numbers)
 

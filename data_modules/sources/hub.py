@@ -90,7 +90,7 @@ def _fetch(facts: DatasetFacts, table: HubTable) -> Path:
     Raises:
         CraftError: moved, gated, no network and no copy, no space left, or no tables.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     page = f"https://huggingface.co/datasets/{table.id}"
     try:
@@ -99,21 +99,10 @@ def _fetch(facts: DatasetFacts, table: HubTable) -> Path:
                 table.id, repo_type="dataset", revision=table.revision, allow_patterns=_patterns(table.config)
             )
         )
-    except errors.GatedRepoError as error:
-        raise CraftError(f"{table.id} is gated: accept its terms on {page}, then run: hf auth login") from error
-    except errors.RepositoryNotFoundError as error:
-        raise CraftError(f"no dataset {table.id} on the hub (moved or private); {further(facts, table)}") from error
-    except errors.RevisionNotFoundError as error:
-        raise CraftError(f"{table.id} has no revision {table.revision!r}; its revisions: {page}/commits") from error
-    except (errors.LocalEntryNotFoundError, ConnectionError) as error:
-        raise CraftError(
-            f"the hub cannot be reached and {table.id} is not (or not whole) on this machine; with a network, run "
-            f"hf download {table.id} --repo-type dataset --local-dir FOLDER, then here --data.root FOLDER"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise CraftError(f"{table.id} could not be fetched ({_line(error)}); run the same command again") from error
-    except OSError as error:
-        raise no_space(error, table.id) from error
+    except Exception as error:  # the client's transport has errors of its own
+        absent = f"no dataset {table.id} on the hub (moved or private); {further(facts, table)}"
+        copy = f"hf download {table.id} --repo-type dataset --local-dir FOLDER, then here --data.root FOLDER"
+        raise hub_error(error, table.id, page, table.revision, absent, copy) from error
     if not any(folder.rglob("*.parquet")):
         raise CraftError(
             f"{table.id} has no parquet files of train, validation or test; try its converted branch, "
@@ -135,14 +124,45 @@ def _stamp(folder: Path) -> str:
     return " ".join(f"{f.relative_to(folder).as_posix()}:{f.stat().st_size}" for f in files) or "empty"
 
 
+def hub_error(error: Exception, name: str, page: str, revision: str | None, absent: str, copy: str) -> CraftError:
+    """The line for an error of the hub's client: what failed, and what to do.
+
+    Args:
+        error: the client's. name: of the repository. page: its page. revision: asked for. absent: the line if there is
+            no such repository. copy: the commands that bring it here from a machine with a network.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return CraftError(f"{name} is gated: accept its terms on {page}, then run: hf auth login")
+    if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+        return CraftError(absent)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return CraftError(f"{name} has no revision {revision!r}; its revisions: {page}/commits")
+    # No copy here: the cause tells whether the hub answered. A refusal or a fault of its own is no lost network.
+    answered = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    if isinstance(answered, errors.HfHubHTTPError):
+        return CraftError(f"{name} could not be fetched ({_line(answered)}); run the same command again")
+    if isinstance(error, (errors.LocalEntryNotFoundError, ConnectionError)):
+        return CraftError(
+            f"the hub cannot be reached and {name} is not (or not whole) on this machine; with a network, run {copy}"
+        )
+    if isinstance(error, OSError):
+        return no_space(error, name)
+    why = f"{type(error).__name__}: {_line(error)}"
+    return CraftError(f"{name} could not be fetched ({why}); run the same command again")
+
+
 def no_space(error: OSError, what: str) -> CraftError:
-    """The line for an error of the disk, above all a full one."""
+    """The line for an error of the disk, above all a full one or one that cannot be written."""
     cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "disk space" in str(error):
         at = next(p for p in (Path(cache).expanduser(), *Path(cache).expanduser().parents) if p.exists())
         free = shutil.disk_usage(at).free / 1e9
         return CraftError(f"no space for {what} in {cache} ({free:.1f} GB free); set HF_HOME=/a/larger/disk")
-    return CraftError(f"{what} could not be read ({_line(error)})")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return CraftError(f"{what} cannot be kept in {cache} ({_line(error)}); set HF_HOME=/a/folder/of/yours")
+    return CraftError(f"{what} could not be read or written ({_line(error)})")
 
 
 def _line(error: Exception) -> str:

@@ -29,7 +29,7 @@ def _pictures() -> BlipImageProcessor:
     return BlipImageProcessor(size={"height": 16, "width": 16})
 
 
-def write_blip2(folder: Path, seed: int = 0) -> Path:
+def write_blip2(folder: Path, seed: int = 1) -> Path:
     """Behind its query tokens an OPT that ends with a line feed, as that of Salesforce/blip2-opt-2.7b does."""
     texts = ["<unk>", "<pad>", "</s>", "\u010a", *(f"\u0120{word}" for word in WORDS), "<image>"]
     ids = {text: number for number, text in enumerate(texts)}
@@ -50,8 +50,10 @@ def write_blip2(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Blip2ForConditionalGeneration(config)
-        torch.nn.init.normal_(model.query_tokens)
-        torch.nn.init.normal_(model.language_projection.weight)
+        # Large enough that the sentences are of the picture.
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and not name.startswith("language_model"):
+                torch.nn.init.normal_(parameter)
     model.save_pretrained(folder)
     Blip2Processor(_pictures(), tokenizer, num_query_tokens=2).save_pretrained(folder)
     return folder

@@ -6,21 +6,26 @@ import shutil
 import threading
 from collections import Counter
 
+import httpx2
 import huggingface_hub
 import pytest
 import torch
 from filelock import FileLock
 from huggingface_hub import errors
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from craft_lightning.errors import CraftError
+from craft_lightning.losses import negative_pairs
+from craft_lightning.methods.captions import CaptionTable
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.spec import VlmSpec
 from data_modules import captions as captions_module
 from data_modules.base import VqaDataModule
-from data_modules.captions import agree
+from data_modules.captions import Captioner, agree
 from data_modules.folder import FolderDataModule
 from data_modules.sources import records as records_module
+from data_modules.sources.images import LazyImages, to_picture
 from tests.data_modules.captioner_kit import WORDS, write_blip, write_blip2
 from tests.data_modules.conftest import save_picture
 
@@ -102,13 +107,30 @@ def test_pictures_are_captioned_once(write, pictures, kept, loads, tmp_path):
         assert len(set(generated)) == len(generated)
         for sentence in generated:
             assert sentence.endswith(f" {statement}")
-            assert set(sentence.removesuffix(f" {statement}").split()) <= set(WORDS) | {"</s>", "[DEC]"}
+            assert set(sentence.removesuffix(f" {statement}").split()) <= set(WORDS)
     assert len({sentence for sentences in said.values() for sentence in sentences[1:]}) > 5
     assert data.captions == list(dict.fromkeys(sentence for sentences in said.values() for sentence in sentences))
     assert data.describe()["captioner"] == f"{captioner} {lines(kept)[0]['by']}"
     again = own(pictures, captioner)
     assert again.captions == data.captions
     assert (loads.models, len(loads.batches)) == (1, 3)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("write", [write_blip2, write_blip])
+def test_captions_are_of_their_own_picture(write, lazy, pictures, loads, tmp_path, monkeypatch):
+    for shade, path in enumerate(sorted(pictures.glob("train/*/*.png"))):
+        Image.new("RGB", (20, 12), (255 * (shade & 1), 255 * (shade >> 1 & 1), 25 * shade)).save(path)
+    if lazy:
+        monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
+    folder = write(tmp_path / "captioner")
+    data = own(pictures, folder)
+    train = data.splits["train"]
+    assert isinstance(train.images, LazyImages) == lazy
+    model = captions_module._Model(folder, torch.device("cpu"))
+    apart = [next(model([to_picture(train.images[item.picture])])) for item in train.items]
+    assert [list(item.generated) for item in train.items] == apart
+    assert len({tuple(said) for said in apart}) >= 5
 
 
 def test_a_killed_run_continues(pictures, kept, loads, blip2):
@@ -137,7 +159,7 @@ def test_new_pictures_alone_are_captioned(pictures, kept, loads, blip2, monkeypa
     assert len(lines(kept)) == 11
 
 
-def test_one_process_makes_them_and_others_wait(pictures, kept, loads, blip2, monkeypatch):
+def test_one_process_makes_them_and_others_wait(pictures, kept, loads, blip2, monkeypatch, capsys):
     own(pictures, blip2)
     (path,) = kept.rglob("*.jsonl")
     made = path.with_name("made")
@@ -157,6 +179,7 @@ def test_one_process_makes_them_and_others_wait(pictures, kept, loads, blip2, mo
         made.rename(path)
     other.join(timeout=20)
     assert not other.is_alive()
+    assert capsys.readouterr().err.count("another process makes these captions") == 1
     assert loads.models == 1
 
 
@@ -178,6 +201,23 @@ def test_sentences_are_drawn_alike_and_nothing_else_differs(pictures, blip2):
         assert torch.equal(ours.input_ids, theirs.input_ids)
 
 
+def test_a_statement_is_no_negative_of_itself_behind_a_caption(pictures, blip2, checkpoints):
+    data = own(pictures, blip2)
+    assert set(data.statements) == {e.captions[0] for e in data.examples("train")}
+    bare = data.statements[0]
+    behind = next(text for text in data.captions if text.endswith(f" {bare}"))
+    texts = [data.captions.index(behind), data.captions.index(bare), data.statements.index(data.statements[-1])]
+    spec = VlmSpec(name=str(checkpoints / "host"))
+    table = CaptionTable.embed(data.captions, spec, torch.device("cpu"), data.statements)
+    rows = table.rows(torch.tensor(texts), torch.arange(3), slice(0, 3))  # three pictures of a question set
+    negative = negative_pairs(rows.labels, rows.labels, rows.sentences, rows.sentences)
+    assert negative.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
+    plain = own(pictures)
+    assert plain.statements == plain.captions
+    numbers = CaptionTable.embed(plain.captions, spec, torch.device("cpu"), plain.statements).numbers
+    assert torch.equal(numbers, CaptionTable.embed(plain.captions, spec, torch.device("cpu")).numbers)
+
+
 def test_without_a_captioner_there_are_the_statements_alone(pictures, kept):
     data = own(pictures)
     start = f"An image of a {data.facts.domain}, specifically a"
@@ -186,6 +226,8 @@ def test_without_a_captioner_there_are_the_statements_alone(pictures, kept):
     assert batch.caption_ids.tolist() == batch.label_ids.tolist()
     assert data.describe()["captioner"] is None
     assert not kept.exists()
+    with pytest.raises(CraftError, match="grey shows no picture to caption"):
+        own(pictures, ID, look="grey")
 
 
 def test_the_contrastive_loss_reads_them(checkpoints, kept, loads, blip2, tmp_path):
@@ -217,16 +259,28 @@ def test_the_contrastive_loss_reads_them(checkpoints, kept, loads, blip2, tmp_pa
     test = VqaDataModule(backbone, "kvasir", captioner=str(blip2), **sizes)
     trainer.test(method, datamodule=test, verbose=False)
     assert sum(loads.batches) == 12
+    assert test.describe()["captioner"] is None
+    uneven = VqaDataModule(backbone, "kvasir", captioner=str(blip2), **{**sizes, "batch_size": 5})
+    trainer = Trainer(**quiet, **steps, accelerator="cpu", devices=1, accumulate_grad_batches=2)
+    with pytest.raises(CraftError, match="cannot be shared equally"):
+        trainer.fit(Craft(backbone=backbone), datamodule=uneven)
+    assert sum(loads.batches) == 12
 
 
 def test_a_checkpoint_of_the_hub_is_fetched_once_and_its_commit_stays(pictures, kept, loads, blip2, monkeypatch):
     asked = []
 
-    def snapshot_download(repo, revision, allow_patterns):
+    def hf_hub_download(repo, file, revision):
         asked.append((repo, revision))
+        return str(blip2 / file)
+
+    def snapshot_download(repo, revision, allow_patterns, ignore_patterns):
+        assert revision == "c0ffee"  # that of the config that was checked
+        assert ignore_patterns == ["adapter_config.json"]
         assert not any("bin" in pattern or "py" in pattern for pattern in allow_patterns)
         return str(blip2)
 
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     loads.limit = 1
     with pytest.raises(KeyboardInterrupt):
@@ -245,13 +299,19 @@ def made(kind):
     return kind.__new__(kind)
 
 
+def caused(error, text):
+    error.__cause__ = made(errors.HfHubHTTPError)
+    error.__cause__.args, error.__cause__.__dict__["server_message"] = (text,), None
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (made(errors.GatedRepoError), "someone/blip2 is gated: accept its terms .*: hf auth login"),
         (
             made(errors.RepositoryNotFoundError),
-            "no captioner someone/blip2 on the hub; try --data.captioner Salesforce",
+            "no captioner someone/blip2: no such folder, and no such id on the hub; try --data.captioner Salesforce",
         ),
         (
             errors.LocalEntryNotFoundError("no"),
@@ -259,13 +319,16 @@ def made(kind):
         ),
         (errors.OfflineModeIsEnabled("no"), "cannot be reached.*hf download someone/blip2 --local-dir FOLDER"),
         (OSError(28, "No space left on device"), "no space for someone/blip2"),
+        (caused(errors.LocalEntryNotFoundError("no"), "500 of the hub"), r"could not be fetched \(500 of the hub\)"),
+        (httpx2.ProxyError("407"), r"could not be fetched \(ProxyError: 407\); run the same command again"),
+        (errors.RemoteEntryNotFoundError.__new__(errors.RemoteEntryNotFoundError), "has no config.json"),
     ],
 )
 def test_one_line_if_the_hub_has_none(error, said, pictures, monkeypatch):
-    def snapshot_download(repo, **options):
+    def hf_hub_download(repo, file, **options):
         raise error
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
     with pytest.raises(CraftError, match=said):
         own(pictures, ID)
 
@@ -300,8 +363,73 @@ def test_one_line_for_missing_tensors_and_damaged_lines(pictures, kept, blip2, t
         own(pictures, partial)
     own(pictures, blip2)
     (path,) = kept.rglob("*.jsonl")
-    path.write_text(path.read_text()[:-30])
-    with pytest.raises(CraftError, match=r"holds no captions .*; remove it"):
+    whole = path.read_text()
+    for damaged in (whole[30:], whole.replace('"captions": [', '"captions": [1, ', 1)):
+        path.write_text(damaged)
+        with pytest.raises(CraftError, match=r"holds no captions .*; remove it"):
+            own(pictures, blip2)
+
+
+def test_a_torn_last_line_is_made_again(pictures, kept, loads, blip2):
+    own(pictures, blip2)
+    (path,) = kept.rglob("*.jsonl")
+    whole = path.read_text()
+    path.write_text(whole[:-30])
+    own(pictures, blip2)
+    assert loads.batches == [4, 4, 2, 1]
+    assert path.read_text() == whole
+
+
+def edited(blip2, folder, **entries):
+    shutil.copytree(blip2, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **entries}))
+    return folder
+
+
+def test_one_line_for_an_old_config_and_an_adapter(pictures, kept, blip2, tmp_path):
+    old = edited(blip2, tmp_path / "old", image_token_index=None)
+    with pytest.raises(CraftError, match="names no image_token_index; take a newer revision"):
+        own(pictures, old)
+    (blip2 / "adapter_config.json").write_text("{}")
+    try:
+        with pytest.raises(CraftError, match="holds an adapter"):
+            own(pictures, blip2)
+    finally:
+        (blip2 / "adapter_config.json").unlink()
+
+
+def test_a_tokenizer_tells_a_folder_from_another(blip2, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(blip2, copy)
+    stamp = Captioner.named(str(copy)).stamp
+    tokens = copy / "tokenizer_config.json"
+    tokens.write_text(tokens.read_text() + " ")
+    assert Captioner.named(str(copy)).stamp != stamp
+
+
+def test_one_line_for_disk_and_memory(pictures, kept, blip2, monkeypatch):
+    def fails(error):
+        def call(*args, **options):
+            raise error
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(captions_module, "write_text", fails(OSError(28, "No space left on device")))
+        with pytest.raises(CraftError, match="no space for captions"):
+            own(pictures, blip2)
+    with monkeypatch.context() as patched:
+        patched.setattr(captions_module.FileLock, "acquire", fails(PermissionError(13, "Permission denied")))
+        with pytest.raises(CraftError, match=r"captions cannot be kept in .*; set HF_HOME"):
+            own(pictures, blip2)
+    with monkeypatch.context() as patched:
+        patched.setattr(captions_module._Model, "__call__", fails(torch.OutOfMemoryError("CUDA out of memory")))
+        with pytest.raises(CraftError, match="does not fit in the memory of cpu"):
+            own(pictures, blip2)
+    kept.rename(kept.with_name("away"))
+    kept.write_text("a file")
+    with pytest.raises(CraftError, match="captions c"):
         own(pictures, blip2)
 
 
