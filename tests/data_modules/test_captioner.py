@@ -152,8 +152,12 @@ def test_new_pictures_alone_are_captioned(pictures, kept, loads, blip2, monkeypa
     own(pictures, blip2)
     assert sum(loads.batches) == 10
     elk = pictures / "train" / "elk"
+    shutil.copy(elk / "03.png", elk / "00.png")
+    data = own(pictures, blip2)
+    assert len(loads.batches) == 3
+    said = {e.key.removeprefix("folder/train/"): e.captions for e in data.examples("train")}
+    assert said["elk/00.png"] == said["elk/03.png"]
     save_picture(elk / "02.png", seed=77)
-    shutil.copy(elk / "03.png", elk / "copy.png")
     own(pictures, blip2)
     assert loads.batches[3:] == [1]
     assert len(lines(kept)) == 11
