@@ -18,7 +18,7 @@ from craft_lightning import __version__
 from craft_lightning.cli import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
-from craft_lightning.methods.base import load_method
+from craft_lightning.methods.state import load_method
 from craft_lightning.models import spec
 from craft_lightning.models.spec import BACKBONES
 

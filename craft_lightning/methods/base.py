@@ -5,11 +5,9 @@ Everything else (steps, optimiser, logging, evaluation, checkpoints) is the same
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,8 +15,9 @@ from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
 from craft_lightning.mcq import pick
-from craft_lightning.methods import method_class, state
+from craft_lightning.methods import state
 from craft_lightning.methods.captions import CaptionRows, CaptionTable
+from craft_lightning.methods.seen import SeenPictures
 from craft_lightning.methods.steps import StepAccounts
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.blocks import shard
@@ -31,7 +30,6 @@ from craft_lightning.optim import OptimSpec, build_optimizer
 from craft_lightning.replies import scored_replies
 from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
 
-FORMAT = 1
 HOOKS = ("trainable", "build", "visual_tokens", "losses", "param_groups")
 FINAL = (
     *("configure_model", "forward", "training_step", "validation_step", "test_step", "predict_step"),
@@ -84,6 +82,7 @@ class BaseMethod(StepAccounts, ABC):
         self.token_rule = PruneRule()
         self.moved = False
         self.beside_encoder = ""
+        self._seen: SeenPictures | None = None
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -192,11 +191,27 @@ class BaseMethod(StepAccounts, ABC):
 
     def forward(self, batch: VqaBatch) -> MethodOutput:
         """Encode, quantise, project, and read the answer's logits and loss (labels are needed)."""
-        return self.vlm(self.visual_tokens(batch.pixel_values), batch)
+        return self.vlm(self._look(batch), batch)
 
     def setup(self, stage: str) -> None:
         """In ``fit`` the weights are the method's from the first step on."""
         self.moved = self.moved or stage == "fit"
+        self._seen = None  # another stage may show other pictures under the same keys
+
+    def on_fit_start(self) -> None:
+        """Keep what the encoder makes of pictures, if neither it nor they change in this fit (``still`` data).
+
+        Not where the tower is sharded: all processes gather its weights together.
+        """
+        moves = type(self).visual_tokens is not BaseMethod.visual_tokens or self.vlm.lockstep
+        moves = moves or any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
+        still = getattr(getattr(self.trainer, "datamodule", None), "still", False)
+        self._seen = SeenPictures(self.vlm.grid) if still and not moves else None
+
+    def _look(self, batch: VqaBatch) -> VisualTokens:
+        if self._seen is None:
+            return self.visual_tokens(batch.pixel_values)
+        return self._seen.look(batch, self.visual_tokens)
 
     def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
         """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""
@@ -275,7 +290,7 @@ class BaseMethod(StepAccounts, ABC):
         kept = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["craft_lightning"] = {
-            "format": FORMAT,
+            "format": state.FORMAT,
             "method": self.name,
             "codebook_hash": self.vlm.codebook_hash,
             "first_gradients": self.first_gradients,
@@ -290,7 +305,7 @@ class BaseMethod(StepAccounts, ABC):
         """
         self.configure_model()
         self.moved = True
-        facts = state.check_method(checkpoint, self.name, FORMAT)
+        facts = state.check_method(checkpoint, self.name)
         state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
         state.check_names(checkpoint["state_dict"], wanted, self.name)
@@ -300,7 +315,7 @@ class BaseMethod(StepAccounts, ABC):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def _evaluate(self, batch: VqaBatch, count: bool = True) -> dict[str, Any]:
-        visual = self.visual_tokens(batch.pixel_values)
+        visual = self._look(batch)
         keeps = (self.token_keep, *self.token_also)
         read, *others = prune_each(visual, keeps, self.token_prior, self.token_rule, batch.keys)
         predictions = scored_replies(self.vlm, read, batch)
@@ -325,24 +340,3 @@ class BaseMethod(StepAccounts, ABC):
             values[f"{stage}/codebook_perplexity"] = usage["perplexity"][0]
             values[f"{stage}/codebook_dead"] = usage["dead"].float()
         self.log_dict(values, sync_dist=True)  # equal on all processes already; this says so to Lightning
-
-
-def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
-    """The method of a checkpoint, weights included, of the class that the file names.
-
-    Args:
-        path: a ``.ckpt`` written by ``fit``. overrides: constructor arguments in place of the stored ones.
-
-    Raises:
-        CraftError: no such file, not one of our checkpoints, or an unknown method.
-    """
-    facts = state.check_method(state.read_checkpoint(path), None, FORMAT)
-    with warnings.catch_warnings():
-        # Only trained tensors are stored: on_load_checkpoint has compared their names.
-        warnings.filterwarnings(
-            "ignore", message="Found keys that are in the model state dict but not in the checkpoint"
-        )
-        loaded: BaseMethod = method_class(facts["method"]).load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, **overrides
-        )
-    return loaded

@@ -6,14 +6,22 @@ Non-strict loading alone would hide mistakes.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
+from craft_lightning.methods import method_class
+
+if TYPE_CHECKING:
+    from craft_lightning.methods.base import BaseMethod
+
+FORMAT = 1
+"""Of checkpoints; later ones are refused."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -46,7 +54,7 @@ def check_continuous(wanted: bool, codebook_hash: str | None, method: str, backb
         )
 
 
-def check_method(checkpoint: Mapping[str, Any], method: str | None, version: int) -> Mapping[str, Any]:
+def check_method(checkpoint: Mapping[str, Any], method: str | None) -> Mapping[str, Any]:
     """What a checkpoint says of itself, if the format is known and the method is the given one (None accepts any).
 
     Raises:
@@ -55,8 +63,8 @@ def check_method(checkpoint: Mapping[str, Any], method: str | None, version: int
     facts: Mapping[str, Any] | None = checkpoint.get("craft_lightning")
     if not facts:
         raise CraftError("the checkpoint was not written by craft_lightning")
-    if facts["format"] > version:
-        raise CraftError(f"the checkpoint has format {facts['format']}, this version reads up to {version}: update it")
+    if facts["format"] > FORMAT:
+        raise CraftError(f"the checkpoint has format {facts['format']}, this version reads up to {FORMAT}: update it")
     if method is not None and facts["method"] != method:
         raise CraftError(f"the checkpoint is of method {facts['method']!r}, the config names {method!r}")
     return facts
@@ -98,3 +106,24 @@ def count_in_parts(checkpoint: Mapping[str, Any], before: int, now: int) -> None
         under_way = counts["processed"] - counts["completed"]  # 1 where a callback wrote the checkpoint
         counts.update({name: count // before * now for name, count in counts.items()})
         counts["completed"] = counts["processed"] - under_way
+
+
+def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
+    """The method of a checkpoint, weights included, of the class that the file names.
+
+    Args:
+        path: a ``.ckpt`` written by ``fit``. overrides: constructor arguments in place of the stored ones.
+
+    Raises:
+        CraftError: no such file, not one of our checkpoints, or an unknown method.
+    """
+    facts = check_method(read_checkpoint(path), None)
+    with warnings.catch_warnings():
+        # Only trained tensors are stored: on_load_checkpoint has compared their names.
+        warnings.filterwarnings(
+            "ignore", message="Found keys that are in the model state dict but not in the checkpoint"
+        )
+        loaded: BaseMethod = method_class(facts["method"]).load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, **overrides
+        )
+    return loaded

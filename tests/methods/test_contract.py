@@ -11,8 +11,9 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS, base, method_class
-from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod, load_method
+from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod
 from craft_lightning.methods.craft import Craft
+from craft_lightning.methods.state import load_method
 from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from callbacks.learning_curves import LearningCurves
 from craft_lightning import cli, worker
-from craft_lightning.methods.base import load_method
+from craft_lightning.methods.state import load_method
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.models.tiny import write_tiny
 from craft_lightning.tables import store
