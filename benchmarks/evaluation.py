@@ -72,7 +72,7 @@ def bound(asked: Asked) -> None:
         prompts = prompts_only(batch)
         for visual in asked.see(batch, asked.keeps):
             counts = None if visual.selection is None else visual.selection.counts
-            embeds, *_ = asked.vlm.embed(visual.tokens, prompts.input_ids, prompts.attention_mask, "right", counts)
+            embeds, *_ = asked.vlm.embed(visual.tokens, prompts.input_ids, prompts.attention_mask, counts)
             asked.vlm.language_model.get_decoder()(inputs_embeds=embeds, use_cache=True)
 
 
@@ -80,7 +80,9 @@ def generated(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[s
     """Replies to a batch whose prompts fit the context."""
     batch = prompts_only(batch)
     counts = None if visual.selection is None else visual.selection.counts
-    embeds, mask, _ = vlm.embed(visual.tokens, batch.input_ids, batch.attention_mask, "left", counts)
+    embeds, mask, _ = vlm.embed(visual.tokens, batch.input_ids, batch.attention_mask, counts)
+    order = mask.int().argsort(dim=1, stable=True)  # generate wants the padding on the left
+    embeds, mask = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds)), mask.gather(1, order)
     model = vlm.language_model
     ids = model.generate(
         inputs_embeds=embeds,

@@ -24,8 +24,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from craft_lightning.errors import CraftError
 from craft_lightning.family.surrogate import add_marks
 from craft_lightning.models.loading import load_tower
+from craft_lightning.models.projector import Projector
 from craft_lightning.models.spec import VlmSpec
-from craft_lightning.models.vlm import DiscreteVlm, Projector
+from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.surrogates.attention import FLOAT32_SDPA
 from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder, collate
 from craft_lightning.surrogates.language import Shown, TextStage, VisionLanguageStage, store_tokens

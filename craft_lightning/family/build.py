@@ -24,7 +24,8 @@ from craft_lightning.family.surrogate import SurrogateBuilder, fabric_of
 from craft_lightning.family.surrogate_plan import read_settings, surrogate_plan
 from craft_lightning.models.layout import write_tower, write_vlm
 from craft_lightning.models.loading import load_tokenizer, load_tower
-from craft_lightning.models.vlm import DiscreteVlm, Projector
+from craft_lightning.models.projector import Projector
+from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder, collate, length_grouped, lookup_primer
 from craft_lightning.surrogates.language import (
     Shown,

@@ -25,9 +25,10 @@ from craft_lightning.models.blocks import recompute, shard
 from craft_lightning.models.folders import aspect_of, checkpoint_root, tower_folder
 from craft_lightning.models.layout import write_vlm
 from craft_lightning.models.loading import load_language_model, load_tokenizer, load_tower
+from craft_lightning.models.projector import Projector
 from craft_lightning.models.spec import VlmSpec, hub_folder, models_root, resolve
 from craft_lightning.models.tower import VisionTower
-from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm, Projector
+from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
 from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder, length_grouped
 from craft_lightning.surrogates.language import Shown, StoredTokens, VisionLanguageStage
 from craft_lightning.surrogates.loop import LoopSpec, run_stage

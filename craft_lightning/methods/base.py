@@ -57,6 +57,7 @@ class BaseMethod(StepAccounts, ABC):
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
         moved: weights are not the backbone's own any more: in ``fit``, and with a checkpoint's weights.
+        seen: pictures that a frozen encoder saw in this fit; None where it has to see each again.
         beside_encoder: what an evaluation needs besides the encoder's own parameters, in words; empty for nothing.
         token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
             PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
@@ -82,7 +83,7 @@ class BaseMethod(StepAccounts, ABC):
         self.token_rule = PruneRule()
         self.moved = False
         self.beside_encoder = ""
-        self._seen: SeenPictures | None = None
+        self.seen: SeenPictures | None = None
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -196,7 +197,7 @@ class BaseMethod(StepAccounts, ABC):
     def setup(self, stage: str) -> None:
         """In ``fit`` the weights are the method's from the first step on."""
         self.moved = self.moved or stage == "fit"
-        self._seen = None  # another stage may show other pictures under the same keys
+        self.seen = None  # another stage may show other pictures under the same keys
 
     def on_fit_start(self) -> None:
         """Keep what the encoder makes of pictures, if neither it nor they change in this fit (``still`` data).
@@ -206,12 +207,12 @@ class BaseMethod(StepAccounts, ABC):
         moves = type(self).visual_tokens is not BaseMethod.visual_tokens or self.vlm.lockstep
         moves = moves or any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
         still = getattr(getattr(self.trainer, "datamodule", None), "still", False)
-        self._seen = SeenPictures(self.vlm.grid) if still and not moves else None
+        self.seen = SeenPictures(self.vlm.grid) if still and not moves else None
 
     def _look(self, batch: VqaBatch) -> VisualTokens:
-        if self._seen is None:
+        if self.seen is None:
             return self.visual_tokens(batch.pixel_values)
-        return self._seen.look(batch, self.visual_tokens)
+        return self.seen.look(batch, self.visual_tokens)
 
     def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
         """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""

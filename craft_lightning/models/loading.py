@@ -28,10 +28,11 @@ from craft_lightning.models.files import (
 from craft_lightning.models.folders import aspect_of, checkpoint_root, is_single, llm_folder, top_config_of
 from craft_lightning.models.layout import CONVERSATIONS
 from craft_lightning.models.llava import PARTS, language_config, projector_kind, projector_state
+from craft_lightning.models.projector import Projector
 from craft_lightning.models.reading import load_text_tower, load_tower, text_width
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.text import TextTower, load_tokenizer
-from craft_lightning.models.vlm import DiscreteVlm, Projector
+from craft_lightning.models.vlm import DiscreteVlm
 
 __all__ = [
     "TextTower",

@@ -24,11 +24,12 @@ from craft_lightning.models.clip_tower import ClipTower
 from craft_lightning.models.files import building, read_json
 from craft_lightning.models.folders import checkpoint_root, has_clip, llm_folder, top_config_of, tower_folder
 from craft_lightning.models.llava import clip_shapes, language_config, projector_kind
+from craft_lightning.models.projector import Projector
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.reading import levels_of, section_of, siglip_shapes
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.tower import VisionTower
-from craft_lightning.models.vlm import DiscreteVlm, Projector
+from craft_lightning.models.vlm import DiscreteVlm
 
 
 def skeleton(spec: VlmSpec) -> DiscreteVlm:

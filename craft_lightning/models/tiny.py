@@ -25,8 +25,9 @@ from transformers import (
 )
 
 from craft_lightning.models.layout import TowerParts, write_tower, write_vlm
+from craft_lightning.models.projector import Projector
 from craft_lightning.models.reading import load_tower
-from craft_lightning.models.vlm import WRAP_TOKENS, Projector
+from craft_lightning.models.vlm import WRAP_TOKENS
 
 Family = Literal["llama", "qwen2"]
 

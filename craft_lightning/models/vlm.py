@@ -24,38 +24,6 @@ logger = logging.getLogger(__name__)
 WRAP_TOKENS = ("<im_start>", "<im_end>")
 
 
-class Projector(nn.Module):
-    """Tower width to language-model width, with the host's parameter names (``layers.0``, ``layers.2``).
-
-    Args:
-        kind: ``mlpNx_gelu`` (N linear layers, exact GELU between), ``linear`` or ``identity``.
-
-    Raises:
-        CraftError: another kind, or ``identity`` between different widths.
-    """
-
-    def __init__(self, kind: str, width: int, llm_width: int) -> None:
-        super().__init__()
-        depth = kind.removeprefix("mlp").removesuffix("x_gelu")
-        if kind == "linear":
-            self.layers: nn.Module = nn.Linear(width, llm_width)
-        elif kind == "identity" and width == llm_width:
-            self.layers = nn.Identity()
-        elif kind == f"mlp{depth}x_gelu" and depth.isdecimal() and int(depth) > 0:
-            layers: list[nn.Module] = [nn.Linear(width, llm_width)]
-            for _ in range(int(depth) - 1):
-                layers += [nn.GELU(), nn.Linear(llm_width, llm_width)]
-            self.layers = nn.Sequential(*layers)
-        else:
-            raise CraftError(
-                f"no projector {kind!r} from width {width} to {llm_width}; known: mlpNx_gelu, linear, identity"
-            )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``[..., width]`` to ``[..., llm_width]``."""
-        return self.layers(tokens)
-
-
 class DiscreteVlm(nn.Module):
     """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
 
@@ -149,16 +117,14 @@ class DiscreteVlm(nn.Module):
         tokens: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor,
-        side: Literal["right", "left"] = "right",
         counts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Language-model inputs with the projected visual tokens in place of the placeholder.
+        """Language-model inputs, right-padded, with the projected visual tokens in place of the placeholder.
 
         Args:
             tokens: ``[B, M, d]`` visual tokens.
             input_ids: ``[B, T]``, right-padded, one :data:`IMAGE_TOKEN_ID` per row.
             attention_mask: ``[B, T]`` bool.
-            side: of the padding in the result.
             counts: ``[B]`` visual tokens of each row, if not all M.
 
         Returns:
@@ -182,27 +148,24 @@ class DiscreteVlm(nn.Module):
         at = is_image.int().argmax(dim=1, keepdim=True)
         lengths = attention_mask.sum(dim=1, keepdim=True) - 1 + extra
         total = int(lengths.max())
-        shift = total - lengths if side == "left" else torch.zeros_like(lengths)
-        slot = torch.arange(total, device=text.device).expand(rows, total) - shift
+        slot = torch.arange(total, device=text.device).expand(rows, total)
         inside = slot - at
         if counts is not None and self.wrap_ids is not None:
             inside = torch.where(inside == extra - 1, most - 1, inside)  # the end token follows the last one kept
         source = torch.where(slot < at, slot, torch.where(slot < at + extra, width + inside, slot - extra + 1))
-        mask = (slot >= 0) & (slot < lengths)
+        mask = slot < lengths
         flat = source.clamp(0, width + most - 1) + torch.arange(rows, device=text.device)[:, None] * (width + most)
         joined = torch.cat([text, visual], dim=1).flatten(0, 1)
         embeds = joined.index_select(0, flat.flatten()).view(rows, total, -1) * mask.unsqueeze(-1)
         old = torch.arange(width, device=text.device).expand(rows, width)
-        positions = torch.where(old > at, old + extra - 1, old) + shift
+        positions = torch.where(old > at, old + extra - 1, old)
         return embeds, mask, positions.clamp(0, total - 1)
 
-    def _inputs(
-        self, visual: VisualTokens, batch: VqaBatch, side: Literal["right", "left"] = "right"
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _inputs(self, visual: VisualTokens, batch: VqaBatch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """:meth:`embed`, and ``position_ids [B, L]`` where pruned tokens left gaps in them (OD-20)."""
         selection = visual.selection
         counts = None if selection is None else selection.counts
-        embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, side, counts)
+        embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, counts)
         if selection is None or not selection.gaps:
             return embeds, mask, positions, None
         first = (batch.input_ids == IMAGE_TOKEN_ID).int().argmax(dim=1) + (0 if self.wrap_ids is None else 1)

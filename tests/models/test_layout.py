@@ -10,10 +10,10 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.layout import TowerParts, fresh_folder, tower_config, tower_tensors
 from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.projector import Projector
 from craft_lightning.models.reading import KNOWN_SIGLIP
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.tiny import write_tiny
-from craft_lightning.models.vlm import Projector
 
 LINEARS = ("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj")
 
