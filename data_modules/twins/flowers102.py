@@ -17,7 +17,7 @@ from craft_lightning.types import Fact
 from data_modules import labels
 from data_modules.twins.base import Attributes, ClassificationTwin
 from data_modules.twins.cells import Cells
-from data_modules.twins.draw import Canvas, both, capsule, choose, disc, ellipse, grain, rotate
+from data_modules.twins.draw import Canvas, both, capsule, choose, disc, ellipse, grain, per_picture, rotate
 from data_modules.twins.rng import Rng
 
 NIGHT = (0.3, 0.55)
@@ -104,10 +104,6 @@ _LEAVES = ("leaf at left", "leaf at right", "leaves both sides")
 _BLOOMS = ("small bloom", "large bloom")
 
 
-def _t(values: NDArray[np.generic] | Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
-
-
 class FlowersTwin(ClassificationTwin):
     """Blooms with petals around a centre, spikes, scaly heads and hanging trumpets, with a stem and leaves."""
 
@@ -171,7 +167,9 @@ class FlowersTwin(ClassificationTwin):
         ambient = torch.from_numpy(rng.uniform("ambient", low=low, high=high)).view(n, 1, 1, 1)
         moon = torch.tensor([0.75, 0.85, 1.25]).view(1, 3, 1, 1)
         x, y = rng.uniform("x", low=-0.5, high=0.5), rng.uniform("y", low=-0.6, high=0.3)
-        spot = torch.exp(-((torch.hypot(canvas.x - _t(x), canvas.y - _t(y)) / TORCH_WIDTH) ** 2)).unsqueeze(1)
+        spot = torch.exp(
+            -((torch.hypot(canvas.x - per_picture(x), canvas.y - per_picture(y)) / TORCH_WIDTH) ** 2)
+        ).unsqueeze(1)
         bulb = torch.from_numpy(rng.uniform("bulb", 3, low=0.45, high=1.15)).view(n, 3, 1, 1)
         seen = canvas.rgb * (ambient * moon + spot * bulb)
         # Colour vanishes where little light arrives, as rods take over from cones; bright parts saturate.
@@ -207,17 +205,17 @@ def _petals(
     """One row of petals: distance, position along a petal (0 centre, 1 tip) and across it (-1 to 1)."""
     cx, cy, radius = frame
     u, v = rotate(cv.x, cv.y, cx, cy, turn)
-    wedge = 2.0 * math.pi / _t(a["petals"])
+    wedge = 2.0 * math.pi / per_picture(a["petals"])
     angle = torch.atan2(u, -v)
     angle = angle - wedge * torch.round(angle / wedge)
     r = torch.hypot(u, v)
-    length = _t(radius) * reach
+    length = per_picture(radius) * reach
     along, across = r * angle.cos() / length, r * angle.sin() / length
-    pointed, notched, narrow = (_t(a["shape"] == s) for s in (_POINTED, _NOTCHED, _NARROW))
-    widest = _t(_WIDEST[a["shape"]])
+    pointed, notched, narrow = (per_picture(a["shape"] == s) for s in (_POINTED, _NOTCHED, _NARROW))
+    widest = per_picture(_WIDEST[a["shape"]])
     half = (wedge / 2).sin() * widest * (1.06 - 0.30 * pointed - 0.10 * narrow - 0.12 * notched)
     half = torch.minimum(half, 0.42 + 0.0 * half) * torch.where(
-        _t(a["petals"]) <= 6, 1.0 - 0.55 * narrow, torch.ones(1)
+        per_picture(a["petals"]) <= 6, 1.0 - 0.55 * narrow, torch.ones(1)
     )
     # Half-width along the petal: a rounded top (power 2) or a point (power 1), and a narrow foot.
     top = ((1.0 - along) / (1.0 - widest)).clamp(0.0, 1.0)
@@ -238,7 +236,7 @@ def _paint_open(rng: Rng, cv: Canvas, a: Attributes, frame: Frame, colour: NDArr
     mark = a["mark"]
     u, v = rotate(cv.x, cv.y, cx, cy, turn)
     ray = torch.atan2(u, -v)
-    r = torch.hypot(u, v) / _t(radius)
+    r = torch.hypot(u, v) / per_picture(radius)
     cv.paint(both(r - 1.15, 0.35 - (ray * 11).cos()), (0.42, 0.68, 0.30), mark == _MIST)
     rgb, rgb2 = torch.from_numpy(colour).view(-1, 3, 1, 1), torch.from_numpy(second).view(-1, 3, 1, 1)
     double = mark == _DOUBLE
@@ -246,7 +244,7 @@ def _paint_open(rng: Rng, cv: Canvas, a: Attributes, frame: Frame, colour: NDArr
     back, along, across = _petals(cv, a, frame, turn + half_wedge, 1.0)
     cv.paint(back, 0.80 * rgb2, double)
     front, along, across = _petals(cv, a, frame, turn, 1.0)
-    front = torch.where(_t(double) > 0, _petals(cv, a, frame, turn, 0.72)[0], front)
+    front = torch.where(per_picture(double) > 0, _petals(cv, a, frame, turn, 0.72)[0], front)
     where = [
         (_TIPS, along - 0.66),
         (_STRIPES, (across * 8.0).cos() - 0.55),
@@ -255,7 +253,7 @@ def _paint_open(rng: Rng, cv: Canvas, a: Attributes, frame: Frame, colour: NDArr
     ]
     share = torch.zeros(1)
     for kind, inside in where:
-        share = share + (0.5 + inside * 9.0).clamp(0, 1) * _t(mark == kind)
+        share = share + (0.5 + inside * 9.0).clamp(0, 1) * per_picture(mark == kind)
     petal = torch.lerp(rgb, rgb2, share.unsqueeze(1)) * (1.0 - 0.26 * across.abs().clamp(0, 1.4) ** 3).unsqueeze(1)
     petal = petal * (0.72 + 0.28 * (along * 2.5).clamp(0, 1)).unsqueeze(1)
     cv.paint(front, petal)
@@ -266,7 +264,7 @@ def _paint_open(rng: Rng, cv: Canvas, a: Attributes, frame: Frame, colour: NDArr
     cv.paint(torch.where(third.cos() > 0, torch.minimum(thread, tip), torch.ones(1)), 0.5 * second, mark == _STAMENS)
     size = choose([0.001, 0.2, 0.34, 0.46], a["centre_size"])
     centre = torch.from_numpy(_RGB[a["centre"]]).view(-1, 3, 1, 1) * (
-        1.05 - 0.35 * (r / _t(size)).clamp(0, 1) ** 2
+        1.05 - 0.35 * (r / per_picture(size)).clamp(0, 1) ** 2
     ).unsqueeze(1)
     cv.paint(disc(cv, cx, cy, size * radius), centre.clamp(0, 1), a["centre_size"] > 0)
 
@@ -275,13 +273,17 @@ def _paint_spike(rng: Rng, cv: Canvas, a: Attributes, frame: Frame, colour: NDAr
     """A tall cone of buds or hoods."""
     cx, cy, radius = frame
     top = cy - radius
-    hoods, blotch = _t(a["shape"] == _HOODS), _t(a["mark"] == _BLOTCH)
+    hoods, blotch = per_picture(a["shape"] == _HOODS), per_picture(a["mark"] == _BLOTCH)
     pitch = np.where(a["shape"] == _HOODS, 0.34, 0.21) * radius / 0.74
     cone = ellipse(cv, cx, cy + 0.12, 0.46 * radius, 1.05 * radius)
-    row = torch.floor((cv.y - _t(top)) / _t(pitch)).remainder(2)
-    cells = Cells(rng, cv.x - _t(cx) + 0.5 * (1.0 - row) * _t(pitch), cv.y - _t(top), pitch, pitch)
-    bud = torch.hypot(cells.u, cells.v) - 0.5 * _t(pitch)
-    bud = torch.where(hoods > 0, torch.maximum(bud - 0.06 * _t(radius), cells.v - 0.22 * _t(pitch)), bud)
+    row = torch.floor((cv.y - per_picture(top)) / per_picture(pitch)).remainder(2)
+    cells = Cells(
+        rng, cv.x - per_picture(cx) + 0.5 * (1.0 - row) * per_picture(pitch), cv.y - per_picture(top), pitch, pitch
+    )
+    bud = torch.hypot(cells.u, cells.v) - 0.5 * per_picture(pitch)
+    bud = torch.where(
+        hoods > 0, torch.maximum(bud - 0.06 * per_picture(radius), cells.v - 0.22 * per_picture(pitch)), bud
+    )
     cv.paint(cone - 0.02, 0.45 * second + 0.02, 1.0)
     light = (0.72 - 2.2 * (cells.u + cells.v)).clamp(0.55, 1.0).unsqueeze(1)
     red = (blotch * (cells.v > 0.02)).unsqueeze(1)
@@ -298,9 +300,11 @@ def _paint_head(rng: Rng, cv: Canvas, a: Attributes, frame: Frame, colour: NDArr
     cv.paint(tuft + 0.05 * torch.cos(cv.x * 40.0), second)
     head = ellipse(cv, cx, cy + 0.08, 0.78 * radius, 0.80 * radius)
     pitch = 0.34 * radius
-    row = torch.floor((cv.y - _t(cy)) / _t(pitch))
-    cells = Cells(rng, cv.x - _t(cx) + 0.5 * row.remainder(2) * _t(pitch), cv.y - _t(cy), pitch, pitch)
-    light = (0.68 + 1.1 * cells.v / _t(pitch) - 0.9 * cells.u.abs() / _t(pitch)).clamp(0.3, 1.1)
+    row = torch.floor((cv.y - per_picture(cy)) / per_picture(pitch))
+    cells = Cells(
+        rng, cv.x - per_picture(cx) + 0.5 * row.remainder(2) * per_picture(pitch), cv.y - per_picture(cy), pitch, pitch
+    )
+    light = (0.68 + 1.1 * cells.v / per_picture(pitch) - 0.9 * cells.u.abs() / per_picture(pitch)).clamp(0.3, 1.1)
     cv.paint(head, (torch.from_numpy(colour).view(-1, 3, 1, 1) * light.unsqueeze(1)).clamp(0, 1))
 
 
@@ -310,9 +314,9 @@ def _paint_trumpets(rng: Rng, cv: Canvas, a: Attributes, frame: Frame, colour: N
     for k, lean in enumerate((-0.62, 0.62, 0.0)):
         angle = np.pi / 2 + lean + rng.uniform(f"lean{k}", low=-0.08, high=0.08)
         u, v = rotate(cv.x, cv.y, cx, cy - 0.85 * radius, angle)
-        flare = 0.08 + 0.16 * (u / _t(1.5 * radius)).clamp(0, 1) ** 2
-        tube = torch.maximum(v.abs() - flare, (u - _t(0.75 * radius)).abs() - _t(0.72 * radius))
+        flare = 0.08 + 0.16 * (u / per_picture(1.5 * radius)).clamp(0, 1) ** 2
+        tube = torch.maximum(v.abs() - flare, (u - per_picture(0.75 * radius)).abs() - per_picture(0.72 * radius))
         cv.paint(tube, colour * (1.0, 0.9, 0.94)[k])
-        mouth = torch.hypot((u - _t(1.47 * radius)) / 0.5, v) - _t(0.34 * radius)
+        mouth = torch.hypot((u - per_picture(1.47 * radius)) / 0.5, v) - per_picture(0.34 * radius)
         cv.paint(mouth, second)
         cv.paint(mouth + 0.13, (0.98, 0.72, 0.25))

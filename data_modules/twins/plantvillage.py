@@ -17,7 +17,7 @@ from craft_lightning.types import Fact
 from data_modules import labels
 from data_modules.twins.base import Attributes, ClassificationTwin
 from data_modules.twins.cells import Cells
-from data_modules.twins.draw import Canvas, blur, choose, noise, rotate
+from data_modules.twins.draw import Canvas, blur, choose, noise, per_picture, rotate
 from data_modules.twins.rng import Rng
 
 CLUTTER = 0.35
@@ -137,10 +137,6 @@ _LEAFLETS: dict[int, tuple[tuple[float, float, float, float], ...]] = {
 }  # fmt: skip
 
 
-def _t(values: NDArray[np.generic]) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
-
-
 class PlantVillageTwin(ClassificationTwin):
     """A leaf on a plain backdrop: its shape says the crop, its marks say the disease."""
 
@@ -185,7 +181,7 @@ class PlantVillageTwin(ClassificationTwin):
         u, v = rotate(
             cv.x, cv.y, rng.uniform("cx", low=-0.07, high=0.07), rng.uniform("cy", low=-0.07, high=0.07), axis
         )
-        size = _t(rng.uniform("size", low=0.9, high=1.04))
+        size = per_picture(rng.uniform("size", low=0.9, high=1.04))
         u, v = u / size, v / size
         crop = _CROP[a["crop"]]
         leaf, along, across = torch.ones(n, side, side), torch.zeros(n, side, side), torch.zeros(n, side, side)
@@ -202,9 +198,9 @@ class PlantVillageTwin(ClassificationTwin):
             1.0 - across.abs() / 0.025, 0.55 - ((along * 34.0 - across.abs() * 30.0).cos() + 1.0) * 5.0
         )
         # Corn has parallel veins.
-        vein = torch.where(_t(a["crop"] == _CROP_NAMES.index("corn")) > 0, 0.6 * (across * 75.0).cos(), vein).clamp(
-            0, 1
-        )
+        vein = torch.where(
+            per_picture(a["crop"] == _CROP_NAMES.index("corn")) > 0, 0.6 * (across * 75.0).cos(), vein
+        ).clamp(0, 1)
         blade = torch.from_numpy(green).view(n, 3, 1, 1) * (1.0 + 0.35 * vein - 0.12 * (across > 0)).unsqueeze(1)
         marks = Canvas(n, side)
         marks.rgb = blade.clamp(0, 1)
@@ -223,7 +219,7 @@ class PlantVillageTwin(ClassificationTwin):
             _paint_clutter(rng.fork(f"layer{k}"), behind, u, v)
         rgb = torch.lerp(behind.rgb, canvas.rgb, canvas.subject.unsqueeze(1))
         dapple = ((noise(rng, "dapple", 6, side) - 0.48) * 7.0).clamp(0.0, 1.0)
-        depth = _t(rng.uniform("depth", low=0.6 * SHADOW, high=SHADOW))
+        depth = per_picture(rng.uniform("depth", low=0.6 * SHADOW, high=SHADOW))
         return blur(rgb * (1.1 - depth * dapple).unsqueeze(1), BLUR)
 
     def facts(self, attributes: Attributes, i: int) -> tuple[Fact, ...]:
@@ -246,7 +242,7 @@ class PlantVillageTwin(ClassificationTwin):
 def _paint_clutter(rng: Rng, cv: Canvas, u: Tensor, v: Tensor) -> None:
     """A loose layer of leaves of other plants, one in each cell that has one."""
     shift = rng.uniform("shift", 2, high=0.8)
-    cells = Cells(rng, u + _t(shift[:, 0]), v + _t(shift[:, 1]), 0.8, 0.8)
+    cells = Cells(rng, u + per_picture(shift[:, 0]), v + per_picture(shift[:, 1]), 0.8, 0.8)
     angle = 2 * math.pi * cells.value("angle")
     cos, sin = angle.cos(), angle.sin()
     along, across = cells.u * cos + cells.v * sin, cells.v * cos - cells.u * sin
@@ -267,8 +263,8 @@ def _teeth(t: Tensor, edge: Tensor, count: float) -> Tensor:
 
 def _leaflets(u: Tensor, v: Tensor, crop: NDArray[np.float32]) -> tuple[Tensor, Tensor, Tensor]:
     """Distance to the blades of one layout, and position along and across the nearest blade."""
-    half, rise, fall = (_t(crop[:, c]) for c in (3, 4, 5))
-    edge = _t(crop[:, 1])
+    half, rise, fall = (per_picture(crop[:, c]) for c in (3, 4, 5))
+    edge = per_picture(crop[:, 1])
     peak = rise / (rise + fall)
     norm = peak**rise * (1.0 - peak) ** fall
     best, along, across = torch.full_like(u, 9.0), torch.zeros_like(u), torch.zeros_like(u)
@@ -287,7 +283,7 @@ def _leaflets(u: Tensor, v: Tensor, crop: NDArray[np.float32]) -> tuple[Tensor, 
 
 def _lobed(u: Tensor, v: Tensor, crop: NDArray[np.float32]) -> tuple[Tensor, Tensor, Tensor]:
     """Distance to a hand-shaped blade of five lobes, and position along and across the nearest lobe."""
-    depth, edge = _t(crop[:, 6]), _t(crop[:, 1])
+    depth, edge = per_picture(crop[:, 6]), per_picture(crop[:, 1])
     p = u + 0.08
     r, angle = torch.hypot(p, v), torch.atan2(v, p)
     lobe = (2.5 * angle).cos().abs()
@@ -303,12 +299,12 @@ def _paint_marks(rng: Rng, cv: Canvas, a: Attributes, leaf: Tensor, u: Tensor, v
     row = _DISEASE[a["disease"]]
     kind = row[:, 0]
     colours = row[:, 1:5].astype(np.int64)
-    many = _t(a["amount"])
-    stretch = _t(row[:, 7])
+    many = per_picture(a["amount"])
+    stretch = per_picture(row[:, 7])
     cells = Cells(rng, u / stretch, v, row[:, 5], row[:, 5])
-    room = _t(row[:, 5]) * (0.5 - _t(row[:, 6])).clamp_min(0.0)
+    room = per_picture(row[:, 5]) * (0.5 - per_picture(row[:, 6])).clamp_min(0.0)
     du, dv = cells.u - room * (cells.value("u") - 0.5), cells.v - room * (cells.value("v") - 0.5)
-    radius = _t(row[:, 5] * row[:, 6])
+    radius = per_picture(row[:, 5] * row[:, 6])
     spot = torch.hypot(du, dv) - radius + 9.0 * (cells.value("there") > 0.6 + 0.4 * many)
     shown = (kind == _SPOTS)[:, None] & (colours > 0)
     for column, scale in enumerate((-0.5, 0.0, 0.34, 0.64)):
