@@ -58,6 +58,11 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
         sub = _join(folder, name)
         place, words = tree.root / sub, facts.class_words(name)
         files = [f for f in tree.below(sub) if PurePosixPath(f).suffix.lower() in SUFFIXES]
+        for strange in filter(_undecoded, files):
+            problems.bad("file name", f"{tree.root}: {_escaped(strange)} is no name in UTF-8; rename it")
+        files = [f for f in files if not _undecoded(f)]
+        if _undecoded(name):
+            continue
         if words is None:
             problems.bad("unknown class", f"{place}: {facts.no_class(name)}")
         elif words in origin:
@@ -78,3 +83,12 @@ def _children(tree: Tree, folder: str) -> list[str]:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
+
+
+def _undecoded(name: str) -> bool:
+    """Bytes that are no UTF-8 stand in a name as surrogates, which keys, hashes and result files cannot hold."""
+    return _escaped(name) != name
+
+
+def _escaped(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()

@@ -1,5 +1,6 @@
 """Class folders: layouts, splits, wording, and one clear line for each bad input."""
 
+import os
 import struct
 import zlib
 
@@ -167,7 +168,19 @@ def label_twice(root):
     return "label twice", "'red fox' twice"
 
 
-BAD = (break_picture, not_a_picture, huge_picture, empty_class, label_twice)
+def undecoded_name(root):
+    elk = os.fsencode(root / "train" / "elk")
+    os.rename(elk + b"/03.png", elk + b"/03\xff.png")
+    return "file name", r"train/elk/03\\udcff.png is no name in UTF-8"
+
+
+def undecoded_class(root):
+    save_picture(root / "train" / "mouse" / "0.png")
+    os.rename(root / "train" / "mouse", os.fsencode(root / "train") + b"/mo\xffse")
+    return "file name", r"train/mo\\udcffse/0.png is no name in UTF-8"
+
+
+BAD = (break_picture, not_a_picture, huge_picture, empty_class, label_twice, undecoded_name, undecoded_class)
 
 
 @pytest.mark.parametrize("spoil", BAD)
