@@ -1,7 +1,7 @@
 # Every target runs in .venv, which is made once and again when pyproject.toml changes.
 #   make reproduce-table1 SEEDS="0 1 2" LIMIT=200 JOBS=2 SCALE=pocket
 PYTHON ?= python3
-SEEDS ?= 0
+SEEDS ?=
 JOBS ?= auto
 SCALE ?= pocket
 LIMIT ?=
@@ -38,10 +38,10 @@ test: $(STAMP) ## the whole test set, with coverage of the three packages
 	$(RUN) -m pytest --cov --cov-report=term
 
 reproduce-table1: $(STAMP) ## Table 1 (SEEDS="0 1 2" LIMIT=items JOBS=n SCALE=pocket|paper)
-	$(RUN) -m craft_lightning table run table1 --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
+	$(RUN) -m craft_lightning table run table1 --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
 
 forgetting: $(STAMP) ## what adaptation forgets: studio pictures, the nine other sets (SEEDS="0 1 2" JOBS=n)
-	$(RUN) -m craft_lightning table run forgetting --seeds $(SEEDS) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
+	$(RUN) -m craft_lightning table run forgetting $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
 
 sweep: $(STAMP) ## the learning rate of every method, on validation items (JOBS=n)
 	$(RUN) -m craft_lightning table run sweep --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))

@@ -101,6 +101,8 @@ class VqaBatch:
         caption_ids: ``[B]`` long, row of the data module's caption list drawn for this example; -1 without captions.
         seen: ``[B]`` bool.
         answers: reference replies. keys: example keys. option_counts: number of options, 0 for open questions.
+        pictures: names of the pictures: equal names, equal ``pixel_values`` in every epoch. Empty where that cannot be
+            said; whoever changes pixels at random empties it.
         repeats: ``[B]`` bool, rows that another process counts: they only fill up the last batch. None: no row is.
         step: the share of the optimiser step that the batch is a part of; None if it is all of it.
     """
@@ -116,6 +118,7 @@ class VqaBatch:
     answers: tuple[str, ...]
     keys: tuple[str, ...]
     option_counts: tuple[int, ...]
+    pictures: tuple[str, ...] = ()
     repeats: Tensor | None = None
     step: StepShare | None = None
 

@@ -10,6 +10,7 @@ never outlives its runner.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import math
@@ -124,6 +125,9 @@ def reset_peak_memory() -> None:
     """Forget what earlier nodes of this process needed (on Linux; elsewhere the peak is that of the process)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: the next node would begin with it
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

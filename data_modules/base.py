@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -73,13 +73,7 @@ class VqaDataModule(LightningDataModule):
             nearest where that is known.
         captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training pictures, or none.
         on_bad: ``error`` ends at the first bad input, ``skip`` leaves bad inputs out and counts them.
-
-    Attributes:
-        still: a key has the same pixels in every epoch, so that a frozen encoder need not see them twice. Data that
-            changes its pictures at random says False.
     """
-
-    still: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -29,9 +29,11 @@ _BLANK = Image.new("RGB", (1, 1))
 
 @dataclass(frozen=True)
 class Row:
-    """One example ready to be collated: ``example`` without its picture, which is ``pixels`` ``[3, S, S]`` uint8."""
+    """One example ready to be collated: ``example`` without its picture, which is ``pixels`` ``[3, S, S]`` uint8 and
+    known in the run as ``picture``."""
 
     example: VqaExample
+    picture: str
     pixels: Tensor
     text: Encoded
     caption_id: int
@@ -81,8 +83,9 @@ class VqaDataset(Dataset[Row]):
         example = self.asked(index, epoch)
         said = example.captions
         drawn = said[mcq.pick(len(said), self.seed, epoch, example.key, "caption")]
-        caption_id, picture = self.captions.get(drawn, -1), self.images[self.items[index].picture]
-        return Row(example, picture, self.builder.encode(example), caption_id, repeat)
+        picture = self.items[index].picture
+        text, caption_id = self.builder.encode(example), self.captions.get(drawn, -1)
+        return Row(example, f"{self.name}/{picture}", self.images[picture], text, caption_id, repeat)
 
     def example(self, index: int, epoch: int = 0) -> VqaExample:
         """The example as asked in an epoch (stored items are the same in every epoch)."""
@@ -137,6 +140,7 @@ class VqaDataset(Dataset[Row]):
             answers=tuple(e.answer for e in examples),
             keys=tuple(e.key for e in examples),
             option_counts=tuple(len(e.options) for e in examples),
+            pictures=tuple(row.picture for row in rows),
             repeats=torch.tensor([row.repeat for row in rows]) if any(row.repeat for row in rows) else None,
         )
 

@@ -197,20 +197,23 @@ class BaseMethod(StepAccounts, ABC):
     def setup(self, stage: str) -> None:
         """In ``fit`` the weights are the method's from the first step on."""
         self.moved = self.moved or stage == "fit"
-        self.seen = None  # another stage may show other pictures under the same keys
+        self.seen = None  # what a fit that failed has left
 
     def on_fit_start(self) -> None:
-        """Keep what the encoder makes of pictures, if neither it nor they change in this fit (``still`` data).
+        """Keep what the encoder makes of pictures, if it stays as it is in this fit.
 
         Not where the tower is sharded: all processes gather its weights together.
         """
-        moves = type(self).visual_tokens is not BaseMethod.visual_tokens or self.vlm.lockstep
-        moves = moves or any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
-        still = getattr(getattr(self.trainer, "datamodule", None), "still", False)
-        self.seen = SeenPictures(self.vlm.grid) if still and not moves else None
+        own = type(self).visual_tokens is not BaseMethod.visual_tokens
+        moves = any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
+        self.seen = None if own or moves or self.vlm.lockstep else SeenPictures(self.vlm.grid)
+
+    def on_fit_end(self) -> None:
+        """Forget it again."""
+        self.seen = None
 
     def _look(self, batch: VqaBatch) -> VisualTokens:
-        if self.seen is None:
+        if self.seen is None or not batch.pictures:
             return self.visual_tokens(batch.pixel_values)
         return self.seen.look(batch, self.visual_tokens)
 

@@ -14,7 +14,7 @@ ROOM = 4 * 2**30
 
 
 class SeenPictures:
-    """Visual tokens by example key, in main memory.
+    """Visual tokens by name of picture, in main memory.
 
     Args:
         grid: (rows, columns) of visual tokens. room: bytes that they may fill.
@@ -26,23 +26,22 @@ class SeenPictures:
 
     @torch.no_grad()
     def look(self, batch: VqaBatch, encode: Callable[[Tensor], VisualTokens]) -> VisualTokens:
-        """What ``encode`` makes of the batch's pictures ``[B, 3, H, W]``; it is shown those that are new."""
-        rows = {key: self.rows[key] for key in batch.keys if key in self.rows}
-        new = [place for place, key in enumerate(batch.keys) if key not in rows]
+        """What ``encode`` makes of the batch's pictures ``[B, 3, H, W]``; it is shown those that are new, each once."""
+        rows = {name: self.rows[name] for name in batch.pictures if name in self.rows}
+        new = {name: place for place, name in enumerate(batch.pictures) if name not in rows}
         if new:
-            made = zip(*_columns(encode(batch.pixel_values[new])), strict=True)
-            rows.update(zip([batch.keys[place] for place in new], made, strict=True))
-            for place in new:
-                self._keep(batch.keys[place], rows[batch.keys[place]])
-        columns = zip(*(rows[key] for key in batch.keys), strict=True)
-        device = batch.pixel_values.device
-        return _visual([torch.stack([row.to(device) for row in column]) for column in columns], self.grid)
+            made = [column.cpu() for column in _columns(encode(batch.pixel_values[list(new.values())]))]
+            for name, *row in zip(new, *made, strict=True):
+                rows[name] = tuple(row)
+                self._keep(name, rows[name])
+        columns = zip(*(rows[name] for name in batch.pictures), strict=True)
+        return _visual([torch.stack(column).to(batch.pixel_values.device) for column in columns], self.grid)
 
-    def _keep(self, key: str, row: tuple[Tensor, ...]) -> None:
+    def _keep(self, name: str, row: tuple[Tensor, ...]) -> None:
         size = sum(tensor.nbytes for tensor in row)
         if size <= self.room:
             self.room -= size
-            self.rows[key] = tuple(tensor.cpu().clone() for tensor in row)
+            self.rows[name] = row
 
 
 def _columns(visual: VisualTokens) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
 from craft_lightning.tables.cells import baseline_of
-from craft_lightning.tables.claims import NO_ANSWER, UNDECIDED, Claim, Lines, Verdict, decide, interval
+from craft_lightning.tables.claims import NO_ANSWER, Claim, Lines, Verdict, decide, interval
 from craft_lightning.tables.plan import Plan
 
 Outcomes = NDArray[np.float64]
@@ -145,6 +145,5 @@ def _detail(plan: Plan, claim: Claim, gains: Sequence[Sequence[Outcomes]], seeds
     for name, side in zip(names, gains, strict=False):
         below = sum(bool(outcomes.mean() < 0) for outcomes in side)
         parts.append(f"{labels[name]} is below its own {labels[plan.spec.baseline]} row on {below} of {columns} sets")
-    if word == UNDECIDED:
-        parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+    parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
     return "; ".join(parts)

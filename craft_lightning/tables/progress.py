@@ -17,7 +17,7 @@ Group = tuple[str, ...]
 
 @dataclass
 class Running:
-    """A node at work: its lock, when it was handed over and the last step it told."""
+    """A node at work: its lock, when it was handed over, the last step it told, and those that it began with."""
 
     node: Node
     lock: IO[str]
@@ -25,6 +25,7 @@ class Running:
     step: int | None = None
     steps: int | None = None
     loss: float | None = None
+    before: int = 0
 
     def spent(self) -> float:
         """Seconds since it was handed over."""
@@ -32,9 +33,9 @@ class Running:
 
     def foretold(self) -> float | None:
         """Its whole duration if the steps to come take as long as those done; None before there are enough."""
-        if not self.step or not self.steps or self.step < TELLING * self.steps:
+        if not self.step or not self.steps or self.step - self.before < TELLING * self.steps:
             return None
-        return self.spent() * self.steps / self.step
+        return self.spent() * (1 + (self.steps - self.step) / (self.step - self.before))
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from craft_lightning.tables import figure
 from craft_lightning.tables.page import to_html
 from craft_lightning.tables.plan import Plan
 from craft_lightning.tables.report import Report, Section, build_report, made_text
-from craft_lightning.tables.results import Results, gather, read, to_csv, to_json
+from craft_lightning.tables.results import Results, gather, read, stored_seeds, to_csv, to_json
 from craft_lightning.writing import write_text
 
 RESULTS = "results"
@@ -95,12 +95,27 @@ def _escape(text: str) -> str:
 
 
 def printed_width(report: Report) -> int:
-    """Characters of the widest line of the grids: numbers and names are never cut, a pipe gets whole lines."""
-    widths = []
-    for section in report.sections:
-        columns = zip(*[map(_broken, section.header), *section.rows], strict=True)
-        widths.append(sum(max(len(part) for text in column for part in text.split("\n")) + 1 for column in columns))
-    return max(widths, default=0)
+    """Characters of the widest line of the grids."""
+    return max((sum(_widths(section)) for section in report.sections), default=0)
+
+
+def _widths(section: Section) -> list[int]:
+    columns = zip(*[map(_broken, section.header), *section.rows], strict=True)
+    return [max(len(part) for text in column for part in text.split("\n")) + 1 for column in columns]
+
+
+def _blocks(section: Section, width: int) -> Iterator[list[int]]:
+    """Columns of numbers that stand side by side in so many characters, behind the two names; never none."""
+    widths = _widths(section)
+    block: list[int] = []
+    taken = sum(widths[:2])
+    for number, wide in enumerate(widths[2:], start=2):
+        if block and taken + wide > width:
+            yield block
+            block, taken = [], sum(widths[:2])
+        block.append(number)
+        taken += wide
+    yield block
 
 
 def _broken(name: str) -> str:
@@ -109,22 +124,27 @@ def _broken(name: str) -> str:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The report in the terminal, which should be :func:`printed_width` wide."""
+    """The report in the terminal; a grid that is wider than it goes on below, numbers and names are never cut."""
     console.print(f"\n{report.title}", style="bold", markup=False, highlight=False)
     console.print(report.note, markup=False, highlight=False)
     for section in report.sections:
-        table = Table(title=section.title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
-        for number, name in enumerate(section.header):
-            table.add_column(_broken(name), justify="left" if number < 2 else "right", no_wrap=True)
-        for row, quoted in zip(section.rows, section.paper, strict=True):
-            table.add_row(*row, style="dim italic" if quoted else None)
-        console.print()
-        console.print(table)
+        for block in _blocks(section, console.width):
+            console.print()
+            console.print(_printed(section, [0, 1, *block]))
     for lines, style in ((report.claims, "bold"), (report.remarks, None), (report.problems, "yellow")):
         if lines:
             console.print()
         for line in lines:
             console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _printed(section: Section, columns: Sequence[int]) -> Table:
+    table = Table(title=section.title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for number in columns:
+        table.add_column(_broken(section.header[number]), justify="left" if number < 2 else "right", no_wrap=True)
+    for row, quoted in zip(section.rows, section.paper, strict=True):
+        table.add_row(*(row[number] for number in columns), style="dim italic" if quoted else None)
+    return table
 
 
 FORMATS: dict[str, Callable[[Plan, Results], str]] = {
@@ -192,10 +212,15 @@ def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
 
 
 def _store(plan: Plan) -> list[Path]:
-    results = gather(plan)
+    results, path = gather(plan), _stored(plan)
     if not any(cell.seeds for cell in results.cells.values()):
         raise CraftError(f"nothing to publish: no cell of {plan.spec.name} is computed (table run {plan.spec.name})")
-    path = _stored(plan)
+    before = stored_seeds(path) or () if path.is_file() else ()
+    if results.made is not None and not set(before) <= set(results.made.seeds):
+        seeds = " ".join(map(str, before))
+        raise CraftError(
+            f"{path.name} holds seeds {seeds}, and some would be lost; publish --seeds {seeds}, or remove the file"
+        )
     return [write_text(path, to_csv(plan, results)), write_text(path.with_suffix(".json"), to_json(results))]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from craft_lightning.tables.cells import Cost, Score, gains, mean_of, paper_gains, paper_scores
+from craft_lightning.tables.cells import KEPT_DIGITS, Cost, Score, gains, mean_of, paper_gains, paper_scores
 from craft_lightning.tables.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
 from craft_lightning.tables.figure import curves
 from craft_lightning.tables.plan import Line, Plan
@@ -70,8 +71,14 @@ def build_report(plan: Plan, results: Results) -> Report:
 
 
 def line_label(line: Line) -> str:
-    """``"CRAFT, trained with pocket-qwen2-xs"``, or the row's label alone."""
-    return f"{line.row.label}, trained with {line.surrogate.label}" if line.surrogate else line.row.label
+    """``"CRAFT, trained with pocket-qwen2-xs"``, or the row's label alone where it has one surrogate or none."""
+    return f"{line.row.label}{_trained_with(line, paper=False)}"
+
+
+def _trained_with(line: Line, paper: bool) -> str:
+    if line.surrogate is None or len(line.row.train_on) == 1:
+        return ""
+    return f", trained with {line.surrogate.paper if paper else line.surrogate.label}"
 
 
 def score_text(score: Score | None, digits: int, signed: bool = False, spread: bool = True) -> str:
@@ -102,9 +109,8 @@ def _section(
         paper.append(False)
         quoted = quote(line)
         if any(quoted):
-            surrogate = f", trained with {line.surrogate.paper}" if line.surrogate else ""
             texts = [score_text(s, digits, signed) for s in quoted[: len(texts)]]
-            rows.append((line.backbone.paper, f"paper: {line.row.paper}{surrogate}", *texts))
+            rows.append((line.backbone.paper, f"paper: {line.row.paper}{_trained_with(line, paper=True)}", *texts))
             paper.append(True)
     header = ("Backbone", "Method", *(c.label for c in plan.columns), *(["Mean"] if plan.spec.averaged else []))
     return Section(title, header, tuple(rows), tuple(paper))
@@ -248,7 +254,7 @@ def _remarks(plan: Plan, results: Results) -> list[str]:
     if plan.spec.averaged and any(cell.cost for cell in results.cells.values()):
         remarks.append(
             "Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other runs "
-            "beside it; peak memory of the whole process."
+            "beside it. Peak memory is that of the process, the highest of any set."
         )
     remarks += _best_of_sweeps(plan, results)
     if plan.spec.paper_source:
@@ -275,7 +281,8 @@ def _problems(plan: Plan, results: Results) -> list[str]:
 
 
 def _best_of_sweeps(plan: Plan, results: Results) -> list[str]:
-    """For each swept row on each backbone, the setting with the best mean; an optimum at an edge is named as such."""
+    """For each swept row on each backbone, the setting with the best mean, or those with it; an optimum at an edge is
+    named as such."""
     sweeps: dict[tuple[str, str], list[tuple[Line, Score]]] = {}
     for number, line in enumerate(plan.lines):
         mean = mean_of([results.cells[number, c].score for c in range(len(plan.columns))])
@@ -283,7 +290,10 @@ def _best_of_sweeps(plan: Plan, results: Results) -> list[str]:
             sweeps.setdefault((line.row.swept, line.backbone.id), []).append((line, mean))
     remarks = []
     for found in sweeps.values():
-        line, best = max(found, key=lambda pair: pair[1].mean)
-        edge = " (at the edge of the grid)" if line in (found[0][0], found[-1][0]) and len(found) > 1 else ""
-        remarks.append(f"Best: {line_label(line)}: {score_text(best, plan.spec.metric.digits)}{edge}.")
+        best = max((mean for _, mean in found), key=lambda mean: mean.mean)
+        tied = [line for line, mean in found if math.isclose(mean.mean, best.mean, abs_tol=10**-KEPT_DIGITS)]
+        ends = len(found) > 1 and (tied[0] is found[0][0] or tied[-1] is found[-1][0])
+        edge = " (at the edge of the grid)" if ends else ""
+        names = " and ".join(map(line_label, tied))
+        remarks.append(f"Best: {names}: {score_text(best, plan.spec.metric.digits)}{edge}.")
     return remarks

@@ -151,6 +151,8 @@ class _Runner:
             case "ready":
                 process.ready = True
             case "step" if running:
+                if running.step is None:  # a resumed training does not begin at 0
+                    running.before = event["step"] - 1
                 running.step, running.steps, running.loss = event["step"], event.get("steps"), event.get("loss")
             case "done" if running:
                 self._release(process)

@@ -178,7 +178,10 @@ def _render(plan: Plan, args: argparse.Namespace) -> int:
         print(render.FORMATS[wanted](plan, results), end="")
         return 0
     report = build_report(plan, results)
-    render.print_report(report, Console(width=max(Console().width, render.printed_width(report))))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, render.printed_width(report))
+    render.print_report(report, console)
     for path in [] if stored else render.save(plan, results):
         print(f"written: {path}")
     return 0

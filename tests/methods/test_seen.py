@@ -50,12 +50,14 @@ def fitted(method: Any, module: Any, trainer: Any, **options: Any) -> int:
 @pytest.mark.parametrize("cls", [ProjectorFineTuning, LlmLora])
 def test_a_frozen_encoder_sees_a_picture_once(cls: Any, place: str, build: Any, data: Any, trainer: Any) -> None:
     methods = []
-    for still, pictures in ((True, 24), (False, 72)):
+    for names, pictures in ((True, 24), (False, 72)):
         torch.manual_seed(0)
         methods.append(build(cls, place))
         module = data(place)
-        module.still = still
+        if not names:
+            module.on_before_batch_transfer = lambda batch, _: replace(batch, pictures=())
         assert fitted(methods[-1], module, trainer) == pictures
+        assert methods[-1].seen is None, "nothing is kept behind the fit"
     for (name, one), (_, other) in zip(*(method.trainable() for method in methods), strict=True):
         assert torch.equal(one, other), name
 
@@ -72,12 +74,23 @@ def test_what_may_change_is_seen_anew(cls: Any, build: Any, data: Any, trainer: 
     assert sum(sizes) in (0, 72), "LDIFS asks for its slices instead"
 
 
+def test_a_picture_is_seen_once_whatever_is_asked_about_it(build: Any, data: Any, trainer: Any) -> None:
+    module = data(dataset="vqa_rad")
+    module.setup("fit")
+    train = module.splits["train"]
+    pictures = {item.picture for item in train.items}
+    assert len(pictures) < len(train)
+    sizes = counted(method := build(LlmLora))
+    trainer(max_steps=2 * (len(train) // 6)).fit(method, datamodule=module)
+    assert sum(sizes) == len(pictures)
+
+
 def test_a_second_validation_encodes_nothing(build: Any, data: Any, trainer: Any) -> None:
     options = {"limit_val_batches": 1.0, "val_check_interval": 6, "check_val_every_n_epoch": None}
     assert fitted(build(ProjectorFineTuning), data(), trainer, **options) == 24 + 6
 
 
-def test_another_stage_may_show_other_pictures_under_the_same_keys(build: Any, data: Any, trainer: Any) -> None:
+def test_another_stage_may_show_other_pictures_under_the_same_names(build: Any, data: Any, trainer: Any) -> None:
     method = build(ProjectorFineTuning)
     assert fitted(method, data(), trainer, limit_val_batches=1.0) == 24 + 6
     shown = counted(method)
@@ -90,7 +103,7 @@ def test_rows_are_the_encoders_own(place: str, build: Any, batch: VqaBatch) -> N
     method = build(ZeroShot, place)
     seen = SeenPictures(method.vlm.grid)
     order = [3, 1, 1, 5]
-    some = replace(batch, pixel_values=batch.pixel_values[order], keys=tuple(batch.keys[i] for i in order))
+    some = replace(batch, pixel_values=batch.pixel_values[order], pictures=tuple(batch.pictures[i] for i in order))
     for asked in (some, batch, some):  # three are new, three more, none
         found, whole = seen.look(asked, method.visual_tokens), method.visual_tokens(asked.pixel_values)
         for field in fields(VisualTokens):

@@ -93,6 +93,16 @@ def test_a_mistaken_way_of_testing_is_named(tmp_path: Path) -> None:
     assert "columns[x].datasets: '../datasets/d9.yaml' does not exist" in str(caught.value)
 
 
+def test_no_two_tables_want_different_results_in_one_folder(tmp_path: Path) -> None:
+    known: dict[tuple[str, str], str] = {}
+    tables = sorted((ROOT / "experiments/tables").glob("*.yaml"))
+    assert len(tables) >= 8
+    for path in tables:
+        plan = make_plan(load_spec(path), tmp_path)
+        for node in plan.nodes:
+            assert known.setdefault((plan.spec.scale, node.name), node.key) == node.key, f"{path.name}: {node.name}"
+
+
 def test_forgetting_asks_every_trained_method_and_trains_none(tmp_path: Path) -> None:
     table1, forgetting = (
         make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path) for name in ("table1", "forgetting")

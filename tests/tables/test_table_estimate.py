@@ -101,6 +101,13 @@ def test_nothing_is_told_before_each_kind_is_known(tmp_path: Path, clock: list[f
     assert left >= 5 + kinds["train"] * 10 / 2
 
 
+def test_a_resumed_training_is_foretold_by_what_it_does_now(tmp_path: Path, clock: list[float]) -> None:
+    node = next(n for n in toy_plan(tmp_path).nodes if n.kind == "train")
+    running = Running(node, None, 0.0, step=75, steps=100, before=50)  # type: ignore[arg-type]
+    clock[0] = 25.0
+    assert running.foretold() == pytest.approx(50.0), "a second a step, as far again"
+
+
 def test_a_lone_training_and_its_test_are_not_shared_between_jobs(tmp_path: Path, clock: list[float]) -> None:
     plan = toy_plan(tmp_path)
     test = next(n for n in plan.nodes if n.parent is not None)

@@ -104,7 +104,7 @@ Toys are not comparable.
 
 - Test items: d0 8, d1 10 (2 unseen).
 - Seeds: 1.
-- Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other runs beside it; peak memory of the whole process.
+- Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other runs beside it. Peak memory is that of the process, the highest of any set.
 - Paper: a paper.
 - Failed: CRAFT, trained with small on small, d1: ValueError: planted
 - 1 of 12 cells are missing (-).
@@ -173,6 +173,15 @@ def test_terminal_and_files(tmp_path: Path) -> None:
     for section in report.sections:
         for row in section.rows:
             assert " ".join(row) in " ".join(printed.split()), "every row is whole, on one line"
+    narrow = io.StringIO()
+    width = printed_width(report) - 5
+    print_report(report, Console(file=narrow, width=width))
+    lines = [line for line in narrow.getvalue().splitlines() if line.lower().startswith(("big ", "small "))]
+    assert max(map(len, lines)) <= width, "what does not fit goes on below"
+    for section in report.sections:
+        for row in section.rows:
+            assert all(text in narrow.getvalue() for text in row)
+    assert narrow.getvalue().count(report.summary.title) == 2
     written = save(plan, gather(plan))
     assert [p.name for p in written] == ["toy.md", "toy.csv", "toy.tex", "toy.html"]
     assert written[0] == tmp_path / "runs/pocket/tables/toy.md"

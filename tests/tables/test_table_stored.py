@@ -129,6 +129,17 @@ def test_what_cannot_be_published_is_refused(house: Path) -> None:
         main(["render", "toy", "--publish", "--limit", "1"])
 
 
+def test_no_seed_is_lost_by_publishing_fewer(house: Path) -> None:
+    plan = toy_plan()
+    fill(plan)
+    path = publish(plan)[0]
+    stored = path.read_text()
+    with pytest.raises(CraftError, match=r"toy.csv holds seeds 0 1 2, .*--seeds 0 1 2"):
+        main(["render", "toy", "--seeds", "0", "--publish"])
+    assert path.read_text() == stored
+    assert main(["render", "toy", "--seeds", "0", "1", "2", "--publish"]) == 0
+
+
 def test_a_readme_without_marks_is_left_alone() -> None:
     assert replace_block("# x\n", "toy", "new\n") is None
     assert replace_block("a<!-- toy:begin -->\n<!-- toy:end -->b", "toy", "x\n") == (

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import table_kit
+import yaml
 
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
+from craft_lightning.tables.cells import mean_of
 from craft_lightning.tables.plan import Plan, make_plan
 from craft_lightning.tables.report import build_report
-from craft_lightning.tables.results import gather, to_csv
-from craft_lightning.tables.spec import load_spec
+from craft_lightning.tables.results import gather, read, to_csv
+from craft_lightning.tables.spec import Row, load_spec
 
 LR = "model.init_args.optim.lr"
 RATES = [1e-4, 1e-3, 1e-2]
@@ -75,8 +77,9 @@ def test_validation_shows_the_trainings_and_tests_nothing(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ((0.5, 0.7, 0.6), "Best: CRAFT, lr 0.001, trained with big: 70.0."),
-        ((0.5, 0.6, 0.7), "Best: CRAFT, lr 0.01, trained with big: 70.0 (at the edge of the grid)."),
+        ((0.5, 0.7, 0.6), "Best: CRAFT, lr 0.001: 70.0."),
+        ((0.5, 0.6, 0.7), "Best: CRAFT, lr 0.01: 70.0 (at the edge of the grid)."),
+        ((0.7, 0.7, 0.6), "Best: CRAFT, lr 0.0001 and CRAFT, lr 0.001: 70.0 (at the edge of the grid)."),
     ],
 )
 def test_the_best_setting_is_named(values: tuple[float, ...], expected: str, tmp_path: Path) -> None:
@@ -93,7 +96,26 @@ def test_an_unfinished_setting_is_never_the_best(tmp_path: Path) -> None:
     fill(plan, {"zero_shot": 0.4, "lr0.0001/": 0.5, "lr0.001/": 0.6, "lr0.01/": 0.9})
     gone = next(n for n in plan.nodes if "lr0.01/" in n.name)
     (gone.folder / store.RESULT).unlink()
-    assert any(remark.startswith("Best: CRAFT, lr 0.001,") for remark in build_report(plan, gather(plan)).remarks)
+    assert any(remark.startswith("Best: CRAFT, lr 0.001:") for remark in build_report(plan, gather(plan)).remarks)
+
+
+def test_every_method_is_frozen_at_its_best_setting() -> None:
+    plan = make_plan(load_spec(ROOT / "experiments/tables/sweep.yaml"))
+    cells = read(plan, ROOT / "experiments/tables/results/sweep.csv").cells
+    tried: dict[str, list[tuple[float, Row]]] = {}
+    for number, line in enumerate(plan.lines):
+        mean = mean_of([cells[number, column].score for column in range(len(plan.columns))])
+        assert mean is not None
+        if line.row.swept:
+            tried.setdefault(line.row.swept, []).append((mean.mean, line.row))
+    assert len(tried) == 7
+    for swept, found in tried.items():
+        setting = next(name for name in found[0][1].overrides if len({row.overrides[name] for _, row in found}) > 1)
+        best = max(mean for mean, _ in found)
+        frozen: Any = yaml.safe_load(found[0][1].method.read_text(encoding="utf-8"))
+        for name in setting.split("."):
+            frozen = frozen[name]
+        assert frozen in [row.overrides[setting] for mean, row in found if mean > best - 1e-3], swept
 
 
 def test_the_sweep_is_that_of_the_protocol() -> None:
