@@ -133,7 +133,7 @@ def test_both_kinds_of_claim_are_judged_over_the_stored_replies(tmp_path: Path) 
     assert first.high is not None
     assert 0 < first.low < gained < first.high
     assert second.estimate == pytest.approx(15, abs=4)
-    assert first.detail == "CRAFT is below its own Zero-shot row on 0 of 2 sets"
+    assert first.detail == "CRAFT is below its own Zero-shot row on 0 of 2 sets; 3 seeds"
     assert results.verdicts == (first, second), "the same draws each time"
     lines = build_report(plan, results).claims
     assert lines[0].startswith(f"Claim 1: holds. It adapts. {first.estimate:+.2f} points [{first.low:+.2f}, ")
@@ -145,7 +145,7 @@ def test_a_claim_that_is_wrong_does_not_hold_and_an_even_one_is_open(tmp_path: P
     plan = toy_plan(tmp_path)
     fill(plan, big=-0.1, small=0.1)
     assert [v.word for v in judge(plan)] == [FAILS, FAILS]
-    assert judge(plan)[0].detail == "CRAFT is below its own Zero-shot row on 2 of 2 sets"
+    assert judge(plan)[0].detail == "CRAFT is below its own Zero-shot row on 2 of 2 sets; 3 seeds"
     fill(plan, big=0.1, small=0.1)
     assert [v.word for v in judge(plan)] == [HOLDS, UNDECIDED]
 
