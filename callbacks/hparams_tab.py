@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -47,8 +48,9 @@ class HparamsTab(Callback):
 def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
     """What a row says of a run; the same names, of the same types, for every method and verb.
 
-    ``surrogate`` is the model that was trained on: the backbone itself in training and with a checkpoint, else what the
-    plugged encoder says of itself, or ``none``.
+    ``method`` tells rows of one method apart by what was set otherwise than its defaults: Vision FT with a contrastive
+    term is ``vision_ft lambda_contrastive=1.0``. ``surrogate`` is the model that was trained on: the backbone itself in
+    training and with a checkpoint, else what the plugged encoder says of itself, or ``none``.
     """
     own = trainer.state.fn == "fit" or trainer.ckpt_path is not None
     adapted = {"base": module.backbone.name} if own else module.vlm.encoder_facts
@@ -56,8 +58,20 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
     return {
         "dataset": str(getattr(getattr(trainer, "datamodule", None), "dataset", NONE)),
         "learning_rate": float(module.optim.lr) if trained else 0.0,
-        "method": facts.method(trainer, module),
+        "method": _named(facts.method(trainer, module), module),
         "parameters": float(trained),
         "surrogate": str((adapted or {}).get("base", NONE)),
         "tested_on": module.backbone.name,
     }
+
+
+def _named(method: str, module: Any) -> str:
+    if method != getattr(module, "name", None):
+        return method  # of a plugged encoder, about which the module says nothing
+    usual = {name: one.default for name, one in inspect.signature(type(module)).parameters.items()}
+    changed = {
+        name: value
+        for name, value in module.hparams.items()
+        if usual.get(name) is not None and isinstance(value, float | int | str) and value != usual[name]
+    }
+    return " ".join([method, *(f"{name}={value}" for name, value in sorted(changed.items()))])

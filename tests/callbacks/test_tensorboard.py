@@ -74,7 +74,7 @@ def test_every_method_logs_the_same_names(method: str, checkpoints: Path, tmp_pa
     assert settings == {
         "dataset": "eurosat",
         "learning_rate": found["settings"]["optim"]["lr"],
-        "method": method,
+        "method": "ldifs lambda_ldifs=1.0" if method == "ldifs" else method,  # 10 is its authors'
         "parameters": found["trained"]["count"],
         "surrogate": str(backbone),
         "tested_on": str(backbone),
@@ -96,6 +96,12 @@ def test_a_test_of_an_encoder_names_its_surrogate(checkpoints: Path, tmp_path: P
     checkpoint = f"--ckpt_path={tmp_path / 'fit' / 'checkpoints' / 'last.ckpt'}"
     build_cli([*arguments("test", "craft", checkpoints / "host", tmp_path / "again"), checkpoint])
     assert row(read(tmp_path / "again"))[0] == trained
+
+
+def test_rows_of_one_method_are_told_apart(checkpoints: Path, tmp_path: Path) -> None:
+    given = arguments("fit", "vision_ft", checkpoints / "continuous", tmp_path)
+    build_cli([*given, "--model.init_args.lambda_contrastive=null"])
+    assert row(read(tmp_path))[0]["method"] == "vision_ft lambda_contrastive=1.0", "the paper's, for labelled pictures"
 
 
 def test_zero_shot_has_a_row_of_the_same_settings(checkpoints: Path, tmp_path: Path) -> None:
