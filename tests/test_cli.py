@@ -250,10 +250,14 @@ def test_p6_a_broken_interpolation_is_one_line(tmp_path: Path, fails: Any) -> No
     assert "nothing" in line
 
 
-def test_p7_names_are_not_abbreviated(fails: Any) -> None:
+def test_p4_p7_names_are_not_abbreviated(fails: Any) -> None:
     assert fails("fit", "--config", SMOKE, "--trainer.max_epoch=3") == (
         "no setting 'trainer.max_epoch'; did you mean 'trainer.max_epochs'? All settings: --help"
     )
+
+
+def test_p27_no_completion_is_promised(fails: Any) -> None:
+    assert "no setting 'print_completion'" in fails("fit", "--config", SMOKE, "--print_completion=bash")
 
 
 def test_p8_the_links_reach_the_data(flags: Any, tmp_path: Path) -> None:

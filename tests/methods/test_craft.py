@@ -165,6 +165,14 @@ def test_caption_rows_are_the_text_towers(craft: Any, batch: VqaBatch) -> None:
     assert torch.equal(rows.own, torch.arange(len(batch)))
 
 
+def test_a_fit_leaves_the_text_tower_as_it_was(build: Any, data: Any, trainer: Any) -> None:
+    method, module = build(Craft), data()
+    trainer().fit(method, datamodule=module)
+    fresh = load_text_tower(method.backbone).embed_texts(module.captions)
+    torch.testing.assert_close(method.captions.embeddings, fresh, rtol=0, atol=0)
+    assert not any("text_tower" in name for name, _ in method.named_parameters()), "no part of the method"
+
+
 def test_long_sentences_lose_their_beginning_never_their_answer(checkpoints: Path) -> None:
     spec = VlmSpec(name=str(checkpoints / "host"))
     tower = load_text_tower(spec)
