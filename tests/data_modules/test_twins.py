@@ -10,8 +10,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.spec import VlmSpec
+from craft_lightning.types import VqaExample
+from data_modules.reader import read_backbone
 from data_modules.twins.base import ClassificationTwin, Drawing, Look, Qa, QuestionTwin
 from data_modules.twins.contact_sheet import contact_sheet
 from data_modules.twins.draw import Canvas
@@ -19,6 +23,7 @@ from data_modules.twins.registry import TWINS, twin, world_hash
 from data_modules.twins.rng import Rng
 
 CLASSIFICATION = [name for name, kind in TWINS.items() if issubclass(kind, ClassificationTwin)]
+BLANK = Image.new("RGB", (1, 1))
 QUESTIONS = [name for name, kind in TWINS.items() if issubclass(kind, QuestionTwin)]
 LOOKS: tuple[Look, ...] = ("studio", "field")
 
@@ -181,6 +186,19 @@ def test_questions_are_well_formed(name: str) -> None:
                 assert 2 <= len(qa.options) <= 5
                 assert qa.options.count(qa.answer) == 1
                 assert len(set(qa.options)) == len(qa.options)
+
+
+@pytest.mark.parametrize("backbone", ["pocket-vila-u", "pocket-qwen2-xs"])
+def test_answers_are_short_in_the_shipped_tokenizers(backbone: str) -> None:
+    """Five new tokens hold any of them and the end of the turn."""
+    builder = read_backbone(VlmSpec(name=backbone)).builder
+    for name in QUESTIONS:
+        source = twin(name)
+        assert isinstance(source, QuestionTwin)
+        replies = {
+            a: builder.encode(VqaExample("key", BLANK, "What is it?", a)).reply for a in source.answer_vocabulary
+        }
+        assert max(len(reply) for reply in replies.values()) <= 5, name
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
