@@ -160,6 +160,15 @@ def test_the_flags_named_in_the_text_exist() -> None:
     assert (given.table, given.seeds, given.limit) == ("table1", [0, 1, 2], 1)
 
 
+def test_the_layout_names_every_module() -> None:
+    (tree,) = [b for b in blocks("text") if "data_modules/" in b]
+    named = set(re.findall(r"[\w.]+", tree))
+    modules = [
+        p for p in (ROOT / "craft_lightning").iterdir() if p.name not in ("__init__.py", "__pycache__", "py.typed")
+    ]
+    assert [p.name for p in modules if not {p.name, p.stem} & named] == ["pocket"], "what was trained is no module"
+
+
 def test_the_layout_names_what_exists() -> None:
     (tree,) = [b for b in blocks("text") if "data_modules/" in b]
     package = ""
