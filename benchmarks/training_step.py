@@ -150,10 +150,13 @@ class Turns(Callback):
             self._count_memory(pl_module)
             return
         self._note("ours", self._began)
-        self._timed("bare", self.bare.step)
         parts = Parts(self.bare.method, batch)
-        for run in (parts.tower, parts.quantizer, parts.language):
-            self._timed(run.__name__, run)
+        runs = [
+            ("bare", self.bare.step),
+            *((run.__name__, run) for run in (parts.tower, parts.quantizer, parts.language)),
+        ]
+        for name, run in runs if batch_idx % 2 else runs[::-1]:  # whoever comes first finds other things in the cache
+            self._timed(name, run)
         self._began = time.perf_counter()
 
     def _note(self, name: str, began: float) -> None:
@@ -291,7 +294,7 @@ def rows(quick: bool) -> list[Row]:
         return found
     with tempfile.TemporaryDirectory() as folder:
         middle = write_middle(Path(folder))
-        return found + measured("ViT-B tower and 135M language model", str(middle), 2, WARM_UP + 4)
+        return found + measured("ViT-B tower and 135M language model", str(middle), 2, WARM_UP + 8)
 
 
 if __name__ == "__main__":
