@@ -1,5 +1,5 @@
 # Every target runs in .venv, which is made once and again when pyproject.toml changes.
-#   make reproduce-table1 SEEDS="0 1 2" LIMIT=200 JOBS=2 SCALE=pocket
+#   make reproduce-table1 SEEDS="0 1 2" LIMIT=200 JOBS=2 SCALE=pocket   (without SEEDS those that the table names)
 PYTHON ?= python3
 SEEDS ?=
 JOBS ?= auto
@@ -20,6 +20,7 @@ help: ## list the targets
 
 install: $(STAMP) ## create .venv and install everything (once)
 
+# A torch and a torchvision (timm needs it) that fit each other, and that everything was measured with.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
