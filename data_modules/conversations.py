@@ -7,7 +7,6 @@ picture's place in the text is marked ``<image>``.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.prompts import PLACEHOLDER
-from data_modules.sources.images import FilePicture, Picture
+from data_modules.sources.images import Picture
+from data_modules.sources.questions import BadRecordError, picture_in
 from data_modules.sources.tree import ZipTree
 
 
@@ -123,14 +123,10 @@ class Talks:
             if name not in self._members:
                 raise CraftError(f"no picture {name} in {self.pictures}")
             return self.archive.picture(name)
-        if "\0" in name:
-            raise CraftError(f"picture {name!r} of {self.published.title} is no name of a file")
-        path = self.pictures / name
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.pictures)):
-            raise CraftError(f"picture {name!r} of {self.published.title} leaves {self.pictures}")
-        if not path.is_file():
-            raise CraftError(f"no picture {path}")
-        return FilePicture(name, path)
+        try:
+            return picture_in(self.pictures, name)
+        except BadRecordError as error:
+            raise CraftError(f"{self.published.title}: {error}") from error
 
 
 def _rows(file: Path) -> list[Mapping[str, Any]]:

@@ -120,7 +120,7 @@ def _patterns(config: str | None) -> list[str]:
 
 def _stamp(folder: Path) -> str:
     """What stands for the contents of a local copy: names and sizes."""
-    files = sorted(folder.rglob("*.parquet")) if folder.is_dir() else []
+    files = sorted(f for f in folder.rglob("*.parquet") if f.is_file()) if folder.is_dir() else []
     return " ".join(f"{f.relative_to(folder).as_posix()}:{f.stat().st_size}" for f in files) or "empty"
 
 

@@ -60,7 +60,7 @@ class Picture(ABC):
             raise CraftError(f"{self.place}: broken picture ({error})") from error
 
     def size(self) -> int:
-        """Bytes, as far as they cost nothing to count."""
+        """Bytes, as far as they cost nothing to count; 0 of a file that is not there."""
         return 0
 
 
@@ -78,7 +78,10 @@ class FilePicture(Picture):
         return self.path
 
     def size(self) -> int:
-        return self.path.stat().st_size
+        try:
+            return self.path.stat().st_size
+        except OSError:  # whoever reads it says so
+            return 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from data_modules.sources.images import SUFFIXES, FilePicture, Picture
 from data_modules.sources.split import Item, Problems
 from data_modules.statements import declarative
 
+_SHOWN = 60
+"""Characters of a picture's path in a message: it may be the picture itself, in base64."""
+
 
 class BadRecordError(Exception):
     """Why a record cannot be used, and how such records are counted."""
@@ -140,7 +143,7 @@ def read_jsonl(file: Path, base: Path, prefix: str, problems: Problems) -> Itera
         try:
             record = _object(line)
             missing = "image" in record and record["image"] is None
-            picture = None if missing else _picture(record, base)
+            picture = None if missing else picture_in(base, _text(record, "image"))
         except BadRecordError as e:
             problems.bad(e.kind, f"{where}: {e}")
             continue
@@ -150,7 +153,8 @@ def read_jsonl(file: Path, base: Path, prefix: str, problems: Problems) -> Itera
 def _object(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair may stand in JSON, but in no text
+    except (ValueError, RecursionError) as e:
         raise BadRecordError("no JSON", f"no JSON ({str(e) or type(e).__name__})") from e
     if not isinstance(value, dict):
         raise BadRecordError(
@@ -159,13 +163,22 @@ def _object(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _picture(record: Mapping[str, Any], base: Path) -> Picture:
-    """The picture; links are followed, so that neither ``..`` nor a link leads out of the folder."""
-    image = _text(record, "image")
-    path = base / image
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base)):
-        raise BadRecordError("path leaves its root", f"picture path {image!r} leaves {base}")
-    if not path.is_file():
-        raise BadRecordError("missing picture", f"no such picture: {path}")
-    name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
-    return FilePicture(name, path)
+def picture_in(folder: Path, name: str) -> Picture:
+    """The picture of a name; links are followed, so that neither ``..`` nor a link leads out of the folder.
+
+    Raises:
+        BadRecordError: it leads out, no file can have it, or none has.
+    """
+    path = folder / name
+    shown = repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")
+    try:
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+        there = path.is_file()
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise BadRecordError("missing picture", f"no such picture: {shown} in {folder} ({why})") from e
+    if not inside:
+        raise BadRecordError("path leaves its root", f"picture path {shown} leaves {folder}")
+    if not there:
+        raise BadRecordError("missing picture", f"no such picture: {shown} in {folder}")
+    return FilePicture(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix(), path)

@@ -180,7 +180,21 @@ def undecoded_class(root):
     return "file name", r"train/mo\\udcffse/0.png is no name in UTF-8"
 
 
-BAD = (break_picture, not_a_picture, huge_picture, empty_class, label_twice, undecoded_name, undecoded_class)
+def dead_link(root):
+    (root / "train" / "elk" / "zz.png").symlink_to(root / "nowhere.png")
+    return "broken picture", "elk/zz.png"
+
+
+BAD = (
+    break_picture,
+    not_a_picture,
+    huge_picture,
+    empty_class,
+    label_twice,
+    undecoded_name,
+    undecoded_class,
+    dead_link,
+)
 
 
 @pytest.mark.parametrize("spoil", BAD)
@@ -194,6 +208,14 @@ def test_bad_inputs_are_one_line_or_skipped_and_counted(class_folder, spoil):
     data = own(root, holdout=0.0, on_bad="skip")
     assert data.describe()["skipped"] == {kind: 1}
     assert len(data.examples("train")) + len(data.examples("val")) in (29, 30)
+
+
+def test_a_dead_link_among_the_test_pictures_is_told_when_they_are_read(class_folder):
+    root = class_folder(CLASSES)
+    (root / "test" / "elk" / "zz.png").symlink_to(root / "nowhere.png")
+    assert own(root).describe()["data_hash"]
+    with pytest.raises(CraftError, match=r"elk/zz.png: broken picture"):
+        own(root, "test")
 
 
 def test_huge_pictures_are_refused_without_decoding_when_read_lazily(class_folder, monkeypatch):

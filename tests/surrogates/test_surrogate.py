@@ -290,9 +290,12 @@ def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path,
 
 def test_an_impossible_name_is_a_broken_picture(tmp_path: Path) -> None:
     root = write_sets(tmp_path)
-    write_rows(root / PUBLISHED["cc3m"].file, [talk(0, "a\0b.jpg", "<image>", "red")])
-    with pytest.raises(CraftError, match=r"'a\\x00b.jpg' of LLaVA-CC3M-Pretrain-595K is no name of a file"):
-        Talks(root, PUBLISHED["cc3m"]).picture(0)
+    names = ("a\0b.jpg", "A" * 300)
+    write_rows(root / PUBLISHED["cc3m"].file, [talk(i, name, "<image>", "red") for i, name in enumerate(names)])
+    talks = Talks(root, PUBLISHED["cc3m"])
+    for number, shown in enumerate((r"a\\x00b\.jpg", f"{'A' * 60}…")):
+        with pytest.raises(CraftError, match=f"LLaVA-CC3M-Pretrain-595K: no such picture: '{shown}' in"):
+            talks.picture(number)
 
 
 @pytest.mark.parametrize(
