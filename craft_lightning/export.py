@@ -20,7 +20,7 @@ from craft_lightning.models.folders import checkpoint_root, is_single, top_confi
 from craft_lightning.models.layout import SIGLIP
 from craft_lightning.models.llava import projector_kind
 from craft_lightning.models.reading import load_tower, siglip_folder
-from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
+from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.writing import write_json
 
 LONG = 10**9
@@ -55,9 +55,7 @@ def main(argv: Sequence[str]) -> int:
         CraftError: see :func:`export`; a folder that cannot be written.
     """
     args = parser().parse_args(argv)
-    source = resolve(VlmSpec(args.checkpoint)) if args.checkpoint in BACKBONES else Path(args.checkpoint)
-    if not source.is_dir():
-        raise CraftError(f"no checkpoint folder {source}; known names: {', '.join(BACKBONES)}")
+    source = resolve(VlmSpec(args.checkpoint))
     try:
         count = export(source, args.encoder, args.output)
     except OSError as error:

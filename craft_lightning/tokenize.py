@@ -19,7 +19,7 @@ from craft_lightning.models.folders import aspect_of, checkpoint_root
 from craft_lightning.models.pixels import Aspect, find_pictures, picture_batches
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.reading import load_tower
-from craft_lightning.models.spec import BACKBONES, VlmSpec, resolve
+from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.types import VisualTokens
 from craft_lightning.writing import check_file
@@ -72,9 +72,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     if args.batch_size < 1:
         raise CraftError(f"--batch-size must be at least 1, not {args.batch_size}")
-    folder = resolve(VlmSpec(args.checkpoint)) if args.checkpoint in BACKBONES else Path(args.checkpoint)
-    if not folder.is_dir():
-        raise CraftError(f"no checkpoint folder {folder}; known names: {', '.join(BACKBONES)}")
+    folder = resolve(VlmSpec(args.checkpoint))
     output = args.output or args.counts
     check_file(output, "--output" if args.output else "--counts")
     tower = load_tower(folder, dtype=args.dtype, quantizer_dtype=args.dtype, attention=args.attention)

@@ -16,11 +16,10 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.files import first_line, listed, quiet, read_json
+from craft_lightning.models.files import first_line, listed, quiet, read_as, read_json
 from craft_lightning.writing import write_text
 from data_modules.batches import world
 from data_modules.reader import Reader
@@ -234,15 +233,12 @@ class _Model:
 
         kind, safe = _kind(folder), {"local_files_only": True, "trust_remote_code": False}
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        try:
-            # Seeds stay untouched: a run whose captions are made draws what one that reads them draws.
-            with torch.random.fork_rng(devices=[]), quiet():
-                self.processor: Any = AutoProcessor.from_pretrained(str(folder), **safe)
-                loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                    str(folder), dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
-                )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-            raise CraftError(f"{folder}: cannot be read as a {kind} captioner ({first_line(error)})") from error
+        # Seeds stay untouched: a run whose captions are made draws what one that reads them draws.
+        with read_as(folder, f"a {kind} captioner"), torch.random.fork_rng(devices=[]), quiet():
+            self.processor: Any = AutoProcessor.from_pretrained(str(folder), **safe)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                str(folder), dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
+            )
         model, info = loaded
         if info["missing_keys"]:
             raise CraftError(f"{folder}: missing {listed(map(str, info['missing_keys']))}")

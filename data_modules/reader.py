@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from craft_lightning.models.files import read_json
 from craft_lightning.models.folders import (
     aspect_of,
@@ -15,7 +17,7 @@ from craft_lightning.models.folders import (
     top_config_of,
     tower_folder,
 )
-from craft_lightning.models.llava import clip_shapes
+from craft_lightning.models.llava import clip_model
 from craft_lightning.models.pixels import Aspect
 from craft_lightning.models.reading import load_tower
 from craft_lightning.models.spec import VlmSpec, resolve
@@ -50,7 +52,8 @@ def read_backbone(spec: VlmSpec) -> Reader:
 
 def _side(root: Path, spec: VlmSpec) -> int:
     if has_clip(root):
-        return int(clip_shapes(root)["image_size"])
+        with torch.device("meta"):
+            return int(clip_model(root).config.image_size)
     file = tower_folder(root) / "preprocessor_config.json"
     size: Any = read_json(file).get("size") if file.is_file() else None
     if isinstance(size, dict):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -117,6 +118,26 @@ def building() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def read_as(place: Path, what: str) -> Iterator[None]:
+    """For what libraries build from stored values or files: whatever is wrong with those is one line.
+
+    Args:
+        place: the file or folder that holds them. what: they should make.
+
+    Raises:
+        CraftError: it cannot be built; with the first line of the reason.
+    """
+    try:
+        yield
+    except CraftError:
+        raise
+    except Exception as error:  # each library has errors of its own, tokenizers' is a bare Exception
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        reason = first_line(cause if isinstance(cause, Exception) else error)
+        raise CraftError(f"{place}: cannot be read as {what} ({reason})") from error
+
+
 class TensorFiles:
     """The tensors of a folder: one file or a sharded index, safetensors before torch files (``weights_only``).
 
@@ -143,7 +164,10 @@ class TensorFiles:
             if (self.folder / single).is_file():
                 return [self.folder / single]
             if (self.folder / index).is_file():
-                shards = sorted(set(read_json(self.folder / index).get("weight_map", {}).values()))
+                places = read_json(self.folder / index).get("weight_map")
+                if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+                    raise CraftError(f"{self.folder / index}: weight_map names no file for each tensor")
+                shards = sorted(set(places.values()))
                 for shard in shards:
                     if Path(shard).name != shard or not (self.folder / shard).is_file():
                         raise CraftError(f"{self.folder / index} names {shard}, which is not in the folder")

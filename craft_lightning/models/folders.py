@@ -6,6 +6,7 @@ a CLIP model in ``vision_tower/``, or a *single* folder whose weight files hold 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,11 @@ def tower_folder(root: Path) -> Path:
     if is_single(root):
         name = str(facts.get("mm_vision_tower"))
         beside = root / name
-        return beside if (beside / "config.json").is_file() else hub_folder(name) or root
+        # os.path's answer is no, where pathlib's is an error, of a name that no file can have
+        return beside if os.path.isfile(beside / "config.json") else hub_folder(name) or root
     named = facts.get("vision_tower_cfg")
     folder = root / (named if isinstance(named, str) else "vision_tower")
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise CraftError(f"{root}: no vision tower in {folder}")
     return folder
 

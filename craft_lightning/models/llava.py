@@ -14,8 +14,9 @@ from transformers import AutoConfig, CLIPVisionConfig, CLIPVisionModel, PreTrain
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.clip_tower import ClipTower
-from craft_lightning.models.files import TensorFiles, building, first_line, load_strict, read_json, torch_dtype
+from craft_lightning.models.files import TensorFiles, building, load_strict, read_as, read_json, torch_dtype
 from craft_lightning.models.folders import is_single, top_config_of, tower_folder
+from craft_lightning.models.vlm import context_length
 
 KNOWN_CLIP: dict[str, dict[str, int]] = {
     "openai/clip-vit-large-patch14-336": {
@@ -39,17 +40,19 @@ def language_config(folder: Path) -> PreTrainedConfig:
     """The language model's config; that of a single folder is LLaVA's, around a Llama's.
 
     Raises:
-        CraftError: there is none, or of a kind that transformers does not know.
+        CraftError: there is none, of a kind that transformers does not know, or with values that make no model.
     """
-    facts = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    file = folder / "config.json"
+    facts = read_json(file) if file.is_file() else {}
     kind = str(facts.get("model_type"))
-    try:
-        if not kind.startswith("llava_"):
-            return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        own = {k: v for k, v in facts.items() if k not in ("model_type", "architectures", "auto_map")}
-        return AutoConfig.for_model(kind.removeprefix("llava_"), **own)
-    except (OSError, ValueError, KeyError) as error:
-        raise CraftError(f"{folder}: no config of a language model ({first_line(error)})") from error
+    with read_as(file, "the config of a language model"):
+        if kind.startswith("llava_"):
+            own = {k: v for k, v in facts.items() if k not in ("model_type", "architectures", "auto_map")}
+            config = AutoConfig.for_model(kind.removeprefix("llava_"), **own)
+        else:
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        context_length(config)  # whose fields transformers does not check
+    return config
 
 
 def projector_kind(root: Path) -> str:
@@ -86,7 +89,22 @@ def clip_shapes(root: Path) -> dict[str, Any]:
             f"{root / 'config.json'}: mm_vision_tower {name!r} is neither a known id ({', '.join(KNOWN_CLIP)}) nor a "
             "folder with a CLIP model"
         )
-    return dict(facts.get("vision_config", facts))
+    shapes = facts.get("vision_config", facts)
+    if not isinstance(shapes, dict):
+        raise CraftError(f"{folder / 'config.json'}: no section vision_config")
+    return dict(shapes)
+
+
+def clip_model(root: Path, attention: str = "sdpa") -> CLIPVisionModel:
+    """The CLIP model of a checkpoint, its weights not read.
+
+    Raises:
+        CraftError: see :func:`clip_shapes`; shapes that make no model.
+    """
+    shapes = clip_shapes(root)
+    with building(), read_as(tower_folder(root) / "config.json", "a CLIP vision tower"):
+        model: CLIPVisionModel = CLIPVisionModel._from_config(CLIPVisionConfig(**shapes), attn_implementation=attention)
+    return model
 
 
 def load_clip_tower(root: Path, dtype: str, attention: str) -> ClipTower:
@@ -95,7 +113,7 @@ def load_clip_tower(root: Path, dtype: str, attention: str) -> ClipTower:
     Raises:
         CraftError: it is in neither, or tensors do not fit.
     """
-    config = CLIPVisionConfig(**clip_shapes(root))
+    vision = clip_model(root, attention)
     folder = tower_folder(root)
     single = is_single(root)
     files = TensorFiles(root if single else folder)
@@ -107,8 +125,6 @@ def load_clip_tower(root: Path, dtype: str, attention: str) -> ClipTower:
         files, prefix = TensorFiles(folder), ""
     if any(name.startswith(f"{prefix}vision_model.") for name in files.names()):
         prefix += "vision_model."  # as transformers wrote it until version 5; beside it stands CLIP's text half
-    with building():
-        vision = CLIPVisionModel._from_config(config, attn_implementation=attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
     load_strict(vision, state, files.folder, prefix)
     return ClipTower(vision.to(torch_dtype(dtype))).eval()

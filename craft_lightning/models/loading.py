@@ -10,21 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.blocks import recompute
 from craft_lightning.models.encoders import apply_encoder
-from craft_lightning.models.files import (
-    TensorFiles,
-    building,
-    first_line,
-    listed,
-    load_strict,
-    quiet,
-    torch_dtype,
-)
+from craft_lightning.models.files import TensorFiles, building, listed, load_strict, quiet, read_as, torch_dtype
 from craft_lightning.models.folders import aspect_of, checkpoint_root, is_single, llm_folder, top_config_of
 from craft_lightning.models.layout import CONVERSATIONS
 from craft_lightning.models.llava import PARTS, language_config, projector_kind, projector_state
@@ -55,20 +46,17 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
     """
     TensorFiles(folder)  # a damaged or unsafe file is refused before transformers sees it
     config = language_config(folder)
-    try:
-        with torch.random.fork_rng(devices=[]), quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                config=config,
-                dtype=torch_dtype(dtype),
-                attn_implementation=attention,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CraftError(f"{folder}: cannot be read as a language model ({first_line(error)})") from error
+    with read_as(folder, "a language model"), torch.random.fork_rng(devices=[]), quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=torch_dtype(dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+        )
     model, info = loaded
     others = PARTS if is_single(folder) else ()
     unexpected = [

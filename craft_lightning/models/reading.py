@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipTextModel, SiglipVisionModel
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.blueprints import config_folder
 from craft_lightning.models.encoders import apply_encoder
-from craft_lightning.models.files import TensorFiles, building, listed, load_strict, quiet, read_json, torch_dtype
+from craft_lightning.models.files import TensorFiles, building, listed, load_strict, read_as, read_json, torch_dtype
 from craft_lightning.models.folders import checkpoint_root, has_clip, root_of, top_config_of, tower_folder
 from craft_lightning.models.layout import CODEBOOKS, SIGLIP
 from craft_lightning.models.llava import load_clip_tower
@@ -63,7 +64,7 @@ def siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
     """The folder that ``pretrained_model`` names, if there is one."""
     # The last place finds the folder inside a tower that was copied under another name.
     for place in (root / name, folder.parent / name, folder / name, folder / Path(name).name):
-        if (place / "config.json").is_file():
+        if os.path.isfile(place / "config.json"):  # which is False, too, of what no file can be called
             return place
     return None
 
@@ -95,8 +96,23 @@ def levels_of(section: dict[str, Any], folder: Path) -> int:
     return shape[-1]
 
 
-def siglip_shapes(folder: Path, root: Path, part: str) -> dict[str, Any]:
-    """Config of a SigLIP half (``"vision_config"`` or ``"text_config"``) for the tower in ``folder``."""
+def entries_of(section: dict[str, Any], folder: Path) -> int:
+    """K, the codes of the codebook.
+
+    Raises:
+        CraftError: the section does not say.
+    """
+    entries = section.get("n_embed")
+    if not isinstance(entries, int) or entries < 1:
+        raise CraftError(
+            f"{folder / 'config.json'}: rqvaesiglip.n_embed is {entries!r}, expected a number of codes (VILA-U's is "
+            "16384)"
+        )
+    return entries
+
+
+def siglip_shapes(folder: Path, root: Path, part: str) -> tuple[dict[str, Any], Path]:
+    """Config of a SigLIP half (``"vision_config"`` or ``"text_config"``) for the tower in ``folder``, and its file."""
     name = section_of(folder).get("pretrained_model")
     if not isinstance(name, str):
         raise CraftError(f"{folder / 'config.json'}: rqvaesiglip.pretrained_model is missing")
@@ -104,19 +120,35 @@ def siglip_shapes(folder: Path, root: Path, part: str) -> dict[str, Any]:
     if known is not None:
         text = {"vocab_size": 32000, "max_position_embeddings": 64}
         sizes = {k: v for k, v in known.items() if k not in ("patch_size", "image_size")} | text
-        return known if part == "vision_config" else sizes
+        return known if part == "vision_config" else sizes, folder / "config.json"
     found = siglip_folder(name, folder, root)
     if found is None:
         raise CraftError(
             f"{folder / 'config.json'}: pretrained_model {name!r} is neither a known id ({', '.join(KNOWN_SIGLIP)}) "
             f"nor a folder with a config.json, from {root} or {folder}"
         )
-    facts = read_json(found / "config.json")
+    file = found / "config.json"
+    facts = read_json(file)
     if part == "vision_config" and facts.get("model_type") == "siglip_vision_model":
-        return facts
-    if part not in facts:
-        raise CraftError(f"{found / 'config.json'}: no {part}")
-    return facts[part]
+        return facts, file
+    if not isinstance(facts.get(part), dict):
+        raise CraftError(f"{file}: no section {part}")
+    return facts[part], file
+
+
+Half = TypeVar("Half", SiglipVisionModel, SiglipTextModel)
+
+
+def siglip_half(kind: type[Half], folder: Path, root: Path, attention: str = "sdpa") -> Half:
+    """The vision or text model of the tower in ``folder``, its weights not read.
+
+    Raises:
+        CraftError: an unknown shape, or one that makes no model.
+    """
+    part = "vision_config" if kind is SiglipVisionModel else "text_config"
+    shapes, file = siglip_shapes(folder, root, part)
+    with building(), read_as(file, f"SigLIP's {part}"):
+        return kind._from_config(kind.config_class(**shapes), attn_implementation=attention)
 
 
 def load_tower(
@@ -156,17 +188,15 @@ def load_tower(
         clip: Any = load_clip_tower(root, dtype, attention)
         return clip
     folder = tower_folder(root)
-    facts = read_json(folder / "config.json")
-    if "timm" in facts:
-        return _load_timm(folder, facts["timm"], dtype)
+    if "timm" in read_json(folder / "config.json"):
+        tower: Any = timm_tower(folder, folder / "model.safetensors")
+        return tower.to(torch_dtype(dtype)).eval()
     section = section_of(folder)
     files = TensorFiles(folder)
     _report_unused(files.names(), folder)
     _check_text(files.names(), folder, root)
     prefix = f"{SIGLIP}vision_model."
-    config = SiglipVisionConfig(**siglip_shapes(folder, root, "vision_config"))
-    with building():
-        vision = SiglipVisionModel._from_config(config, attn_implementation=attention)
+    vision = siglip_half(SiglipVisionModel, folder, root, attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
     load_strict(vision, state, folder, prefix)
     tables = read_codebooks(files, folder, section)
@@ -179,12 +209,18 @@ def load_tower(
         raise CraftError(f"{folder}: {error}") from error
 
 
-def _load_timm(folder: Path, facts: dict[str, Any], dtype: str) -> Any:
+def timm_tower(folder: Path, weights: Path | None) -> Any:
+    """The timm tower that a folder describes, with weights from a file or with none.
+
+    Raises:
+        CraftError: no such model, or weights that do not fit.
+    """
     from craft_lightning.models.timm_tower import TimmTower  # timm takes a second to import and is rarely needed
 
-    with building():
-        tower = TimmTower(facts["name"], folder / "model.safetensors", facts.get("image_size"))
-    return tower.to(torch_dtype(dtype)).eval()
+    file = folder / "config.json"
+    with building(), read_as(file, "a timm tower"):
+        facts = read_json(file)["timm"]
+        return TimmTower(facts["name"], weights, facts.get("image_size"))
 
 
 def _report_unused(names: set[str], folder: Path) -> None:
@@ -217,8 +253,8 @@ def _check_text(names: set[str], folder: Path, root: Path) -> None:
     present = {name.removeprefix(prefix) for name in names if name.startswith(prefix) and not name.startswith(UNUSED)}
     if not present:
         return
-    with torch.device("meta"), building():
-        model = SiglipTextModel._from_config(SiglipTextConfig(**siglip_shapes(folder, root, "text_config")))
+    with torch.device("meta"):
+        model = siglip_half(SiglipTextModel, folder, root)
     wanted = model.state_dict().keys()
     for word, wrong in (("missing", wanted - present), ("unexpected", present - wanted)):
         if wrong:
@@ -245,7 +281,7 @@ def read_codebooks(files: TensorFiles, folder: Path, section: dict[str, Any]) ->
         if present:
             raise CraftError(f"{folder / 'config.json'}: no rqvaesiglip.n_embed, but the folder holds {present[0]}")
         return None
-    levels, entries = levels_of(section, folder), int(section["n_embed"])
+    levels, entries = levels_of(section, folder), entries_of(section, folder)
     shared = bool(section.get("shared_codebook", False))
     wanted = [f"{CODEBOOKS}{level}.weight" for level in range(levels)]
     missing = [wanted[0]] * (not present) if shared else [n for n in wanted if n not in present]
@@ -273,9 +309,7 @@ def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", att
     prefix = f"{SIGLIP}text_model."
     if not any(name.startswith(prefix) for name in files.names()):
         raise CraftError(f"{folder}: no text tower ({prefix}*); without captions: --model.lambda_contrastive 0")
-    config = SiglipTextConfig(**siglip_shapes(folder, root, "text_config"))
-    with building():
-        model = SiglipTextModel._from_config(config, attn_implementation=attention)
+    model = siglip_half(SiglipTextModel, folder, root, attention)
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
     load_strict(model, state, folder, prefix)
     name = section_of(folder)["pretrained_model"]
@@ -298,9 +332,8 @@ def text_width(source: str | Path | VlmSpec) -> int:
         folder = tower_folder(root)
         if "rqvaesiglip" not in read_json(folder / "config.json"):
             raise CraftError(f"{folder}: no text tower to contrast captions with; set --model.lambda_contrastive 0")
-        with quiet():
-            config = SiglipTextConfig(**siglip_shapes(folder, root, "text_config"))
-    return config.projection_size or config.hidden_size
+        with torch.device("meta"):
+            return siglip_half(SiglipTextModel, folder, root).head.out_features
 
 
 def _scalar(files: TensorFiles, name: str, folder: Path) -> float:

@@ -8,25 +8,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    PreTrainedTokenizerBase,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, SiglipVisionModel
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.blocks import blocks
 from craft_lightning.models.blueprints import config_folder
 from craft_lightning.models.clip_tower import ClipTower
-from craft_lightning.models.files import building, read_json
+from craft_lightning.models.files import building, read_as, read_json
 from craft_lightning.models.folders import checkpoint_root, has_clip, llm_folder, top_config_of, tower_folder
-from craft_lightning.models.llava import clip_shapes, language_config, projector_kind
+from craft_lightning.models.llava import clip_model, language_config, projector_kind
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.reading import levels_of, section_of, siglip_shapes
+from craft_lightning.models.reading import entries_of, levels_of, section_of, siglip_half, timm_tower
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.models.vlm import DiscreteVlm
@@ -43,8 +36,10 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
     with config_folder(spec) as folder, torch.device("meta"), building():
         root = checkpoint_root(folder)
         tower, quantizer = _tower(root)
-        config: Any = language_config(llm_folder(root))
-        language_model = AutoModelForCausalLM.from_config(config)
+        llm = llm_folder(root)
+        config: Any = language_config(llm)
+        with read_as(llm / "config.json", "a language model"):
+            language_model = AutoModelForCausalLM.from_config(config)
         language_model.tie_weights()  # which is a part of the initialisation that was left out
         projector = Projector(projector_kind(root), tower.width, config.hidden_size)
         vlm = DiscreteVlm(tower, projector, language_model, cast(PreTrainedTokenizerBase, None)).eval()
@@ -54,23 +49,18 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
 
 def _tower(root: Path) -> tuple[Any, ResidualQuantizer | None]:
     if has_clip(root):
-        return ClipTower(CLIPVisionModel(CLIPVisionConfig(**clip_shapes(root)))), None
+        return ClipTower(clip_model(root)), None
     folder = tower_folder(root)
-    facts = read_json(folder / "config.json")
-    if "timm" in facts:
-        from craft_lightning.models.timm_tower import TimmTower  # a second to import, and rarely needed
-
-        return TimmTower(facts["timm"]["name"], None, facts["timm"].get("image_size")), None
-    config = SiglipVisionConfig(**siglip_shapes(folder, root, "vision_config"))
+    if "timm" in read_json(folder / "config.json"):
+        return timm_tower(folder, None), None
+    vision = siglip_half(SiglipVisionModel, folder, root)
     section, quantizer = section_of(folder), None
     if "n_embed" in section and not top_config_of(root).get("continuous", False):
-        levels = levels_of(section, folder)
-        tables = torch.empty(
-            1 if section.get("shared_codebook") else levels, int(section["n_embed"]), config.hidden_size
-        )
+        levels, entries = levels_of(section, folder), entries_of(section, folder)
+        tables = torch.empty(1 if section.get("shared_codebook") else levels, entries, vision.config.hidden_size)
         quantizer = ResidualQuantizer(tables, levels)
     try:
-        return VisionTower(SiglipVisionModel(config)), quantizer
+        return VisionTower(vision), quantizer
     except ValueError as error:
         raise CraftError(f"{folder}: {error}") from error
 

@@ -102,7 +102,7 @@ def models_root() -> Path:
 def hub_folder(repository: str) -> Path | None:
     """The snapshot of a hub repository on this machine, or None. Never downloads."""
     local = models_root() / repository.rsplit("/", 1)[-1]
-    if local.is_dir():
+    if os.path.isdir(local):
         return local
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -122,7 +122,7 @@ def resolve(spec: VlmSpec) -> Path:
     """
     folder = Path(spec.name).expanduser()
     if spec.name not in BACKBONES:
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return folder
         if os.sep in spec.name:
             raise CraftError(f"no checkpoint folder {spec.name}; known names: {', '.join(BACKBONES)}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, SiglipTextModel
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.files import first_line, read_json
+from craft_lightning.models.files import read_as, read_json
 from craft_lightning.models.spec import VlmSpec, resolve
 
 BATCH = 256
@@ -80,10 +80,8 @@ def load_tokenizer(source: str | Path | VlmSpec) -> PreTrainedTokenizerBase:
     saved_as = read_json(config).get("tokenizer_class") if config.is_file() else None
     general = saved_as in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
     reader = PreTrainedTokenizerFast if general else AutoTokenizer
-    try:
+    with read_as(folder, "a tokenizer"):
         tokenizer = reader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise CraftError(f"{folder}: no readable tokenizer ({first_line(error)})") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer

@@ -220,13 +220,9 @@ class DiscreteVlm(nn.Module):
         ids, logits = self._greedy(visual, batch, max_new_tokens)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)], logits
 
-    def generate_ids(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> list[list[int]]:
-        """As :meth:`generate`: the tokens up to and including the end token."""
-        return self._greedy(visual, batch, max_new_tokens)[0]
-
     @torch.no_grad()
     def _greedy(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> tuple[list[list[int]], Tensor]:
-        """Token ids of the replies, and the logits of their first tokens.
+        """Token ids of the replies, up to and including the end token, and the logits of their first tokens.
 
         Prompts are padded on the right, so that they are read without a mask (see :meth:`_hidden`); the padding is
         masked when the tokens behind it are read.
@@ -311,7 +307,7 @@ def context_length(config: Any) -> int:
     if trained is not None:
         return int(trained)
     rope = getattr(config, "rope_parameters", None) or {}
-    factor = rope.get("factor", 1.0) if rope.get("rope_type") == "linear" else 1.0
+    factor = float(rope.get("factor", 1.0)) if rope.get("rope_type") == "linear" else 1.0
     return int(config.max_position_embeddings * factor)
 
 

@@ -52,7 +52,6 @@ _MARKS = (
     "fine green threads", "long stamens", "petal blotches",
 )  # fmt: skip
 _PLAIN, _TIPS, _STRIPES, _RIMS, _DOUBLE, _CORONA, _MIST, _STAMENS, _BLOTCH = range(9)
-_SIZES = ("tiny", "small", "middle", "large")
 
 _COLUMNS = ("form", "petals", "shape", "colour", "mark", "second", "centre", "centre_size")
 # form, number of petals, petal shape, petal colour, mark, colour of the mark, colour of the centre, size of the centre

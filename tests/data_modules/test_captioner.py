@@ -23,7 +23,6 @@ from craft_lightning.models.spec import VlmSpec
 from data_modules import captions as captions_module
 from data_modules.base import VqaDataModule
 from data_modules.captions import Captioner, agree
-from data_modules.folder import FolderDataModule
 from data_modules.sources import records as records_module
 from data_modules.sources.images import LazyImages, to_picture
 from tests.data_modules.captioner_kit import WORDS, write_blip, write_blip2
@@ -71,9 +70,9 @@ def loads(monkeypatch):
 
 
 def own(root, captioner=None, **options):
-    data = FolderDataModule(
-        root=str(root), captioner=str(captioner) if captioner else None, **{"batch_size": 5, "holdout": 0.0, **options}
-    )
+    captioner = str(captioner) if captioner else None
+    options = {"batch_size": 5, "holdout": 0.0, **options}
+    data = VqaDataModule(dataset="folder", source="folder", root=str(root), captioner=captioner, **options)
     data.setup("fit")
     return data
 

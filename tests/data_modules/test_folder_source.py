@@ -11,7 +11,6 @@ from PIL import Image
 from craft_lightning.errors import CraftError
 from craft_lightning.models.pixels import preprocess
 from data_modules.base import VqaDataModule
-from data_modules.folder import FolderDataModule
 from data_modules.sources import records as records_module
 from data_modules.sources.images import LazyImages, to_bytes, to_pixels
 from tests.data_modules.conftest import save_picture
@@ -22,7 +21,7 @@ CLASSES = ("red_fox", "grey_wolf", "brown_bear", "elk", "lynx")
 
 
 def own(root, stage="fit", **options):
-    data = FolderDataModule(root=str(root), **{"batch_size": 4, **options})
+    data = VqaDataModule(dataset="folder", source="folder", root=str(root), **{"batch_size": 4, **options})
     data.setup(stage)
     return data
 

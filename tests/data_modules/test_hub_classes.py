@@ -219,8 +219,13 @@ def test_no_space_to_unpack_tables(tmp_path, monkeypatch, error):
 def test_half_a_download_is_one_line(tmp_path):
     file = eurosat(tmp_path) / "data" / "test-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(CraftError, match=r"test-00000-of-00001.parquet is no whole parquet file; delete it and run"):
-        opened("eurosat", tmp_path, "hub", ("test",))
+    for _ in ("a torn file", "a link to none"):
+        with pytest.raises(
+            CraftError, match=r"test-00000-of-00001.parquet is no whole parquet file; delete it and run"
+        ):
+            opened("eurosat", tmp_path, "hub", ("test",))
+        file.unlink(missing_ok=True)
+        file.symlink_to(tmp_path / "none")
 
 
 def test_tables_are_read_lazily_when_they_are_large(tmp_path, monkeypatch):

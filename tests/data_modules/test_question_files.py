@@ -4,7 +4,6 @@ import pytest
 
 from craft_lightning.errors import CraftError
 from data_modules.base import VqaDataModule
-from data_modules.folder import FolderDataModule
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 
@@ -17,7 +16,7 @@ GOOD = [record(i) for i in range(12)]
 
 
 def own(root, stage="fit", **options):
-    data = FolderDataModule(root=str(root), **{"batch_size": 2, **options})
+    data = VqaDataModule(dataset="folder", source="folder", root=str(root), **{"batch_size": 2, **options})
     data.setup(stage)
     return data
 

@@ -101,7 +101,7 @@ def test_a_reply_that_never_ends_is_cut_after_five_tokens(build: Any, batch: Any
     vlm = build(method_class("zero_shot")).vlm
     monkeypatch.setattr(DiscreteVlm, "_stop_ids", lambda self: {-7})
     visual = vlm.encode(batch.pixel_values)
-    ids = vlm.generate_ids(visual, batch, 5)
+    ids = vlm._greedy(visual, batch, 5)[0]
     assert [len(row) for row in ids] == [5] * len(batch)
     texts = [text.strip() for text in vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
     assert [p.text for p in scored_replies(vlm, visual, batch)] == texts

@@ -94,7 +94,7 @@ def test_padding_does_not_matter(craft: Any, batch: VqaBatch) -> None:
     torch.testing.assert_close(terms(method, padded)["sal"], terms(method, batch)["sal"])
     visual = method.visual_tokens(batch.pixel_values)
     right = method.vlm.answer_logits(visual, batch).argmax(dim=-1)
-    first = method.vlm.generate_ids(visual, batch, 1)  # generation pads on the left
+    first = method.vlm._greedy(visual, batch, 1)[0]  # generation pads on the right
     assert [row[0] for row in first] == right.tolist()
 
 

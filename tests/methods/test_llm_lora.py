@@ -88,7 +88,7 @@ def test_the_adapters_alone_are_stored_and_bring_back_the_outputs(
     assert not torch.equal(logits(again, batch), logits(build(ZeroShot), batch))
     visual = again.visual_tokens(batch.pixel_values)
     # Generation with a cache, the first reply's logits and the loss read one and the same model.
-    first = [row[0] for row in again.vlm.generate_ids(visual, batch, 1)]
+    first = [row[0] for row in again.vlm._greedy(visual, batch, 1)[0]]
     assert first == again.vlm.answer_logits(visual, batch).argmax(dim=-1).tolist()
 
 

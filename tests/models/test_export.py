@@ -144,6 +144,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, monkeypatch: An
         (source, foreign, out, "an encoder only fits models of its own codebook"),
         (source, tmp_path / "none", out, "encoder.safetensors is missing"),
         (tmp_path / "none", own, out, "no checkpoint folder"),
+        ("pocket-vila-v", own, out, "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
         (bare, own, out, "no weights in"),
         (headless, own, out, "no mm_projector/config.json"),
         (source, own, tmp_path / "full", "exists: name another folder"),

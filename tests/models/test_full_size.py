@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import SiglipTextConfig, SiglipTextModel
+from transformers import SiglipTextModel
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.blueprints import BLUEPRINTS, write_blueprint
 from craft_lightning.models.clip_tower import ClipTower
-from craft_lightning.models.files import building, mismatches
+from craft_lightning.models.files import mismatches
 from craft_lightning.models.layout import CODEBOOKS, SIGLIP
-from craft_lightning.models.reading import SCALARS, siglip_shapes, text_width, unused
+from craft_lightning.models.reading import SCALARS, siglip_half, text_width, unused
 from craft_lightning.models.skeleton import skeleton
 from craft_lightning.models.spec import BACKBONES, VlmSpec
 
@@ -63,8 +63,8 @@ def test_every_tensor_of_vila_u_is_loaded_or_known_to_be_unused(tmp_path: Path) 
 
     tower = public["vision_tower"]
     root = write_blueprint(tmp_path / "m", "vila-u-7b-256")
-    with torch.device("meta"), building():
-        text = SiglipTextModel(SiglipTextConfig(**siglip_shapes(root / "vision_tower", root, "text_config")))
+    with torch.device("meta"):
+        text = siglip_half(SiglipTextModel, root / "vision_tower", root)
     loaded: list[str] = []
     for prefix, module in ((f"{SIGLIP}vision_model.", vlm.tower.vision), (f"{SIGLIP}text_model.", text)):
         assert mismatches(shapes(module), without(prefix, tower)) == []

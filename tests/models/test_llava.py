@@ -208,7 +208,9 @@ def test_what_does_not_fit_is_named(single: Path, tmp_path: Path, monkeypatch: A
         ({"mm_vision_select_layer": -1}, "mm_vision_select_layer is -1; only -2"),
         ({"mm_vision_select_feature": "cls_patch"}, "'cls_patch'; only 'patch'"),
         ({"mm_vision_tower": "some/thing"}, "'some/thing' is neither a known id"),
-        ({"model_type": "llava_unheardof"}, "no config of a language model"),
+        ({"mm_vision_tower": "a" * 300}, "'aaa.*' is neither a known id"),
+        ({"num_attention_heads": 7}, "m/config.json: cannot be read as the config of a language model"),
+        ({"model_type": "llava_unheardof"}, "cannot be read as the config of a language model"),
     ):
         shutil.copytree(single, tmp_path / "m")
         edit(tmp_path / "m", **change)

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.layout import write_encoder
-from craft_lightning.models.loading import apply_encoder, load_text_tower, load_tokenizer, load_tower, load_vlm
+from craft_lightning.models.loading import (
+    apply_encoder,
+    load_text_tower,
+    load_tokenizer,
+    load_tower,
+    load_vlm,
+    text_width,
+)
 from craft_lightning.models.skeleton import skeleton
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.models.tiny import tiny_tokenizer, write_tiny, write_tiny_tower
@@ -263,6 +270,73 @@ def test_rope_scaling_is_read_from_the_file(folder: Path) -> None:
     assert scaled.context == 2 * plain.context
     change_json(file, tokenizer_model_max_length=700)
     assert load_vlm(VlmSpec(str(folder))).context == 700
+
+
+SIGLIP, LLM = "vision_tower/siglip/config.json", "llm/config.json"
+
+
+@pytest.mark.parametrize("read", [load_vlm, skeleton])
+@pytest.mark.parametrize(
+    ("file", "section", "values", "reason"),
+    [
+        (SIGLIP, "vision_config", {"num_attention_heads": 7}, "embed_dim must be divisible by num_heads"),
+        (SIGLIP, "vision_config", {"hidden_size": "x"}, "Field 'hidden_size' expected int, got str"),
+        (SIGLIP, "vision_config", {"patch_size": 0}, "by zero"),
+        (SIGLIP, "vision_config", {"hidden_act": "none"}, "'none'"),
+        (SIGLIP, None, {"vision_config": [1]}, "no section vision_config"),
+        (LLM, None, {"hidden_size": "x"}, "Field 'hidden_size' expected int, got str"),
+        (LLM, None, {"num_attention_heads": 7}, "not a multiple of the number of attention heads"),
+        (LLM, None, {"max_position_embeddings": None}, "Field 'max_position_embeddings' expected int"),
+        (LLM, None, {"tokenizer_model_max_length": "x"}, "invalid literal .* 'x'"),
+        (LLM, None, {"rope_scaling": {"type": "linear", "factor": "x"}}, "could not convert .* 'x'"),
+        ("vision_tower/config.json", "rqvaesiglip", {"n_embed": "many"}, "n_embed is 'many', expected a number"),
+        ("vision_tower/config.json", "rqvaesiglip", {"n_embed": None}, "n_embed is None, expected a number"),
+        ("vision_tower/config.json", "rqvaesiglip", {"pretrained_model": "a" * 300}, "neither a known id"),
+    ],
+)
+def test_values_that_make_no_model_are_one_line(
+    folder: Path, read: Callable[[VlmSpec], object], file: str, section: str | None, values: dict[str, Any], reason: str
+) -> None:
+    if section is not None:
+        values = {section: json.loads((folder / file).read_text())[section] | values}
+    change_json(folder / file, **values)
+    with pytest.raises(CraftError, match=f"^{folder / file}: .*{reason}") as caught:
+        read(VlmSpec(str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [load_tower, load_text_tower, text_width])
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [({"num_attention_heads": 7}, "divisible"), ({"hidden_size": "x"}, "hidden_size"), ("x", "no")],
+)
+def test_a_text_half_that_makes_no_model_is_one_line(
+    folder: Path, read: Callable[[Path], object], config: Any, reason: str
+) -> None:
+    old = json.loads((folder / SIGLIP).read_text())["text_config"]
+    change_json(folder / SIGLIP, text_config=config if isinstance(config, str) else old | config)
+    with pytest.raises(CraftError, match=f"{SIGLIP}: .*{reason}.*"):
+        read(folder)
+
+
+def test_a_tower_is_where_a_file_can_be(folder: Path) -> None:
+    change_json(folder / "config.json", vision_tower_cfg="a" * 300)
+    with pytest.raises(CraftError, match="no vision tower in .*aaa"):
+        load_tower(folder)
+
+
+@pytest.mark.parametrize("places", [[], {"model.norm.weight": 1}])
+def test_an_index_names_a_file_for_each_tensor(folder: Path, places: Any) -> None:
+    (folder / "llm" / "model.safetensors").unlink()
+    (folder / "llm" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CraftError, match=r"model.safetensors.index.json: weight_map names no file for each tensor"):
+        load_vlm(VlmSpec(str(folder)))
+
+
+def test_a_damaged_tokenizer_is_one_line(folder: Path) -> None:
+    change_json(folder / "llm" / "tokenizer.json", model=1)
+    with pytest.raises(CraftError, match="llm: cannot be read as a tokenizer"):
+        load_tokenizer(folder)
 
 
 def test_unknown_siglip_shape(folder: Path) -> None:

@@ -164,5 +164,5 @@ def test_a_copy_that_differs_is_named(original: Path, tmp_path: Path) -> None:
 
 
 def test_the_text_tower_names_what_it_lacks(original: Path) -> None:
-    with pytest.raises(CraftError, match="no readable tokenizer"):
+    with pytest.raises(CraftError, match="cannot be read as a tokenizer"):
         load_text_tower(original)

@@ -85,6 +85,7 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
     twin = write_tiny(tmp_path / "twin", continuous=True)
     for arguments, message in (
         (("--checkpoint", tmp_path / "absent", "--input", pictures), "no checkpoint folder"),
+        (("--checkpoint", "pocket-vila-v", "--input", pictures), "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
         (("--checkpoint", checkpoint, "--input", tmp_path / "absent.png"), "no picture or folder"),
         (("--checkpoint", checkpoint, "--input", empty), "no picture in"),
         (("--checkpoint", checkpoint, "--input", pictures), "broken.png: broken picture"),

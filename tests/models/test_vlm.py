@@ -155,12 +155,12 @@ def test_generate_equals_transformers(vlm: DiscreteVlm, batch: VqaBatch) -> None
     )
     texts = [text.strip() for text in vlm.tokenizer.batch_decode(theirs, skip_special_tokens=True)]
     assert vlm.generate(visual, batch, max_new_tokens=8) == texts
-    assert all(len(row) <= 8 for row in vlm.generate_ids(visual, batch, 8))
+    assert all(len(row) <= 8 for row in vlm._greedy(visual, batch, 8)[0])
 
 
 def test_generate_equals_one_row_at_a_time_without_cache(vlm: DiscreteVlm, batch: VqaBatch) -> None:
     visual = vlm.encode(batch.pixel_values)
-    together = vlm.generate_ids(visual, batch, 6)
+    together = vlm._greedy(visual, batch, 6)[0]
     for row in range(3):
         ids = batch.input_ids[row, : batch.prompt_lengths[row]].tolist()
         found: list[int] = []
@@ -172,10 +172,10 @@ def test_generate_equals_one_row_at_a_time_without_cache(vlm: DiscreteVlm, batch
 
 def test_generation_stops_at_the_end_token(vlm: DiscreteVlm, batch: VqaBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     visual = vlm.encode(batch.pixel_values)
-    free = vlm.generate_ids(visual, batch, 6)
+    free = vlm._greedy(visual, batch, 6)[0]
     stop = free[0][1]
     monkeypatch.setattr(vlm.language_model.generation_config, "eos_token_id", [stop])
-    stopped = vlm.generate_ids(visual, batch, 6)
+    stopped = vlm._greedy(visual, batch, 6)[0]
     for before, after in zip(free, stopped, strict=True):
         assert after == (before[: before.index(stop) + 1] if stop in before else before)
     assert len(stopped[0]) <= 2
@@ -257,7 +257,7 @@ def test_pruned_rows_are_read_as_one_by_one(
     if budget == "ceil_only":
         assert len(set(visual.selection.counts.tolist())) > 1
     out, answers = vlm(visual, batch), vlm.answer_logits(visual, batch)
-    replies = vlm.generate_ids(visual, batch, 4)
+    replies = vlm._greedy(visual, batch, 4)[0]
     done = 0
     for row, ids in enumerate(rows_of(batch)):
         inputs, where = pruned_inputs(vlm, visual, row, ids)
