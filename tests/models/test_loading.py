@@ -321,7 +321,7 @@ def test_a_text_half_that_makes_no_model_is_one_line(
 
 def test_a_tower_is_where_a_file_can_be(folder: Path) -> None:
     change_json(folder / "config.json", vision_tower_cfg="a" * 300)
-    with pytest.raises(CraftError, match="no vision tower in .*aaa"):
+    with pytest.raises(CraftError, match=r"no vision tower in .*aaa"):
         load_tower(folder)
 
 
