@@ -95,7 +95,7 @@ def clip_shapes(root: Path) -> dict[str, Any]:
     return dict(shapes)
 
 
-def clip_model(root: Path, attention: str = "sdpa") -> CLIPVisionModel:
+def clip_model(root: Path, attention: str = "sdpa") -> Any:
     """The CLIP model of a checkpoint, its weights not read.
 
     Raises:
@@ -103,8 +103,7 @@ def clip_model(root: Path, attention: str = "sdpa") -> CLIPVisionModel:
     """
     shapes = clip_shapes(root)
     with building(), read_as(tower_folder(root) / "config.json", "a CLIP vision tower"):
-        model: CLIPVisionModel = CLIPVisionModel._from_config(CLIPVisionConfig(**shapes), attn_implementation=attention)
-    return model
+        return CLIPVisionModel._from_config(CLIPVisionConfig(**shapes), attn_implementation=attention)
 
 
 def load_clip_tower(root: Path, dtype: str, attention: str) -> ClipTower:

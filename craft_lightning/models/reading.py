@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,11 +136,8 @@ def siglip_shapes(folder: Path, root: Path, part: str) -> tuple[dict[str, Any], 
     return facts[part], file
 
 
-Half = TypeVar("Half", SiglipVisionModel, SiglipTextModel)
-
-
-def siglip_half(kind: type[Half], folder: Path, root: Path, attention: str = "sdpa") -> Half:
-    """The vision or text model of the tower in ``folder``, its weights not read.
+def siglip_half(kind: Any, folder: Path, root: Path, attention: str = "sdpa") -> Any:
+    """The SigLIP vision or text model (``kind`` is its class) of the tower in ``folder``, its weights not read.
 
     Raises:
         CraftError: an unknown shape, or one that makes no model.
@@ -189,8 +186,8 @@ def load_tower(
         return clip
     folder = tower_folder(root)
     if "timm" in read_json(folder / "config.json"):
-        tower: Any = timm_tower(folder, folder / "model.safetensors")
-        return tower.to(torch_dtype(dtype)).eval()
+        timm = timm_tower(folder, folder / "model.safetensors")
+        return timm.to(torch_dtype(dtype)).eval()
     section = section_of(folder)
     files = TensorFiles(folder)
     _report_unused(files.names(), folder)
@@ -333,7 +330,7 @@ def text_width(source: str | Path | VlmSpec) -> int:
         if "rqvaesiglip" not in read_json(folder / "config.json"):
             raise CraftError(f"{folder}: no text tower to contrast captions with; set --model.lambda_contrastive 0")
         with torch.device("meta"):
-            return siglip_half(SiglipTextModel, folder, root).head.out_features
+            return int(siglip_half(SiglipTextModel, folder, root).head.out_features)
 
 
 def _scalar(files: TensorFiles, name: str, folder: Path) -> float:
