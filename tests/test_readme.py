@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 
 from craft_lightning import __main__ as entry
+from craft_lightning.family.report import weights
+from craft_lightning.models.spec import POCKET
 from craft_lightning.tables.verbs import build_parser
 from data_modules.base import VqaDataModule
 
@@ -191,3 +193,12 @@ def test_the_picture_is_small_and_the_blocks_to_fill_are_marked() -> None:
     assert TEXT.count("<!-- table1:begin -->") == TEXT.count("<!-- table1:end -->") == 1
     family = (ROOT / "docs" / "pocket_family.md").read_text(encoding="utf-8")
     assert family.count("<!-- figures:begin -->") == family.count("<!-- figures:end -->") == 1
+
+
+def test_the_family_s_card_is_of_the_shipped_weights() -> None:
+    card = (ROOT / "docs" / "pocket_family.md").read_text(encoding="utf-8")
+    shipped = sorted(p for p in POCKET.iterdir() if p.is_dir())
+    assert len(shipped) == 7
+    for folder in shipped:
+        own = weights(folder)
+        assert f"`{folder.name}` {own['megabytes']:.1f} MB, `{own['sha256']}`" in card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -121,10 +122,10 @@ def report(
     names: Sequence[str], tower_folder: Path, path: Path, items: int, log: Callable[[str], None] = print
 ) -> None:
     """Measure every model on every twin; write ``path`` (JSON) as each is done, and print the whole as Markdown."""
-    tower = {"megabytes": _megabytes(tower_folder), "codebook": measure_codebook(tower_folder)}
+    tower = {**weights(tower_folder), "codebook": measure_codebook(tower_folder)}
     result: dict[str, Any] = {"items": items, "tower": tower, "models": {}}
     for name in names:
-        model: dict[str, Any] = {"megabytes": _megabytes(resolve(VlmSpec(name))), "studio": {}}
+        model: dict[str, Any] = {**weights(resolve(VlmSpec(name))), "studio": {}}
         result["models"][name] = model
         for dataset in TWINS:
             figures = model["studio"][dataset] = measure_backbone(name, dataset, items)
@@ -133,8 +134,10 @@ def report(
     log(to_markdown(result))
 
 
-def _megabytes(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
+def weights(folder: Path) -> dict[str, Any]:
+    """Size of a model's own weights in megabytes, and the first digits of the SHA-256 of its files in order of name."""
+    files = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
+    return {"megabytes": sum(map(len, files)) / 1e6, "sha256": hashlib.sha256(b"".join(files)).hexdigest()[:16]}
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
@@ -152,7 +155,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         cells = (f"{100 * one['exact_match']:.1f} | {100 * one['justified']:.1f}" for one in studio)
         lines.append(f"| {dataset} | {' | '.join(cells)} |")
     kinds = _by_kind(models)
-    sizes = [f"`{name}` {model['megabytes']:.1f} MB" for name, model in zip(names, models.values(), strict=True)]
+    own = zip(("vision_tower", *names), (result["tower"], *models.values()), strict=True)
+    sizes = [f"`{name}` {model['megabytes']:.1f} MB, `{model['sha256']}`" for name, model in own]
     cuts = ", ".join(f"{100 * cut:.0f}" for cut in codebook["cut"])
     perplexity = ", ".join(f"{value:.0f}" for value in codebook["perplexity"])
     return "\n".join(
@@ -163,7 +167,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
             f"Codebook: {100 * codebook['used']:.1f} % of {codebook['entries']} entries in use; perplexity of the "
             f"levels {perplexity}; each removes {cuts} % of the mean squared residual. SHA-256 `{codebook['hash']}`.",
             "",
-            f"Weights: `vision_tower` {result['tower']['megabytes']:.1f} MB, {', '.join(sizes)}.",
+            f"Weights, with the first digits of their SHA-256: {'; '.join(sizes)}.",
         ]
     )
 
