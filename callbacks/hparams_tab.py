@@ -68,7 +68,10 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
 def _named(method: str, module: Any) -> str:
     if method != getattr(module, "name", None):
         return method  # of a plugged encoder, about which the module says nothing
-    usual = {name: one.default for name, one in inspect.signature(type(module)).parameters.items()}
+    usual: dict[str, Any] = {}
+    for cls in reversed(type(module).__mro__):  # what a class says last holds
+        if init := vars(cls).get("__init__"):
+            usual |= {name: one.default for name, one in inspect.signature(init).parameters.items()}
     changed = {
         name: value
         for name, value in module.hparams.items()

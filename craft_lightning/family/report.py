@@ -135,9 +135,12 @@ def report(
 
 
 def weights(folder: Path) -> dict[str, Any]:
-    """Size of a model's own weights in megabytes, and the first digits of the SHA-256 of its files in order of name."""
-    files = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
-    return {"megabytes": sum(map(len, files)) / 1e6, "sha256": hashlib.sha256(b"".join(files)).hexdigest()[:16]}
+    """Megabytes of a model's own weights, and the first digits of a SHA-256 over those of its files, by name."""
+    total, files = hashlib.sha256(), sorted(folder.rglob("*.safetensors"))
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return {"megabytes": sum(file.stat().st_size for file in files) / 1e6, "sha256": total.hexdigest()[:16]}
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:

@@ -46,8 +46,9 @@ class SeenPictures:
 
 def _columns(visual: VisualTokens) -> tuple[Tensor, ...]:
     """The tensors of pictures that were looked at whole; a continuous tower's tokens are its features."""
-    if visual.codes is None or visual.energy is None:
+    if visual.codes is None:
         return (visual.features,)
+    assert visual.energy is not None, "every tower with a codebook says it"
     return visual.features, visual.tokens, visual.codes, visual.energy
 
 

@@ -130,8 +130,10 @@ def read_as(place: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except CraftError:
+    except (CraftError, MemoryError, torch.OutOfMemoryError):
         raise
+    except KeyError as error:
+        raise CraftError(f"{place}: cannot be read as {what} (no {error})") from error
     except Exception as error:  # each library has errors of its own, tokenizers' is a bare Exception
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         reason = first_line(cause if isinstance(cause, Exception) else error)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.files import fresh_folder, save_tensors
+from craft_lightning.models.files import fresh_folder, read_as, save_tensors
 from craft_lightning.types import VisualTokens
 from craft_lightning.writing import write_json
 
@@ -56,7 +56,8 @@ class TimmTower(nn.Module):
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise CraftError(f"no weight file {path} for the timm tower")
-        state = {k: v for k, v in load_file(path).items() if not k.startswith(("head.", "fc_norm."))}
+        with read_as(path, "weights of a timm tower"):
+            state = {k: v for k, v in load_file(path).items() if not k.startswith(("head.", "fc_norm."))}
         try:
             self.vision.load_state_dict(state)
         except RuntimeError as error:

@@ -33,7 +33,7 @@ class Running:
 
     def foretold(self) -> float | None:
         """Its whole duration if the steps to come take as long as those done; None before there are enough."""
-        if not self.step or not self.steps or self.step - self.before < TELLING * self.steps:
+        if not self.step or not self.steps or self.step - self.before < TELLING * (self.steps - self.before):
             return None
         return self.spent() * (1 + (self.steps - self.step) / (self.step - self.before))
 

@@ -124,7 +124,10 @@ def _broken(name: str) -> str:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The report in the terminal; a grid that is wider than it goes on below, numbers and names are never cut."""
+    """The report in the terminal; a grid that is wider than it goes on below. Numbers and names are never cut: a
+    terminal that has no room for two names and a number breaks their lines."""
+    widths = [_widths(section) for section in report.sections]
+    console.width = max([console.width, *(sum(each[:2]) + max(each[2:]) for each in widths)])
     console.print(f"\n{report.title}", style="bold", markup=False, highlight=False)
     console.print(report.note, markup=False, highlight=False)
     for section in report.sections:
@@ -215,11 +218,12 @@ def _store(plan: Plan) -> list[Path]:
     results, path = gather(plan), _stored(plan)
     if not any(cell.seeds for cell in results.cells.values()):
         raise CraftError(f"nothing to publish: no cell of {plan.spec.name} is computed (table run {plan.spec.name})")
-    before = stored_seeds(path) or () if path.is_file() else ()
-    if results.made is not None and not set(before) <= set(results.made.seeds):
+    known = path.is_file() and path.with_suffix(".json").is_file()
+    before = stored_seeds(path) or () if known else ()
+    if not set(before) <= {seed for cell in results.cells.values() if cell.score for seed in cell.score.by_seed}:
         seeds = " ".join(map(str, before))
         raise CraftError(
-            f"{path.name} holds seeds {seeds}, and some would be lost; publish --seeds {seeds}, or remove the file"
+            f"{path.name} holds seeds {seeds}, some would be lost; run and publish --seeds {seeds}, or remove the file"
         )
     return [write_text(path, to_csv(plan, results)), write_text(path.with_suffix(".json"), to_json(results))]
 

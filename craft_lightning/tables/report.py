@@ -71,12 +71,12 @@ def build_report(plan: Plan, results: Results) -> Report:
 
 
 def line_label(line: Line) -> str:
-    """``"CRAFT, trained with pocket-qwen2-xs"``, or the row's label alone where it has one surrogate or none."""
+    """``"CRAFT, trained with pocket-qwen2-xs"``, or the label alone where nothing or only the backbone trains."""
     return f"{line.row.label}{_trained_with(line, paper=False)}"
 
 
 def _trained_with(line: Line, paper: bool) -> str:
-    if line.surrogate is None or len(line.row.train_on) == 1:
+    if line.surrogate is None or (len(line.row.train_on) == 1 and line.surrogate.id == line.backbone.id):
         return ""
     return f", trained with {line.surrogate.paper if paper else line.surrogate.label}"
 

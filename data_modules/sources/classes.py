@@ -57,12 +57,13 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
     for name in _children(tree, folder):
         sub = _join(folder, name)
         place, words = tree.root / sub, facts.class_words(name)
+        if _undecoded(name):
+            problems.bad("file name", f"{tree.root}: {_escaped(sub)} is no name in UTF-8; rename it")
+            continue
         files = [f for f in tree.below(sub) if PurePosixPath(f).suffix.lower() in SUFFIXES]
         for strange in filter(_undecoded, files):
             problems.bad("file name", f"{tree.root}: {_escaped(strange)} is no name in UTF-8; rename it")
         files = [f for f in files if not _undecoded(f)]
-        if _undecoded(name):
-            continue
         if words is None:
             problems.bad("unknown class", f"{place}: {facts.no_class(name)}")
         elif words in origin:

@@ -153,7 +153,8 @@ def read_jsonl(file: Path, base: Path, prefix: str, problems: Problems) -> Itera
 def _object(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair may stand in JSON, but in no text
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair may stand in JSON, but in no text
     except (ValueError, RecursionError) as e:
         raise BadRecordError("no JSON", f"no JSON ({str(e) or type(e).__name__})") from e
     if not isinstance(value, dict):

@@ -102,6 +102,10 @@ def test_rows_of_one_method_are_told_apart(checkpoints: Path, tmp_path: Path) ->
     given = arguments("fit", "vision_ft", checkpoints / "continuous", tmp_path)
     build_cli([*given, "--model.init_args.lambda_contrastive=null"])
     assert row(read(tmp_path))[0]["method"] == "vision_ft lambda_contrastive=1.0", "the paper's, for labelled pictures"
+    given = arguments("fit", "craft", checkpoints / "host", tmp_path / "craft")
+    build_cli([*given, "--model.init_args.logit_bias=true", "--model.init_args.commitment_level=cumulative"])
+    named = row(read(tmp_path / "craft"))[0]["method"]
+    assert named == "craft commitment_level=cumulative logit_bias=True", "its own settings and inherited ones"
 
 
 def test_zero_shot_has_a_row_of_the_same_settings(checkpoints: Path, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def undecoded_name(root):
 def undecoded_class(root):
     save_picture(root / "train" / "mouse" / "0.png")
     os.rename(root / "train" / "mouse", os.fsencode(root / "train") + b"/mo\xffse")
-    return "file name", r"train/mo\\udcffse/0.png is no name in UTF-8"
+    return "file name", r"train/mo\\udcffse is no name in UTF-8"
 
 
 def dead_link(root):

@@ -182,6 +182,9 @@ def test_terminal_and_files(tmp_path: Path) -> None:
         for row in section.rows:
             assert all(text in narrow.getvalue() for text in row)
     assert len(lines) > sum(len(section.rows) for section in report.sections)
+    tiny = io.StringIO()
+    print_report(report, Console(file=tiny, width=20))
+    assert "…" not in tiny.getvalue(), "names and a number, even where they do not fit"
     written = save(plan, gather(plan))
     assert [p.name for p in written] == ["toy.md", "toy.csv", "toy.tex", "toy.html"]
     assert written[0] == tmp_path / "runs/pocket/tables/toy.md"

@@ -138,6 +138,12 @@ def test_no_seed_is_lost_by_publishing_fewer(house: Path) -> None:
         main(["render", "toy", "--seeds", "0", "--publish"])
     assert path.read_text() == stored
     assert main(["render", "toy", "--seeds", "0", "1", "2", "--publish"]) == 0
+    for node in plan.nodes:
+        if node.facts["seed"] == 2:
+            (node.folder / store.RESULT).unlink()
+    with pytest.raises(CraftError, match=r"toy.csv holds seeds 0 1 2, "):
+        main(["render", "toy", "--seeds", "0", "1", "2", "--publish"])
+    assert path.read_text() == stored
 
 
 def test_a_readme_without_marks_is_left_alone() -> None:
