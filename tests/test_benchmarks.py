@@ -83,6 +83,8 @@ def test_the_page_on_performance_holds_the_stored_results() -> None:
     assert bench.page(text, bench.block(results)) == text
     assert list(results) == list(bench.PROGRAMS)
     assert {row["goal"] for found in results.values() for row in found["rows"]} == {1, 2, 3, 5, 6}
+    told = " ".join(row["figure"] for row in results["training_step"]["rows"])
+    assert all(method in told for method in ("CRAFT", "Projector FT", "LLM-LoRA"))
     assert not any(found.get("quick") for found in results.values()), "a trial of small sizes is no result"
 
 
