@@ -109,6 +109,7 @@ class EuroSatTwin(ClassificationTwin):
         }
 
     def paint(self, rng: Rng, attributes: Attributes, side: int) -> Canvas:
+        """The ground of a season, then the cover: bands, water, fields, dots and roofs, along a run."""
         a = attributes
         n = len(rng)
         cv = Canvas(n, side)
@@ -209,6 +210,7 @@ class EuroSatTwin(ClassificationTwin):
         return torch.lerp(blur(rgb.clamp(0.0, 1.0), 0.022), torch.full_like(rgb, 0.88), haze)
 
     def facts(self, attributes: Attributes, i: int) -> tuple[Fact, ...]:
+        """Cover and edges say the class; season, patch, shore and run vary within it."""
         a = {k: int(v[i]) for k, v in attributes.items()}
         edges = (
             1 if a["roofs"] or a["fields"] or a["band"] == 1 or a["dots"] == 3 else 2 if a["band"] or a["water"] else 0

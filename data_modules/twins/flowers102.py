@@ -132,6 +132,7 @@ class FlowersTwin(ClassificationTwin):
         }
 
     def paint(self, rng: Rng, attributes: Attributes, side: int) -> Canvas:
+        """Backdrop, stem and leaves, then the bloom of the species' form, colour and petals."""
         a = attributes
         n = len(rng)
         cv = Canvas(
@@ -161,6 +162,7 @@ class FlowersTwin(ClassificationTwin):
         return cv
 
     def shift(self, rng: Rng, canvas: Canvas) -> Tensor:
+        """Night: moonlight, and a coloured torch spot somewhere, with the sensor's grain."""
         n, side = len(rng), canvas.side
         low, high = NIGHT
         ambient = torch.from_numpy(rng.uniform("ambient", low=low, high=high)).view(n, 1, 1, 1)
@@ -178,6 +180,7 @@ class FlowersTwin(ClassificationTwin):
         return seen + GRAIN * grain(rng, "grain", side)
 
     def facts(self, attributes: Attributes, i: int) -> tuple[Fact, ...]:
+        """Form, shape, colour, petals, marks and centre say the species; backdrop, leaves and bloom vary within it."""
         a = {k: int(v[i]) for k, v in attributes.items()}
         found = [Fact("form", _FORMS[a["form"]], False), Fact("shape", _SHAPES[a["shape"]], False)]
         found.append(Fact("colour", f"{_COLOURS[a['colour']][0]} flower", False))

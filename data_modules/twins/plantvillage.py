@@ -172,6 +172,7 @@ class PlantVillageTwin(ClassificationTwin):
         }
 
     def paint(self, rng: Rng, attributes: Attributes, side: int) -> Canvas:
+        """Backdrop and leaf: outline and veins of the crop, lesions of the disease, turned and leaning."""
         a = attributes
         n = len(rng)
         backdrop = choose([rgb for _, rgb in _BACKDROPS], a["backdrop"]) + 0.05 * (rng.uniform("tone", 3) - 0.5)
@@ -223,6 +224,7 @@ class PlantVillageTwin(ClassificationTwin):
         return blur(rgb * (1.1 - depth * dapple).unsqueeze(1), BLUR)
 
     def facts(self, attributes: Attributes, i: int) -> tuple[Fact, ...]:
+        """Layout, width, edge and sign say crop and disease; tip, lean and backdrop vary within them."""
         a = {k: int(v[i]) for k, v in attributes.items()}
         crop, disease = _CROP[a["crop"]], _DISEASES[_DISEASE_NAMES[a["disease"]]]
         found = [
