@@ -95,7 +95,7 @@ class SteCheck(Callback):
         if visual.codes is None:
             return
         quantizer = module.vlm.tower.quantizer
-        usage = CodebookUsage(quantizer.entries, quantizer.levels).to(module.device)
+        usage = CodebookUsage(quantizer.entries, quantizer.levels, quantizer.shared).to(module.device)
         usage.update(visual.codes)
         distance = (visual.features.detach().float() - quantizer.decode(visual.codes)).norm(dim=-1).mean()
         values = {

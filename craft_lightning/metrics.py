@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,17 +67,18 @@ class ExactMatch(Metric):
 
 
 class CodebookUsage(Metric):
-    """Perplexity per level and codes that no level used.
+    """Perplexity per level, and the codewords that nothing used.
 
     Args:
-        entries: K. levels: R.
+        entries: K, codewords of a table. levels: R. shared: one table serves all levels; otherwise each has its own.
     """
 
     full_state_update = False
     counts: Tensor
 
-    def __init__(self, entries: int, levels: int) -> None:
+    def __init__(self, entries: int, levels: int, shared: bool) -> None:
         super().__init__()
+        self.shared = shared
         self.add_state("counts", default=torch.zeros(levels, entries, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, codes: Tensor) -> None:
@@ -84,9 +86,11 @@ class CodebookUsage(Metric):
         for level, counts in enumerate(self.counts):
             counts += torch.bincount(codes[..., level].reshape(-1), minlength=len(counts))
 
-    def compute(self) -> dict[str, Tensor]:
-        """``perplexity`` ``[R]``, ``exp`` of the entropy of each level's codes, and ``dead``, the number of entries
-        that no level used."""
+    def compute(self) -> dict[str, Any]:
+        """``perplexity``, R scalars, ``exp`` of the entropy of each level's codes, and ``dead``, the codewords that no
+        level used: of K in a shared table, of R times K in tables of their own."""
         shares = self.counts.float() / self.counts.sum(dim=1, keepdim=True).clamp(min=1)
         entropy = -torch.special.xlogy(shares, shares).sum(dim=1)
-        return {"perplexity": entropy.exp(), "dead": (self.counts.sum(dim=0) == 0).sum()}
+        words = self.counts.sum(dim=0) if self.shared else self.counts
+        # A tuple: torchmetrics makes a scalar of a vector of one, so that one level would not be the first of its list.
+        return {"perplexity": entropy.exp().unbind(), "dead": (words == 0).sum()}

@@ -36,9 +36,18 @@ def test_open_questions_have_no_letters() -> None:
     assert set(metric.compute()) == {"all", "seen"}
 
 
-def test_codebook_usage() -> None:
-    usage = CodebookUsage(entries=4, levels=2)
-    usage.update(torch.tensor([[[0, 3], [1, 3]], [[0, 3], [1, 3]]]))
+@pytest.mark.parametrize(
+    ("shared", "codes", "perplexity", "dead"),
+    [
+        (True, [[0, 3], [1, 3]], [2.0, 1.0], 1),  # 2
+        (False, [[0, 3], [1, 3]], [2.0, 1.0], 5),  # 2 and 3 of the first table; 0, 1 and 2 of the second
+        (True, [[0], [1]], [2.0], 2),
+        (False, [[3], [3]], [1.0], 3),
+    ],
+)
+def test_codebook_usage(shared: bool, codes: list[list[int]], perplexity: list[float], dead: int) -> None:
+    usage = CodebookUsage(entries=4, levels=len(codes[0]), shared=shared)
+    usage.update(torch.tensor([codes, codes]))
     found = usage.compute()
-    assert found["perplexity"].tolist() == pytest.approx([2.0, 1.0])
-    assert int(found["dead"]) == 1
+    assert [float(level) for level in found["perplexity"]] == pytest.approx(perplexity)
+    assert int(found["dead"]) == dead

@@ -34,14 +34,14 @@ def measure_codebook(tower_folder: Path) -> dict[str, Any]:
     """Use of the codebook on unseen studio pictures of all twins.
 
     Returns:
-        ``hash``, ``entries``, ``used`` (share chosen at any level), ``perplexity`` of each level, ``residual`` (mean
-        squared, before level 1, where it is the features' variance, and after each level) and ``cut`` (share removed
-        by each).
+        ``hash``, ``entries`` (of all tables), ``used`` (share of them chosen at any level), ``perplexity`` of each
+        level, ``residual`` (mean squared, before level 1, where it is the features' variance, and after each level) and
+        ``cut`` (share removed by each).
     """
     tower = load_tower(tower_folder)
     assert tower.quantizer is not None
     studio = Studio([kind() for kind in TWINS.values()], tower.image_size, _CODEBOOK_PICTURES, "studio-test")
-    usage = CodebookUsage(tower.quantizer.entries, tower.quantizer.levels)
+    usage = CodebookUsage(tower.quantizer.entries, tower.quantizer.levels, tower.quantizer.shared)
     features, codes = [], []
     for start in range(0, len(studio), 100):
         visual = tower.encode(studio.images(range(start, min(start + 100, len(studio)))))
@@ -51,12 +51,13 @@ def measure_codebook(tower_folder: Path) -> dict[str, Any]:
         codes.append(visual.codes)
     z, k = torch.cat(features), torch.cat(codes)
     sums = tower.quantizer.partial_sums(k)
+    used, entries = usage.compute(), tower.quantizer.codebooks.shape[:2].numel()
     residual = [z.var(unbiased=False).item(), *((z - s).pow(2).mean().item() for s in sums)]
     return {
         "hash": tower.quantizer.hash(),
-        "entries": tower.quantizer.entries,
-        "used": len(k.unique()) / tower.quantizer.entries,
-        "perplexity": usage.compute()["perplexity"].tolist(),
+        "entries": entries,
+        "used": (entries - int(used["dead"])) / entries,
+        "perplexity": [float(level) for level in used["perplexity"]],
         "residual": residual,
         "cut": [1 - after / before for before, after in itertools.pairwise(residual)],
     }

@@ -184,7 +184,7 @@ class BaseMethod(StepAccounts, ABC):
                 module.eval()
         quantizer = self.vlm.tower.quantizer
         if quantizer is not None:
-            self.usage = CodebookUsage(quantizer.entries, quantizer.levels)
+            self.usage = CodebookUsage(quantizer.entries, quantizer.levels, quantizer.shared)
         if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
             self.vlm.lockstep = True
