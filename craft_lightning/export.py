@@ -19,7 +19,7 @@ from craft_lightning.models.files import TensorFiles, first_line, fresh_folder, 
 from craft_lightning.models.folders import checkpoint_root, is_single, top_config_of, tower_folder
 from craft_lightning.models.layout import SIGLIP
 from craft_lightning.models.llava import projector_kind
-from craft_lightning.models.reading import load_tower, siglip_folder
+from craft_lightning.models.reading import KNOWN_SIGLIP, load_tower, section_of, siglip_folder
 from craft_lightning.models.spec import VlmSpec, resolve
 from craft_lightning.writing import write_json
 
@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="craft_lightning export",
-        description="Write an adapted encoder back into its checkpoint's layout, in full: the original code loads it.",
+        description="Write an adapted encoder back into its checkpoint's layout, in full. Of a checkpoint of VILA-U's "
+        "authors the original code loads the result.",
         epilog="The adapted tensors keep the precision that they were stored in (the original code casts what it "
         "loads); every other tensor and file is copied as it is. OUTPUT/adaptation/ holds the encoder's config.json "
         "and its prior for --prune.prior.",
@@ -63,7 +64,22 @@ def main(argv: Sequence[str]) -> int:
     print(
         f"{args.output}: {count} tensors of {args.encoder} in place; load it with --model.backbone.name {args.output}"
     )
+    if reasons := unlike_the_original(checkpoint_root(args.output)):
+        print(f"warning: VILA-U's own code cannot load {args.output}: {', '.join(reasons)}", file=sys.stderr)
     return 0
+
+
+def unlike_the_original(root: Path) -> list[str]:
+    """What keeps the code that VILA-U was published with from loading a checkpoint in its layout."""
+    name = section_of(tower_folder(root)).get("pretrained_model")
+    language = read_json(root / "llm" / "config.json").get("model_type")
+    checks = {
+        f"its SigLIP is {name}, the code knows {' and '.join(KNOWN_SIGLIP)}": name not in KNOWN_SIGLIP,
+        f"its language model is {language}, not llama": language != "llama",
+        "its tokenizer is no sentencepiece model": not (root / "llm" / "tokenizer.model").is_file(),
+        "its tower is continuous": bool(top_config_of(root).get("continuous")),
+    }
+    return [reason for reason, holds in checks.items() if holds]
 
 
 def export(checkpoint: Path, encoder: Path, output: Path) -> int:

@@ -174,8 +174,8 @@ class PromptBuilder:
         return self._heads[text]
 
     def _piece(self, text: str) -> list[int]:
-        # VILA-U's own tokenizer puts a start mark before every piece; the present one leaves it out where the piece
-        # begins with a space, unless it gets one more (host facts 5.3).
+        # VILA-U's own tokenizer puts a start mark before every piece; a ``tokenizer.json`` converted from it leaves it
+        # out where the piece begins with a space, unless it gets one more.
         remedy = " " if self._marks_starts and text.startswith(" ") else ""
         return self.tokenizer.encode(remedy + text, add_special_tokens=False)
 

@@ -27,6 +27,7 @@ from craft_lightning.models.layout import write_vlm
 from craft_lightning.models.loading import load_language_model, load_tokenizer, load_tower
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.spec import VlmSpec, hub_folder, models_root, resolve
+from craft_lightning.models.text import tokenizer_bytes
 from craft_lightning.models.tower import VisionTower
 from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
 from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder, length_grouped
@@ -163,10 +164,8 @@ class SurrogateBuilder:
         """The token ids of a set's conversations in one of the two forms, no longer than the plan's ``max_length``."""
         encoder = TurnEncoder(vlm.tokenizer)
         longest = min(self.plan.max_length, vlm.context) - vlm.num_visual + 1
-        written: Any = vlm.tokenizer
-        facts = {
-            "tokenizer": digest([written.backend_tokenizer.to_str().encode(), str(written.chat_template).encode()])
-        }
+        template = str(vlm.tokenizer.chat_template)
+        facts = {"tokenizer": digest([tokenizer_bytes(vlm.tokenizer), template.encode()])}
         facts |= {"form": form, "longest": str(longest)}
         folder = self.plan.work / self.plan.name / form / talks.published.title
         shards = Shards(folder, facts, [digest([repr(talk).encode()]) for talk in talks.talks])

@@ -73,7 +73,8 @@ class VlmSpec:
         encoder: folder of an adapted encoder to plug in, or None.
         quantizer_dtype: what code distances are computed in, ``float32`` or ``bfloat16`` (the host's own).
         dtype: what weights are held in: ``float32``, ``bfloat16`` or ``float16``. Trained ones are float32 throughout.
-        attention: ``sdpa`` or ``eager``.
+        attention: ``sdpa`` or ``eager``. Only with both dtypes ``bfloat16`` and ``eager`` codes are those of the host's
+            published code, bit for bit: ``sdpa`` changes some 2 % of them.
         gradient_checkpointing: blocks compute their activations again in the backward pass instead of keeping them:
             less memory, a third more time.
 

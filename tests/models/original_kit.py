@@ -11,6 +11,7 @@ from typing import Any, Literal
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from torch import Tensor
 from transformers import (
     LlamaConfig,
@@ -76,8 +77,8 @@ def _json(folder: Path, name: str, **values: Any) -> None:
     (folder / name).write_text(json.dumps(values, indent=2))
 
 
-def _write_llm(folder: Path, form: Form, shards: int) -> None:
-    folder.mkdir(parents=True)
+def llama_pieces() -> bytes:
+    """A small sentencepiece model as Llama's: pieces of 2 to 16 blanks have low ids and one score, the lowest."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(_TEXT * 20),
@@ -90,16 +91,33 @@ def _write_llm(folder: Path, form: Form, shards: int) -> None:
         normalization_rule_name="identity",  # as Llama's: spaces and newlines stay what they are
         remove_extra_whitespaces=False,
     )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    words = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
+    proto = ModelProto.FromString(model.getvalue())
+    first = 3 + 256  # after the special pieces and the bytes
+    blanks = [proto.SentencePiece(piece="\u2581" * n, score=-1e9) for n in (2, 4, 8, 3, *range(5, 8), *range(9, 17))]
+    pieces = [*proto.pieces[:first], *blanks, *proto.pieces[first:]]
+    del proto.pieces[:]
+    proto.pieces.extend(pieces)
+    return proto.SerializeToString()
+
+
+def write_tokenizer(folder: Path, legacy: bool = True) -> int:
+    """The tokenizer's files, without ``tokenizer.json``; returns the number of entries."""
+    folder.mkdir(parents=True)
+    model = llama_pieces()
+    (folder / "tokenizer.model").write_bytes(model)
+    words = sentencepiece.SentencePieceProcessor(model_proto=model).vocab_size()
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
     _json(
-        folder, "tokenizer_config.json", tokenizer_class="LlamaTokenizer", legacy=False, add_bos_token=True, **special
+        folder, "tokenizer_config.json", tokenizer_class="LlamaTokenizer", legacy=legacy, add_bos_token=True, **special
     )
     _json(folder, "special_tokens_map.json", **special)
     _json(folder, "added_tokens.json", **{mark: words + i for i, mark in enumerate(MARKS)})
+    return words + len(MARKS)
+
+
+def _write_llm(folder: Path, form: Form, shards: int) -> None:
     sizes = {
-        "vocab_size": words + len(MARKS),
+        "vocab_size": write_tokenizer(folder),
         "hidden_size": LLM_WIDTH,
         "intermediate_size": 32,
         "num_hidden_layers": 2,

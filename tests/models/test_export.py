@@ -124,6 +124,27 @@ def test_siglip_beside_the_tower_comes_along(tmp_path: Path) -> None:
     load_tower(tmp_path / "out")
 
 
+def test_what_the_original_cannot_load_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_tiny(tmp_path / "m", llm="qwen2")
+    out = tmp_path / "out"
+    assert export("--checkpoint", source, "--encoder", adapted(source, tmp_path / "encoder"), "--output", out) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: VILA-U's own code cannot load {out}: its SigLIP is ")
+    assert "google/siglip-large-patch16-256" in line
+    assert "its language model is qwen2, not llama, its tokenizer is no sentencepiece model" in line
+
+    public = kit.write_original(tmp_path / "public")
+    assert [reason.split(",")[0] for reason in module.unlike_the_original(public)] == ["its SigLIP is siglip"]
+    path = public / "vision_tower" / "config.json"
+    config = json.loads(path.read_text())
+    config["rqvaesiglip"]["pretrained_model"] = "google/siglip-large-patch16-256"
+    path.write_text(json.dumps(config))
+    assert module.unlike_the_original(public) == []
+    path = public / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"continuous": True}))
+    assert module.unlike_the_original(public) == ["its tower is continuous"]
+
+
 def write_clip(folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llava_llama"}))

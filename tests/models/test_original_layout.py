@@ -88,8 +88,8 @@ def test_codes_features_and_logits_are_the_original_s(original: Path, picture: I
     assert len(visual.codes.unique()) > 4
 
     words = sentencepiece.SentencePieceProcessor(model_file=str(original / "llm" / "tokenizer.model"))
-    text = "What is it?"
-    before, after = f"{VICUNA_SYSTEM} USER: ", f"\n{text} ASSISTANT:"
+    text = "What is  an  assistant?\nA.  an  assistant "  # the original strips a message, as we do
+    before, after = f"{VICUNA_SYSTEM} USER: ", f"\n{text.strip()} ASSISTANT:"
     expected = [1, *words.encode(before), -200, *words.encode(after)]
     ids = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=False).prompt_ids(text)
     assert list(ids) == expected
