@@ -129,17 +129,14 @@ def _cost(nodes: Sequence[Node]) -> Cost | None:
 
 
 def mean_of(scores: Sequence[Score | None]) -> Score | None:
-    """The mean over columns; None while one is missing, because a mean over fewer columns is another number.
-
-    Its values are by seed where all columns have the same seeds, so that its spread is that of the mean.
+    """The mean over columns, of the seeds that all of them have; None while a column is missing, because a mean over
+    fewer columns is another number.
     """
     present = [s for s in scores if s is not None]
     if not present or len(present) < len(scores):
         return None
-    seeds = present[0].by_seed.keys()
-    if any(s.by_seed.keys() != seeds for s in present):
-        return Score({0: fmean(s.mean for s in present)})
-    return Score({seed: fmean(s.by_seed[seed] for s in present) for seed in seeds})
+    shared = [seed for seed in present[0].by_seed if all(seed in s.by_seed for s in present)]
+    return Score({seed: fmean(s.by_seed[seed] for s in present) for seed in shared}) if shared else None
 
 
 def baseline_of(plan: Plan, line: Line) -> int | None:
@@ -157,12 +154,9 @@ def baseline_of(plan: Plan, line: Line) -> int | None:
 
 
 def difference(one: Score | None, other: Score | None) -> Score | None:
-    """The gain of ``one`` over ``other``, where both exist: seed by seed, or over the one value of an untrained row."""
+    """The gain of ``one`` over ``other``, seed by seed, at the seeds that both have; None without any."""
     if one is None or other is None:
         return None
-    if len(other.by_seed) == 1:
-        (value,) = other.by_seed.values()
-        return Score({seed: mine - value for seed, mine in one.by_seed.items()})
     shared = one.by_seed.keys() & other.by_seed.keys()
     return Score({seed: one.by_seed[seed] - other.by_seed[seed] for seed in sorted(shared)}) if shared else None
 
@@ -177,8 +171,14 @@ def gains(plan: Plan, cells: Mapping[Place, Cell], number: int, part: str = "sco
     base = baseline_of(plan, plan.lines[number])
     if base is None:
         return []
-    places = range(len(plan.columns))
-    return [difference(getattr(cells[number, c], part), getattr(cells[base, c], part)) for c in places]
+    found = []
+    for c in range(len(plan.columns)):
+        mine, before = (getattr(cells[n, c], part) for n in (number, base))
+        if mine is not None and before is not None and plan.lines[base].surrogate is None:
+            # What trains nothing, by the plan and not by the results that are there, has one value for every seed.
+            before = Score(dict.fromkeys(mine.by_seed, before.mean))
+        found.append(difference(mine, before))
+    return found
 
 
 def paper_scores(plan: Plan, line: Line) -> list[Score | None]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
 from craft_lightning.tables.cells import baseline_of
-from craft_lightning.tables.claims import NO_ANSWER, Claim, Lines, Verdict, decide, interval
+from craft_lightning.tables.claims import NO_ANSWER, Claim, Lines, Verdict, decide, interval, spread
 from craft_lightning.tables.plan import Plan
 
 Outcomes = NDArray[np.float64]
+LEFT_OUT = "the others are not finished in all of its cells"
 
 
 def judge(plan: Plan) -> tuple[Verdict, ...]:
@@ -91,10 +92,11 @@ def _judge(plan: Plan, claim: Claim, read: _Predictions) -> Verdict:
     if len(bases) < len(lines):
         return unknown(NO_ANSWER, "one of its lines has no baseline row on its backbone")
     places = [(number, c) for number in {*lines, *bases.values()} for c in range(len(plan.columns))]
-    missing = sum(not any(map(store.result, plan.cells[place])) for place in places)
-    seeds = _whole_seeds(plan, [*lines, *bases.values()])
-    if missing or not seeds:
-        return unknown(NO_ANSWER, f"{missing or len(places)} of {len(places)} cells are missing")
+    if missing := sum(not any(map(store.result, plan.cells[place])) for place in places):
+        return unknown(NO_ANSWER, f"{missing} of {len(places)} cells are missing")
+    seeds, wanted = _whole_seeds(plan, [*lines, *bases.values()])
+    if not seeds:
+        return unknown(NO_ANSWER, "no seed is finished in all of its cells")
     try:
         columns = range(len(plan.columns))
         compared = [{number: bases[number] for number in side} for side in sides if side]
@@ -105,15 +107,19 @@ def _judge(plan: Plan, claim: Claim, read: _Predictions) -> Verdict:
     scale = plan.spec.metric.scale
     estimate, low, high = (round(value * scale, 4) for value in interval(strata))
     word = decide(low, high, len(seeds))
-    return Verdict(claim.id, claim.text, word, estimate, low, high, _detail(plan, claim, gains, len(seeds), word))
+    detail = f"{_sides(plan, claim, gains)}; {len(seeds)}"
+    detail += f" seed{'s' if wanted > 1 else ''}" if len(seeds) == wanted else f" of {wanted} seeds, {LEFT_OUT}"
+    luck = round(spread(strata) * scale, 4) if len(seeds) > 1 else None
+    return Verdict(claim.id, claim.text, word, estimate, low, high, detail, luck)
 
 
-def _whole_seeds(plan: Plan, lines: Sequence[int]) -> list[int]:
-    """Seeds that every one of the lines has at every column, those that train nothing left out."""
+def _whole_seeds(plan: Plan, lines: Sequence[int]) -> tuple[list[int], int]:
+    """Seeds that every one of the lines has at every column, those that train nothing left out, and how many are
+    planned."""
     trained = [number for number in lines if plan.lines[number].surrogate] or lines
     cells = [plan.cells[number, c] for number in trained for c in range(len(plan.columns))]
     finished = [{int(n.facts["seed"]) for n in nodes if store.result(n) is not None} for nodes in cells]
-    return sorted(set.intersection(*finished))
+    return sorted(set.intersection(*finished)), max(map(len, cells))
 
 
 def _gain(bases: Mapping[int, int], column: int, reference: int, seeds: Sequence[int], read: _Predictions) -> Outcomes:
@@ -136,8 +142,8 @@ def _gain(bases: Mapping[int, int], column: int, reference: int, seeds: Sequence
     return mean
 
 
-def _detail(plan: Plan, claim: Claim, gains: Sequence[Sequence[Outcomes]], seeds: int, word: str) -> str:
-    """Columns on either side of 0, and why nothing is decided."""
+def _sides(plan: Plan, claim: Claim, gains: Sequence[Sequence[Outcomes]]) -> str:
+    """Columns on either side of 0."""
     columns = len(plan.columns)
     names = [claim.gain.row, claim.above.row if claim.above else ""]
     labels = {row.id: row.label for row in plan.spec.rows}
@@ -145,5 +151,4 @@ def _detail(plan: Plan, claim: Claim, gains: Sequence[Sequence[Outcomes]], seeds
     for name, side in zip(names, gains, strict=False):
         below = sum(bool(outcomes.mean() < 0) for outcomes in side)
         parts.append(f"{labels[name]} is below its own {labels[plan.spec.baseline]} row on {below} of {columns} sets")
-    parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
     return "; ".join(parts)

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from craft_lightning.tables import store
-from craft_lightning.tables.cells import Cell, Score, baseline_of, by_seed, difference, paper_scores
+from craft_lightning.tables.cells import baseline_of, by_seed, gains, paper_scores
 from craft_lightning.tables.plan import Node, Plan
 from craft_lightning.tables.report import MISSING, line_label, score_text
 from craft_lightning.tables.results import Results
@@ -80,23 +80,22 @@ def _cell(
     plan: Plan, results: Results, number: int, column: int, asked: Sequence[Mapping[str, Any]], read: _Replies
 ) -> dict[str, Any]:
     line, nodes = plan.lines[number], plan.cells[number, column]
-    done = [node for node in nodes if store.result(node) is not None]
+    done = _done(nodes)
     base = baseline_of(plan, line)
-    lines = [(plan.lines[n].row, plan.cells[n, column]) for n in (base,) if n is not None] + [(line.row, done)]
+    lines = [(plan.lines[n].row, _done(plan.cells[n, column])) for n in (base,) if n is not None] + [(line.row, done)]
     replies = []
     if len(by_seed(nodes)) == len(nodes):  # a plain column: one node a seed
         for row, tests in lines:
             known = [read.of(test, row) for test in tests]
             replies.append((row.label, [[found[e["key"]] for found in known if e["key"] in found] for e in asked]))
-    cell, before = results.cells[number, column], results.cells[base, column] if base is not None else None
-    header, rows = _figures(plan, cell, before, paper_scores(plan, line)[column])
+    header, rows = _figures(plan, results, number, column)
     trained = {int(n.facts["seed"]): n.parent or n for n in done if n.parent or n.kind == "train"}
     return {
         "title": f"{line_label(line)} on {line.backbone.label}: {plan.columns[column].label}",
         "column": str(column),
         "header": header,
         "rows": rows,
-        "parts": _parts(plan, done) if not replies else [],
+        "parts": _parts(plan, line.row, done) if not replies else [],
         "trained": bool(trained),
         "curves": [{"seed": s, "points": found} for s, node in trained.items() if (found := curves(node.folder))]
         if replies
@@ -105,34 +104,43 @@ def _cell(
     }
 
 
-def _figures(plan: Plan, cell: Cell, before: Cell | None, paper: Score | None) -> tuple[list[str], list[list[str]]]:
+def _done(nodes: Sequence[Node]) -> list[Node]:
+    """Those with a result of the present settings, code and weights."""
+    return [node for node in nodes if store.result(node) is not None]
+
+
+def _figures(plan: Plan, results: Results, number: int, column: int) -> tuple[list[str], list[list[str]]]:
     """The small table of a panel: all, seen and unseen labels with n, gain and the paper's value."""
-    digits, baseline = plan.spec.metric.digits, before or Cell()
-    parts = [("All items", cell.items, cell.score, baseline.score)]
+    line, cell, digits = plan.lines[number], results.cells[number, column], plan.spec.metric.digits
+    base, paper = baseline_of(plan, line), paper_scores(plan, line)[column]
+    parts = [("All items", cell.items, "score")]
     if cell.items_unseen:
-        parts.append(("Seen labels", cell.items - cell.items_unseen, cell.seen, baseline.seen))
-        parts.append(("Unseen labels", cell.items_unseen, cell.unseen, baseline.unseen))
+        parts.append(("Seen labels", cell.items - cell.items_unseen, "seen"))
+        parts.append(("Unseen labels", cell.items_unseen, "unseen"))
     name = next((row.label for row in plan.spec.rows if row.id == plan.spec.baseline), "")
-    header = ["", "Items", "Exact match", *([name, "Gain"] if before else []), *(["Paper"] if paper else [])]
+    header = ["", "Items", "Exact match", *([name, "Gain"] if base is not None else []), *(["Paper"] if paper else [])]
     rows = []
-    for name, items, score, old in parts:
-        texts = [name, str(items), score_text(score, digits)]
-        if before:
-            texts += [score_text(old, digits), score_text(difference(score, old), digits, signed=True)]
+    for name, items, part in parts:
+        texts = [name, str(items), score_text(getattr(cell, part), digits)]
+        if base is not None:
+            gain = gains(plan, results.cells, number, part)[column]
+            old = getattr(results.cells[base, column], part)
+            texts += [score_text(old, digits), score_text(gain, digits, signed=True)]
         if paper:
             texts.append(score_text(paper, digits) if name == "All items" else MISSING)
         rows.append(texts)
     return header, rows
 
 
-def _parts(plan: Plan, nodes: Sequence[Node]) -> list[list[str]]:
+def _parts(plan: Plan, row: Row, nodes: Sequence[Node]) -> list[list[str]]:
     """For a column over several datasets: the mean for each set adapted to (or tested, where nothing adapted)."""
     found: dict[str, list[float]] = {}
+    metric = plan.spec.metric.at(row.keep)
     for node in nodes:
-        value = (store.result(node) or {})["metrics"].get(plan.spec.metric.name)
+        value = (store.result(node) or {})["metrics"].get(metric.name)
         if value is not None:
-            found.setdefault(str((node.parent or node).facts["dataset"]), []).append(value * plan.spec.metric.scale)
-    return [[name, f"{fmean(values):.{plan.spec.metric.digits}f}"] for name, values in found.items()]
+            found.setdefault(str((node.parent or node).facts["dataset"]), []).append(value * metric.scale)
+    return [[name, f"{fmean(values):.{metric.digits}f}"] for name, values in found.items()]
 
 
 def curves(folder: Path) -> dict[str, list[list[float]]]:

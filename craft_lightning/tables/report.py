@@ -6,7 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from craft_lightning.tables.cells import KEPT_DIGITS, Cost, Score, gains, mean_of, paper_gains, paper_scores
+from craft_lightning.tables.cells import (
+    KEPT_DIGITS,
+    Cost,
+    Score,
+    baseline_of,
+    gains,
+    mean_of,
+    paper_gains,
+    paper_scores,
+)
 from craft_lightning.tables.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
 from craft_lightning.tables.figure import curves
 from craft_lightning.tables.plan import Line, Plan
@@ -210,7 +219,8 @@ def _claims(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
         numbers = ""
         if v.estimate is not None:
             numbers = f" {v.estimate:+.2f} points [{v.low:+.2f}, {v.high:+.2f}]."
-        lines.append(f"Claim {v.id}: {v.word}. {v.text}.{numbers} {v.detail}.")
+        warning = f" {v.warning}." if v.warning else ""
+        lines.append(f"Claim {v.id}: {v.word}. {v.text}.{numbers} {v.detail}.{warning}")
     lines.append(
         f"Decided by the {LEVEL:.0%} interval of the paired difference, mean over the sets ({DRAWS:,} bootstrap "
         f"draws, items resampled within a set, seeds jointly): it has to exclude 0 over at least {LEAST_SEEDS} seeds. "
@@ -274,6 +284,11 @@ def _problems(plan: Plan, results: Results) -> list[str]:
             found.append(f"Partial: {where}: {cell.seeds} of {cell.wanted} seeds.")
         if cell.score is not None and cell.score.std == 0:
             found.append(f"Standard deviation of exactly 0: {where}: did the seed reach anything?")
+        base = baseline_of(plan, plan.lines[n])
+        before = results.cells[base, c].score if base is not None and plan.lines[base].surrogate else None
+        if cell.score and before and (alone := sorted(cell.score.by_seed.keys() - before.by_seed.keys())):
+            seeds = f"seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))}"
+            found.append(f"No gain at {seeds}: {where}: {_baseline(plan)} is not finished there.")
     missing = sum(cell.seeds == 0 for cell in results.cells.values())
     if missing:
         found.append(f"{missing} of {len(results.cells)} cells are missing ({MISSING}).")
