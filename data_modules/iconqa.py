@@ -17,6 +17,7 @@ from data_modules.sources import cauldron
 from data_modules.sources.found import Asked, Found, Splits, split_named
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
+from data_modules.sources.values import absent
 
 TASK = "choose_txt"
 
@@ -44,7 +45,7 @@ def _read(
         image = name.removesuffix("data.json") + "image.png"
         key = f"{split or 'all'}/{pid}"
         picture = tree.picture(image, f"{key}/image.png") if image in pictures else None
-        record = {field: raw.get(field) for field in ("question", "choices", "answer")}
+        record = {"question": raw.get("question"), "choices": raw.get("choices"), "answer_index": raw.get("answer")}
         asked.append(Asked(f"{tree.root}: {name}", f"iconqa/{key}", record, picture))
     return asked
 
@@ -57,16 +58,22 @@ def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
     if rows and "texts" in rows[0]:
         yield from (list(filter(lambda record: record["choices"], cauldron.records(row))) for row in rows)
         return
-    answers = [str(row.get("answer", row.get("answers"))).strip() for row in rows]
+    answers = [_said(row.get("answer", row.get("answers"))) for row in rows]
     chosen = [row["ques_type"] == TASK for row in rows]
-    pairs = [(a, str(row["choices"])) for a, row, mine in zip(answers, rows, chosen, strict=True) if mine]
+    pairs = [(a, _said(row["choices"])) for a, row, mine in zip(answers, rows, chosen, strict=True) if mine and a]
     indices = all(a.isdigit() and int(a) <= listed.count(",") for a, listed in pairs)
     for row, answer, mine in zip(rows, answers, chosen, strict=True):
         if not mine:
             yield []
             continue
-        choices = split_choices(str(row["choices"]), "" if indices else answer)
-        yield [{"question": row["question"], "choices": choices, "answer": int(answer) if indices else answer}]
+        choices = split_choices(_said(row["choices"]), "" if indices else answer)
+        index = answer if indices else choices.index(answer) if answer in choices else None
+        named = {"answer": answer} if index is None else {"answer_index": index}
+        yield [{"question": row["question"], "choices": choices, **named}]
+
+
+def _said(value: Any) -> str:
+    return "" if absent(value) else str(value).strip()
 
 
 def split_choices(listed: str, answer: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -45,7 +46,7 @@ def _read(tree: Tree, at: str, split: str | None, covers: dict[str, Any], files:
 
 
 def _pairs(row: Record) -> list[dict[str, Any]]:
-    pairs = zip(row["questions"], row["answers"], strict=False)
+    pairs = zip_longest(row["questions"] or (), row["answers"] or ())
     return [{"question": question, "answer": answer} for question, answer in pairs]
 
 

@@ -5,14 +5,27 @@ The authors' files are ``problems.json``, ``pid_splits.json`` and ``{train,val,t
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
-from data_modules.facts import DatasetFacts, HubTable
+from data_modules.facts import DatasetFacts, HubTable, Record
 from data_modules.sources.found import Asked, Found, split_named
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
 
-_FIELDS = ("question", "choices", "answer", "hint")
+
+def _record(problem: Record) -> dict[str, Any]:
+    """A question record of the authors' problem, whose answer is an index from 0."""
+    return {
+        **{field: problem.get(field) for field in ("question", "choices", "hint")},
+        "answer_index": problem.get("answer"),
+    }
+
+
+def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
+    """The authors' problems, one a row."""
+    return ([_record(row)] for row in rows)
 
 
 def official(tree: Tree, problems: Problems) -> Found | None:
@@ -26,9 +39,8 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         split = split_named(str(problem.get("split", "")))
         if split:
             picture = files.get(f"{pid}/{problem.get('image')}")
-            record = {field: problem.get(field) for field in _FIELDS}
             shown = None if picture is None else tree.picture(picture, f"{split}/{pid}/{problem['image']}")
-            asked[split].append(Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", record, shown))
+            asked[split].append(Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", _record(problem), shown))
     return Found(
         str(tree.root),
         "ScienceQA problems.json",
@@ -56,5 +68,6 @@ FACTS = DatasetFacts(
         HubTable("lmms-lab-encoder/ScienceQA", config="ScienceQA-IMG", note="questions with a picture alone"),
         HubTable("lmms-lab/ScienceQA", config="ScienceQA-IMG", note="the former name of lmms-lab-encoder/ScienceQA"),
     ),
+    hub_records=hub_records,
     elsewhere="the authors' files are told at https://github.com/lupantech/ScienceQA",
 )

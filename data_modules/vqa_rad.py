@@ -37,8 +37,9 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     )
 
 
-def _record(raw: dict[str, Any]) -> dict[str, str]:
-    return {field: " ".join(str(raw.get(field, "")).split()) for field in ("question", "answer")}
+def _record(raw: dict[str, Any]) -> dict[str, Any]:
+    said = {field: raw.get(field) for field in ("question", "answer")}
+    return {field: " ".join(value.split()) if isinstance(value, str) else value for field, value in said.items()}
 
 
 FACTS = DatasetFacts(

@@ -18,15 +18,16 @@ def records(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
     >>> turn = {"user": "Is it?\nChoices:\nA. yes\nB. no\nAnswer with the letter.", "assistant": "Answer: B"}
     >>> list(records({"texts": [turn]}))
-    [{'question': 'Is it?', 'choices': ['yes', 'no'], 'answer': 'no'}]
+    [{'question': 'Is it?', 'choices': ['yes', 'no'], 'answer_index': 1}]
     """
-    for turn in row["texts"]:
-        asked, _, listed = turn["user"].partition("\nChoices:")
+    for turn in row["texts"] or ():
+        asked, _, listed = (turn["user"] or "").partition("\nChoices:")
         choices = {letter: text.strip() for letter, text in _OPTION.findall(listed)}
-        said = turn["assistant"].strip()
+        said = (turn["assistant"] or "").strip()
         letter = _LETTER.match(said)
-        answer = choices.get(letter[1].upper(), "") if choices and letter else said
-        yield {"question": _question(asked), "choices": list(choices.values()), "answer": answer}
+        at = [*choices].index(letter[1].upper()) if letter and letter[1].upper() in choices else None
+        named = {"answer": said} if at is None else {"answer_index": at}
+        yield {"question": _question(asked), "choices": [*choices.values()] or None, **named}
 
 
 def _question(asked: str) -> str:

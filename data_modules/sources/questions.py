@@ -1,28 +1,35 @@
 """Question records, from a file or a table, as items; and the JSONL files that a user may write.
 
-Fields: ``question`` and ``answer`` (text). Choice questions add ``choices`` (or ``options``) and may name the right one
-by ``answer_index``, by a number or a letter in ``answer``, or by its text. ``hint`` is put before the question. In a
-JSONL file, one object a line, ``image`` is a path relative to the file's folder and ``id`` names the item (default: the
-line number). Records without a picture (``null``) or whose choices are pictures are left out and counted.
+Fields: ``question`` and ``answer`` (text). Choice questions add ``choices`` (or ``options``), a list, and name the
+right one by its text or letter in ``answer``, or by ``answer_index``, which counts from 0; a number in ``answer`` is a
+text. An answer that can be read in two ways, or that ``answer_index`` contradicts, is refused. ``hint`` is put before
+the question. In a JSONL file, one object a line, ``image`` is a path relative to the file's folder and ``id`` names the
+item (default: the line number). ``null``, NaN and empty texts say nothing, wherever they stand. Records without a
+picture or whose choices are pictures are left out and counted.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from craft_lightning.errors import CraftError
 from craft_lightning.mcq import LETTERS
 from data_modules.sources.found import Asked
 from data_modules.sources.images import SUFFIXES, FilePicture, Picture
 from data_modules.sources.split import Item, Problems
+from data_modules.sources.values import absent, as_index, as_text, shown
 from data_modules.statements import declarative
 
-_SHOWN = 60
-"""Characters of a picture's path in a message: it may be the picture itself, in base64."""
+_MANY = 30
+"""So many indices of which none is 0 are odd enough to be told."""
+
+log = logging.getLogger("craft_lightning.data")
 
 
 class BadRecordError(Exception):
@@ -45,7 +52,7 @@ class Row:
     item: Item
 
 
-def rows_of(asked: Iterable[Asked], most: int, problems: Problems, published: bool) -> Iterator[Row]:
+def rows_of(asked: Sequence[Asked], most: int, problems: Problems, published: bool) -> Iterator[Row]:
     """A row for every usable record.
 
     Args:
@@ -53,8 +60,9 @@ def rows_of(asked: Iterable[Asked], most: int, problems: Problems, published: bo
         published: they are the authors', so bad ones are left out and counted.
 
     Raises:
-        CraftError: the first bad record, named by its place, unless bad ones are skipped.
+        CraftError: the first bad record, named by its place, unless bad ones are skipped; or indices that count from 1.
     """
+    _counts_from_zero(asked)
     keys: dict[str, str] = {}
     for entry in asked:
         try:
@@ -84,46 +92,138 @@ def item_of(record: Mapping[str, Any], key: str, most: int) -> Item:
         LeftOut: the choices are pictures.
     """
     asked = question = _text(record, "question")
-    if hint := record.get("hint"):
-        asked = f"Context: {str(hint).strip()}\n{question}"
+    if not absent(record.get("hint")):
+        asked = f"Context: {_text(record, 'hint')}\n{question}"
     options = _options(record, most)
+    if not options and not absent(record.get("answer_index")):
+        raise BadRecordError("bad choices", "answer_index without choices")
     answer = options[_right(record, options)] if options else _text(record, "answer")
     return Item(key, -1, asked, answer, -1, declarative(question, answer), options=options)
 
 
 def _text(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+    if absent(value):
         have = ", ".join(record) or "nothing"
         raise BadRecordError("missing field", f"no text in field {field!r} (the record has {have})")
-    return str(value).strip()
+    try:
+        return as_text(value)
+    except ValueError as e:
+        raise BadRecordError("unclear field", f"field {field!r}: {e}") from e
+
+
+def _listed(record: Mapping[str, Any]) -> Any:
+    """The choices as they are given, None of an open question.
+
+    Raises:
+        BadRecordError: they are given twice, or elsewhere.
+    """
+    given = [record[name] for name in ("choices", "options") if not absent(record.get(name))]
+    if len(given) > 1 and given[0] != given[1]:
+        raise BadRecordError("bad choices", "choices and options differ")
+    if not given and not absent(record.get("A")) and not absent(record.get("B")):
+        raise BadRecordError("bad choices", "choices in fields A, B, ...; write them as one list in field 'choices'")
+    return given[0] if given else None
 
 
 def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
-    raw = record.get("choices") or record.get("options") or []
+    raw = _listed(record)
+    if raw is None:
+        return ()
     if not isinstance(raw, list):
         raise BadRecordError("bad choices", "choices is not a list")
-    options = tuple(" ".join(str(option).split()) for option in raw)
+    fields = {f"choice {number}": value for number, value in enumerate(raw, start=1)}
+    options = tuple(" ".join(_text(fields, field).split()) for field in fields)
     if options and all(Path(option).suffix.lower() in SUFFIXES for option in options):
         raise LeftOut("choices are pictures")
-    if len(options) == 1 or len(options) > most:
-        raise BadRecordError("bad choices", f"{len(options)} choices; 2 to {most} can be lettered")
+    if not 2 <= len(options) <= most:
+        hint = "" if options else "; an open question has null there, or no such field"
+        raise BadRecordError("bad choices", f"{len(options)} choices; 2 to {most} can be lettered{hint}")
     if len(set(options)) < len(options):
         raise BadRecordError("bad choices", f"the same choice twice: {', '.join(options)}")
     return options
 
 
 def _right(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
-    index = record.get("answer_index", record.get("answer"))
-    if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(options):
+    """The position of the right choice.
+
+    Raises:
+        BadRecordError: nothing names it, or two things do.
+    """
+    index, value = _index(record, len(options)), record.get("answer")
+    if index is not None and absent(value):
         return index
-    said = " ".join(str(record.get("answer", "")).split())
-    folded = [option.casefold() for option in options]
-    if said.casefold() in folded:
-        return folded.index(said.casefold())
+    said, number = " ".join(_text(record, "answer").split()), as_index(value)
+    readings = _readings(said, options)
+    if index is not None:
+        if index in readings or (number == index and not readings):
+            return index
+        named = f"answer_index {index} is {options[index]!r}, counted from 0, but answer is {said!r}"
+        raise BadRecordError("answer in two ways", named)
+    if readings and number in range(len(options)) and not isinstance(value, str):
+        readings.setdefault(number, f"the index of {options[number]!r}, counted from 0")
+    if len(readings) == 1:
+        return next(iter(readings))
+    if readings:
+        ways = f"answer {said!r} may be {' or '.join(readings.values())}; say which by answer_index, from 0"
+        raise BadRecordError("answer in two ways", ways)
+    hint = "" if number is None else "; an index is answer_index, which counts from 0"
+    raise BadRecordError(
+        "bad choices", f"the right choice is not named: answer {said!r}, choices {', '.join(options)}{hint}"
+    )
+
+
+def _index(record: Mapping[str, Any], count: int) -> int | None:
+    """``answer_index``, if it is there.
+
+    Raises:
+        BadRecordError: it is none of a choice.
+    """
+    value = record.get("answer_index")
+    if absent(value):
+        return None
+    index = as_index(value)
+    if index is None or not 0 <= index < count:
+        raise BadRecordError("bad choices", f"answer_index {shown(value)} is none of 0 to {count - 1}")
+    return index
+
+
+def _readings(said: str, options: tuple[str, ...]) -> dict[int, str]:
+    """What an answer may name: positions of choices to how they are named."""
+    same = [i for i, option in enumerate(options) if option == said]
+    alike = same or [i for i, option in enumerate(options) if option.casefold() == said.casefold()]
+    readings = {i: f"the text {options[i]!r}" for i in alike}
     if len(said) == 1 and said.upper() in LETTERS[: len(options)]:
-        return LETTERS.index(said.upper())
-    raise BadRecordError("bad choices", f"the right choice is not named: answer {said!r}, choices {', '.join(options)}")
+        at = LETTERS.index(said.upper())
+        readings.setdefault(at, f"the letter of {options[at]!r}")
+    return readings
+
+
+def _counts_from_zero(asked: Sequence[Asked]) -> None:
+    """Refuse indices that count from 1: none is 0, and some are as large as the number of choices.
+
+    Row by row only the largest would be refused, and all others would name the choice after the right one.
+
+    Raises:
+        CraftError: they do.
+    """
+    indexed = []
+    for entry in asked:
+        index, choices = (
+            as_index(entry.record.get("answer_index")),
+            entry.record.get("choices", entry.record.get("options")),
+        )
+        if index is not None and isinstance(choices, list):
+            indexed.append((entry, index, len(choices)))
+    inside = [entry for entry, index, count in indexed if 0 < index < count]
+    beyond = [entry for entry, index, count in indexed if index == count]
+    if not inside or any(index == 0 for _, index, _ in indexed):
+        return
+    said = f"none of {len(indexed)} answer_index is 0"
+    if beyond:
+        raise CraftError(f"{beyond[0].where}: answer_index is the number of choices, and {said}: it counts from 0 here")
+    if len(inside) >= _MANY:
+        log.warning("%s: %s; it counts from 0", inside[0].where, said)
 
 
 def read_jsonl(file: Path, base: Path, prefix: str, problems: Problems) -> Iterator[Asked]:
@@ -142,17 +242,18 @@ def read_jsonl(file: Path, base: Path, prefix: str, problems: Problems) -> Itera
         where = f"{file}, line {number}"
         try:
             record = _object(line)
-            missing = "image" in record and record["image"] is None
+            missing = "image" in record and absent(record["image"])
             picture = None if missing else picture_in(base, _text(record, "image"))
+            name = number if absent(record.get("id")) else _text(record, "id")
         except BadRecordError as e:
             problems.bad(e.kind, f"{where}: {e}")
             continue
-        yield Asked(where, f"{prefix}/{record.get('id', number)}", record, picture)
+        yield Asked(where, f"{prefix}/{name}", record, picture)
 
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_object_of)
         if b"\\u" in line:
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair may stand in JSON, but in no text
     except (ValueError, RecursionError) as e:
@@ -164,6 +265,14 @@ def _object(line: bytes) -> dict[str, Any]:
     return value
 
 
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} twice")
+    return fields
+
+
 def picture_in(folder: Path, name: str) -> Picture:
     """The picture of a name; links are followed, so that neither ``..`` nor a link leads out of the folder.
 
@@ -171,15 +280,14 @@ def picture_in(folder: Path, name: str) -> Picture:
         BadRecordError: it leads out, no file can have it, or none has.
     """
     path = folder / name
-    shown = repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")
     try:
         inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
         there = path.is_file()
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or e
-        raise BadRecordError("missing picture", f"no such picture: {shown} in {folder} ({why})") from e
+        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder} ({why})") from e
     if not inside:
-        raise BadRecordError("path leaves its root", f"picture path {shown} leaves {folder}")
+        raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {folder}")
     if not there:
-        raise BadRecordError("missing picture", f"no such picture: {shown} in {folder}")
+        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder}")
     return FilePicture(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix(), path)

@@ -105,17 +105,17 @@ class Problems:
         self.on_bad = on_bad
         self.skipped: Counter[str] = Counter()
 
-    def bad(self, kind: str, message: str) -> None:
-        """Report a bad input of a kind.
+    def bad(self, kind: str, message: str, count: int = 1) -> None:
+        """Report a bad input of a kind, or ``count`` of them.
 
         Raises:
             CraftError: unless bad inputs are skipped.
         """
         if self.on_bad == "error":
             raise CraftError(f"{message} (skip and count such inputs with --data.on_bad skip)")
-        self.leave_out(kind)
+        self.leave_out(kind, count)
         log.warning("skipped: %s", message)
 
-    def leave_out(self, kind: str) -> None:
+    def leave_out(self, kind: str, count: int = 1) -> None:
         """Count an input that is left out by design, for example a text-only question."""
-        self.skipped[kind] += 1
+        self.skipped[kind] += count

@@ -16,6 +16,7 @@ from data_modules.sources.found import Asked, Entries, Found, Labelled, Splits, 
 from data_modules.sources.images import BytesPicture, Picture, Shelf
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import open_tree
+from data_modules.sources.values import absent, as_index
 
 if TYPE_CHECKING:
     import datasets
@@ -164,7 +165,7 @@ def _labelled(
     problems: Problems,
 ) -> list[Labelled]:
     rows = _load(facts, table, paths, place)
-    values = rows[table.label][:]
+    values = [_label(value) for value in rows[table.label][:]]
     words = _words(facts, table, rows.features[table.label], values, place, problems)
     pictures = _pictures(table, rows, split, place)
     pairs = zip(pictures, values, strict=True)
@@ -200,8 +201,7 @@ def _pictures(table: HubTable, rows: datasets.Dataset, split: str | None, place:
     else:
         stored = compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
         absent = compute.is_null(stored).to_pylist()
-    named = next((name for name in FILE_NAMES if name in rows.column_names), None)
-    files = [Path(str(file)).name for file in rows[named][:]] if named else _file_names(rows, table.image)
+    files = _file_names(rows, table.image)
     shelf = _Column(rows, table.image)
     found: list[Picture | None] = []
     for row, (missing, file) in enumerate(zip(absent, files, strict=True)):
@@ -218,15 +218,26 @@ def _file_names(rows: datasets.Dataset, image: str) -> list[str]:
     from pyarrow import compute
 
     column = rows.data.column(image)
-    if not pyarrow.types.is_struct(column.type):
-        return [""] * len(rows)
-    return [Path(path).name if path else "" for path in compute.struct_field(column, "path").to_pylist()]
+    if named := next((name for name in FILE_NAMES if name in rows.column_names), None):
+        paths = rows[named][:]
+    elif pyarrow.types.is_struct(column.type):
+        paths = compute.struct_field(column, "path").to_pylist()
+    else:
+        paths = [None] * len(rows)
+    return ["" if absent(path) else Path(str(path)).name for path in paths]
+
+
+def _label(value: Any) -> Any:
+    """A label as its column means it: None where there is none, a whole number where a gap made it a float."""
+    if absent(value) or value == -1:  # what `datasets` writes for a class that is not known
+        return None
+    return as_index(value) if isinstance(value, float) else value
 
 
 def _words(
     facts: DatasetFacts, table: HubTable, feature: Any, values: Iterable[Any], place: str, problems: Problems
 ) -> dict[Any, str]:
-    """Every label value to the words of its class; by name wherever there are names.
+    """Every label value to the words of its class; by name wherever there are names. None is no label.
 
     Raises:
         CraftError: numbers without names whose order nobody has checked; or a strange label (see :class:`Problems`).
@@ -234,6 +245,8 @@ def _words(
     from data_modules.sources.hub import further
 
     counts = Counter(values)
+    if unlabelled := counts.pop(None, 0):
+        problems.bad("picture without a label", f"{place}: {unlabelled} pictures without a label", unlabelled)
     names: Mapping[Any, str] = dict(enumerate(getattr(feature, "names", None) or ()))
     if not names and all(isinstance(value, str) for value in counts):
         names = {value: value for value in counts}
@@ -250,11 +263,11 @@ def _words(
     words: dict[Any, str] = {}
     for value, count in counts.items():
         known = facts.class_words(names[value]) if value in names else None
-        if known is None and table.by_index and len(names) == size:
+        if known is None and table.by_index and value in names and len(names) == size:
             known = facts.label_words(facts.labels[value])
         if known is None:
             said = facts.no_class(str(names.get(value, value)))
-            problems.bad("unknown class", f"{place}, {count} pictures: {said}")
+            problems.bad("unknown class", f"{place}, {count} pictures: {said}", count)
         else:
             words[value] = known
     return words

@@ -317,6 +317,8 @@ def vqa_rad_json(root):
         ("test_freeform", "synpic1.jpg", "What organ?", "Brain"),
         ("test_para", "synpic3.jpg", "Is it?", "no"),
         ("para", "gone.jpg", "Is it?", "no"),
+        ("para", "synpic1.jpg", "Is it?", None),
+        ("para", "synpic1.jpg", None, "no"),
     ]
     made = [
         {"qid": i, "phrase_type": kind, "image_name": image, "question": q, "answer": a, "answer_type": "CLOSED "}
@@ -331,10 +333,10 @@ def test_vqa_rad_s_one_list(tmp_path):
     assert parts(data)["test"] == {"vqa_rad/test/3": "Brain", "vqa_rad/test/4": "no"}
     assert set(parts(data)["train"].values()) == {"Yes", "5", "left lung"}
     assert data.examples("train")[0].question == "Is there a mass?"
-    assert data.describe()["skipped"] == {"question without a picture": 1}
+    assert data.describe()["skipped"] == {"question without a picture": 1, "missing field": 2}
     apart = opened("vqa_rad", tmp_path / "rad", stages=("fit",), apart=True)
     assert list(texts(apart, "train").values()) == ["left lung"]
-    with pytest.raises(CraftError, match=r"4 train, 2 test; published: 1,793 train, 451 test or 1,797 train, 451 test"):
+    with pytest.raises(CraftError, match=r"6 train, 2 test; published: 1,793 train, 451 test or 1,797 train, 451 test"):
         data.prepare_data()
 
 

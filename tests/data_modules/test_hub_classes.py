@@ -109,6 +109,26 @@ def test_a_strange_class_is_named_or_skipped_and_counted(tmp_path):
     assert (said["splits"]["test"], said["skipped"]["unknown class"]) == (9, 3)
 
 
+@pytest.mark.parametrize("kind", ["names", "numbers", "words"])
+def test_pictures_without_a_label_are_told_and_none_is_called_nan(tmp_path, kind):
+    names = list(labels.STANFORD_CARS)
+    column, said = {
+        "names": (ClassLabel(names=names), [None, -1, 3, 195]),
+        "numbers": (Value("float32"), [None, float("nan"), 3, 195]),
+        "words": (Value("string"), [None, " ", names[3], names[195]]),
+    }[kind]
+    for split in ("train", "test"):
+        columns = {"image": [stored(i) for i in range(4)], "label": said}
+        write_table(
+            tmp_path / "data" / f"{split}-00000-of-00001.parquet", {"image": Image(), "label": column}, **columns
+        )
+    with pytest.raises(CraftError, match="2 pictures without a label"):
+        opened("stanford_cars", tmp_path, "hub", ("test",))
+    data = opened("stanford_cars", tmp_path, "hub", ("test",), on_bad="skip", holdout=0.0)
+    assert list(texts(data, "test").values()) == [names[3], names[195]]
+    assert data.describe()["skipped"] == {"picture without a label": 4}
+
+
 def test_official_numbers_as_names_in_the_order_of_the_alphabet(tmp_path):
     names = sorted(str(i) for i in range(1, 103))
     kinds = {"image": Image(), "label": ClassLabel(names=names)}

@@ -63,6 +63,15 @@ def test_iconqa_answers_are_indices_if_that_fits_every_row(tmp_path):
     assert list(texts(opened("iconqa", root, "hub", ("test",)), "test").values()) == ["1", "yes"]
 
 
+def test_iconqa_rows_that_say_nothing_decide_nothing(tmp_path):
+    rows = (("choose_txt", "4,5,1", "1"), ("choose_txt", "yes,None", None), ("choose_txt", None, "0"))
+    data = opened("iconqa", iconqa(tmp_path, *rows), "hub", ("test",))
+    assert list(texts(data, "test").values()) == ["5"]
+    assert data.describe()["skipped"] == {"missing field": 2}
+    letters = iconqa(tmp_path / "b", ("choose_txt", "B,A", "A"), ("choose_txt", "C,A,T", "T"))
+    assert list(texts(opened("iconqa", letters, "hub", ("test",)), "test").values()) == ["A", "T"]
+
+
 @pytest.mark.parametrize(
     ("listed", "answer", "choices"),
     [
@@ -113,6 +122,15 @@ def test_ocrvqa_rows_are_several_questions(tmp_path):
     assert "A. Writer 0 wrote this book." in data.captions
 
 
+def test_ocrvqa_questions_without_an_answer_are_counted(tmp_path):
+    said = [["Who?", "What?", ""], ["Who?"], None]
+    columns = {"image": [stored(i) for i in range(3)], "questions": said, "answers": [["Ann"], [None], ["Ann"]]}
+    write_table(tmp_path / "data" / "test-00000-of-00001.parquet", {k: OCRVQA[k] for k in columns}, **columns)
+    data = opened("ocrvqa", tmp_path, "hub", ("test",))
+    assert texts(data, "test") == {"ocrvqa/test/0": "Ann"}
+    assert data.describe()["skipped"] == {"missing field": 4}
+
+
 def test_the_paper_s_thirty_thousand_count_pictures_questions_or_one_each(tmp_path):
     root = ocrvqa(tmp_path)
     sizes = {}
@@ -149,6 +167,26 @@ def test_scienceqa_leaves_out_questions_without_a_picture(tmp_path):
     assert data.examples("test")[0].question == "Context: Look at the web.\nWhich eats moss?"
 
 
+def test_scienceqa_numbers_are_indices_from_zero(tmp_path):
+    kinds = {"image": Image(), "question": STRING, "choices": List(STRING), "answer": Value("float64"), "hint": STRING}
+    columns = {
+        "image": [stored(i) for i in range(4)],
+        "question": ["How many?", None, "Which?", "Which?"],
+        "choices": [["1", "2", "3"], ["a", "b"], ["None", "b"], ["a", None]],
+        "answer": [1, 0, None, 0],
+        "hint": [None, "", "", ""],
+    }
+    for split in ("train", "test"):
+        write_table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", kinds, **columns)
+    data = opened("scienceqa", tmp_path, "hub", ("test",))
+    assert texts(data, "test") == {"scienceqa/test/0": "2"}
+    assert data.examples("test")[0].question == "How many?"
+    assert data.describe()["skipped"] == {"missing field": 3}
+    write_table(tmp_path / "data" / "test-00000-of-00001.parquet", kinds, **{**columns, "answer": [3, 1, 1, 1]})
+    with pytest.raises(CraftError, match=r"row 0: .* none of 4 answer_index is 0: it counts from 0 here"):
+        opened("scienceqa", tmp_path, "hub", ("test",))
+
+
 def vqa_rad(root):
     """Ten pictures; the test split asks about the first three of them again."""
     kinds = {"image": Image(), "question": STRING, "answer": STRING}
@@ -179,8 +217,8 @@ def test_conversations_of_the_cauldron(tmp_path):
     turn = {"user": "Question: Which?\nChoices:\nA. one\nB. two\nAnswer with the letter.", "assistant": "Answer: B"}
     book = {"user": "What is the title?\nShort answer please.", "assistant": "War and Peace"}
     assert list(cauldron.records({"texts": [turn, book]})) == [
-        {"question": "Which?", "choices": ["one", "two"], "answer": "two"},
-        {"question": "What is the title?", "choices": [], "answer": "War and Peace"},
+        {"question": "Which?", "choices": ["one", "two"], "answer_index": 1},
+        {"question": "What is the title?", "choices": None, "answer": "War and Peace"},
     ]
     kinds = {"images": List(Image()), "texts": List({"user": STRING, "assistant": STRING, "source": STRING})}
     columns = {

@@ -1,9 +1,12 @@
 """JSONL question files: records of the benchmarks, and one clear line for each bad line."""
 
+import doctest
+
 import pytest
 
 from craft_lightning.errors import CraftError
 from data_modules.base import VqaDataModule
+from data_modules.sources import cauldron, values
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 
@@ -27,7 +30,7 @@ def test_open_and_choice_questions(question_folder):
         record(1, answer=7),
         record(2, choices=["cat", "dog", "cow"], answer_index=2, answer="cow"),
         record(3, options=["cat", "dog"], answer="Dog"),
-        record(4, choices=["cat", "dog", "owl"], answer=1),
+        record(4, choices=["cat", "dog", "owl"], answer=None, answer_index=1),
         record(5, choices=["cat", "dog", "owl"], answer="B", hint="Look at the ears."),
     ]
     examples = {e.key: e for e in own(question_folder({"test": records}), "test").examples("test")}
@@ -95,10 +98,26 @@ BAD = {
     "dots": (record(92, image="../secret.png"), "'../secret.png' leaves"),
     "absolute": (record(93, image="/etc/passwd"), "'/etc/passwd' leaves"),
     "id twice": (record(3), "id 'q3' twice, also in line 4"),
-    "index": (record(94, choices=["a", "b"], answer_index=2, answer="c"), "the right choice is not named"),
+    "index": (record(94, choices=["a", "b"], answer_index=2, answer="c"), "answer_index 2 is none of 0 to 1"),
     "same choice": (record(95, choices=["a", "a"], answer_index=0), "the same choice twice"),
     "one choice": (record(96, choices=["a"], answer_index=0), "1 choices; 2 to"),
     "no list": (record(97, choices="a,b", answer_index=0), "choices is not a list"),
+    "no choices": (record(98, choices=[]), "0 choices; 2 to 8 can be lettered; an open question has null there"),
+    "choices in fields": (record(98, A="cat", B="dog", answer="B"), "write them as one list in field 'choices'"),
+    "an index of nothing": (record(98, answer_index=1), "answer_index without choices"),
+    "two lists": (record(98, choices=["a", "b"], options=["b", "a"]), "choices and options differ"),
+    "an empty choice": (record(98, choices=["a", " "], answer_index=0), "no text in field 'choice 2'"),
+    "no choice": (record(98, choices=["a", None], answer_index=0), "no text in field 'choice 2'"),
+    "NaN": (record(98, answer=float("nan")), "no text in field 'answer'"),
+    "infinity": (record(98, question=float("inf")), "no text in field 'question'"),
+    "a truth": (record(98, answer=True), "true may be the text 'yes' or 'true'; write the text"),
+    "a whole float": (record(98, answer=7.0), "7.0 may be the text '7' or '7.0'; write the text"),
+    "a list": (record(98, answer=["yes"]), "field 'answer': a list is no text"),
+    "a hint of things": (record(98, hint={"a": 1}), "field 'hint': a dict is no text"),
+    "a field twice": (
+        '{"image": "images/0.png", "question": "Is it?", "answer": "yes", "answer": "no"}',
+        "'answer' twice",
+    ),
 }
 
 
@@ -113,6 +132,118 @@ def test_bad_lines_name_file_and_line_or_are_skipped_and_counted(question_folder
     data = own(root, on_bad="skip")
     assert sum(data.describe()["skipped"].values()) == 1
     assert sum(data.describe()["splits"].values()) == 12
+
+
+NUMBERS, ANIMALS = [1, 2, 3, 4], ["cat", "dog", "owl"]
+RIGHT = {
+    "text": (ANIMALS, {"answer": "dog"}, "dog"),
+    "text in other case": (ANIMALS, {"answer": "DOG"}, "dog"),
+    "letter": (ANIMALS, {"answer": "b"}, "dog"),
+    "index": (ANIMALS, {"answer_index": 1}, "dog"),
+    "index as text": (ANIMALS, {"answer_index": "1"}, "dog"),
+    "index of a table with gaps": (ANIMALS, {"answer_index": 1.0}, "dog"),
+    "index and nothing": (ANIMALS, {"answer_index": 1, "answer": None}, "dog"),
+    "index and NaN": (ANIMALS, {"answer_index": 1, "answer": float("nan")}, "dog"),
+    "nothing and text": (ANIMALS, {"answer_index": None, "answer": "dog"}, "dog"),
+    "index, text": (ANIMALS, {"answer_index": 1, "answer": "dog"}, "dog"),
+    "index, letter": (ANIMALS, {"answer_index": 1, "answer": "B"}, "dog"),
+    "index twice": (ANIMALS, {"answer_index": 1, "answer": 1}, "dog"),
+    "number beyond the indices": (NUMBERS, {"answer": 4}, "4"),
+    "number that is its own index": ([0, 1, 2], {"answer": 1}, "1"),
+    "text of a number": (NUMBERS, {"answer": "2"}, "2"),
+    "index of a number": (NUMBERS, {"answer_index": 1, "answer": 2}, "2"),
+    "half": ([0.5, 1.5], {"answer": 1.5}, "1.5"),
+    "case": (["Bb", "BB"], {"answer": "BB"}, "BB"),
+    "case by index": (["x", "X"], {"answer_index": 1}, "X"),
+    "letters": (["A", "B", "C"], {"answer": "B"}, "B"),
+    "letters in disorder": (["B", "A"], {"answer_index": 1, "answer": "A"}, "A"),
+    "the word None": (["None", "one"], {"answer": "None"}, "None"),
+    "blanks": (["two  legs", "six legs"], {"answer": " six   legs "}, "six legs"),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_the_right_choice(question_folder, name):
+    choices, said, right = RIGHT[name]
+    bare = {"id": "q", "image": "images/0.png", "question": "Which?", "choices": choices, **said}
+    (example,) = own(question_folder({"test": [bare]}), "test").examples("test")
+    assert example.meta["answer_text"] == example.options["ABCD".index(example.answer)] == right
+    assert sorted(example.options) == sorted(" ".join(str(choice).split()) for choice in choices)
+
+
+WRONG = {
+    "number": (
+        NUMBERS,
+        {"answer": 2},
+        r"'2' may be the text '2' or the index of '3', counted from 0; say which by answer_i",
+    ),
+    "number or its letter": (["B", "A"], {"answer": "B"}, "'B' may be the text 'B' or the letter of 'A'"),
+    "case": (["Bb", "BB"], {"answer": "bb"}, "'bb' may be the text 'Bb' or the text 'BB'"),
+    "index as answer": (
+        ANIMALS,
+        {"answer": 1},
+        "the right choice is not named: answer '1', .*; an index is answer_index",
+    ),
+    "first index as answer": (ANIMALS, {"answer": 0}, "an index is answer_index, which counts from 0"),
+    "index as text": (ANIMALS, {"answer": "1"}, "an index is answer_index, which counts from 0"),
+    "index against text": (
+        ANIMALS,
+        {"answer_index": 1, "answer": "cat"},
+        "answer_index 1 is 'dog', .* but answer is 'cat'",
+    ),
+    "index against letter": (
+        ANIMALS,
+        {"answer_index": 1, "answer": "C"},
+        "answer_index 1 is 'dog', .* but answer is 'C'",
+    ),
+    "index against number": (NUMBERS, {"answer_index": 2, "answer": 2}, "answer_index 2 is '3', .* but answer is '2'"),
+    "index and no choice": (
+        ANIMALS,
+        {"answer_index": 1, "answer": "ant"},
+        "answer_index 1 is 'dog', .* but answer is 'ant'",
+    ),
+    "negative": (ANIMALS, {"answer_index": -1}, "answer_index -1 is none of 0 to 2"),
+    "too large": (ANIMALS, {"answer_index": 3}, "answer_index 3 is none of 0 to 2"),
+    "a letter": (ANIMALS, {"answer_index": "B"}, "answer_index 'B' is none of 0 to 2"),
+    "a truth": (ANIMALS, {"answer_index": True}, "answer_index True is none of 0 to 2"),
+    "half": (ANIMALS, {"answer_index": 0.5}, "answer_index 0.5 is none of 0 to 2"),
+    "a list": (ANIMALS, {"answer_index": [1]}, r"answer_index \[1\] is none of 0 to 2"),
+    "nothing": (["None", "one"], {"answer": None}, "no text in field 'answer'"),
+    "NaN": (["nan", "one"], {"answer": float("nan"), "answer_index": float("nan")}, "no text in field 'answer'"),
+    "empty": (["None", "one"], {"answer": ""}, "no text in field 'answer'"),
+    "no field": (["None", "one"], {}, r"no text in field 'answer' \(the record has id, image, question, choices\)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_choice_that_is_not_named_or_named_twice_is_refused(question_folder, name):
+    choices, said, why = WRONG[name]
+    bare = {"id": "q", "image": "images/0.png", "question": "Which?", "choices": choices, **said}
+    with pytest.raises(CraftError, match=why):
+        own(question_folder({"test": [bare]}), "test")
+
+
+def test_indices_that_count_from_one_are_refused_whole(question_folder, caplog):
+    rows = [record(i, choices=ANIMALS, answer=None, answer_index=1 + i % 3) for i in range(6)]
+    root = question_folder({"test": rows})
+    with pytest.raises(CraftError, match=r"test.jsonl, line 3: .* none of 6 answer_index is 0: it counts from 0 here"):
+        own(root, "test", on_bad="skip")
+    rows = [record(i, choices=ANIMALS, answer=None, answer_index=i % 3) for i in range(6)]
+    assert [e.meta["answer_text"] for e in own(question_folder({"test": rows}), "test").examples("test")] == 2 * ANIMALS
+    assert not caplog.records
+    rows = [record(i, choices=ANIMALS, answer=None, answer_index=1 + i % 2) for i in range(30)]
+    own(question_folder({"test": rows}), "test")
+    assert "none of 30 answer_index is 0; it counts from 0" in caplog.text
+
+
+def test_what_says_nothing_never_becomes_a_word(question_folder):
+    absent = (None, float("nan"), float("inf"), "", " ")
+    rows = [record(i, id=value, hint=value, choices=value, options=value) for i, value in enumerate(absent)]
+    rows += [record(i, image=value) for i, value in enumerate(absent, start=5)]
+    data = own(question_folder({"test": rows}), "test")
+    assert [e.key for e in data.examples("test")] == [f"folder/test/{line}" for line in range(1, 6)]
+    assert {e.question for e in data.examples("test")} == {"Is it?"}
+    assert data.describe()["skipped"] == {"question without a picture": 5}
 
 
 def test_a_link_out_of_the_folder_is_refused(question_folder, tmp_path_factory):
@@ -145,3 +276,10 @@ def test_known_question_sets_read_the_same_files(question_folder):
     data = VqaDataModule(dataset="vqa_rad", source="folder", root=str(root), batch_size=2)
     data.setup("test")
     assert [e.key for e in data.examples("test")] == ["vqa_rad/test/q0", "vqa_rad/test/q1", "vqa_rad/test/q2"]
+
+
+@pytest.mark.parametrize("module", [values, cauldron])
+def test_examples_in_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
