@@ -44,5 +44,6 @@ class EncoderExport(Callback):
             base=module.backbone.name,
             codebook_hash=module.vlm.codebook_hash,
             method=module.name,
+            base_hash=module.vlm.tower.base_hash,
             token_prior=prior,
         )

@@ -27,6 +27,7 @@ class ClipTower(nn.Module):
     """
 
     quantizer = None
+    base_hash: str | None = None
 
     def __init__(self, vision: CLIPVisionModel) -> None:
         super().__init__()

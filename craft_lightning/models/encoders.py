@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,28 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.files import first_line, listed, mismatches, read_json
 from craft_lightning.models.tower import VisionTower
 
+logger = logging.getLogger(__name__)
+
+
+def weights_hash(tower: VisionTower) -> str:
+    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.tower.VisionTower.used_parameters`
+    yields: what an adapted encoder replaces."""
+    digest = hashlib.sha256()
+    for name, parameter in tower.used_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} ".encode())
+        digest.update(parameter.detach().to("cpu", torch.float32).numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
 
 def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
-    """Put an adapted encoder's parameters into a tower of the same codebook.
+    """Put an adapted encoder's parameters into a tower of the same codebook, or into the very tower that it was adapted
+    from where there is none: a projector then reads the features of one tower, and no codewords make two of them alike.
 
     Returns:
         Its ``config.json``, and its token prior ``[K]`` if it has one.
 
     Raises:
-        CraftError: another codebook (both hashes named), or missing, unexpected or misshapen tensors.
+        CraftError: another codebook or base tower (both hashes named), or missing, unexpected or misshapen tensors.
     """
     folder = Path(folder)
     if not (folder / "encoder.safetensors").is_file():
@@ -34,6 +49,8 @@ def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any
             f"{folder}: adapted to codebook {facts.get('codebook_hash') or 'none'}, this model has {own or 'none'}; "
             f"an encoder only fits models of its own codebook"
         )
+    if own is None:
+        _check_base(facts, tower, folder)
     try:
         state = load_file(folder / "encoder.safetensors")
         prior = facts.get("token_prior")
@@ -52,3 +69,20 @@ def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any
         dtype = torch.promote_types(parameter.dtype, state[name].dtype)
         parameter.data = state[name].to(parameter.device, dtype)
     return facts, counts
+
+
+def _check_base(facts: dict[str, Any], tower: VisionTower, folder: Path) -> None:
+    """Compare the tower that a continuous encoder was adapted from with the one that it is to replace."""
+    base, theirs = facts.get("base"), facts.get("base_hash")
+    if theirs is None or tower.base_hash is None:
+        logger.warning(
+            "%s does not say which tower it was adapted from: whether it fits this model cannot be checked (its base "
+            "is %s)",
+            folder,
+            base,
+        )
+    elif theirs != tower.base_hash:
+        raise CraftError(
+            f"{folder}: adapted from the tower of {base} ({theirs}), this model has another ({tower.base_hash}); "
+            "without a codebook an encoder only fits models of its own tower"
+        )

@@ -263,6 +263,7 @@ def write_encoder(
     base: str,
     codebook_hash: str | None,
     method: str,
+    base_hash: str | None = None,
     dtype: torch.dtype = torch.float32,
     token_prior: Tensor | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -274,6 +275,7 @@ def write_encoder(
         base: checkpoint that it was adapted from.
         codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower.
         method: name of the method.
+        base_hash: SHA-256 of the tower that it was adapted from, where there is no codebook.
         dtype: of the stored parameters.
         token_prior: ``[K]`` counts of first-level codes on the training split.
         extra: further facts for ``config.json``.
@@ -283,5 +285,6 @@ def write_encoder(
         if token_prior is not None:
             save_tensors(fresh / "token_prior.safetensors", {"counts": token_prior})
         facts = {"base": base, "codebook_hash": codebook_hash, "dtype": _dtype_name(dtype), "method": method}
+        facts |= {"base_hash": base_hash} if codebook_hash is None else {}
         facts["token_prior"] = None if token_prior is None else "token_prior.safetensors"
         write_json(fresh / "config.json", dict(extra or {}) | facts)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, CLIPVisionConfig, CLIPVisionModel, PreTrain
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.clip_tower import ClipTower
-from craft_lightning.models.files import TensorFiles, building, load_strict, read_as, read_json, torch_dtype
+from craft_lightning.models.files import TensorFiles, building, load_strict, read_as, read_json
 from craft_lightning.models.folders import is_single, top_config_of, tower_folder
 from craft_lightning.models.vlm import context_length
 
@@ -106,8 +106,8 @@ def clip_model(root: Path, attention: str = "sdpa") -> Any:
         return CLIPVisionModel._from_config(CLIPVisionConfig(**shapes), attn_implementation=attention)
 
 
-def load_clip_tower(root: Path, dtype: str, attention: str) -> ClipTower:
-    """The CLIP tower of a checkpoint in eval mode: out of its own files, or of the repository that it names.
+def load_clip_tower(root: Path, attention: str) -> ClipTower:
+    """The CLIP tower of a checkpoint: out of its own files, or of the repository that it names.
 
     Raises:
         CraftError: it is in neither, or tensors do not fit.
@@ -126,4 +126,4 @@ def load_clip_tower(root: Path, dtype: str, attention: str) -> ClipTower:
         prefix += "vision_model."  # as transformers wrote it until version 5; beside it stands CLIP's text half
     state = {k: v for k, v in files.under(prefix).items() if k != "embeddings.position_ids"}
     load_strict(vision, state, files.folder, prefix)
-    return ClipTower(vision.to(torch_dtype(dtype))).eval()
+    return ClipTower(vision)

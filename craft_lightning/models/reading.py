@@ -15,7 +15,7 @@ from transformers import SiglipTextModel, SiglipVisionModel
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.blueprints import config_folder
-from craft_lightning.models.encoders import apply_encoder
+from craft_lightning.models.encoders import apply_encoder, weights_hash
 from craft_lightning.models.files import TensorFiles, building, listed, load_strict, read_as, read_json, torch_dtype
 from craft_lightning.models.folders import checkpoint_root, has_clip, root_of, top_config_of, tower_folder
 from craft_lightning.models.layout import CODEBOOKS, SIGLIP
@@ -180,14 +180,19 @@ def load_tower(
         if source.encoder is not None:
             apply_encoder(tower, source.encoder)
         return tower
-    root = root_of(source)
+    tower = _stored_tower(root_of(source), quantizer_dtype, attention)
+    if tower.quantizer is None:
+        tower.base_hash = weights_hash(tower)  # before anything is rounded or plugged in
+    return tower.to(torch_dtype(dtype)).eval()
+
+
+def _stored_tower(root: Path, quantizer_dtype: str, attention: str) -> Any:
+    """The tower as it is stored, in float32."""
     if has_clip(root):
-        clip: Any = load_clip_tower(root, dtype, attention)
-        return clip
+        return load_clip_tower(root, attention)
     folder = tower_folder(root)
     if "timm" in read_json(folder / "config.json"):
-        timm = timm_tower(folder, folder / "model.safetensors")
-        return timm.to(torch_dtype(dtype)).eval()
+        return timm_tower(folder, folder / "model.safetensors")
     section = section_of(folder)
     files = TensorFiles(folder)
     _report_unused(files.names(), folder)
@@ -201,7 +206,7 @@ def load_tower(
     try:
         if tables is not None and not top_config_of(root).get("continuous", False):
             quantizer = ResidualQuantizer(tables, levels_of(section, folder), torch_dtype(quantizer_dtype))
-        return VisionTower(vision.to(torch_dtype(dtype)), quantizer).eval()
+        return VisionTower(vision, quantizer)
     except ValueError as error:
         raise CraftError(f"{folder}: {error}") from error
 

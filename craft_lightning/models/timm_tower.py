@@ -33,6 +33,7 @@ class TimmTower(nn.Module):
     mean: Tensor
     std: Tensor
     quantizer = None
+    base_hash: str | None = None
 
     def __init__(self, name: str, weights: str | Path | None = None, image_size: int | None = None) -> None:
         super().__init__()

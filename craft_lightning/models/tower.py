@@ -73,10 +73,14 @@ class VisionTower(nn.Module):
 
     Attributes:
         grid: (rows, columns) of patches, raster order. width: d. image_size: side of the input in pixels.
+        base_hash: of a continuous tower's weights as they were stored, see :func:`.encoders.weights_hash`; None unless
+            it was read from a checkpoint.
 
     Raises:
         ValueError: fewer than two blocks, or a quantiser of another width.
     """
+
+    base_hash: str | None = None
 
     def __init__(self, vision: SiglipVisionModel, quantizer: ResidualQuantizer | None = None) -> None:
         super().__init__()
