@@ -20,6 +20,7 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.files import first_line, listed, quiet, read_as, read_json
+from craft_lightning.models.pixels import READING
 from craft_lightning.writing import write_text
 from data_modules.batches import world
 from data_modules.reader import Reader
@@ -277,8 +278,11 @@ def _kind(folder: Path) -> str:
 
 
 def _identity(images: Tensor | LazyImages, index: int) -> str:
-    """A hash of a picture: of its file's bytes where it is read when needed, else of its pixels."""
-    content = images.content(index) if isinstance(images, LazyImages) else images[index].numpy().tobytes()
+    """A hash of a picture: of its file's bytes and how they are read where that is when needed, else of its pixels."""
+    if isinstance(images, LazyImages):
+        content = READING.encode() + images.content(index)
+    else:
+        content = images[index].numpy().tobytes()
     return hashlib.sha256(content).hexdigest()
 
 

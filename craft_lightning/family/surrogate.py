@@ -25,6 +25,7 @@ from craft_lightning.models.blocks import recompute, shard
 from craft_lightning.models.folders import aspect_of, checkpoint_root, tower_folder
 from craft_lightning.models.layout import write_vlm
 from craft_lightning.models.loading import load_language_model, load_tokenizer, load_tower
+from craft_lightning.models.pixels import READING
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.spec import VlmSpec, hub_folder, models_root, resolve
 from craft_lightning.models.text import tokenizer_bytes
@@ -128,7 +129,7 @@ class SurrogateBuilder:
         assert tower.quantizer is not None
         # A picture's side and the codes' precision are the host's: its tower's digest stands for both.
         facts = {"tower": tensors_digest(dict(tower.used_parameters())), "codebook": tower.quantizer.hash()}
-        facts["aspect"] = aspect_of(self.host)
+        facts |= {"aspect": aspect_of(self.host), "reading": READING}
         folder = self.plan.work / "codes" / digest([repr(sorted(facts.items())).encode()])[:12]
         shards = Shards(folder / talks.published.title, facts, talks.names)
         skipped: list[str] = []

@@ -1,25 +1,40 @@
-"""Pictures to pixels, as VILA-U does it (host facts 2.1), and pictures from disk without surprises."""
+"""Pictures from disk as every verb sees them, and pictures to pixels as VILA-U does it (host facts 2.1).
+
+A picture is shown upright (EXIF), in 8 bits a channel, on white where it is transparent, in RGB; of an animation or of
+several pages the first counts.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
 
+READING = "2"
+"""Changes with what is read of the same file: a part of the key of whatever is kept of pictures."""
+
 MAX_PIXELS = 100_000_000
 """A picture with more is refused: decoded, it would take more than 300 MB."""
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
-"""What makes a file in a folder a picture."""
+FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN"),
+    *("TIFF", "WEBP", "XBM", "XPM", "TGA"),  # TGA last: it has no signature
+)
+"""Pillow's still pictures. None of its other readers is ever tried, whatever a file is named or holds: EPS starts
+another program, only Windows draws WMF, BUFR, GRIB, HDF5 and MPEG have no decoder, of FITS the scale is ignored, FLI is
+a film; BLP, CUR, DCX, FTEX, GBR, ICNS, IM, IMT, IPTC, MCIDAS, MSP, PCD, PIXAR, SPIDER and XVTHUMB hold no data sets."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -27,6 +42,32 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Aspect = Literal["resize", "pad", "pad_clip"]
 PAD_COLOURS = {"pad": (127, 127, 127), "pad_clip": (122, 116, 104)}
 """The mean colour of the tower's pre-training."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes an EXIF orientation."""
+
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),
+    *(struct.error, TypeError, LookupError, AttributeError),
+)
+"""What Pillow raises on damaged files."""
+
+log = logging.getLogger("craft_lightning.data")
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """What makes a file in a folder a picture: the endings that Pillow knows of :data:`FORMATS`, in small letters."""
+    kinds = {*FORMATS, "MPO"}  # a JPEG with a second picture behind it, which Pillow opens as JPEG
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)
 
 
 def find_pictures(inputs: Sequence[Path]) -> list[Path]:
@@ -38,9 +79,9 @@ def find_pictures(inputs: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes() and f.is_file())
             if not found:
-                raise CraftError(f"no picture in {path} ({', '.join(sorted(SUFFIXES))})")
+                raise CraftError(f"no picture in {path} ({', '.join(sorted(suffixes()))})")
             files += found
         elif path.is_file():
             files.append(path)
@@ -50,7 +91,7 @@ def find_pictures(inputs: Sequence[Path]) -> list[Path]:
 
 
 def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
-    """An RGB picture from a file, decoded completely.
+    """A picture from a file as every verb sees it (:func:`to_rgb`).
 
     Args:
         path: the file; relative paths start at ``root`` if one is given.
@@ -66,7 +107,7 @@ def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
     if not file.is_file():
         raise CraftError(f"no picture {file}")
     with opened(file, str(file)) as image:
-        return image.convert("RGB")
+        return to_rgb(image)
 
 
 @contextmanager
@@ -82,21 +123,151 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
+            with Image.open(source, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise CraftError(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
                 yield image
     except Image.DecompressionBombError as error:
         raise CraftError(f"{name}: more than {MAX_PIXELS:,} pixels; scale it down") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except UnidentifiedImageError as error:
+        raise CraftError(f"{name}: broken picture, or of a format that is not read ({', '.join(FORMATS)})") from error
+    except _BROKEN as error:
         raise CraftError(f"{name}: broken picture ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture as it is shown to a tower: upright, 8 bits a channel, transparency on white, RGB.
+
+    What it returns is read alike once more. A plain RGB picture keeps its values.
+
+    Args:
+        image: any mode, any size; opened, and best not loaded yet.
+
+    Raises:
+        OSError, SyntaxError, ValueError: Pillow cannot decode it (:func:`opened` makes one line of these).
+    """
+    _mend_key_colour(image)
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return _plain(image if turn is None else image.transpose(turn))
+
+
+def original_rgb(image: Image.Image) -> Image.Image:
+    """A picture as VILA-U's own code reads it: as stored, colours that transparency hides, depth cut off at 255.
+
+    For comparisons with the original; :func:`to_rgb` and :func:`preprocess` leave the result as it is.
+    """
+    return _plain(image)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """RGB and nothing besides: no orientation or key colour that another reader would follow again."""
+    image = image.convert("RGB")
+    image.info = {}
+    return image
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except _BROKEN:  # damage beside the picture
+        return None
+
+
+def _mend_key_colour(image: Image.Image) -> None:
+    """The one transparent colour of a PNG, in the numbers that Pillow decodes to: it hands on those of the file."""
+    tiles: Any = getattr(image, "tile", None)
+    raw = tiles[0].args if tiles and image.format == "PNG" else None
+    key = image.info.get("transparency")
+    if isinstance(key, int) and raw in ("L;2", "L;4"):
+        most = 3 if raw == "L;2" else 15
+        image.info["transparency"] = (key & most) * 255 // most
+    elif isinstance(key, tuple) and raw == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Integers of another depth and floats as ``L`` (``LA`` with a key colour); all other modes as they are."""
+    tags: Any = getattr(image, "tag_v2", {})
+    wide = image.mode == "I" and image.format != "PPM"  # PPM's are 16 bits
+    bits = tags.get(ExifTags.Base.BitsPerSample, (32 if wide else 16,))[0]
+    signed = tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 2 if tags else wide
+    if not (image.mode == "F" or image.mode.startswith("I") or (image.mode == "L" and signed)):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F":
+        grey = _grey_of_floats(values)
+    else:
+        grey = _grey_of_integers(values.view(np.int8) if image.mode == "L" else values, bits, signed)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # white is zero, which Pillow heeds up to 8 bits alone
+        grey = 255 - grey
+    found = Image.fromarray(grey)
+    if isinstance(key := image.info.get("transparency"), int):
+        found.putalpha(Image.fromarray(np.uint8(255) * (values != key)))
+    return found
+
+
+def _grey_of_integers(values: np.ndarray, bits: int, signed: bool) -> np.ndarray:
+    """``[H, W]`` uint8: scaled by the range of the type, so that pictures of one camera stay comparable.
+
+    32 bits are a container: they count as the narrowest type that holds the picture's values.
+    """
+    _say_once("pictures of more than 8 bits: integers are scaled by the range of their type to 0..255")
+    if bits < 32:
+        low = -(1 << bits - 1) if signed else 0
+        high = low + (1 << bits) - 1
+    else:
+        values = values if signed else values.view(np.uint32)
+        types: Any = (np.uint8, np.uint16, np.int16, np.uint32, np.int32)
+        kinds = map(np.iinfo, types)
+        low, high = next((k.min, k.max) for k in kinds if k.min <= values.min() and values.max() <= k.max)
+    scaled = values.astype(np.float32)
+    scaled -= low
+    scaled *= 255 / (high - low)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def _grey_of_floats(values: np.ndarray) -> np.ndarray:
+    """``[H, W]`` uint8: values in [0, 1] are black to white, whole numbers up to 255 are bytes, others are stretched.
+
+    Stretched means from the least finite value of the picture, black, to the greatest, white; a constant picture is
+    black. NaN and -inf are black, inf is white.
+    """
+    _say_once(
+        "pictures of floats: [0, 1] is black to white and whole numbers from 0 to 255 are bytes; others are stretched "
+        "from the least to the greatest value of each picture; NaN is black"
+    )
+    finite = np.isfinite(values)
+    low, high = (float(f(values, where=finite, initial=i)) for f, i in ((np.min, np.inf), (np.max, -np.inf)))
+    if low >= 0 and high <= 1:
+        low, high = 0, 1
+    elif low >= 0 and high <= 255 and bool((np.rint(values) == values).all(where=finite)):
+        low, high = 0, 255
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = values - np.float32(low)
+        scaled *= 255 / (high - low) if high - low > _LEAST_SPAN else 1
+    np.nan_to_num(scaled, copy=False, nan=0, posinf=255, neginf=0)
+    return np.rint(scaled, out=scaled).clip(0, 255).astype(np.uint8)
+
+
+_LEAST_SPAN = 1e-36
+"""Of floats: 255 divided by less is no float32."""
+
+
+@functools.cache
+def _say_once(what: str) -> None:
+    log.warning("%s", what)
 
 
 def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
     """``[3, side, side]`` float32 in [-1, 1].
 
-    The picture is made RGB first, then resized as a whole with PIL's antialiased bicubic filter.
+    The picture is read by :func:`to_rgb` first, then resized as a whole with PIL's antialiased bicubic filter.
 
     Args:
         image: any mode, any size.
@@ -104,7 +275,7 @@ def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tens
         aspect: ``"resize"`` squashes to a square; ``"pad"`` first centres it on a square of grey (127), ``"pad_clip"``
             on one of CLIP's mean colour.
     """
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if aspect != "resize" and image.width != image.height:
         square = max(image.size)
         canvas = Image.new("RGB", (square, square), PAD_COLOURS[aspect])

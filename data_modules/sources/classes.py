@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.pixels import suffixes
 from data_modules.facts import DatasetFacts
 from data_modules.sources.found import Found, Labelled, Splits, split_named
-from data_modules.sources.images import SUFFIXES
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
 
@@ -60,7 +60,7 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
         if _undecoded(name):
             problems.bad("file name", f"{tree.root}: {_escaped(sub)} is no name in UTF-8; rename it")
             continue
-        files = [f for f in tree.below(sub) if PurePosixPath(f).suffix.lower() in SUFFIXES]
+        files = [f for f in tree.below(sub) if PurePosixPath(f).suffix.lower() in suffixes()]
         for strange in filter(_undecoded, files):
             problems.bad("file name", f"{tree.root}: {_escaped(strange)} is no name in UTF-8; rename it")
         files = [f for f in files if not _undecoded(f)]

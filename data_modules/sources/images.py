@@ -1,6 +1,6 @@
 """Pictures wherever they lie (a file, a zip, a table) at the model's side, as bytes.
 
-Opening and refusing them is :mod:`craft_lightning.models.pixels`'s.
+Opening, reading and refusing them is :mod:`craft_lightning.models.pixels`'s.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.pixels import Aspect, opened, preprocess
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,13 @@ class Shelf(ABC):
 
 
 def read_square(picture: Picture, side: int, aspect: Aspect = "resize") -> Tensor:
-    """``[3, side, side]`` uint8; what is transparent becomes white, as on the page a diagram was made for.
+    """``[3, side, side]`` uint8.
 
     Raises:
         CraftError: no picture, broken, or too large; the message names it.
     """
     with _opened(picture) as image:
-        return to_bytes(preprocess(_on_white(image), side, aspect))
+        return to_bytes(preprocess(image, side, aspect))
 
 
 @contextmanager
@@ -144,13 +142,6 @@ def _opened(picture: Picture) -> Iterator[Image.Image]:
         raise CraftError(f"{picture.place}: broken picture ({error})") from error
     with opened(source, picture.place) as image:
         yield image
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    paper = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.mcq import LETTERS
+from craft_lightning.models.pixels import suffixes
 from data_modules.sources.found import Asked
-from data_modules.sources.images import SUFFIXES, FilePicture, Picture
+from data_modules.sources.images import FilePicture, Picture
 from data_modules.sources.split import Item, Problems
 from data_modules.sources.values import absent, as_index, as_text, shown
 from data_modules.statements import declarative
@@ -134,7 +135,7 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
         raise BadRecordError("bad choices", "choices is not a list")
     fields = {f"choice {number}": value for number, value in enumerate(raw, start=1)}
     options = tuple(" ".join(_text(fields, field).split()) for field in fields)
-    if options and all(Path(option).suffix.lower() in SUFFIXES for option in options):
+    if options and all(Path(option).suffix.lower() in suffixes() for option in options):
         raise LeftOut("choices are pictures")
     if not 2 <= len(options) <= most:
         hint = "" if options else "; an open question has null there, or no such field"

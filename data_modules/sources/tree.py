@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from data_modules.sources.images import SUFFIXES, BytesPicture, FilePicture, Picture, Shelf
+from craft_lightning.models.pixels import suffixes
+from data_modules.sources.images import BytesPicture, FilePicture, Picture, Shelf
 
 MAX_BYTES = 1 << 30
 """A member of an archive that unpacks to more is refused (a question file of a million questions has 0.3 GB)."""
@@ -80,7 +81,7 @@ class Tree(Shelf):
 
     def pictures(self) -> Iterator[str]:
         """Paths of all picture files."""
-        return (name for name in self.names if PurePosixPath(name).suffix.lower() in SUFFIXES)
+        return (name for name in self.names if PurePosixPath(name).suffix.lower() in suffixes())
 
 
 class FolderTree(Tree):
