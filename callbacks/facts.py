@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.prune_at_validation import PruneAtValidation
+from craft_lightning.checkout import ROOT, in_checkout
 
 _DEPTH = 2
 
@@ -81,11 +82,15 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the running code and whether the tree differs from it; empty outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    """Commit of the running code and whether the tree differs from it; empty outside a checkout.
+
+    An installed copy has none, though it may lie in somebody's repository.
+    """
+    if not in_checkout():
+        return {}
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
+        command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from craft_lightning import __version__
+from craft_lightning.checkout import PACKAGES, install_command, no_shadows
 from craft_lightning.errors import CraftError, unknown
 
 RUN = "craft_lightning.cli"
@@ -46,7 +47,7 @@ def dispatch(argv: Sequence[str]) -> int:
     """Run a verb.
 
     Raises:
-        CraftError: no such verb, or the verb's own mistake.
+        CraftError: no such verb, a missing package, a module that hides one of ours, or the verb's own mistake.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -60,7 +61,14 @@ def dispatch(argv: Sequence[str]) -> int:
         raise unknown("verb", argv[0], VERBS)
     module = VERBS[argv[0]][0]
     arguments = list(argv) if module == RUN else list(argv[1:])
-    result: int = import_module(module).main(arguments)
+    if argv[0] != "doctor":  # which says it among all else
+        no_shadows()
+    try:
+        result: int = import_module(module).main(arguments)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in PACKAGES:
+            raise
+        raise CraftError(f"{sys.executable} has no package {error.name}: {install_command()}") from error
     return result
 
 

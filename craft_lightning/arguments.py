@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from craft_lightning.errors import CraftError, nearest
+from craft_lightning.checkout import nearest_file
+from craft_lightning.errors import CraftError
 
 Layer = tuple[str, Mapping[str, Any]]
 """A config file or a flag, and every setting that it names, as ``model.backbone.dtype``."""
@@ -56,8 +57,8 @@ def read_config(file: str) -> Any:
     """
     path = Path(file)
     if not path.is_file():
-        near = nearest(path.name, (p.name for p in path.parent.glob("*")))
-        raise CraftError(f"no config file {file}" + (f"; did you mean {path.parent / near}?" if near else ""))
+        near = nearest_file(path)
+        raise CraftError(f"no config file {file}" + (f"; did you mean {near}?" if near else ""))
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:

@@ -44,6 +44,7 @@ from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
 from craft_lightning import __version__, defaults
 from craft_lightning.arguments import Layer, flat, links_hold, named_settings, one_class, read_layers, wrong_value
+from craft_lightning.checkout import placed
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.folders import EVENTS, check_folder, claim, claim_evaluation, find_checkpoint, unused
 from craft_lightning.methods import METHODS, import_methods
@@ -255,7 +256,7 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     """
     _quiet()
     register()
-    argv = [_alias(a) for a in argv]
+    argv = placed(_alias(a) for a in argv)
     layers = read_layers(argv)
     one_class(layers)
     import_methods()

@@ -13,23 +13,30 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from craft_lightning import __version__
+from craft_lightning.checkout import PACKAGES, ROOT, in_checkout
 from craft_lightning.models.spec import BACKBONES, POCKET, hub_folder, models_root
 
-OWN = ("craft_lightning", "data_modules", "callbacks")
-ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+NAME = "craft-lightning"
 OLDEST_PYTHON = (3, 11)
 MEMORY_GIB = 2.0
 DISK_GIB = {"pocket": 1.0, "paper": 60.0}
 """What has to be free: a table of pocket runs takes some hundred MB; a 7B checkpoint and its export 20 GB each."""
 FOLDERS = {"CRAFT_MODELS": "checkpoints", "CRAFT_REAL_DATA": "real pictures", "HF_HOME": "the hub's cache"}
 """Folders that an environment variable may name."""
+PIP = f"{sys.executable} -m pip install"
+AGAIN = "make install" if in_checkout() else f"{PIP} --force-reinstall {NAME}"
+"""What makes our own packages whole."""
 ELSEWHERE = "python -m craft_lightning table run table1 --scale paper --launcher slurm"
 GIB = 2**30
 
@@ -103,7 +110,7 @@ def examine(scale: str) -> dict[str, Found]:
             found[name] = check()
         except Exception as error:
             what = " ".join(str(error).split()) or type(error).__name__
-            found[name] = Found(False, f"the check itself failed: {what}", "make install")
+            found[name] = Found(False, f"the check itself failed: {what}", AGAIN)
     return found
 
 
@@ -116,42 +123,69 @@ def python() -> Found:
     return Found(True, text)
 
 
-def requirements() -> dict[str, str]:
-    """Oldest versions of the packages that every run needs, by name, as the checkout or the installed package says."""
-    project = ROOT / "pyproject.toml"
-    if project.is_file():
-        import tomllib
+def declared() -> list[str]:
+    """The packages that every run needs, as the checkout's project file or the installed package writes them.
 
-        lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-    else:
-        lines = [line for line in metadata.requires("craft-lightning") or [] if "extra ==" not in line]
-    parsed = (re.match(r"([\w.-]+?)(?:\[.*\])?\s*>=\s*([\d.]+)", line) for line in lines)
-    return {match[1]: match[2] for match in parsed if match}
+    Those of extras are among them, each with a marker that names its extra.
+    """
+    if not in_checkout():
+        return list(metadata.requires(NAME) or ())
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project.get("optional-dependencies", {}).items()
+    return project["dependencies"] + [_marked(line, extra) for extra, lines in extras for line in lines]
 
 
-def _numbers(version: str) -> list[int]:
-    """The numbers of a release, without what follows (``2.14.1+cu128`` is 2.14.1)."""
-    return [int(n) for n in re.split(r"[^\d.]", version, maxsplit=1)[0].split(".") if n]
+def _marked(line: str, extra: str) -> str:
+    text, _, marker = line.partition(";")
+    return f"{text} ; " + (f"({marker}) and " if marker else "") + f'extra == "{extra}"'
+
+
+def requirements(lines: Sequence[str], extras: Iterable[str] = ("",)) -> Iterator[Requirement]:
+    """What lines of requirements ask for on this machine, with what they take from this project's own extras.
+
+    Args:
+        lines: in any form that the standard knows. extras: those that are asked for; an empty name for none.
+
+    Raises:
+        packaging.requirements.InvalidRequirement: a line in no such form.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    asked = set(extras)
+    for line in lines:
+        wanted = Requirement(line)
+        if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in asked):
+            continue
+        if canonicalize_name(wanted.name) != NAME:
+            yield wanted
+        elif more := wanted.extras - asked:
+            yield from requirements(lines, asked | more)
 
 
 def packages() -> Found:
-    """Whether every package is there, and new enough."""
-    wanted = requirements()
+    """Whether every package is there, in a version that will do."""
+    if importlib.util.find_spec("packaging") is None:
+        return Found(False, "packaging is missing, by which the others are checked", f"{PIP} packaging")
+    wanted = {str(wanted): wanted for wanted in requirements(declared())}
     have: dict[str, str] = {}
     wrong: dict[str, str] = {}
-    for name, oldest in wanted.items():
+    for text, requirement in wanted.items():
+        name = requirement.name
         try:
             have[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            wrong[name] = f"{name} is missing"
+            wrong[text] = f"{name} is missing"
             continue
-        if _numbers(have[name]) < _numbers(oldest):
-            wrong[name] = f"{name} {have[name]} is older than {oldest}"
+        if not requirement.specifier.contains(have[name], prereleases=True):
+            wrong[text] = f"{name} {have[name]} is not {requirement.specifier}"
     if wrong:
-        again = " ".join(f"'{name}>={wanted[name]}'" for name in wrong)
-        return Found(False, "; ".join(wrong.values()), f"{sys.executable} -m pip install --upgrade {again}")
-    shown = ", ".join(f"{name} {have[name]}" for name in ("torch", "lightning", "transformers"))
-    return Found(True, f"{len(wanted)} of {len(wanted)} new enough: {shown}")
+        again = " ".join(f"'{text.partition(';')[0].strip()}'" for text in wrong)
+        return Found(False, "; ".join(wrong.values()), f"{PIP} --upgrade {again}")
+    shown = ", ".join(f"{name} {have[name]}" for name in ("torch", "lightning", "transformers") if name in have)
+    return Found(True, f"{len(wanted)} of {len(wanted)} as wanted: {shown}")
 
 
 def shadows() -> Found:
@@ -161,7 +195,7 @@ def shadows() -> Found:
         return Found(True, f"modules are not looked for in {here}")
     elsewhere = [place for place in sys.path if place not in ("", str(here))]
     files = [*here.glob("*.py"), *(file.parent for file in here.glob("*/__init__.py"))]
-    hiding = sorted(file for file in files if file.stem not in (*OWN, "test") and _is_module(file.stem, elsewhere))
+    hiding = sorted(file for file in files if file.stem not in (*PACKAGES, "test") and _is_module(file.stem, elsewhere))
     if hiding:
         listed = ", ".join(file.name for file in hiding)
         renames = " && ".join(f"mv {file} {file.with_name(f'my_{file.name}')}" for file in hiding)
@@ -176,12 +210,12 @@ def _is_module(name: str, places: list[str]) -> bool:
 def source() -> Found:
     """Whether our three packages come from one place."""
     places = {}
-    for name in OWN:
+    for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         places[name] = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent.parent
     strange = [f"{name} comes from {place or 'nowhere'}" for name, place in places.items() if place != ROOT]
     if strange:
-        mend = f"cd {ROOT}" if (ROOT / "pyproject.toml").is_file() else "make install"
+        mend = f"cd {ROOT}" if in_checkout() else AGAIN
         return Found(False, f"{'; '.join(strange)}, not from {ROOT}", mend)
     return Found(True, f"craft_lightning {__version__} in {ROOT}")
 
@@ -219,7 +253,7 @@ def devices(scale: str) -> Found:
     threads = torch.get_num_threads()
     cpu = f"CPU with {threads} thread{'s' * (threads > 1)}"
     if shutil.which("nvidia-smi"):
-        built, again = torch.version.cuda, f"{sys.executable} -m pip install --force-reinstall torch torchvision"
+        built, again = torch.version.cuda, f"{PIP} --force-reinstall torch torchvision"
         text = f"{cpu}: torch, built for CUDA {built}, sees none of the machine's GPUs"
         return Found(False, text, "nvidia-smi" if built else again)
     if scale == "paper":
@@ -266,7 +300,7 @@ def models(scale: str) -> Found:
     local = [b.name for b in BACKBONES.values() if b.source != "pocket" and (models_root() / b.name).is_dir()]
     text = f"{', '.join(shipped) or 'no pocket model'}; in {models_root()}: {', '.join(local) or 'none'}"
     if not shipped:
-        return Found(False, text, "git checkout -- craft_lightning/pocket")
+        return Found(False, text, f"git -C {ROOT} checkout -- craft_lightning/pocket" if in_checkout() else AGAIN)
     if scale == "paper":
         host = BACKBONES["vila-u-7b-256"]
         if host.name not in local and hub_folder(host.source) is None:

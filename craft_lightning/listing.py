@@ -7,31 +7,20 @@ parsed and no library imported, so the answer is there at once, and a new fragme
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from craft_lightning.checkout import EXPERIMENTS, places
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.models.spec import BACKBONES
 
 KINDS = ("methods", "datasets", "backbones", "tables")
 
 
-def experiments_folder() -> Path:
-    """``experiments/`` of the working directory, or else of the checkout that this code runs from.
-
-    Raises:
-        CraftError: there is neither.
-    """
-    for folder in (Path("experiments"), Path(__file__).resolve().parent.parent / "experiments"):
-        if folder.is_dir():
-            return folder
-    raise CraftError("no folder experiments/ here or beside the package; run from a checkout of craft_lightning")
-
-
 def entries(kind: str) -> dict[str, str]:
     """Names and descriptions of one of :data:`KINDS`."""
     known = BACKBONES.values() if kind == "backbones" else ()
     found = {backbone.name: f"{backbone.about}; {backbone.origin}" for backbone in known}
-    for path in sorted((experiments_folder() / kind).glob("*.yaml")):
+    files = [path for folder in places(f"{EXPERIMENTS}/{kind}") for path in folder.glob("*.yaml")]
+    for path in sorted(files, key=lambda path: path.stem):
         with path.open(encoding="utf-8") as file:
             first = file.readline().strip()
         found.setdefault(path.stem, first.lstrip("# ") if first.startswith("#") else "")

@@ -18,6 +18,7 @@ RANKS = {
     "craft_lightning": 0,
     "craft_lightning.types": 0,
     "craft_lightning.errors": 0,
+    "craft_lightning.checkout": 0,
     "craft_lightning.writing": 0,
     "craft_lightning.versions": 0,
     "craft_lightning.defaults": 0,

@@ -17,6 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
+from craft_lightning.checkout import find
 from craft_lightning.errors import unknown
 from craft_lightning.family.plan import FamilyPlan, LanguagePlan, read_plan
 from craft_lightning.family.report import report
@@ -259,6 +260,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")
     parser.add_argument("--items", type=int, default=200, help="with --report: unseen pictures of each dataset")
     args = parser.parse_args(argv)
+    args.config = find(args.config)
     settings = read_settings(args.config)
     if "language_model" in settings:
         given = {} if args.data is None else {"data": args.data}

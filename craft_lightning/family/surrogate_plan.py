@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
+from craft_lightning.checkout import places
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.family.plan import make
 from data_modules.conversations import PUBLISHED
@@ -78,8 +79,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         CraftError: no such file, or no mapping in it.
     """
     if not path.is_file():
-        others = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "none beside it"
-        raise CraftError(f"no config {path}; there is {others}")
+        names = sorted({p.name for place in places(path.parent) for p in place.glob("*.yaml")})
+        raise CraftError(f"no config {path}; there is {', '.join(str(path.with_name(n)) for n in names) or 'none'}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -13,10 +13,8 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
+from craft_lightning.checkout import EXPERIMENTS, ROOT, experiments
 from craft_lightning.writing import write_json
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The folder of the three packages."""
 
 PARTS = (
     "craft_lightning/defaults.py",
@@ -101,7 +99,8 @@ def code_version(method: str, dataset: str, root: Path = ROOT) -> str:
     Files that belong to another method or another dataset (their name is that of another fragment under
     ``experiments/``) do not count, nor do the lists of them: adding a method leaves the finished cells finished.
     """
-    methods, datasets = (_fragments(root / "experiments" / kind) for kind in ("methods", "datasets"))
+    shipped = experiments() if root == ROOT else root / EXPERIMENTS
+    methods, datasets = (_fragments(shipped / kind) for kind in ("methods", "datasets"))
     foreign = {"data_modules": datasets - {dataset}, "craft_lightning/methods": methods - {method}}
     total = hashlib.sha256()
     for part, stem, name, code in _sources(root):

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from craft_lightning.checkout import in_checkout
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import figure
 from craft_lightning.tables.page import to_html
@@ -196,8 +197,10 @@ def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
         plan: the table. stored: write only the pages, from this CSV file.
 
     Raises:
-        CraftError: there is no result at all.
+        CraftError: there is no result at all, or the code runs from no checkout.
     """
+    if not in_checkout():
+        raise CraftError("--publish writes into docs/ and README.md of a checkout, and this code is an installed one")
     written = [] if stored else _store(plan)
     results = read(plan, stored or written[0])
     docs = _root(plan) / "docs" / f"{plan.spec.name}.md"

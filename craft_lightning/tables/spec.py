@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from craft_lightning.checkout import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.models.spec import BACKBONES, VlmSpec, models_root, resolve
 from craft_lightning.tables.claims import Claim, read_claims
@@ -14,12 +15,10 @@ from craft_lightning.tables.paper import PaperKey, read_paper
 from craft_lightning.tables.reader import Reader, check_known, read_mapping
 from craft_lightning.tables.several import at_keeps, swept
 
-TABLES = Path("experiments/tables")
+TABLES = Path(EXPERIMENTS) / "tables"
 SOURCES = ("encoder", "checkpoint")
 ORDERS = ("backbones", "rows")
 TEST_ON = ("same", "others")
-OUTSIDE = "outside"
-"""In place of a backbone's folders: its checkpoint is no part of the repository."""
 
 
 @dataclass(frozen=True)
@@ -166,14 +165,13 @@ def find_table(name: str, scale: str | None = None) -> Path:
     """
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
-        if path.is_file():
-            return path
         folder, wanted = path.parent, path.stem
     else:
         folder, wanted = TABLES, name if scale in {None, "pocket"} else f"{name}-{scale}"
-        if (folder / f"{wanted}.yaml").is_file():
-            return folder / f"{wanted}.yaml"
-    known = sorted(p.stem for p in folder.glob("*.yaml"))
+        path = folder / f"{wanted}.yaml"
+    if (found := find(path)).is_file():
+        return found
+    known = sorted({p.stem for place in places(folder) for p in place.glob("*.yaml")})
     close = nearest(wanted, known)
     hint = f"; did you mean {close!r}?" if close else "."
     raise CraftError(f"no table {wanted!r} in {folder}{hint} Known: {', '.join(known) or 'none'}")
@@ -256,20 +254,15 @@ def _backbones(top: Reader) -> tuple[Backbone, ...]:
     for item in _items(top, "backbones"):
         name = str(item.take("id", str) or "")
         made = Backbone(name, item.take("label", str, name), item.file("config"), (), item.take("paper", str, ""))
-        weights = item.take("weights", (list, str)) or []
-        if weights == OUTSIDE:
-            made = outside(item, made)
-        elif isinstance(weights, str):
-            item.fail(f"must be a list of folders or {OUTSIDE!r}, got {weights!r}", "weights")
-        else:
-            made = replace(made, weights=tuple(top.folder / str(folder) for folder in weights))
-        found.append(made)
+        weights = item.take("weights", list, [])
+        folders = tuple(top.folder / str(folder) for folder in weights)
+        found.append(replace(made, weights=folders) if "weights" in item.value else known_backbone(item, made))
         item.done()
     return tuple(found)
 
 
-def outside(item: Reader, made: Backbone) -> Backbone:
-    """The backbone with the checkpoint that its fragment names: below ``$CRAFT_MODELS``, or in the hub's cache."""
+def known_backbone(item: Reader, made: Backbone) -> Backbone:
+    """The backbone with the checkpoint that its fragment names: shipped, below ``$CRAFT_MODELS`` or in hub's cache."""
     fragment = read_mapping(made.config) if made.config.is_file() else {}
     name = str(fragment.get("model", {}).get("init_args", {}).get("backbone", {}).get("name", made.id))
     if name not in BACKBONES:

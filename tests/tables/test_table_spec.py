@@ -47,7 +47,7 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
         "rows[zero_shot]: unknown key 'lable'; did you mean 'label'?",
         "columns[d0].overrides: unknown name 'crafty'; did you mean 'craft'?",
         "columns: 'd0' is there 2 times",
-        "backbones[big].weights: is missing",
+        "backbones[big].weights: unknown name 'big'",
         "paper.columns[d0]: unknown name 'p7'",
         "baseline: unknown name 'zeroshot'; did you mean 'zero_shot'?",
         "seeds: must be whole numbers from 0, got 'one'",
