@@ -16,7 +16,8 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.encoders import apply_encoder
 from craft_lightning.models.files import save_tensors
 from craft_lightning.models.folders import aspect_of, checkpoint_root
-from craft_lightning.models.pixels import Aspect, find_pictures, picture_batches
+from craft_lightning.models.pictures import find_pictures
+from craft_lightning.models.pixels import Aspect, picture_batches
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.reading import load_tower
 from craft_lightning.models.spec import VlmSpec, resolve

@@ -28,6 +28,8 @@ def pictures(tmp_path: Path) -> Path:
     for i in range(18):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / ("sub" if i % 2 else ".") / f"{i:02}.png")
+    (folder / ".thumbs").mkdir()
+    (folder / ".thumbs" / "00.png").write_bytes((folder / "00.png").read_bytes())
     return folder
 
 
@@ -58,7 +60,7 @@ def test_the_sheet_of_a_folder(
 ) -> None:
     output = tmp_path / "sheet.png"
     assert run("--checkpoint", checkpoints / "host", "--images", pictures, "--keep", 0.5, "--output", output) == 0
-    files = sorted(pictures.rglob("*.png"))
+    files = sorted(file for file in pictures.rglob("*.png") if ".thumbs" not in file.parts)
     assert [view.lines[0][0] for view in drawn] == [f.as_posix() for f in files[:16]]
     tower = load_tower(checkpoints / "host")
     whole = encode(tower, files).codes[..., 0]

@@ -70,26 +70,6 @@ def suffixes() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)
 
 
-def find_pictures(inputs: Sequence[Path]) -> list[Path]:
-    """The pictures that a person named: files as given, folders with all that is below them, sorted.
-
-    Raises:
-        CraftError: an input that does not exist, or a folder without a picture.
-    """
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes() and f.is_file())
-            if not found:
-                raise CraftError(f"no picture in {path} ({', '.join(sorted(suffixes()))})")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise CraftError(f"no picture or folder {path}")
-    return files
-
-
 def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
     """A picture from a file as every verb sees it (:func:`to_rgb`).
 

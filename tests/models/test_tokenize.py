@@ -25,6 +25,9 @@ def pictures(tmp_path: Path) -> Path:
         values = np.random.default_rng(index).integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)
         Image.fromarray(values).save(folder / name)
     (folder / "notes.txt").write_text("no picture")
+    (folder / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/b-checkpoint.png", "._b.png"):
+        (folder / name).write_bytes((folder / "b.png").read_bytes())
     return folder
 
 
@@ -32,7 +35,9 @@ def run(*args: object) -> int:
     return main([str(a) for a in args])
 
 
-def test_folder_of_pictures(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
+def test_folder_of_pictures(
+    checkpoints: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "out.safetensors"
     assert run("--checkpoint", checkpoints / "llama", "--input", pictures, "--output", out, "--batch-size", 2) == 0
     found = load_file(out)
@@ -50,6 +55,7 @@ def test_folder_of_pictures(checkpoints: Path, pictures: Path, tmp_path: Path) -
     assert metadata["codebook_hash"] == tower.quantizer.hash()
     assert metadata["dtype"] == "float32"
     assert json.loads(metadata["image_names"]) == names
+    assert caplog.messages == [f"left out of {pictures}: 2 x hidden picture, 1 x .txt file"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.safetensors", "pictures"]
 
 
