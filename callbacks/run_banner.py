@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,6 +10,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from callbacks import facts
+from craft_lightning.scoring import MAX_NEW_TOKENS
+
+_NAMES = 8
+"""Names of classes that a line shows."""
 
 
 class RunBanner(Callback):
@@ -92,13 +97,23 @@ def _pruning_line(pruning: dict[str, Any]) -> str:
     return f"{told}; {pruning['rule']['variant']}, prior: {pruning['prior']}"
 
 
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are; ``result.json`` has them all."""
+    more = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
 def _data_line(data: dict[str, Any]) -> str:
     if not data:
         return ""
     splits = ", ".join(f"{name} {count:,}" for name, count in data.get("splits", {}).items())
     notes = [str(data[key]) for key in ("root", "look") if data.get(key)]
     held = data.get("held_out")
-    notes += [f"{len(held)} of {data['classes']} labels held out"] if held else []
+    notes += [f"{len(held)} of {data['classes']} labels held out: {_few(held)}"] if held else []
+    few = [f"{name} ({count})" for name, count in data.get("untested", {}).items()]
+    notes += [f"no test item of {len(few)} classes: {_few(few)}"] if few else []
+    long = " and ".join(f"{n} of {data['splits'][name]} {name}" for name, n in data.get("too_long", {}).items())
+    notes += [f"{long} answers are longer than the {MAX_NEW_TOKENS} tokens of a reply"] if long else []
     skipped = data.get("skipped")
     notes += [f"skipped: {', '.join(f'{n} {what}' for what, n in skipped.items())}"] if skipped else []
     return f"{data.get('dataset')} from {data.get('source')} ({'; '.join([splits, *notes])})"

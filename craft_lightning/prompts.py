@@ -123,6 +123,10 @@ class PromptBuilder:
             reply = self._replies[answer] = self._reply(answer)
         return Encoded(self.prompt_ids(text), reply)
 
+    def tokens(self, answer: str) -> int:
+        """Number of tokens that a reply takes, its end token not counted."""
+        return len(self.encode_text("", answer).reply) - 1
+
     def prompt_ids(self, text: str) -> tuple[int, ...]:
         """The prompt of a message, ready for generation."""
         found = self._prompts.get(text)

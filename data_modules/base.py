@@ -22,7 +22,7 @@ from data_modules.batches import Distractors, EpochSampler, Row, StoredSampler, 
 from data_modules.captions import agree, captioned
 from data_modules.facts import OWN, DatasetFacts, dataset_facts, own_facts
 from data_modules.reader import Reader, read_backbone
-from data_modules.sources.folder import check_root, folder_kind, open_folder
+from data_modules.sources.folder import Place, check_root, look, open_folder
 from data_modules.sources.hub import open_hub
 from data_modules.sources.images import to_pixels
 from data_modules.sources.records import RecordSource, Selection, Unit
@@ -130,8 +130,12 @@ class VqaDataModule(LightningDataModule):
             CraftError: no such dataset; or, for a user's own data, no such folder.
         """
         own = self.dataset == OWN
-        facts = own_facts(OWN, folder_kind(check_root(self.root, OWN))) if own else dataset_facts(self.dataset)
+        facts = own_facts(OWN, self._place.kind) if own else dataset_facts(self.dataset)
         return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
+
+    @functools.cached_property
+    def _place(self) -> Place:
+        return look(check_root(self.root, self.dataset))
 
     @property
     def kind(self) -> str:
@@ -165,7 +169,7 @@ class VqaDataModule(LightningDataModule):
             found = open_hub(facts, self.hub_id, self.hub_revision, self.root, problems)
             usual: dict[SplitName, int | None] = {**FOLDER_SIZES, "train": facts.paper.train, "test": facts.paper.test}
         else:
-            found, usual = open_folder(facts, check_root(self.root, self.dataset), problems), FOLDER_SIZES
+            found, usual = open_folder(facts, self._place, problems), FOLDER_SIZES
         caps = {name: self.sizes[name] or size for name, size in usual.items()}
         unit = self.train_unit or ("picture" if self.source == "hub" else "question")
         select = Selection(caps, unit, self.holdout, self.apart, self.partial)
@@ -330,6 +334,9 @@ class VqaDataModule(LightningDataModule):
             "items": {name: mcq.items_hash(self._asked(name)) for name in self.splits if name != "train"},
             "classes": len(source.class_names),
             "held_out": [source.class_names[label] for label in sorted(source.held_out)],
+            "too_long": {
+                name: data.too_long for name, data in self.splits.items() if name != "train" and data.too_long
+            },
             "distractors": next((data.distractors for data in self.splits.values()), self.distractors),
             "captions": len(self.captions),
             "captioner": self.captioned_by,

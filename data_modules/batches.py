@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from craft_lightning import mcq
 from craft_lightning.prompts import Encoded, PromptBuilder, collate_text
+from craft_lightning.scoring import MAX_NEW_TOKENS, normalise
 from craft_lightning.types import VqaBatch, VqaExample
 from data_modules.sources.images import to_picture, to_pixels
 from data_modules.sources.split import Item, Source, Split, SplitName
@@ -76,6 +78,12 @@ class VqaDataset(Dataset[Row]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @functools.cached_property
+    def too_long(self) -> int:
+        """Items whose answer has more tokens than are decoded, as it stands and normalised: no reply can be right."""
+        answers = [item.answer for item in self.items if item.label < 0 and not item.options]
+        return sum(self.builder.tokens(a) > MAX_NEW_TOKENS < self.builder.tokens(normalise(a)) for a in answers)
 
     def __getitem__(self, draw: Draw) -> Row:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)

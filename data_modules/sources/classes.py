@@ -10,7 +10,9 @@ from craft_lightning.models.pixels import suffixes
 from data_modules.facts import DatasetFacts
 from data_modules.sources.found import Found, Labelled, Splits, split_named
 from data_modules.sources.split import Problems, SplitName
-from data_modules.sources.tree import Tree
+from data_modules.sources.tree import Tree, join
+
+_SPLITS = "name one set of them as --data.root, or put the classes into train/ and test/"
 
 
 def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str | None = None) -> Found | None:
@@ -21,24 +23,29 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
         base: the folder that the class folders (or the folders of splits) are in, if that is known.
 
     Raises:
-        CraftError: there are several copies.
+        CraftError: there are several copies, or splits where classes should be.
     """
     top = _base(facts, tree) if base is None else base
-    below = _children(tree, top)
+    below = tree.children(top)
     if not below:
         return None
-    found: dict[SplitName | None, str] = {s: _join(top, name) for name in below if (s := split_named(name))}
+    named = [(split, name) for name in below if (split := split_named(name))]
+    found: dict[SplitName | None, str] = {split: join(top, name) for split, name in named}
+    if len(found) < len(named):
+        raise CraftError(f"{tree.place(top)} holds a split twice: {', '.join(name for _, name in named)}; merge them")
+    inner = {split: tree.top(folder) for split, folder in found.items()}
+    if all(inner[split] != folder for split, folder in found.items()):
+        found = inner
     at = found or {None: top}
-    place = str(tree.root / top) if top else str(tree.root)
     splits: Splits = {split: partial(_labelled, facts, tree, top, folder, problems) for split, folder in at.items()}
-    return Found(place, "class folders", splits)
+    return Found(tree.place(top), "class folders", splits)
 
 
 def _base(facts: DatasetFacts, tree: Tree) -> str:
-    """The root, unless known classes lie deeper."""
-    top = _children(tree, "")
-    if not facts.labels or any(split_named(name) or facts.class_words(name) for name in top):
-        return ""
+    """Where the data start, unless known classes lie deeper."""
+    top = tree.top()
+    if not facts.labels or any(split_named(name) or facts.class_words(name) for name in tree.children(top)):
+        return top
     bases = set()
     for folder in tree.folders:
         at = PurePosixPath(folder)
@@ -48,15 +55,15 @@ def _base(facts: DatasetFacts, tree: Tree) -> str:
     if len(bases) > 1:
         copies = " and ".join(sorted(bases))
         raise CraftError(f"{tree.root} holds {copies}; name one: --data.root {tree.root / min(bases)}")
-    return bases.pop() if bases else ""
+    return bases.pop() if bases else top
 
 
 def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: Problems) -> list[Labelled]:
     entries: list[Labelled] = []
     origin: dict[str, str] = {}
-    for name in _children(tree, folder):
-        sub = _join(folder, name)
-        place, words = tree.root / sub, facts.class_words(name)
+    for name in tree.children(folder):
+        sub = join(folder, name)
+        place, words = tree.place(sub), facts.class_words(name)
         if _undecoded(name):
             problems.bad("file name", f"{tree.root}: {_escaped(sub)} is no name in UTF-8; rename it")
             continue
@@ -66,24 +73,18 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
         files = [f for f in files if not _undecoded(f)]
         if words is None:
             problems.bad("unknown class", f"{place}: {facts.no_class(name)}")
+        elif len({split_named(inner) for inner in tree.children(sub)} - {None}) > 1:
+            raise CraftError(f"{place} is no class, it holds splits ({', '.join(tree.children(sub))}); {_SPLITS}")
+        elif not words:
+            problems.bad("class without a name", f"{place}: no class has that name")
         elif words in origin:
             problems.bad("label twice", f"{place}: label {words!r} twice, also in {origin[words]}")
         elif not files:
             problems.bad("class without pictures", f"{place}: class {words!r} has no picture")
         else:
-            origin[words] = str(place)
+            origin[words] = place
             entries += [Labelled(tree.picture(f, f[len(top) :].lstrip("/")), words) for f in files]
     return entries
-
-
-def _children(tree: Tree, folder: str) -> list[str]:
-    """Names of the folders in a folder, sorted."""
-    start = f"{folder}/" if folder else ""
-    return sorted(f[len(start) :] for f in tree.folders if f.startswith(start) and "/" not in f[len(start) :])
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def _undecoded(name: str) -> bool:

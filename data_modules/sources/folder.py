@@ -1,24 +1,28 @@
-"""Pictures and questions on disk: the authors' own files, class folders, or JSONL.
+"""Pictures and questions on disk: the authors' own files, class folders, or JSONL, in a folder or a zip archive.
 
 Known datasets are recognised as their authors hand them out, unpacked or as one zip archive (``data_modules/NAME.py``).
 Labelled images: ``ROOT/{train,test[,val]}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg`` alone; folders below a class belong to
 it, folders and files whose names begin with a dot and links to folders are passed over. Questions:
-``ROOT/{train,test[,val]}.jsonl`` with picture paths relative to ROOT, or one ``FILE.jsonl``. Where a split is missing
-it is cut from what is there (:mod:`data_modules.sources.cut`).
+``ROOT/{train,test[,val]}.jsonl``, or one ``FILE.jsonl`` of any name, with picture paths relative to its folder. All
+that may be in a folder that is alone in ROOT, or in one that is alone in that. Where a split is missing it is cut from
+what is there (:mod:`data_modules.sources.cut`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from craft_lightning.errors import CraftError, nearest
 from data_modules.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
-from data_modules.sources.found import SPLIT_NAMES, Asked, Found, Splits
+from data_modules.sources.found import Asked, Found, Splits, split_named
 from data_modules.sources.questions import read_jsonl
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree, open_tree
+
+_TABLES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 
 
 def check_root(root: str | None, dataset: str) -> Path:
@@ -38,78 +42,111 @@ def check_root(root: str | None, dataset: str) -> Path:
     raise CraftError(f"no folder {root!r} for --data.root; {hint}")
 
 
-def folder_kind(root: Path) -> Kind:
-    """Whether a user's own folder holds class folders or question files.
+@dataclass(frozen=True)
+class Place:
+    """What lies at ``--data.root``.
+
+    Attributes:
+        root: folder, question file or zip archive. tree: its files. top: the folder in it that the data start from.
+        questions: paths of the question files right in there.
+    """
+
+    root: Path
+    tree: Tree
+    top: str
+    questions: tuple[str, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """Whether a user's own folder holds class folders or question files.
+
+        Raises:
+            CraftError: neither.
+        """
+        if not self.questions and not self.tree.children(self.top):
+            raise _empty(self)
+        return "question" if self.questions else "classification"
+
+
+def look(root: Path) -> Place:
+    """What lies at a place that :func:`check_root` knows.
 
     Raises:
-        CraftError: neither.
+        CraftError: a file that is neither a question file nor a zip archive.
     """
-    if _has_questions(root):
-        return "question"
-    if root.is_file() or any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir()):
-        return "classification"
-    raise _empty(root)
+    tree = open_tree(root)
+    top = tree.top()
+    return Place(root, tree, top, tuple(tree.questions(top)))
 
 
-def open_folder(facts: DatasetFacts, root: Path, problems: Problems) -> Found:
+def open_folder(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
     """The dataset at a place on disk.
 
     Args:
-        facts: of the dataset that is wanted. root: folder, JSONL file or zip archive. problems: what happens to bad
-            inputs.
+        facts: of the dataset that is wanted. place: where it is. problems: what happens to bad inputs.
 
     Raises:
         CraftError: nothing usable there, or a dataset of another kind.
     """
-    if _has_questions(root):
-        found = _question_files(facts, root, problems)
+    if place.questions:
+        found = _question_files(facts, place, problems)
     else:
-        tree = open_tree(root)
-        own = facts.layout(tree, problems) if facts.layout else None
-        found = own or _class_folders(facts, tree, problems)
+        own = facts.layout(place.tree, problems) if facts.layout else None
+        found = own or _class_folders(facts, place, problems)
     kind = "classification" if found.layout == "class folders" else "question"
     if kind != facts.kind and not found.published:
         hint = "class folders" if kind == "classification" else "question files"
-        raise CraftError(f"{root} holds {hint}, but {facts.title} is a {facts.kind} set")
+        raise CraftError(f"{place.root} holds {hint}, but {facts.title} is a {facts.kind} set")
     return found
 
 
-def _class_folders(facts: DatasetFacts, tree: Tree, problems: Problems) -> Found:
-    found = class_folders(facts, tree, problems)
-    if found is None:
-        raise _empty(tree.root)
+def _class_folders(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
+    found = class_folders(facts, place.tree, problems)
+    lone = len(place.tree.children(place.top)) == 1
+    if found is None or (lone and any(map(_table, place.tree.files(place.top)))):
+        raise _empty(place)
     return found
 
 
-def _empty(root: Path) -> CraftError:
-    return CraftError(f"{root} is empty: no class folders (train/CLASS/*.jpg or CLASS/*.jpg) and no train.jsonl")
+def _table(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in _TABLES
 
 
-def _has_questions(root: Path) -> bool:
-    return root.suffix == ".jsonl" if root.is_file() else any(root.glob("*.jsonl"))
+def _empty(place: Place) -> CraftError:
+    have = [PurePosixPath(name).name for name in place.tree.files(place.top)]
+    told = f"; it has {', '.join(have[:3])}{', ...' if len(have) > 3 else ''}" if have else ""
+    return CraftError(
+        f"{place.tree.place(place.top)} holds no class folders (train/CLASS/*.jpg or CLASS/*.jpg) and no train.jsonl "
+        f"(one JSON object a line){told}"
+    )
 
 
-def _question_files(facts: DatasetFacts, root: Path, problems: Problems) -> Found:
-    base = root if root.is_dir() else root.parent
-    splits: Splits = {
-        split: partial(_read, facts.name, file, base, problems) for split, file in _split_files(root).items()
-    }
-    return Found(str(root), "question files", splits)
+def _question_files(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
+    files = _split_files(place, problems)
+    splits: Splits = {split: partial(_read, facts.name, place.tree, name, problems) for split, name in files.items()}
+    return Found(place.tree.place(next(iter(files.values())) if None in files else place.top), "question files", splits)
 
 
-def _read(dataset: str, file: Path, base: Path, problems: Problems) -> list[Asked]:
-    return list(read_jsonl(file, base, f"{dataset}/{file.stem}", problems))
+def _read(dataset: str, tree: Tree, name: str, problems: Problems) -> list[Asked]:
+    return list(read_jsonl(tree, name, f"{dataset}/{PurePosixPath(name).stem}", problems))
 
 
-def _split_files(root: Path) -> dict[SplitName | None, Path]:
-    """The question file of each split; ``{None: root}`` if root is a file itself."""
-    if root.is_file():
-        return {None: root}
-    found: dict[SplitName | None, Path] = {}
-    for split, names in SPLIT_NAMES.items():
-        files = [root / f"{name}.jsonl" for name in names]
-        found |= {split: file for file in files if file.is_file()}  # noqa: B035  # at most one, or the last
+def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str]:
+    """The question file of each split; a lone file of another name is everything.
+
+    Raises:
+        CraftError: no file is a split's, or two are.
+    """
+    named = [(split_named(PurePosixPath(name).stem), name) for name in place.questions]
+    found: dict[SplitName | None, str] = {split: name for split, name in named if split}
+    if len(named) == 1 and (not found or (place.root.is_file() and place.questions == (place.root.name,))):
+        return {None: place.questions[0]}
+    have = ", ".join(PurePosixPath(name).name for name in place.questions)
+    where, strange = place.tree.place(place.top), sum(split is None for split, _ in named)
     if not found:
-        have = ", ".join(sorted(p.name for p in root.glob("*.jsonl")))
-        raise CraftError(f"{root} has no train.jsonl or test.jsonl (it has {have}); or give one file as --data.root")
+        raise CraftError(f"{where} has no train.jsonl or test.jsonl (it has {have}); or give one file as --data.root")
+    if len(found) + strange < len(named):
+        raise CraftError(f"{where} holds a split twice: {have}; merge them")
+    if strange:
+        problems.leave_out("question file of no split", strange)
     return found

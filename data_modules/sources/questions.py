@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from craft_lightning.models.pixels import suffixes
 from data_modules.sources.found import Asked
 from data_modules.sources.images import FilePicture, Picture
 from data_modules.sources.split import Item, Problems
+from data_modules.sources.tree import Tree
 from data_modules.sources.values import absent, as_index, as_text, shown
 from data_modules.statements import declarative
 
@@ -161,7 +163,7 @@ def _right(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
             return index
         named = f"answer_index {index} is {options[index]!r}, counted from 0, but answer is {said!r}"
         raise BadRecordError("answer in two ways", named)
-    if readings and number in range(len(options)) and not isinstance(value, str):
+    if readings and number is not None and 0 <= number < len(options) and not isinstance(value, str):
         readings.setdefault(number, f"the index of {options[number]!r}, counted from 0")
     if len(readings) == 1:
         return next(iter(readings))
@@ -227,29 +229,49 @@ def _counts_from_zero(asked: Sequence[Asked]) -> None:
         log.warning("%s: %s; it counts from 0", inside[0].where, said)
 
 
-def read_jsonl(file: Path, base: Path, prefix: str, problems: Problems) -> Iterator[Asked]:
+def read_jsonl(tree: Tree, name: str, prefix: str, problems: Problems) -> Iterator[Asked]:
     """The records of a JSONL file that have a usable picture path.
 
     Args:
-        file: the JSONL file. base: folder that picture paths start from and may not leave. prefix: of the keys.
-        problems: what happens to bad lines.
+        tree: the files. name: of the JSONL file; its folder is where picture paths start from and may not leave.
+        prefix: of the keys. problems: what happens to bad lines.
 
     Raises:
-        CraftError: the first bad line, named by file and number, unless bad lines are skipped.
+        CraftError: the file cannot be read; or the first bad line, named by file and number, unless they are skipped.
     """
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+    try:
+        lines = tree.read(name).splitlines()
+    except OSError as error:
+        raise CraftError(f"{tree.place(name)} cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"{file}, line {number}"
+        where = f"{tree.place(name)}, line {number}"
         try:
             record = _object(line)
             missing = "image" in record and absent(record["image"])
-            picture = None if missing else picture_in(base, _text(record, "image"))
-            name = number if absent(record.get("id")) else _text(record, "id")
+            picture = None if missing else _picture(tree, posixpath.dirname(name), _text(record, "image"))
+            key = number if absent(record.get("id")) else _text(record, "id")
         except BadRecordError as e:
             problems.bad(e.kind, f"{where}: {e}")
             continue
-        yield Asked(where, f"{prefix}/{name}", record, picture)
+        yield Asked(where, f"{prefix}/{key}", record, picture)
+
+
+def _picture(tree: Tree, base: str, name: str) -> Picture:
+    """The picture of a name that starts from a folder of a tree.
+
+    Raises:
+        BadRecordError: see :func:`picture_in`.
+    """
+    if tree.root.is_dir():
+        return picture_in(tree.root / base, name)
+    path = posixpath.normpath(posixpath.join(base, name))
+    if posixpath.isabs(name) or posixpath.relpath(path, base or ".").startswith(".."):
+        raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {tree.place(base)}")
+    if path not in tree:
+        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {tree.place(base)}")
+    return tree.picture(path, posixpath.relpath(path, base or "."))
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -291,4 +313,5 @@ def picture_in(folder: Path, name: str) -> Picture:
         raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {folder}")
     if not there:
         raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder}")
-    return FilePicture(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix(), path)
+    found = Path(os.path.normpath(path))  # one picture has one name, however a record writes it
+    return FilePicture(found.relative_to(folder).as_posix() if found.is_relative_to(folder) else found.as_posix(), path)

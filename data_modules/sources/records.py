@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -77,6 +79,7 @@ class RecordSource(Source):
             "root": self.found.place,
             "layout": self.found.layout,
             **self.found.told,
+            "untested": self._untested(),
             "side": self.reader.side,
             "data_hash": self._data_hash(),
         }
@@ -147,6 +150,14 @@ class RecordSource(Source):
         images = LazyImages(good, side, aspect) if lazy else (torch.stack(read) if read else empty)
         return images, {picture.name: i for i, picture in enumerate(good)}
 
+    def _untested(self) -> dict[str, int]:
+        """Pictures of every class that has some, but no test item."""
+        tested = {row.item.label for row in self._rows("test")} if self.class_names else set()
+        if not tested:
+            return {}
+        counts = Counter(row.item.label for name in ("train", "val") for row in self._rows(name))
+        return {self.class_names[label]: count for label, count in counts.items() if label not in tested}
+
     def _data_hash(self) -> str:
         digest = hashlib.sha256(self.found.stamp.encode())
         for name in () if self.found.stamp else SPLITS:
@@ -209,14 +220,30 @@ class RecordSource(Source):
     # classes
 
     def _classes(self) -> None:
-        entries = [entry for own in self.found.splits for entry in cast("Sequence[Labelled]", self.found.entries(own))]
-        self.class_names = self._order({entry.words for entry in entries})
+        shown = {s: {e.words for e in cast("Sequence[Labelled]", self.found.entries(s))} for s in self.found.splits}
+        self.class_names = self._order(set().union(*shown.values()))
+        self._spelt_alike(shown.get("train", set()))
+        self._choices(self.class_names, "it shows")
         self.held_out = mcq.hold_out(self.class_names, self.select.holdout, self.dataset.name)
         if train := self._rows("train"):
+            seen = {row.item.label for row in train}
+            self._choices([self.class_names[label] for label in seen], "its training pictures show")
             # A class that only the test pictures show is unseen, too.
-            self.held_out = frozenset(range(len(self.class_names))) - {row.item.label for row in train}
+            self.held_out = frozenset(range(len(self.class_names))) - seen
         # Otherwise the memory would hold rows of what is held out now.
         self._cut = {"train": train} if train else {}
+
+    def _choices(self, names: Sequence[str], shows: str) -> None:
+        """Refuse a single class: its question would have no choices."""
+        if len(names) == 1:
+            raise CraftError(f"{self.found.place}: {shows} one class, {names[0]!r}; a question needs two or more")
+
+    def _spelt_alike(self, trained: set[str]) -> None:
+        """Refuse a class that is trained under one spelling and tested under another: it would count as unseen."""
+        spelt = {_bare(name): name for name in trained}
+        for name in self.class_names:
+            if name not in trained and (other := spelt.get(_bare(name))):
+                raise CraftError(f"{self.found.place}: class {name!r} is tested, {other!r} is trained; name them alike")
 
     def _order(self, present: Iterable[str]) -> tuple[str, ...]:
         official = [self.dataset.label_words(label) for label in self.dataset.labels]
@@ -233,3 +260,8 @@ class RecordSource(Source):
         caption = self.dataset.caption(entry.words)
         item = Item(key, -1, self.dataset.query, entry.words, label, caption, label=label)
         return Row(entry.picture, item)
+
+
+def _bare(name: str) -> str:
+    """Letters and digits of a name: what is left of it in any spelling."""
+    return re.sub(r"[\W_]+", "", name.casefold())

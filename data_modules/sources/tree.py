@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import posixpath
 import re
 import zipfile
 import zlib
@@ -16,7 +17,10 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.pixels import suffixes
+from data_modules.sources.found import split_named
 from data_modules.sources.images import BytesPicture, FilePicture, Picture, Shelf
+
+QUESTIONS = ".jsonl"
 
 MAX_BYTES = 1 << 30
 """A member of an archive that unpacks to more is refused (a question file of a million questions has 0.3 GB)."""
@@ -32,6 +36,13 @@ class Tree(Shelf):
     root: Path
     names: tuple[str, ...]
     folders: frozenset[str]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    @functools.cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     @abstractmethod
     def picture(self, name: str, shown: str | None = None) -> Picture:
@@ -62,6 +73,41 @@ class Tree(Shelf):
             raise CraftError(f"{self.root}: {name} is no MATLAB file ({error})") from error
         return found
 
+    def place(self, name: str) -> str:
+        """Where a file or folder is, for messages."""
+        return str(self.root / name) if name else str(self.root)
+
+    def children(self, folder: str) -> list[str]:
+        """Names of the folders in a folder ("": the root), sorted."""
+        start = f"{folder}/" if folder else ""
+        return sorted(f[len(start) :] for f in self.folders if f.startswith(start) and "/" not in f[len(start) :])
+
+    def files(self, folder: str) -> list[str]:
+        """Paths of the files right in a folder ("": the root), sorted."""
+        start = f"{folder}/" if folder else ""
+        return [name for name in self.names if name.startswith(start) and "/" not in name[len(start) :]]
+
+    def questions(self, folder: str) -> list[str]:
+        """Paths of the question files right in a folder, sorted."""
+        return [name for name in self.files(folder) if name.lower().endswith(QUESTIONS)]
+
+    def top(self, folder: str = "") -> str:
+        """The folder that data start from: the one given, or what is in it behind folders that hold a folder alone.
+
+        A folder of pictures is a class, and one named like a split is a split: they hold no data set.
+        """
+        top = folder
+        while len(inner := self.children(top)) == 1 and not self.questions(top):
+            within, below = join(top, inner[0]), self.children(join(top, inner[0]))
+            wraps = below and (not split_named(inner[0]) or any(map(split_named, below)))
+            if not self.questions(within) and (not wraps or self._pictured(top) or self._pictured(within)):
+                break
+            top = within
+        return top
+
+    def _pictured(self, folder: str) -> bool:
+        return any(PurePosixPath(name).suffix.lower() in suffixes() for name in self.files(folder))
+
     def find(self, file: str) -> str | None:
         """The path of a file of that name, the least deep one."""
         paths = [name for name in self.names if name.rsplit("/", 1)[-1] == file]
@@ -85,10 +131,17 @@ class Tree(Shelf):
 
 
 class FolderTree(Tree):
-    """Files below a folder; what is hidden or lies behind a link to a folder is not there."""
+    """Files below a folder; what is hidden or lies behind a link to a folder is not there.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder. only: a file of it that is all there is; None: look what there is.
+    """
+
+    def __init__(self, root: Path, only: str | None = None) -> None:
         self.root = root
+        if only is not None:
+            self.names, self.folders = (only,), frozenset()
+            return
         names: list[str] = []
         folders: list[str] = []
         for at, inner, files in os.walk(root):
@@ -118,39 +171,57 @@ class ZipTree(Tree):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        infos = [i for i in _archive(root, os.getpid()).infolist() if not any(map(_hidden, i.filename.split("/")))]
-        self._sizes = {info.filename: info.file_size for info in infos if not info.is_dir()}
-        self.names = tuple(sorted(self._sizes))
+        # Some archivers of Windows write backslashes, and some of Unix begin every name with "./".
+        self._changed = root.stat().st_mtime_ns
+        infos = self._archive().infolist()
+        named = {posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/"): info for info in infos}
+        shown = {name: info for name, info in named.items() if not any(map(_hidden, name.split("/")))}
+        self._members = {name: info for name, info in shown.items() if not info.filename.endswith(("/", "\\"))}
+        self.names = tuple(sorted(self._members))
         parents = {str(p) for name in self.names for p in PurePosixPath(name).parents}
-        self.folders = frozenset(parents - {"."} | {i.filename.rstrip("/") for i in infos if i.is_dir()})
+        self.folders = frozenset(parents - {"."} | (shown.keys() - self._members.keys()))
 
     def read(self, key: str | int) -> bytes:
-        if self._sizes[str(key)] > MAX_BYTES:
-            raise CraftError(f"{self.root}: {key} unpacks to {self._sizes[str(key)]:,} bytes, more than {MAX_BYTES:,}")
+        member = self._members[str(key)]
+        if member.file_size > MAX_BYTES:
+            raise CraftError(f"{self.root}: {key} unpacks to {member.file_size:,} bytes, more than {MAX_BYTES:,}")
         try:
-            return _archive(self.root, os.getpid()).read(str(key))
+            return self._archive().read(member.filename)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise OSError(str(error)) from error
 
+    def _archive(self) -> zipfile.ZipFile:
+        return _archive(self.root, self._changed, os.getpid())
+
     def size(self, key: str | int) -> int:
-        return self._sizes[str(key)]
+        return self._members[str(key)].file_size
+
+    def place(self, name: str) -> str:
+        return f"{self.root}: {name}" if name else str(self.root)
 
     def picture(self, name: str, shown: str | None = None) -> Picture:
-        return BytesPicture(shown or name, f"{self.root}: {name}", self, name)
+        return BytesPicture(shown or name, self.place(name), self, name)
 
 
 def open_tree(root: Path) -> Tree:
-    """The files of a folder or of a zip archive.
+    """The files of a folder or of a zip archive; or a question file, whose pictures start from its folder.
 
     Raises:
-        CraftError: a file that is no zip archive.
+        CraftError: a file that is none of them.
     """
-    return FolderTree(root) if root.is_dir() else ZipTree(root)
+    if root.is_dir():
+        return FolderTree(root)
+    return FolderTree(root.parent, root.name) if root.name.lower().endswith(QUESTIONS) else ZipTree(root)
+
+
+def join(folder: str, name: str) -> str:
+    """The path of what is in a folder ("": the root)."""
+    return f"{folder}/{name}" if folder else name
 
 
 @functools.lru_cache(maxsize=8)
-def _archive(path: Path, process: int) -> zipfile.ZipFile:
-    """An open archive of this process: a position in a file must not be shared with a worker."""
+def _archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
+    """An open archive as it was at a time, of this process: a position in a file must not be shared with a worker."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:

@@ -221,6 +221,7 @@ def test_plantvillage_takes_the_colour_pictures_of_the_three_variants(tmp_path):
     for variant, shot in shots.items():
         names = [shot.format(3000 + i) for i in range(40)]
         write_pictures(tmp_path / "raw" / variant / "Apple___Apple_scab", names)
+        write_pictures(tmp_path / "raw" / variant / "Grape___healthy", [shot.format(1)])
     data = opened("plantvillage", tmp_path, stages=("test",), holdout=0.0)
     assert data.describe()["variant"] == "color"
     assert data.describe()["root"].endswith("raw/color")
@@ -355,7 +356,7 @@ def test_archives_are_neither_trusted_nor_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_broken_picture_in_an_archive_is_named(tmp_path):
-    root = write_pictures(tmp_path / "e", [f"River/{i}.jpg" for i in range(6)])
+    root = write_pictures(tmp_path / "e", [f"{c}/{i}.jpg" for c in ("River", "Forest") for i in range(6)])
     (root / "River" / "3.jpg").write_bytes(b"nothing")
     archive = packed(root)
     with pytest.raises(CraftError, match=r"e.zip: e/River/3.jpg: broken picture"):

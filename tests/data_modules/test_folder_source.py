@@ -1,7 +1,9 @@
 """Class folders: layouts, splits, wording, and one clear line for each bad input."""
 
 import os
+import shutil
 import struct
+import zipfile
 import zlib
 
 import pytest
@@ -233,12 +235,128 @@ def test_a_class_of_another_dataset_is_named(class_folder):
         data.setup("fit")
 
 
+def zipped(root, name=str):
+    """The files of a folder in an archive, under names that some archiver writes."""
+    archive = root.parent / f"{root.name}.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            info = zipfile.ZipInfo()
+            info.filename = name(str(path.relative_to(root)))  # past the constructor, which turns backslashes round
+            out.writestr(info, path.read_bytes())
+    return archive
+
+
+def asked(data):
+    return {split: {e.key: e.meta["answer_text"] for e in data.examples(split)} for split in ("train", "val", "test")}
+
+
+def all_of(root, **options):
+    data = own(root, holdout=0.0, **options)
+    data.setup("test")
+    return data
+
+
+WRAPPERS = {
+    "one": ("my_data/", ""),
+    "three": ("a/b/my data/", ""),
+    "train": ("train/", ""),
+    "within the splits": ("", "pictures/"),
+    "around and within": ("my_data/", "pictures/"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"), [*((name, ("train", "test")) for name in WRAPPERS), ("one", ("",)), ("three", ("",))]
+)
+def test_a_folder_around_the_data_is_no_class(tmp_path, name, splits):
+    around, within = WRAPPERS[name]
+    for root, before, after in (("bare", "", ""), ("wrapped", around, within)):
+        for s, split in enumerate(splits):
+            for c, label in enumerate(CLASSES):
+                for i in range(5):
+                    seed = 100 * s + 10 * c + i
+                    save_picture(tmp_path / root / before / split / after / label / "deep" / f"{i}.png", seed=seed)
+    bare, wrapped = all_of(tmp_path / "bare"), tmp_path / "wrapped"
+    (wrapped / "__MACOSX").mkdir()
+    (wrapped / around / "README.txt").write_text("ours")
+    found = {key.replace(f"/{within}", "/"): text for key, text in asked(all_of(wrapped))["test"].items()}
+    assert found == asked(bare)["test"]
+    assert set(found.values()) == {label.replace("_", " ") for label in CLASSES}
+    names = [str, lambda name: f"./{name}", lambda name: name.replace("/", "\\")]
+    for archive in (zipped(wrapped, name) for name in names):
+        assert asked(all_of(archive)) == asked(all_of(wrapped))
+        assert all_of(archive).describe()["data_hash"] == all_of(wrapped).describe()["data_hash"]
+
+
+def test_one_class_is_refused(tmp_path):
+    for i in range(8):
+        save_picture(tmp_path / "cats" / f"{i}.png", seed=i)
+    with pytest.raises(CraftError, match=r"it shows one class, 'cats'; a question needs two or more$"):
+        own(tmp_path)
+    archive = zipped(tmp_path / "cats")
+    with pytest.raises(CraftError, match=r"cats.zip holds no class folders .* it has 0.png, 1.png, 2.png, \.\.\.$"):
+        own(archive)
+    (tmp_path / "packed").mkdir()
+    archive.rename(tmp_path / "packed" / "cats.zip")
+    with pytest.raises(CraftError, match=r"packed holds no class folders .* it has cats.zip$"):
+        own(tmp_path / "packed")
+    shutil.rmtree(tmp_path / "packed")
+    (tmp_path / "train.json").write_text("[]")
+    with pytest.raises(CraftError, match=r"no train.jsonl \(one JSON object a line\); it has train.json$"):
+        own(tmp_path)
+    save_picture(tmp_path / "dogs" / "0.png")
+    assert set(asked(all_of(tmp_path))["test"].values()) == {"cats"}
+
+
+def test_one_trained_class_is_refused(class_folder):
+    root = class_folder(("cats", "dogs"), ("test",))
+    for i in range(8):
+        save_picture(root / "train" / "cats" / f"{i}.png", seed=i)
+    with pytest.raises(CraftError, match="its training pictures show one class, 'cats'"):
+        own(root)
+
+
+def test_splits_where_classes_should_be_are_refused(tmp_path, class_folder):
+    root = class_folder(("cats", "dogs"))
+    (tmp_path / "first").mkdir()
+    for split in ("train", "test"):
+        (root / split).rename(tmp_path / "first" / split)
+    save_picture(tmp_path / "second" / "train" / "cats" / "0.png")
+    with pytest.raises(CraftError, match=r"first is no class, it holds splits \(test, train\); name one set of them"):
+        own(tmp_path)
+    (tmp_path / "first" / "training").mkdir()
+    with pytest.raises(CraftError, match="holds a split twice: test, train, training; merge them"):
+        own(tmp_path / "first")
+
+
+def test_a_class_that_is_spelt_in_two_ways_is_refused(class_folder):
+    root = class_folder(("red_fox", "lynx"))
+    (root / "test" / "red_fox").rename(root / "test" / "Red-Fox")
+    with pytest.raises(CraftError, match="class 'Red-Fox' is tested, 'red fox' is trained; name them alike"):
+        own(root)
+
+
+def test_a_class_without_a_name(class_folder):
+    root = class_folder(CLASSES)
+    save_picture(root / "train" / "_" / "0.png")
+    with pytest.raises(CraftError, match="train/_: no class has that name"):
+        own(root)
+    assert own(root, on_bad="skip").describe()["skipped"] == {"class without a name": 1}
+
+
+def test_classes_with_too_few_pictures_for_a_test_item_are_told(tmp_path):
+    for name, count in (("cats", 8), ("dogs", 2), ("owls", 1), ("ants", 4)):
+        for i in range(count):
+            save_picture(tmp_path / name / f"{i}.png", seed=i)
+    assert all_of(tmp_path).describe()["untested"] == {"dogs": 2, "owls": 1}
+
+
 def test_wrong_roots_name_the_nearest_folder(tmp_path, class_folder):
     class_folder(CLASSES)
     with pytest.raises(CraftError, match=r"did you mean .*/train"):
         own(tmp_path / "trian")
     (tmp_path / "none").mkdir()
-    with pytest.raises(CraftError, match="is empty: no class folders"):
+    with pytest.raises(CraftError, match="holds no class folders"):
         own(tmp_path / "none")
     with pytest.raises(CraftError, match=r"--data.root"):
         own("")

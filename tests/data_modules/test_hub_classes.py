@@ -168,8 +168,14 @@ def test_shots_of_one_leaf_stay_together(tmp_path):
     kinds = {"image": Image(), "label": ClassLabel(names=list(labels.PLANTVILLAGE))}
     columns = {"image": [stored(i, name) for i, name in enumerate(names)], "label": [0] * 60}
     write_table(tmp_path / "data" / "train-00000-of-00001.parquet", kinds, **columns)
+    with pytest.raises(CraftError, match="it shows one class, 'apple scab'; a question needs two or more"):
+        opened("plantvillage", tmp_path, "hub", ("test",))
+    columns["image"].append(stored(60, "x___Rust 9000.JPG"))
+    columns["label"].append(1)
+    write_table(tmp_path / "data" / "train-00000-of-00001.parquet", kinds, **columns)
     data = opened("plantvillage", tmp_path, "hub", ("fit", "test"), holdout=0.0)
-    blocks = {s: {key.split(" ")[-1][:3] for key in texts(data, s)} for s in ("train", "val", "test")}
+    scab = {s: [key for key, text in texts(data, s).items() if text == "apple scab"] for s in ("train", "val", "test")}
+    blocks = {s: {key.split(" ")[-1][:3] for key in keys} for s, keys in scab.items()}
     assert blocks["test"]
     assert blocks["val"]
     assert sum(map(len, blocks.values())) == len(set.union(*blocks.values())) == 6

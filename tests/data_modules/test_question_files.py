@@ -1,6 +1,9 @@
 """JSONL question files: records of the benchmarks, and one clear line for each bad line."""
 
 import doctest
+import json
+import shutil
+import zipfile
 
 import pytest
 
@@ -68,8 +71,72 @@ def test_one_file_is_cut_into_three_splits(question_folder):
     data = own(root / "mine.jsonl")
     data.setup("test")
     assert data.describe()["splits"] == {"train": 14, "val": 2, "test": 4}
-    with pytest.raises(CraftError, match=r"no train.jsonl or test.jsonl \(it has mine.jsonl\)"):
+    whole = own(root)
+    assert whole.describe()["data_hash"] == data.describe()["data_hash"]
+    question_folder({"yours": records}, pictures=20)
+    with pytest.raises(CraftError, match=r"no train.jsonl or test.jsonl \(it has mine.jsonl, yours.jsonl\)"):
         own(root)
+
+
+@pytest.mark.parametrize("around", ["", "my_data/", "my data/train/"])
+def test_question_files_are_found_in_folders_and_archives_alike(question_folder, tmp_path, around):
+    root = question_folder({"train": GOOD, "test": [record(9, image="./images/../images/3.png")], "dev": GOOD[:1]})
+    bare = own(root, "fit")
+    archive, wrapped = tmp_path / "packed.zip", tmp_path / "wrapped"
+    for file in [*(root / "images").iterdir(), *root.glob("*.jsonl")]:
+        target = wrapped / around / file.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    with zipfile.ZipFile(archive, "w") as out:
+        for file in sorted(wrapped.rglob("*")):
+            out.write(file, file.relative_to(wrapped))
+        out.writestr("__MACOSX/._train.jsonl", "no JSON")
+    for place in (wrapped, archive):
+        data = own(place, "fit")
+        data.setup("test")
+        assert [e.key for e in data.examples("test")] == ["folder/test/q9"]
+        assert data.open()[0]._rows("test")[0].picture.name == "images/3.png"
+        assert data.describe()["skipped"] == {"question file of no split": 1}
+        assert data.describe()["data_hash"] == bare.describe()["data_hash"]
+        for split in ("train", "val"):
+            assert (data.splits[split].images == bare.splits[split].images).all()
+            assert data.item_hashes(split) == bare.item_hashes(split)
+
+
+def test_bad_lines_of_an_archive_are_named_and_its_pictures_stay_inside(tmp_path):
+    archive = tmp_path / "mine.zip"
+    for image, said in (
+        ("images/0.png", "no such picture: 'images/0.png' in .*mine.zip: a"),
+        ("../b/0.png", "picture path '../b/0.png' leaves .*mine.zip: a"),
+        ("/b/0.png", "picture path '/b/0.png' leaves .*mine.zip: a"),
+    ):
+        with zipfile.ZipFile(archive, "w") as out:
+            out.writestr("a/questions.jsonl", json.dumps(record(image=image)))
+            out.writestr("a/b/0.png", "x")
+        with pytest.raises(CraftError, match=f"mine.zip: a/questions.jsonl, line 1: {said}"):
+            own(archive)
+    damaged = bytearray(archive.read_bytes())
+    damaged[damaged.index(b"Is it?")] ^= 1
+    archive.write_bytes(damaged)
+    with pytest.raises(CraftError, match=r"mine.zip: a/questions.jsonl cannot be read \(Bad CRC-32"):
+        own(archive)
+
+
+def test_two_files_of_a_split_are_refused(question_folder):
+    with pytest.raises(CraftError, match=r"holds a split twice: train.jsonl, training.jsonl; merge them"):
+        own(question_folder({"train": GOOD, "training": GOOD}))
+
+
+def test_answers_longer_than_a_reply_are_counted_by_the_tokenizer(question_folder, reader):
+    long, loud = "a large mass in the left upper lobe of the lung", "SHOWN IN THE"
+    tokens = reader.builder.tokens
+    assert tokens(long) > 5
+    assert tokens(loud) > 5 >= tokens(loud.lower()), "a reply in small letters is right, too"
+    choices = {"choices": [long, "none"], "answer": long}
+    rows = [record(0, answer=long), record(1, answer=long), record(2, answer=loud), record(3, **choices), record(4)]
+    data = own(question_folder({"train": [record(i, answer=long) for i in range(8)], "val": rows[1:], "test": rows}))
+    data.setup("test")
+    assert data.describe()["too_long"] == {"val": 1, "test": 2}
 
 
 def test_records_that_cannot_be_asked_are_left_out_and_counted(question_folder):
