@@ -21,7 +21,7 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.tables import fingerprint, plan
+from craft_lightning.tables import code, fingerprint, plan
 from craft_lightning.tables.spec import TableSpec, find_table, load_spec
 from craft_lightning.writing import fresh_file
 from pruning import Shape
@@ -97,7 +97,7 @@ def of_codes(counts: Sequence[int], rounds: int) -> Growth:
 
 def planned(spec: TableSpec, seeds: int) -> plan.Plan:
     """A plan as a new process makes it: no file is remembered from the one before."""
-    for each in (*vars(plan).values(), *vars(fingerprint).values()):
+    for each in (*vars(plan).values(), *vars(code).values(), *vars(fingerprint).values()):
         if hasattr(each, "cache_clear"):
             each.cache_clear()
     return plan.make_plan(spec, seeds=range(seeds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -108,13 +109,18 @@ def device(trainer: Trainer) -> str:
 
 
 def peak_memory(trainer: Trainer) -> int:
-    """Peak memory in bytes since :func:`forget_peak`: of the device if it is a GPU, else of this process."""
+    """Peak memory in bytes since :func:`forget_peak`: of the device if it is a GPU, else of this process; 0 where the
+    system does not say."""
     root = trainer.strategy.root_device
     if root.type == "cuda":
         return torch.cuda.max_memory_allocated(root)
-    import resource
-
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if peak := _status("VmHWM"):
+        return peak
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def forget_peak(trainer: Trainer) -> int:

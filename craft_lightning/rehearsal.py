@@ -37,6 +37,7 @@ from craft_lightning.methods import METHODS
 from craft_lightning.models.blueprints import BLUEPRINTS
 from craft_lightning.models.skeleton import Profile, profile
 from craft_lightning.models.spec import VlmSpec, hub_folder
+from craft_lightning.tables.fingerprint import NO_WEIGHTS
 from craft_lightning.tables.plan import Node, Plan
 from data_modules.facts import dataset_facts
 from data_modules.sizes import Expected, expected
@@ -238,7 +239,7 @@ def _look(found: Rehearsal, plan: Plan) -> None:
     """Checkpoints, what they lean on, and what the doctor says."""
     for name in dict.fromkeys(str(n.facts["backbone"]) for n in plan.nodes):
         backbone = plan.spec.backbone(name)
-        if any(n.facts["weights"] == "missing" for n in plan.nodes if n.facts["backbone"] == name):
+        if any(n.facts["weights"] == NO_WEIGHTS for n in plan.nodes if n.facts["backbone"] == name):
             found.missing[f"checkpoint {name}"] = backbone.origin
         for repository in leans_on(name):
             if hub_folder(repository) is None:

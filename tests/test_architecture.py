@@ -149,6 +149,18 @@ def test_light_verbs_load_no_torch(verb: list[str]) -> None:
     assert done.stdout
 
 
+ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg"}
+
+
+def test_no_module_needs_one_operating_system() -> None:
+    """What one system alone has is imported in a ``try``."""
+    for module, path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tried = [ast.Module(node.body, []) for node in ast.walk(tree) if isinstance(node, ast.Try)]
+        guarded = {name for inner in tried for _, name in imports(inner)}
+        assert {name for _, name in imports(tree)} & ONE_SYSTEM <= guarded, module
+
+
 def words(folder: str) -> dict[str, set[str]]:
     return {
         path.name: set(re.findall(r"[a-z0-9_]+", path.read_text(encoding="utf-8").lower()))
@@ -162,7 +174,6 @@ UNDER_A_TEMPORARY_NAME = ("temporary", "partial", "savefig(out,", "fabric.save("
 STREAMS = {
     "craft_lightning/writing.py": "the helper",
     "craft_lightning/tables/cluster.py": "answers of a worker, line by line",
-    "craft_lightning/tables/store.py": "a lock",
     "callbacks/learning_curves.py": "a line a step; its reader drops a last line that was cut off",
     "data_modules/captions.py": "a line a picture; its reader drops a last line that was cut off",
     "craft_lightning/worker.py": "a log, and a switch of the kernel",

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.errors import CraftError, nearest
-from craft_lightning.tables.fingerprint import ROOT, code_version, digest, resolve, weights_version
+from craft_lightning.tables.code import code_version
+from craft_lightning.tables.fingerprint import digest, named_files, resolve, weights_version
 from craft_lightning.tables.reader import read_mapping
 from craft_lightning.tables.spec import Backbone, Column, Row, TableSpec
 
@@ -205,6 +206,7 @@ class _Builder:
     ) -> Node:
         files = (*self.spec.base, row.method, model.config, dataset)
         flags = {**overrides, "seed_everything": seed}
+        settings = resolve([_merged(files)], flags)
         facts = {
             "kind": kind,
             "method": row.method.stem,
@@ -212,9 +214,9 @@ class _Builder:
             "surrogate": parent.facts["backbone"] if parent else None,
             "backbone": model.id,
             "seed": seed,
-            "code": code_version(row.method.stem, dataset.stem, ROOT),
+            "code": code_version(settings, row.method.stem, dataset.stem),
             "weights": weights_version(model.weights),
-            "config": digest(resolve([_merged(files)], flags)),
+            "config": digest({**settings, "files": named_files(settings)}),
         }
         key = digest({**facts, "parent": parent.key if parent else None})
         known = self.nodes.get(name)

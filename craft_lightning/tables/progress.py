@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass, field
-from typing import IO
+
+from filelock import BaseFileLock
 
 from craft_lightning.tables.plan import Node
 
@@ -20,7 +21,7 @@ class Running:
     """A node at work: its lock, when it was handed over, the last step it told, and those that it began with."""
 
     node: Node
-    lock: IO[str]
+    lock: BaseFileLock
     since: float
     step: int | None = None
     steps: int | None = None

@@ -7,13 +7,17 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
+
+from filelock import BaseFileLock
 
 from craft_lightning.errors import CraftError
 from craft_lightning.tables import store
+from craft_lightning.tables.fingerprint import NO_WEIGHTS
 from craft_lightning.tables.plan import Node, Plan, metrics_read
 from craft_lightning.tables.pool import WORKER, Event, Launcher, LocalWorker, Worker, last_line
 from craft_lightning.tables.progress import Progress, Running
+from craft_lightning.tables.spec import Backbone
 
 POLL_SECONDS = 0.2
 FAILURES_IN_A_ROW = 3
@@ -45,8 +49,8 @@ def run_plan(
 ) -> Progress:
     """Compute every node that has no result of the same key.
 
-    A node that fails is noted with its last error line, the nodes that need it with it, and the others go on. After
-    three failures in a row nothing new is started, unless ``keep_going``.
+    A node that fails, or whose backbone has no weights here, is noted with its last error line, the nodes that need it
+    with it, and the others go on. After three failures in a row nothing new is started, unless ``keep_going``.
 
     Args:
         plan: what to compute.
@@ -57,7 +61,7 @@ def run_plan(
         launcher: starts a worker: here, or as jobs of a cluster (:mod:`.cluster`).
 
     Raises:
-        CraftError: if the workers cannot start, or the weights of a backbone are missing.
+        CraftError: if the workers cannot start.
         KeyboardInterrupt: on Ctrl-C, after every worker has been killed.
     """
     return _Runner(plan, jobs, view or View(), keep_going, lambda events: launcher(worker, events)).run()
@@ -79,6 +83,7 @@ class _Runner:
         """Compute what is not done, in as many workers as jobs; Ctrl-C ends them and passes on."""
         stale = self._look()
         self.view.start(self.progress, stale)
+        self._leave_out()
         try:
             while self.progress.waiting or self.busy:
                 self._hand_out()
@@ -89,7 +94,7 @@ class _Runner:
             for process in (*self.idle, *self.busy):
                 process.kill()
             for running in self.busy.values():
-                running.lock.close()
+                running.lock.release()
             self.view.stop(self.progress)
         return self.progress
 
@@ -104,11 +109,15 @@ class _Runner:
                 stale.append(f"{node.name} (changed: {store.why_stale(node)})")
             self.progress.waiting.append(node)
         self.progress.already = len(self.progress.done)
-        for node in self.progress.waiting:
-            if node.facts["weights"] == "missing":
-                backbone = self.plan.spec.backbone(node.facts["backbone"])
-                raise CraftError(f"the weights of backbone {backbone.id!r} are not there; {backbone.origin}")
         return stale
+
+    def _leave_out(self) -> None:
+        """What needs weights that are not there fails at once, for no fault of its own; the rest is computed."""
+        for node in [n for n in self.progress.waiting if n.facts["weights"] == NO_WEIGHTS]:
+            if node in self.progress.waiting:  # not the test of a training that has just been left out
+                self.progress.waiting.remove(node)
+                self._failed(node, no_weights(self.plan.spec.backbone(node.facts["backbone"])))
+        self.in_a_row = 0
 
     def _hand_out(self) -> None:
         while len(self.busy) < self.progress.jobs:
@@ -126,7 +135,7 @@ class _Runner:
             self.progress.running = list(self.busy.values())
             process.send(message(node, resuming, self.metrics.get(node.name, ())))
 
-    def _pick(self) -> tuple[Node, IO[str]] | None:
+    def _pick(self) -> tuple[Node, BaseFileLock] | None:
         """The first node that can start, locked and taken from the waiting ones."""
         waiting = self.progress.waiting
         for node in list(waiting):
@@ -141,7 +150,7 @@ class _Runner:
             found = store.result(node)
             if found is None:
                 return node, lock
-            lock.close()
+            lock.release()
             self._done(node, float(found.get("seconds", 0.0)))
         return None
 
@@ -180,7 +189,7 @@ class _Runner:
         self._failed(running.node, f"worker {process.how_it_ended()}" + (f"; last line: {words}" if words else ""))
 
     def _release(self, process: Worker, again: bool = True) -> None:
-        self.busy.pop(process).lock.close()
+        self.busy.pop(process).lock.release()
         self.progress.running = list(self.busy.values())
         if again:
             self.idle.append(process)
@@ -198,6 +207,11 @@ class _Runner:
         for child in [n for n in self.progress.waiting if n.parent is not None and n.parent.name == node.name]:
             self.progress.waiting.remove(child)
             self.progress.failed[child.name] = "its training failed"
+
+
+def no_weights(backbone: Backbone) -> str:
+    """That a checkpoint is not there, and how to get it."""
+    return f"the weights of backbone {backbone.id!r} are not there; {backbone.origin}"
 
 
 def message(node: Node, resuming: bool = False, metrics: Sequence[str] = ()) -> dict[str, Any]:

@@ -5,13 +5,13 @@ It stands beside what the run itself writes (``result.json``, ``predictions.json
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from craft_lightning.tables.plan import CHECKPOINT, Node
 from craft_lightning.versions import PACKAGES, versions
@@ -100,21 +100,16 @@ def prepare(node: Node) -> bool:
     return False
 
 
-def try_lock(root: Path, node: Node) -> IO[str] | None:
+def try_lock(root: Path, node: Node) -> BaseFileLock | None:
     """The node's lock, or None while another process holds it.
 
-    The operating system frees it when its holder dies, so there are no stale locks. Close the file to free it.
+    The operating system frees it when its holder dies, so there are no stale locks. Release it to free it.
     """
     path = root / LOCKS / f"{node.name.replace('/', '+')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         return None
-    file.seek(0)
-    file.truncate()
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
+    return lock

@@ -114,6 +114,8 @@ def _plan(plan: Plan, missing_only: bool) -> None:
 
 def _status(plan: Plan) -> int:
     from craft_lightning.tables import store
+    from craft_lightning.tables.fingerprint import NO_WEIGHTS
+    from craft_lightning.tables.run import no_weights
 
     found = {node.name: store.state(node) for node in plan.nodes}
     for kind in ("train", "eval"):
@@ -121,7 +123,12 @@ def _status(plan: Plan) -> int:
         print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
     if (other := store.other_libraries(plan.nodes)) is not None:
         print(other)
+    waiting = Counter(n.facts["backbone"] for n in plan.nodes if n.facts["weights"] == NO_WEIGHTS)
+    for name, count in waiting.items():
+        print(f"{no_weights(plan.spec.backbone(name))} ({count} nodes wait for them)")
     for node in plan.nodes:
+        if node.facts["weights"] == NO_WEIGHTS:
+            continue
         if found[node.name] == "stale":
             print(f"stale  {node.name} (changed: {store.why_stale(node)})")
         elif (error := store.failure(node)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -118,99 +119,6 @@ def _with_override(overrides: dict[str, dict[str, float]]) -> dict[str, object]:
     return {"columns": columns}
 
 
-def test_code_version_counts_what_can_change_a_number(tmp_path: Path) -> None:
-    for name in ("methods/craft", "methods/ldifs", "datasets/eurosat", "datasets/kvasir"):
-        (tmp_path / f"experiments/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"experiments/{name}.yaml").write_text("")
-    files = ["craft_lightning/losses.py", "craft_lightning/models/vlm.py", "craft_lightning/methods/base.py"]
-    files += ["craft_lightning/methods/craft.py", "data_modules/twins/eurosat.py", "data_modules/base.py"]
-    # What is stored and evaluated, and what a run does where its config is silent.
-    files += [f"callbacks/{name}.py" for name in ("encoder_export", "last_checkpoint", "last_validation", "replies")]
-    files += ["callbacks/codebook_usage.py", "craft_lightning/defaults.py"]
-    foreign = ["craft_lightning/methods/ldifs.py", "data_modules/twins/kvasir.py", "data_modules/kvasir.py"]
-    foreign += ["craft_lightning/methods/__init__.py", "craft_lightning/tables/run.py", "data_modules/registry.py"]
-    foreign += ["callbacks/run_banner.py", "callbacks/hparams_tab.py", "craft_lightning/cli.py", "docs/tables.md"]
-    for name in (*files, *foreign):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x = 1\n")
-
-    def version() -> str:
-        fingerprint.code_version.cache_clear()
-        fingerprint._sources.cache_clear()
-        return fingerprint.code_version("craft", "eurosat", tmp_path)
-
-    first = version()
-    for name in files:
-        (tmp_path / name).write_text("x = 2\n")
-        assert version() != first, name
-        (tmp_path / name).write_text('"""What it is."""\n\n# Why it is so.\nx = 1\n')
-        assert version() == first, f"{name}: an explanation changes no number"
-        (tmp_path / name).write_text("x = 1\n")
-    for name in foreign:
-        (tmp_path / name).write_text("x = 2\n")
-        assert version() == first, name
-    for part in fingerprint.PARTS:
-        assert (ROOT / part).exists(), part
-
-
-@pytest.mark.parametrize("stored", [None, "null", "[1]", '{"k": "no digest"}', '{"k": null}', '{"k": "ab"}', "{"])
-def test_kept_digests_are_of_what_exists_or_ignored(
-    stored: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    digests, module = tmp_path / "statements.json", tmp_path / "craft_lightning" / "losses.py"
-    monkeypatch.setattr(fingerprint, "DIGESTS", digests)
-    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    module.parent.mkdir()
-    if stored is not None:
-        digests.write_text(stored)
-
-    def found(source: str) -> bytes:
-        module.write_text(source)
-        fingerprint._sources.cache_clear()
-        return fingerprint._sources(tmp_path)[0][-1]
-
-    first = found("x = 1\n")
-    kept = json.loads(digests.read_text())
-    assert found("x = 2\n") != first
-    now = json.loads(digests.read_text())
-    assert len(kept) == len(now) == 1, "what is no more is not kept"
-    assert kept.keys() != now.keys()
-    monkeypatch.setattr(fingerprint, "_code_digest", lambda source: pytest.fail("parsed again"))
-    assert found("x = 2\n") != first
-
-
-def test_statements_are_what_runs() -> None:
-    source = '''"""A module."""
-
-# A comment.
-PROMPT = """one
-# two
-
-three"""
-"""What an attribute is."""
-
-
-class A:
-    """A class,
-
-    told at length.
-    """
-
-    def f(self) -> str:
-        """A method."""
-        # Why.
-        return "x"  # beside
-'''
-    expected = [
-        *('PROMPT = """one', "# two", "", 'three"""'),
-        *("class A:", "    def f(self) -> str:", '        return "x"  # beside'),
-    ]
-    assert fingerprint.statements(source).splitlines() == expected
-    for path in (ROOT / "craft_lightning").rglob("*.py"):
-        kept = fingerprint.statements(path.read_text(encoding="utf-8"))
-        assert kept.count("\ndef ") == path.read_text(encoding="utf-8").count("\ndef "), path
-
-
 def test_defaults_of_the_command_line_are_those_that_count() -> None:
     """What counts as code is what the command line uses: nothing sets a seed or the checkpoint callback beside it."""
     source = (ROOT / "craft_lightning/cli.py").read_text(encoding="utf-8")
@@ -247,6 +155,88 @@ def test_a_shared_tower_counts_as_weights(tmp_path: Path) -> None:
     fingerprint.weights_version.cache_clear()
     assert fingerprint.weights_version((tmp_path / "vlm",)) != first
     assert fingerprint.weights_version((tmp_path / "none",)) == "missing"
+
+
+def digests_of(folder: Path) -> str:
+    fingerprint.weights_version.cache_clear()
+    return fingerprint.weights_version((folder,))
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint whose file of weights is large, and old enough for its digest to be kept."""
+    monkeypatch.setattr(fingerprint, "LARGE", 64)
+    monkeypatch.setattr(fingerprint, "SETTLED", 0.0)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    file = tmp_path / "vlm/model.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(bytes(1000))
+    return file
+
+
+def test_weights_are_hashed_whole(large: Path) -> None:
+    """A byte in the middle counts, whatever the size of the file, and though size and time of change are as before."""
+    first, marks = digests_of(large.parent), large.stat()
+    with large.open("r+b") as stream:
+        stream.seek(500)
+        stream.write(b"x")
+    os.utime(large, ns=(marks.st_atime_ns, marks.st_mtime_ns))
+    assert large.stat().st_mtime_ns == marks.st_mtime_ns
+    second = digests_of(large.parent)
+    assert second != first
+    large.write_bytes(bytes(1000))
+    assert digests_of(large.parent) == first
+
+
+def test_large_weights_are_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = digests_of(large.parent)
+    kept = fingerprint.known_digests()
+    assert kept.is_relative_to(large.parents[1] / "hub")
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "_read_whole", lambda file: pytest.fail(f"{file} is read again"))
+        assert digests_of(large.parent) == first
+    name, *known = (str(large.resolve()), *json.loads(kept.read_text())[str(large.resolve())])
+    for spoilt in ([], {}, {name: None}, {name: []}, {name: [*known[:-1], "no digest"]}, {name: [*known[:-1], None]}):
+        kept.write_text(json.dumps(spoilt))
+        assert digests_of(large.parent) == first
+    (large.parent / "small.json").write_bytes(b"{}")
+    assert digests_of(large.parent) != first
+    assert len(json.loads(kept.read_text())) == 1
+
+
+def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coarse clock cannot tell a change that follows the reading at once."""
+    monkeypatch.setattr(fingerprint, "SETTLED", 60.0)
+    first = digests_of(large.parent)
+    assert not fingerprint.known_digests().exists()
+    assert digests_of(large.parent) == first
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '"x"', '{"vision_tower_cfg": {"a": 1}}'])
+def test_a_checkpoint_with_an_odd_config_is_planned(config: str, tmp_path: Path) -> None:
+    """The run that reads it says what is wrong."""
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "vlm/config.json").write_text(config)
+    assert len(digests_of(tmp_path / "vlm")) == 64
+
+
+def test_files_that_settings_name_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows[1]["eval"] = {"prune.prior": "counts.json"}
+    spec = load_spec(table_kit.write_house(tmp_path, rows=rows))
+    monkeypatch.chdir(tmp_path)
+
+    def fresh() -> dict[str, str]:
+        fingerprint._named_file.cache_clear()
+        return keys(make_plan(spec, tmp_path / "runs"))
+
+    (tmp_path / "counts.json").write_text("1")
+    first = fresh()
+    (tmp_path / "counts.json").write_text("2")
+    second = fresh()
+    changed = {name for name in first if first[name] != second[name]}
+    assert changed == {name for name in first if "/eval/" in name and "prior" in name}
+    assert changed
 
 
 def test_testing_settings_name_their_own_folder(tmp_path: Path) -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import table_kit
 
 from craft_lightning.errors import CraftError
-from craft_lightning.tables import store
+from craft_lightning.tables import fingerprint, store
+from craft_lightning.tables import run as run_module
 from craft_lightning.tables.plan import Plan, make_plan
 from craft_lightning.tables.progress import Progress
 from craft_lightning.tables.run import run_plan
 from craft_lightning.tables.spec import load_spec
+from craft_lightning.tables.verbs import main
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 16  # 2 columns x (2 zero-shot + 2 trainings + 4 tests)
@@ -159,11 +163,67 @@ def test_a_worker_that_cannot_start_is_one_clear_error(house: Path) -> None:
         run_plan(toy_plan(house), 2, worker=(sys.executable, "-c", "1/0"))
 
 
+def test_a_backbone_without_weights_fails_alone(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its nodes fail with one line each and are no failures in a row; what needs them, too; the rest is computed."""
+    toy_plan(house)
+    shutil.move(house / "weights/big", house / "elsewhere")
+    command = (sys.executable, table_kit.__file__, "worker", "0.0")
+    monkeypatch.setattr(run_module, "run_plan", partial(run_plan, worker=command))
+    spec = str(house / "experiments/tables/toy.yaml")
+    fingerprint.weights_version.cache_clear()
+    arguments = [spec, "--runs", str(house / "runs")]
+    assert main(["run", *arguments, "--jobs", "1"]) == 1
+    said = capsys.readouterr().out
+    line = "the weights of backbone 'big' are not there; make pocket-family trains them"
+    assert said.count(f"FAILED: {line}") == 2 * 3, "two zero-shot tests, two trainings, two tests of small's encoders"
+    plan = make_plan(load_spec(Path(spec)), house / "runs")
+    needs = {n.name for n in plan.nodes if "big" in n.name}
+    assert {n.name for n in plan.nodes if store.state(n) == "done"} == {n.name for n in plan.nodes} - needs
+    assert len(needs) == 10
+    assert main(["status", *arguments]) == 0
+    assert f"{line} (8 nodes wait for them)" in capsys.readouterr().out
+    shutil.move(house / "elsewhere", house / "weights/big")
+    fingerprint.weights_version.cache_clear()
+    assert main(["run", *arguments, "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"{NODES - 10} of {NODES} nodes were already done" in said
+    assert f"{NODES} of {NODES} nodes done" in said
+    assert "FAILED" not in said
+
+
+def test_a_lock_is_free_when_its_holder_dies(house: Path) -> None:
+    """On any system: no module of one system alone is imported for it."""
+    plan = toy_plan(house)
+    node = plan.nodes[0]
+    lock = store.try_lock(plan.root, node)
+    assert lock is not None
+    assert store.try_lock(plan.root, node) is None
+    assert store.try_lock(plan.root, plan.nodes[1]) is not None
+    lock.release()
+    holder = """if True:
+        import sys
+        from pathlib import Path
+        from craft_lightning.tables import plan, spec, store
+        made = plan.make_plan(spec.load_spec(Path(sys.argv[1])), Path(sys.argv[2]))
+        held = store.try_lock(made.root, made.nodes[0])
+        print("held", flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", holder, str(plan.spec.path), str(house / "runs")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert store.try_lock(plan.root, node) is None
+    process.kill()
+    process.communicate()
+    assert store.try_lock(plan.root, node) is not None
+
+
 def test_stale_results_are_named_and_computed_anew(house: Path) -> None:
     run(toy_plan(house))
     (house / "weights" / "small" / "model.bin").write_bytes(b"other")
-    from craft_lightning.tables import fingerprint
-
     fingerprint.weights_version.cache_clear()
     plan = toy_plan(house)
     states = Counter((n.kind, store.state(n)) for n in plan.nodes)
