@@ -16,16 +16,16 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craft_lightning.checkout import ROOT
+from craft_lightning.checkout import PACKAGES, ROOT
 from craft_lightning.writing import write_json
 
-PACKAGES = ("craft_lightning", "data_modules", "callbacks")
 WORKER = "craft_lightning.worker"
 METHODS = "craft_lightning.methods"
 TWINS = "data_modules.twins.registry"
 
 APART = {
     "craft_lightning.tables": "plans nodes and shows their results; a run knows nothing of it",
+    "craft_lightning.checkout": "where files are",
     "craft_lightning.errors": "texts of mistakes",
     "craft_lightning.mosaic": "pictures for eyes",
     "craft_lightning.versions": "told by each result",

@@ -24,7 +24,7 @@ OTHER_VERBS = (
     *("craft_lightning.family", "craft_lightning.listing", "craft_lightning.predict", "craft_lightning.rehearsal"),
     *("craft_lightning.surrogates", "craft_lightning.tokenize", "craft_lightning.tokens", "callbacks.cost"),
     *("data_modules.sizes", "data_modules.conversations", "data_modules.twins.contact_sheet"),
-    *("craft_lightning.models.tiny", "data_modules.twins.studio"),
+    *("craft_lightning.models.tiny", "craft_lightning.models.pictures", "data_modules.twins.studio"),
 )
 """What no node of a table runs: other verbs, what they alone import, and what makes models."""
 
