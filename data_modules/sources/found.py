@@ -11,7 +11,7 @@ from data_modules.sources.split import SplitName
 
 SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
 

@@ -118,4 +118,5 @@ class Problems:
 
     def leave_out(self, kind: str, count: int = 1) -> None:
         """Count an input that is left out by design, for example a text-only question."""
-        self.skipped[kind] += count
+        if count:
+            self.skipped[kind] += count

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from craft_lightning.errors import CraftError
 from data_modules.facts import DatasetFacts, HubTable
-from data_modules.sources.found import Asked, Entries, Found, Labelled, Splits, split_named
+from data_modules.sources.found import SPLIT_NAMES, Asked, Entries, Found, Labelled, Splits, split_named
 from data_modules.sources.images import BytesPicture, Picture, Shelf
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import open_tree
@@ -47,7 +47,7 @@ def read_tables(
     Raises:
         CraftError: no files of known splits, or other columns than expected.
     """
-    files = _split_files(folder, table.config, place)
+    files = _split_files(folder, table.config, place, problems)
     read = _labelled if facts.kind == "classification" else _asked
     splits: Splits = {
         split: partial(read, facts, table, paths, split, place, problems) for split, paths in files.items()
@@ -87,9 +87,15 @@ def _part(whole: Callable[[], Entries], at: Mapping[str, SplitName], split: Spli
     return entries
 
 
-def _split_files(folder: Path, config: str | None, place: str) -> dict[SplitName | None, list[Path]]:
-    """The parquet files of each split. A lone training split is everything: it has to be cut."""
-    found: dict[SplitName | None, list[Path]] = {}
+def _split_files(
+    folder: Path, config: str | None, place: str, problems: Problems
+) -> dict[SplitName | None, list[Path]]:
+    """The parquet files of each split. A lone training split is everything: it has to be cut.
+
+    Rows of other files are counted as left out: of splits of another name, and of a second table for a split.
+    """
+    found: dict[str, list[Path]] = {}
+    others: dict[str, list[Path]] = {}
     homes: set[str] = set()
     for path in sorted(folder.rglob("*.parquet")):
         parts = path.relative_to(folder).parts
@@ -98,15 +104,25 @@ def _split_files(folder: Path, config: str | None, place: str) -> dict[SplitName
         word = re.split(r"[-.]", parts[-1])[0]
         if word.isdigit() and len(parts) > 1:  # CONFIG/SPLIT/0000.parquet of converted branches
             word, parts = parts[-2], parts[:-1]
-        split = split_named(word)
-        if split or word in UNCUT:
-            found.setdefault(split, []).append(path)
+        known = split_named(word) or word in UNCUT
+        (found if known else others).setdefault(word.lower(), []).append(path)
+        if known:
             homes.add("/".join(parts[:-1]))
     if not found:
         raise CraftError(f"{place} holds no parquet files of train, validation or test")
     if len(homes) > 1:
         raise CraftError(f"{place} holds several tables ({', '.join(sorted(homes))}); --data.root one of them")
-    return {None: next(iter(found.values()))} if set(found) <= {"train", None} and len(found) == 1 else found
+    order = [word for names in SPLIT_NAMES.values() for word in names] + list(UNCUT)
+    splits: dict[SplitName | None, list[Path]] = {}
+    for word in sorted(found, key=order.index):
+        split = split_named(word)
+        if split in splits or (split is None and splits):
+            others[word] = found[word]
+        else:
+            splits[split] = found[word]
+    for word, paths in others.items():
+        problems.leave_out(f"row of {word!r}, no split of its own", sum(map(_length, paths)))
+    return {None: splits["train"]} if set(splits) == {"train"} else splits
 
 
 class _Column(Shelf):
@@ -166,10 +182,10 @@ def _labelled(
 ) -> list[Labelled]:
     rows = _load(facts, table, paths, place)
     values = [_label(value) for value in rows[table.label][:]]
-    words = _words(facts, table, rows.features[table.label], values, place, problems)
-    pictures = _pictures(table, rows, split, place)
-    pairs = zip(pictures, values, strict=True)
-    return [Labelled(picture, words[value]) for picture, value in pairs if picture and value in words]
+    shown = [(p, v) for p, v in zip(_pictures(table, rows, split, place), values, strict=True) if p]
+    problems.leave_out("row without a picture", len(values) - len(shown))
+    words = _words(facts, table, rows.features[table.label], [value for _, value in shown], place, problems)
+    return [Labelled(picture, words[value]) for picture, value in shown if value in words]
 
 
 def _asked(
@@ -187,6 +203,7 @@ def _asked(
     for number, (records, picture) in enumerate(zip(facts.hub_records(texts.to_list()), pictures, strict=True)):
         where, key = f"{place}, row {number}", f"{facts.name}/{split or 'all'}/{number}"
         asked += [Asked(where, f"{key}/{i}" if i else key, record, picture) for i, record in enumerate(records)]
+        problems.leave_out("row of another task", 0 if records else 1)
     return asked
 
 

@@ -269,3 +269,29 @@ def test_tables_are_read_lazily_when_they_are_large(tmp_path, monkeypatch):
 def test_the_library_never_decodes_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.Image, "decode_example", lambda *a, **k: pytest.fail("decoded by the library"))
     opened("eurosat", eurosat(tmp_path), "hub", ("fit", "test"))
+
+
+def test_rows_that_are_not_read_are_counted(tmp_path):
+    eurosat(tmp_path, splits=("validation", "dev", "test", "extra"))
+    bare = [stored(i) if i not in (3, 7) else None for i in range(20)]
+    eurosat(tmp_path, splits=("train",), each=2, image=bare)
+    data = opened("eurosat", tmp_path, "hub", ("fit", "test"), holdout=0.0)
+    said = data.describe()
+    assert said["splits"] == {"train": 18, "val": 10, "test": 10}
+    assert said["skipped"] == {
+        "row without a picture": 2,
+        "row of 'dev', no split of its own": 10,
+        "row of 'extra', no split of its own": 10,
+    }
+
+
+def test_a_dev_table_is_validation_where_there_is_no_other(tmp_path):
+    data = opened("eurosat", eurosat(tmp_path, splits=("train", "dev", "test")), "hub", ("fit", "test"), holdout=0.0)
+    assert data.describe()["splits"] == {"train": 10, "val": 10, "test": 10}
+    assert data.describe()["skipped"] == {}
+
+
+def test_everything_in_one_piece_beside_splits_is_not_read_twice(tmp_path):
+    data = opened("eurosat", eurosat(tmp_path, splits=("full", "train", "test")), "hub", ("test",), holdout=0.0)
+    assert data.describe()["splits"] == {"test": 10}
+    assert data.describe()["skipped"] == {"row of 'full', no split of its own": 10}

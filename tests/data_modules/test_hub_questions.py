@@ -51,7 +51,7 @@ def test_iconqa_takes_the_questions_with_text_choices(tmp_path):
     assert texts(data, "test") == {"iconqa/test/0": "no", "iconqa/test/2": "2,000", "iconqa/test/5": "5"}
     options = {e.key: sorted(e.options) for e in data.examples("test")}
     assert options["iconqa/test/2"] == ["1,000", "2,000", "3,000"]
-    assert data.describe()["skipped"] == {"bad choices": 1}
+    assert data.describe()["skipped"] == {"bad choices": 1, "row of another task": 2}
     with pytest.raises(CraftError, match=r"the train split of .* has no items; its training questions are in .*zip"):
         opened("iconqa", root, "hub", ("fit",))
 
