@@ -111,7 +111,7 @@ def _data_line(data: dict[str, Any]) -> str:
     held = data.get("held_out")
     notes += [f"{len(held)} of {data['classes']} labels held out: {_few(held)}"] if held else []
     few = [f"{name} ({count})" for name, count in data.get("untested", {}).items()]
-    notes += [f"no test item of {len(few)} classes: {_few(few)}"] if few else []
+    notes += [f"labels without a test item: {_few(few)}"] if few else []
     long = " and ".join(f"{n} of {data['splits'][name]} {name}" for name, n in data.get("too_long", {}).items())
     notes += [f"{long} answers are longer than the {MAX_NEW_TOKENS} tokens of a reply"] if long else []
     skipped = data.get("skipped")

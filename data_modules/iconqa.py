@@ -30,6 +30,8 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         homes.setdefault(split, []).append((name, at[1]))
     if not homes:
         return None
+    if len(homes) > 1 and (strays := homes.pop(None, [])):
+        problems.leave_out("question of no split", len(strays))
     place, pictures = str(tree.root), frozenset(tree.pictures())
     splits: Splits = {split: partial(_read, tree, pictures, split, named) for split, named in homes.items()}
     counts: dict[str, int] = {split or "all": len(named) for split, named in homes.items()}
@@ -41,7 +43,7 @@ def _read(
 ) -> list[Asked]:
     asked = []
     for name, pid in named:
-        raw = tree.json(name)
+        raw = value if isinstance(value := tree.json(name), dict) else {}
         image = name.removesuffix("data.json") + "image.png"
         key = f"{split or 'all'}/{pid}"
         picture = tree.picture(image, f"{key}/image.png") if image in pictures else None

@@ -18,6 +18,7 @@ from data_modules.sources import cauldron
 from data_modules.sources.found import Asked, Found, Splits
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree
+from data_modules.sources.values import as_index
 
 _NUMBERED: dict[Any, SplitName] = {1: "train", 2: "val", 3: "test"}
 
@@ -28,8 +29,10 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     if at is None:
         return None
     covers: dict[SplitName | None, dict[str, Any]] = {}
-    for key, cover in tree.json(at).items():
-        covers.setdefault(_NUMBERED.get(cover.get("split")), {})[key] = cover
+    for key, cover in tree.entries(at):
+        covers.setdefault(_NUMBERED.get(as_index(cover.get("split"))), {})[key] = cover
+    if len(covers) > 1 and (strays := covers.pop(None, {})):
+        problems.leave_out("cover of no split", len(strays))
     files = {PurePosixPath(name).stem: name for name in tree.pictures()}
     counts: dict[str, int] = {split or "all": len(mine) for split, mine in covers.items()}
     splits: Splits = {split: partial(_read, tree, at, split, mine, files) for split, mine in covers.items()}
@@ -46,7 +49,7 @@ def _read(tree: Tree, at: str, split: str | None, covers: dict[str, Any], files:
 
 
 def _pairs(row: Record) -> list[dict[str, Any]]:
-    pairs = zip_longest(row["questions"] or (), row["answers"] or ())
+    pairs = zip_longest(row.get("questions") or (), row.get("answers") or ())
     return [{"question": question, "answer": answer} for question, answer in pairs]
 
 

@@ -35,9 +35,11 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         return None
     files = {"/".join(name.split("/")[-2:]): name for name in tree.pictures()}
     asked: dict[SplitName, list[Asked]] = {"train": [], "val": [], "test": []}
-    for pid, problem in tree.json(at).items():
+    for pid, problem in tree.entries(at):
         split = split_named(str(problem.get("split", "")))
-        if split:
+        if split is None:
+            problems.leave_out("question of no split")
+        else:
             picture = files.get(f"{pid}/{problem.get('image')}")
             shown = None if picture is None else tree.picture(picture, f"{split}/{pid}/{problem['image']}")
             asked[split].append(Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", _record(problem), shown))

@@ -24,7 +24,7 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         return None
     files = {name.rsplit("/", 1)[-1]: name for name in tree.pictures()}
     asked: dict[SplitName, list[Asked]] = {"train": [], "test": []}
-    for number, raw in enumerate(tree.json(at)):
+    for number, raw in tree.entries(at):
         split: SplitName = "test" if str(raw.get("phrase_type", "")).startswith("test") else "train"
         image = str(raw.get("image_name", ""))
         picture = tree.picture(files[image], image) if image in files else None

@@ -57,7 +57,20 @@ class Tree(Shelf):
         try:
             return json.loads(self.read(name))
         except (ValueError, RecursionError, OSError) as error:
-            raise CraftError(f"{self.root}: {name} is no JSON ({error})") from error
+            raise CraftError(f"{self.place(name)} is no JSON ({error})") from error
+
+    def entries(self, name: str) -> list[tuple[Any, dict[str, Any]]]:
+        """The JSON objects of an author's file: of a list with their numbers, of an object with their names.
+
+        Raises:
+            CraftError: it holds anything else.
+        """
+        value = self.json(name)
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else [0]))
+        for key, entry in pairs:
+            if not isinstance(entry, dict):
+                raise CraftError(f"{self.place(name)}: entry {key} is a {type(entry).__name__}, no JSON object")
+        return pairs
 
     def mat(self, name: str) -> dict[str, Any]:
         """The variables of a MATLAB file.

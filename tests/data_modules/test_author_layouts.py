@@ -310,6 +310,35 @@ def test_scienceqa_problems(tmp_path):
     assert data.describe()["skipped"] == {"question without a picture": 1}
 
 
+@pytest.mark.parametrize(
+    ("dataset", "file"),
+    [("vqa_rad", "VQA_RAD Dataset Public.json"), ("scienceqa", "problems.json"), ("ocrvqa", "dataset.json")],
+)
+@pytest.mark.parametrize("value", [[1], {"a": [1]}, "text", 7, None])
+def test_lists_of_another_shape_are_one_line(tmp_path, dataset, file, value):
+    write_json(tmp_path / file, value)
+    with pytest.raises(CraftError, match=rf"{file}: entry \w+ is an? \w+, no JSON object$"):
+        opened(dataset, tmp_path, stages=("test",))
+
+
+def test_questions_of_no_split_are_counted(tmp_path):
+    covers = {f"B{i}": {"questions": ["Who?"], "answers": ["Ann"], "split": (1, 3, None, 9)[i % 4]} for i in range(8)}
+    write_json(tmp_path / "o" / "dataset.json", covers)
+    write_pictures(tmp_path / "o", [f"images/B{i}.jpg" for i in range(8)])
+    said = opened("ocrvqa", tmp_path / "o", stages=("test",)).describe()
+    assert (said["splits"], said["skipped"]) == ({"test": 2}, {"cover of no split": 4})
+    problem = {"question": "Which?", "choices": ["a", "b"], "answer": 1, "image": "image.png"}
+    write_json(tmp_path / "s" / "problems.json", {"1": {**problem, "split": "test"}, "2": problem})
+    write_pictures(tmp_path / "s", ["test/1/image.png", "test/2/image.png"], kind="PNG")
+    said = opened("scienceqa", tmp_path / "s", stages=("test",)).describe()
+    assert (said["splits"], said["skipped"]) == ({"test": 1}, {"question of no split": 1})
+    for name in ("test/choose_txt/1", "choose_txt/2"):
+        write_json(tmp_path / "i" / name / "data.json", {**problem, "answer": 1} if "test" in name else [1])
+        write_pictures(tmp_path / "i" / name, ["image.png"], kind="PNG")
+    said = opened("iconqa", tmp_path / "i", stages=("test",)).describe()
+    assert (said["splits"], said["skipped"]) == ({"test": 1}, {"question of no split": 1})
+
+
 def vqa_rad_json(root):
     rows = [
         ("freeform", "synpic1.jpg", "Is there  a mass?", "Yes "),

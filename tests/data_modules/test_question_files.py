@@ -80,7 +80,7 @@ def test_one_file_is_cut_into_three_splits(question_folder):
 
 @pytest.mark.parametrize("around", ["", "my_data/", "my data/train/"])
 def test_question_files_are_found_in_folders_and_archives_alike(question_folder, tmp_path, around):
-    root = question_folder({"train": GOOD, "test": [record(9, image="./images/../images/3.png")], "dev": GOOD[:1]})
+    root = question_folder({"train": GOOD, "test": [record(9, image="./images/../images/3.png")], "extra": GOOD[:1]})
     bare = own(root, "fit")
     archive, wrapped = tmp_path / "packed.zip", tmp_path / "wrapped"
     for file in [*(root / "images").iterdir(), *root.glob("*.jsonl")]:
