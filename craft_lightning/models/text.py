@@ -83,7 +83,7 @@ class LlamaTokenizer(SentencePieceBackend):
         self._mark = SPIECE_UNDERLINE if spec.add_dummy_prefix else ""
         super().__init__(**kwargs)
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]  # as the base's own base
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]  # as transformers' slow ones
         tokens = super().tokenize(self._mark + text, **kwargs) if text else []
         alone = tokens[:1] == [self._mark] and tokens[1:2] and tokens[1] in self.all_special_tokens
         return tokens[1:] if alone else tokens
