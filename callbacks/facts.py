@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -106,6 +108,34 @@ def device(trainer: Trainer) -> str:
     if root.type == "cuda":
         return torch.cuda.get_device_name(root)
     return f"{root.type}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Name of the processor, with its family and model where the name is that of many."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
+        told = {line[0].strip(): line[1].strip() for line in reversed(lines) if len(line) == 2}
+        name = told.get("model name", name)
+        if {"cpu family", "model"} <= told.keys():
+            name += f" (family {told['cpu family']}, model {told['model']})"
+    return name
+
+
+def arithmetic() -> dict[str, Any]:
+    """What sums of this process hang on beside the versions of libraries: equal numbers can only be asked of equals.
+
+    Instructions of torch's own kernels, of oneDNN (convolutions, GELU) and of MKL (matrix products): ``as it likes``
+    is whatever suits the processor.
+    """
+    free = "as it likes"
+    return {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", free),
+        "mkl": os.environ.get("MKL_CBWR", free),
+    }
 
 
 def peak_memory(trainer: Trainer) -> int:

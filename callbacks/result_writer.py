@@ -136,6 +136,7 @@ class ResultWriter(Callback):
             "strategy": facts.strategy(trainer),
             "pruning": facts.pruning(trainer, pl_module),
             "device": facts.device(trainer),
+            "arithmetic": facts.arithmetic(),
             "seconds": round(time.monotonic() - self._start, 3),
             "peak_memory": facts.peak_memory(trainer),
             "data": facts.data_facts(trainer),

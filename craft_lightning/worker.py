@@ -15,7 +15,6 @@ import gc
 import json
 import math
 import os
-import platform
 import queue
 import sys
 import threading
@@ -134,16 +133,13 @@ def reset_peak_memory() -> None:
 
 @cache
 def machine() -> dict[str, Any]:
-    """What computes here, as a table says it: processor, cores that this process may use, state of the code."""
-    processor = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    """What computes here, as a table says it: processor, cores that this process may use, what its sums hang on, state
+    of the code."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = torch.cuda.device_count()
     usable = f"{cores} core{'s' if cores != 1 else ''} usable"
-    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{processor}, {usable}"
-    return {"machine": name, **facts.git_state()}
+    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{facts.processor()}, {usable}"
+    return {"machine": name, "arithmetic": facts.arithmetic(), **facts.git_state()}
 
 
 def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from craft_lightning.errors import CraftError
-from craft_lightning.tables.pool import Event, Launcher, last_line
+from craft_lightning.tables.pool import Event, Launcher, last_line, surroundings
 
 POLL_SECONDS = 0.5
 LAST = ("done", "failed")
@@ -100,7 +100,7 @@ class SubmittedWorker:
 
 def answer_one(command: Sequence[str], message: Mapping[str, Any], answers: str) -> None:
     """In the job: start a worker process, hand it one message and copy its answers to a file until it has done."""
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=surroundings())
     assert worker.stdin is not None
     assert worker.stdout is not None
     with Path(answers).open("a", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import queue
 import signal
 import subprocess
@@ -15,8 +16,19 @@ from typing import Any, Protocol
 
 WORKER = (sys.executable, "-m", "craft_lightning.worker")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+SAME_KERNELS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""Instructions that x86 processors of ten years have in common. Left to themselves, torch and oneDNN take the widest
+that a processor has, and round sums in another order: a distance that is nearly even then goes to another code, and a
+training another way. Pocket models train as fast with these. Matrix products are MKL's, which chooses by the processor
+unless it is told to be alike everywhere (``MKL_CBWR=COMPATIBLE``): a training then takes 1.7 times as long."""
 
 Event = tuple["Worker", dict[str, Any]]
+
+
+def surroundings() -> dict[str, str]:
+    """The environment of a worker: one thread, and kernels that do not hang on the processor unless it names others."""
+    alike = SAME_KERNELS if platform.machine().lower() in ("x86_64", "amd64") else {}
+    return {**alike, **os.environ, **ONE_THREAD}
 
 
 class Worker(Protocol):
@@ -62,7 +74,7 @@ class LocalWorker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **ONE_THREAD},
+            env=surroundings(),
             start_new_session=True,
         )
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
@@ -97,8 +109,9 @@ class LocalWorker:
         """The exit status in words."""
         code = self.process.returncode
         if code is not None and code < 0:
-            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            return f"killed by {signal.Signals(-code).name}{hint}"
+            name = signal.Signals(-code).name
+            hints = {"SIGKILL": " (out of memory?)", "SIGILL": " (no AVX2 here? set ATEN_CPU_CAPABILITY=default)"}
+            return f"killed by {name}{hints.get(name, '')}"
         return f"exit code {code}"
 
     def last_words(self) -> str:

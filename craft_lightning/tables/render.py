@@ -15,11 +15,8 @@ from craft_lightning.tables import figure
 from craft_lightning.tables.page import to_html
 from craft_lightning.tables.plan import Plan
 from craft_lightning.tables.report import Report, Section, build_report, made_text
-from craft_lightning.tables.results import Results, gather, read, stored_seeds, to_csv, to_json
+from craft_lightning.tables.results import Results, gather, read, stored_seeds, stored_table, to_csv, to_json
 from craft_lightning.writing import write_text
-
-RESULTS = "results"
-"""Folder of stored tables, beside the specs."""
 
 
 def to_markdown(report: Report) -> str:
@@ -48,7 +45,7 @@ def to_readme(plan: Plan, results: Results) -> str:
     name = plan.spec.name
     parts.append(
         f"Gains on each set, seen and unseen labels, counts: [docs/{name}.md](docs/{name}.md); the numbers: "
-        f"[{name}.csv]({_stored(plan).relative_to(_root(plan)).as_posix()})."
+        f"[{name}.csv]({stored_table(plan).relative_to(_root(plan)).as_posix()})."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -177,10 +174,6 @@ def save(plan: Plan, results: Results) -> list[Path]:
     return written + ([] if picture is None else [figure.write_png(plan.output / report.picture, picture)])
 
 
-def _stored(plan: Plan) -> Path:
-    return plan.spec.path.parent / RESULTS / f"{plan.spec.name}.csv"
-
-
 def _root(plan: Plan) -> Path:
     """The project's folder, two above ``experiments/tables``."""
     return plan.spec.path.parent.parent.parent
@@ -218,7 +211,7 @@ def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
 
 
 def _store(plan: Plan) -> list[Path]:
-    results, path = gather(plan), _stored(plan)
+    results, path = gather(plan), stored_table(plan)
     if not any(cell.seeds for cell in results.cells.values()):
         raise CraftError(f"nothing to publish: no cell of {plan.spec.name} is computed (table run {plan.spec.name})")
     known = path.is_file() and path.with_suffix(".json").is_file()

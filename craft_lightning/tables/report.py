@@ -241,6 +241,8 @@ def made_text(made: Made) -> str:
         " and ".join(made.machines),
         f"{made.nodes} trainings and tests, {made.seconds / 60:.0f} minutes of one worker's time",
     ]
+    if made.arithmetic:
+        parts.append("; ".join(made.arithmetic))
     if made.commits:
         parts.append(f"commit {', '.join(f'`{commit}`' for commit in made.commits)}")
     return "; ".join(parts)

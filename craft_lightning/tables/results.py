@@ -29,6 +29,9 @@ from craft_lightning.tables.cells import (
 from craft_lightning.tables.claims import Verdict
 from craft_lightning.tables.plan import Line, Plan
 
+RESULTS = "results"
+"""Folder of stored tables, beside the specs."""
+
 WHO = ("row", "surrogate", "backbone", "column")
 COST = ("parameters", "seconds", "memory_mb")
 HEADER = (
@@ -49,6 +52,7 @@ class Made:
         date: of the last result, ``YYYY-MM-DD``. machines, commits: of all results; a changed tree has a ``+``.
         nodes: trainings and tests. seconds: the sum of theirs.
         seeds: planned.
+        arithmetic: what the sums of all results hang on, in words; empty where they do not say.
     """
 
     date: str
@@ -57,6 +61,7 @@ class Made:
     nodes: int
     seconds: float
     seeds: tuple[int, ...]
+    arithmetic: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def _made(plan: Plan) -> Made | None:
         nodes=len(found),
         seconds=round(sum(float(r.get("seconds", 0.0)) for r in found), 1),
         seeds=tuple(sorted(_seeds_of(plan))),
+        arithmetic=store.arithmetic(plan.nodes),
     )
 
 
@@ -144,6 +150,11 @@ def to_json(results: Results) -> str:
     made = None if results.made is None else asdict(results.made)
     value = {"made": made, "claims": [asdict(v) for v in results.verdicts]}
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def stored_table(plan: Plan) -> Path:
+    """The CSV file of a table's published results, which need not be there."""
+    return plan.spec.path.parent / RESULTS / f"{plan.spec.name}.csv"
 
 
 def stored_seeds(path: Path) -> tuple[int, ...] | None:

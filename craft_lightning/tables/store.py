@@ -70,6 +70,15 @@ def other_libraries(nodes: Iterable[Node]) -> str | None:
     return line if count else None
 
 
+def arithmetic(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """What the sums of some results hang on, in words: ``"AMD EPYC (family 25, model 17), threads 1, torch AVX2"``."""
+    told = [found.get("made", {}).get("arithmetic") for found in map(result, nodes) if found is not None]
+    names = {
+        ", ".join(value if name == "processor" else f"{name} {value}" for name, value in t.items()) for t in told if t
+    }
+    return tuple(sorted(names))
+
+
 def predictions(node: Node, keep: float | None) -> Path:
     """The replies of a node, or those at one of the keep ratios that it measured beside its own."""
     return node.folder / ("predictions.jsonl" if keep is None else f"predictions.keep{keep}.jsonl")

@@ -96,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = import_module(REHEARSAL).rehearse(plan, args.devices)
         return code
     if args.verb == "status":
-        return _status(plan)
+        _status(plan)
+        if args.limit is None:
+            _beside_published(plan)
+        return 0
     code = _run(plan, args)
     return code if code == INTERRUPTED else max(code, _render(whole, args))
 
@@ -112,7 +115,25 @@ def _plan(plan: Plan, missing_only: bool) -> None:
     print(f"{len(nodes)} nodes: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}")
 
 
-def _status(plan: Plan) -> int:
+def _beside_published(plan: Plan) -> None:
+    """Where the table has published results: how the computed ones compare, and what the sums of both hang on."""
+    from craft_lightning.tables import store
+    from craft_lightning.tables.cells import collect
+    from craft_lightning.tables.published import compare
+    from craft_lightning.tables.results import read, stored_table
+
+    path, cells = stored_table(plan), collect(plan)
+    if not path.is_file() or not any(cell.score for cell in cells.values()):
+        return
+    stored = read(plan, path)
+    for line in compare(plan, cells, stored.cells).lines(path):
+        print(line)
+    print(f"computed with {'; '.join(store.arithmetic(plan.nodes)) or 'arithmetic that is not told'}")
+    if stored.made is not None:
+        print(f"published with {'; '.join(stored.made.arithmetic or stored.made.machines)}")
+
+
+def _status(plan: Plan) -> None:
     from craft_lightning.tables import store
     from craft_lightning.tables.fingerprint import NO_WEIGHTS
     from craft_lightning.tables.run import no_weights
@@ -133,7 +154,6 @@ def _status(plan: Plan) -> int:
             print(f"stale  {node.name} (changed: {store.why_stale(node)})")
         elif (error := store.failure(node)) is not None:
             print(f"failed {node.name}: {error}")
-    return 0
 
 
 def _run(plan: Plan, args: argparse.Namespace) -> int:

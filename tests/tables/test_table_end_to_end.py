@@ -99,8 +99,11 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
         assert 0 < whole["seconds"] <= node["seconds"]
         assert whole["peak_memory"] > 0
         assert node["metrics"].items() <= whole["metrics"].items()
-        made = {"date", "machine", "commit", "changed"} if whole["git"] else {"date", "machine"}
+        made = {"date", "machine", "arithmetic"} | ({"commit", "changed"} if whole["git"] else set())
         assert set(node["made"]) == made
+        assert node["made"]["arithmetic"] == whole["arithmetic"]
+        assert set(whole["arithmetic"]) == {"processor", "threads", "torch", "onednn", "mkl"}
+        assert whole["arithmetic"]["threads"] == 1
         spent = node["spent"]
         assert spent["evaluation"] > 0 < spent["processor"]
         assert (spent["training"] > 0) == (folder in trainings)
