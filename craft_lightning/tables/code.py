@@ -152,11 +152,11 @@ class House(Mapping[str, Module]):
             parts = file.relative_to(root).with_suffix("").parts
             self.sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file.read_bytes()
         self.sources = {name: source for name, source in self.sources.items() if name not in PACKAGES}
-        self.keys = {name: hashlib.sha256(OWN_CODE + source).hexdigest() for name, source in self.sources.items()}
+        self.hashes = {name: hashlib.sha256(OWN_CODE + source).hexdigest() for name, source in self.sources.items()}
         self.known = self.before = _stored()
 
     def __getitem__(self, name: str) -> Module:
-        key = self.keys[name]
+        key = self.hashes[name]
         if key not in self.known:
             self.known = {**self.known, key: _read(self.sources[name])}
         return self.known[key]
@@ -170,7 +170,7 @@ class House(Mapping[str, Module]):
     def keep(self) -> None:
         """Leave what was parsed to the next process; what is no more is not kept."""
         if self.known is not self.before:
-            now = set(self.keys.values())
+            now = set(self.hashes.values())
             self.known = self.before = {key: module for key, module in self.known.items() if key in now}
             with suppress(OSError):  # a folder that may not be written to: the next plan takes as long as this one
                 write_json(DIGESTS, self.known)
