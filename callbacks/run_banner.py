@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from callbacks import facts
+from craft_lightning.models.pictures import told
 from craft_lightning.scoring import MAX_NEW_TOKENS
 
 _NAMES = 8
@@ -93,8 +94,8 @@ def _pruning_line(pruning: dict[str, Any]) -> str:
     if not pruning:
         return ""
     also = ", ".join(map(str, pruning["also"]))
-    told = f"keep {pruning['keep']} of the visual tokens outside of training" + (f" (also {also})" if also else "")
-    return f"{told}; {pruning['rule']['variant']}, prior: {pruning['prior']}"
+    kept = f"keep {pruning['keep']} of the visual tokens outside of training" + (f" (also {also})" if also else "")
+    return f"{kept}; {pruning['rule']['variant']}, prior: {pruning['prior']}"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -115,5 +116,5 @@ def _data_line(data: dict[str, Any]) -> str:
     long = " and ".join(f"{n} of {data['splits'][name]} {name}" for name, n in data.get("too_long", {}).items())
     notes += [f"{long} answers are longer than the {MAX_NEW_TOKENS} tokens of a reply"] if long else []
     skipped = data.get("skipped")
-    notes += [f"skipped: {', '.join(f'{n} {what}' for what, n in skipped.items())}"] if skipped else []
+    notes += [f"left out: {told(skipped)}"] if skipped else []
     return f"{data.get('dataset')} from {data.get('source')} ({'; '.join([splits, *notes])})"

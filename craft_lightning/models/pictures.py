@@ -16,7 +16,7 @@ SYSTEM = frozenset({"__MACOSX", "@eaDir"})
 """Folders that systems put beside pictures, with files of the same names in them."""
 
 _TOLD = 4
-"""Endings that are told one by one."""
+"""Endings (or folders) that are told one by one."""
 
 log = logging.getLogger("craft_lightning.data")
 
@@ -67,12 +67,16 @@ def listing(root: Path) -> Listing:
 
 
 def no_pictures(names: Iterable[str]) -> Counter[str]:
-    """Files that are no pictures, counted by ending; the rarer endings together."""
-    endings = Counter(os.path.splitext(name)[1].lower() for name in names if not is_picture(name))
-    told = Counter(
-        {f"{ending} file" if ending else "file without ending": n for ending, n in endings.most_common(_TOLD)}
-    )
-    told["file of another ending"] = endings.total() - told.total()
+    """Files that are no pictures, counted by ending."""
+    endings = (os.path.splitext(name)[1].lower() for name in names if not is_picture(name))
+    return gathered((f"{ending} file" if ending else "file without ending" for ending in endings), "other file")
+
+
+def gathered(reasons: Iterable[str], other: str) -> Counter[str]:
+    """Reasons counted; the rarer ones together, as ``other``."""
+    counts = Counter(reasons)
+    told = Counter(dict(counts.most_common(_TOLD)))
+    told[other] = counts.total() - told.total()
     return +told
 
 

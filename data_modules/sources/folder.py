@@ -10,11 +10,13 @@ what is there (:mod:`data_modules.sources.cut`).
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from craft_lightning.errors import CraftError, nearest
+from craft_lightning.models.pictures import no_pictures
 from data_modules.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
 from data_modules.sources.found import Asked, Found, Splits, split_named
@@ -88,6 +90,7 @@ def open_folder(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
     Raises:
         CraftError: nothing usable there, or a dataset of another kind.
     """
+    problems.leave_out_all(place.tree.left_out)
     if place.questions:
         found = _question_files(facts, place, problems)
     else:
@@ -122,9 +125,12 @@ def _empty(place: Place) -> CraftError:
 
 
 def _question_files(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
-    files = _split_files(place, problems)
-    splits: Splits = {split: partial(_read, facts.name, place.tree, name, problems) for split, name in files.items()}
-    return Found(place.tree.place(next(iter(files.values())) if None in files else place.top), "question files", splits)
+    files, tree = _split_files(place, problems), place.tree
+    problems.leave_out_all(no_pictures(name for name in tree.names if name not in place.questions))
+    splits: Splits = {split: partial(_read, facts.name, tree, name, problems) for split, name in files.items()}
+    at = tree.place(next(iter(files.values())) if None in files else place.top)
+    there = frozenset(posixpath.relpath(name, place.top or ".") for name in tree.pictures())
+    return Found(at, "question files", splits, pictures=there)
 
 
 def _read(dataset: str, tree: Tree, name: str, problems: Problems) -> list[Asked]:

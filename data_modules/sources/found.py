@@ -62,6 +62,7 @@ class Found:
         counts: rows of each split, where they are known without reading; else the entries are counted.
         stamp: what stands for all bytes in the data's hash (a revision); empty: names and sizes of the pictures.
         told: more for the run banner.
+        pictures: names of all that lie beside question files, so that those which none asks about are counted.
     """
 
     place: str
@@ -71,6 +72,7 @@ class Found:
     counts: dict[str, int] | None = None
     stamp: str = ""
     told: dict[str, Any] = field(default_factory=dict)
+    pictures: frozenset[str] = frozenset()
     _read: dict[SplitName | None, Entries] = field(default_factory=dict, init=False, repr=False)
 
     def entries(self, split: SplitName | None) -> Entries:

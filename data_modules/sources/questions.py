@@ -21,7 +21,7 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.mcq import LETTERS
-from craft_lightning.models.pixels import suffixes
+from craft_lightning.models.pictures import is_picture
 from data_modules.sources.found import Asked
 from data_modules.sources.images import FilePicture, Picture
 from data_modules.sources.split import Item, Problems
@@ -137,7 +137,7 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
         raise BadRecordError("bad choices", "choices is not a list")
     fields = {f"choice {number}": value for number, value in enumerate(raw, start=1)}
     options = tuple(" ".join(_text(fields, field).split()) for field in fields)
-    if options and all(Path(option).suffix.lower() in suffixes() for option in options):
+    if options and all(map(is_picture, options)):
         raise LeftOut("choices are pictures")
     if not 2 <= len(options) <= most:
         hint = "" if options else "; an open question has null there, or no such field"

@@ -71,17 +71,21 @@ class RecordSource(Source):
         self.dataset, self.reader, self.found, self.select, self.problems = facts, reader, found, select, problems
         self._own: dict[SplitName | None, list[Row]] = {}
         self._cut: dict[SplitName, list[Row]] = {}
+        self._shown: set[str] = set()
         if facts.kind == "classification":
             self._classes()
 
     def facts(self) -> dict[str, Any]:
+        data_hash = self._data_hash()  # reads all splits
+        if unasked := len(self.found.pictures - self._shown):
+            self.problems.skipped["picture that no question asks about"] = unasked
         return {
             "root": self.found.place,
             "layout": self.found.layout,
             **self.found.told,
             "untested": self._untested(),
             "side": self.reader.side,
-            "data_hash": self._data_hash(),
+            "data_hash": data_hash,
         }
 
     def check(self) -> None:
@@ -198,6 +202,8 @@ class RecordSource(Source):
             if self.dataset.kind == "question":
                 letters = len(self.reader.builder.letters)
                 asked = self._wanted(own, cast("Sequence[Asked]", self.found.splits[own]()))
+                if self.found.pictures:
+                    self._shown |= {entry.picture.name for entry in asked if entry.picture}
                 self._own[own] = list(rows_of(asked, letters, self.problems, self.found.published))
             else:
                 entries = cast("Sequence[Labelled]", self.found.entries(own))

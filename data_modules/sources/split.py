@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -120,3 +120,8 @@ class Problems:
         """Count an input that is left out by design, for example a text-only question."""
         if count:
             self.skipped[kind] += count
+
+    def leave_out_all(self, counts: Mapping[str, int]) -> None:
+        """The same of several kinds."""
+        for kind, count in counts.items():
+            self.leave_out(kind, count)

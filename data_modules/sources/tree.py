@@ -10,13 +10,14 @@ import re
 import zipfile
 import zlib
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.pixels import suffixes
+from craft_lightning.models.pictures import is_hidden, is_picture, listing
 from data_modules.sources.found import split_named
 from data_modules.sources.images import BytesPicture, FilePicture, Picture, Shelf
 
@@ -30,12 +31,14 @@ class Tree(Shelf):
     """Files by their path relative to the root.
 
     Attributes:
-        root: the folder or archive. names: of all files, sorted. folders: all folders.
+        root: the folder or archive. names: of all files, sorted. folders: all folders. left_out: what is in neither, by
+            reason.
     """
 
     root: Path
     names: tuple[str, ...]
     folders: frozenset[str]
+    left_out: Counter[str]
 
     def __contains__(self, name: object) -> bool:
         return name in self._known
@@ -119,7 +122,7 @@ class Tree(Shelf):
         return top
 
     def _pictured(self, folder: str) -> bool:
-        return any(PurePosixPath(name).suffix.lower() in suffixes() for name in self.files(folder))
+        return any(map(is_picture, self.files(folder)))
 
     def find(self, file: str) -> str | None:
         """The path of a file of that name, the least deep one."""
@@ -140,7 +143,7 @@ class Tree(Shelf):
 
     def pictures(self) -> Iterator[str]:
         """Paths of all picture files."""
-        return (name for name in self.names if PurePosixPath(name).suffix.lower() in suffixes())
+        return filter(is_picture, self.names)
 
 
 class FolderTree(Tree):
@@ -153,17 +156,10 @@ class FolderTree(Tree):
     def __init__(self, root: Path, only: str | None = None) -> None:
         self.root = root
         if only is not None:
-            self.names, self.folders = (only,), frozenset()
+            self.names, self.folders, self.left_out = (only,), frozenset(), Counter()
             return
-        names: list[str] = []
-        folders: list[str] = []
-        for at, inner, files in os.walk(root):
-            inner[:] = [name for name in inner if not _hidden(name) and not os.path.islink(os.path.join(at, name))]
-            below = os.path.relpath(at, root).replace(os.sep, "/")
-            start = "" if below == "." else below + "/"
-            folders += [start + name for name in inner]
-            names += [start + name for name in files if not _hidden(name)]
-        self.names, self.folders = tuple(sorted(names)), frozenset(folders)
+        found = listing(root)
+        self.names, self.folders, self.left_out = found.names, found.folders, found.left_out
 
     def read(self, key: str | int) -> bytes:
         return (self.root / str(key)).read_bytes()
@@ -188,11 +184,13 @@ class ZipTree(Tree):
         self._changed = root.stat().st_mtime_ns
         infos = self._archive().infolist()
         named = {posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/"): info for info in infos}
-        shown = {name: info for name, info in named.items() if not any(map(_hidden, name.split("/")))}
+        shown = {name: info for name, info in named.items() if not is_hidden(name)}
         self._members = {name: info for name, info in shown.items() if not info.filename.endswith(("/", "\\"))}
         self.names = tuple(sorted(self._members))
         parents = {str(p) for name in self.names for p in PurePosixPath(name).parents}
         self.folders = frozenset(parents - {"."} | (shown.keys() - self._members.keys()))
+        hidden = sum(map(is_picture, named.keys() - shown.keys()))
+        self.left_out = +Counter({"hidden picture": hidden, "file twice in the archive": len(infos) - len(named)})
 
     def read(self, key: str | int) -> bytes:
         member = self._members[str(key)]
@@ -239,7 +237,3 @@ def _archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise CraftError(f"{path} is neither a folder, a .jsonl file nor a zip archive ({error})") from error
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"

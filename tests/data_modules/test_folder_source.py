@@ -325,7 +325,7 @@ def test_splits_where_classes_should_be_are_refused(tmp_path, class_folder):
     with pytest.raises(CraftError, match=r"first is no class, it holds splits \(test, train\); name one set of them"):
         own(tmp_path)
     (tmp_path / "first" / "training").mkdir()
-    with pytest.raises(CraftError, match="holds a split twice: test, train, training; merge them"):
+    with pytest.raises(CraftError, match="holds a split twice: train, training; merge them"):
         own(tmp_path / "first")
 
 
