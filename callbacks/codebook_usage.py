@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from craft_lightning.errors import CraftError
 from craft_lightning.models.blocks import as_forward
 
 
@@ -36,10 +37,21 @@ class CodesChanged(Callback):
 
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Encode the validation pictures with the backbone's own path."""
+        """Encode the validation pictures with the backbone's own path.
+
+        Raises:
+            CraftError: a training goes on with validation items that it did not begin with.
+        """
         module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
-        if self.before or data is None or trainer.limit_val_batches == 0 or module.vlm.tower.quantizer is None:
+        if data is None or trainer.limit_val_batches == 0 or module.vlm.tower.quantizer is None:
+            return
+        if self.before:
+            if new := data.item_hashes("val").keys() - self.before.keys():
+                raise CraftError(
+                    f"{len(new)} validation items, {min(new)} for one, are none of those that this training began "
+                    "with: bring those back, or train anew without --ckpt_path"
+                )
             return
         # Opening a data loader draws from the global generator, which belongs to the training.
         with torch.random.fork_rng(devices=[]):

@@ -42,14 +42,14 @@ from callbacks.sharded import register
 from callbacks.ste_check import SteCheck
 from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
-from craft_lightning import __version__, defaults
+from craft_lightning import __version__, defaults, resuming
 from craft_lightning.arguments import Layer, flat, links_hold, named_settings, one_class, read_layers, wrong_value
 from craft_lightning.checkout import placed
 from craft_lightning.errors import CraftError, nearest, unknown
-from craft_lightning.folders import EVENTS, check_folder, claim, claim_evaluation, find_checkpoint, unused
+from craft_lightning.folders import EVENTS, check_folder, claim, claim_evaluation, find_checkpoint, is_finished, unused
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.methods.state import read_checkpoint
+from craft_lightning.methods.state import check_method, read_checkpoint
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.spec import VlmSpec
 from craft_lightning.optim import OptimSpec
@@ -61,6 +61,10 @@ ALIASES = {"--encoder": "--model.backbone.encoder"}
 LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)}
 LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
 """Settings that follow another one, which is set in their place."""
+
+
+class FinishedError(Exception):
+    """A run that is asked to go on has nothing left to do."""
 
 
 class CraftParser(LightningArgumentParser):
@@ -146,21 +150,34 @@ class CraftCLI(LightningCLI):
         links_hold(self.layers, LINKS, flat(self.config[self.config.subcommand]))
 
     def _parse_ckpt_path(self) -> None:
-        """Say where a checkpoint was made with other settings; Lightning would silently take them over."""
-        config = self.config[self.config.subcommand]
-        path = config.get("ckpt_path")
-        if not path or not Path(path).is_file():
+        """A checkpoint changes weights and never settings; Lightning would silently take those over."""
+
+    def _read_checkpoint(self, config: Namespace) -> None:
+        """Before anything is loaded: refuse a checkpoint of another method or training, and say what else differs.
+
+        Raises:
+            CraftError: see :func:`.check_method` and :func:`.check_settings`.
+            FinishedError: the run has its result, and no steps are left.
+        """
+        path, trainer = Path(config.ckpt_path), config.trainer
+        if not path.is_file():  # a sharded one is read by its strategy
             return
-        held = read_checkpoint(path).get("hyper_parameters", {})
-        given = flat(config.model.init_args.as_dict())
-        told = {
-            k: v for k, v in flat({k: v for k, v in held.items() if k[0] != "_"}).items() if given.get(k) is not None
-        }
-        changed = [f"{k}={given[k]!r} (checkpoint: {v!r})" for k, v in told.items() if _plain(v) != _plain(given[k])]
+        held = read_checkpoint(path)
+        check_method(held, _method_name(config))
+        given = resuming.named(config.model.init_args, config.data)
+        # A method's null may stand for a number that it finds later, and compares then.
+        given = {k: v for k, v in given.items() if v is not None or k.startswith("data.")}
+        changed = resuming.changes(held, given)
+        if self.subcommand == "fit":
+            resuming.check_settings(changed, path)
+        else:  # an evaluation has data of its own
+            changed = {k: v for k, v in changed.items() if k.startswith("model.")}
         if changed:
-            rank_zero_only(print)(
-                f"the run's settings hold, not the checkpoint's: {', '.join(changed)}", file=sys.stderr
-            )
+            rank_zero_only(print)(resuming.tell(changed), file=sys.stderr)
+        limit = resuming.out_of_steps(held, trainer.max_steps, trainer.max_epochs)
+        folder, step = Path(trainer.default_root_dir), held["global_step"]
+        if self.subcommand == "fit" and limit and is_finished(folder, step):
+            raise FinishedError(f"{folder} is finished after {step} steps, its result is kept; to go on, raise {limit}")
 
     def before_instantiate_classes(self) -> None:
         """Fix the run folder and the checkpoint, and refuse a folder that is used."""
@@ -181,9 +198,11 @@ class CraftCLI(LightningCLI):
         if config.get("ckpt_path") is not None:
             config.ckpt_path = find_checkpoint(str(config.ckpt_path), fit_folder)
         if self.subcommand == "fit" and first:
-            claim(folder, resuming=config.get("ckpt_path") is not None, overwrite=config.overwrite)
+            claim(folder, config.get("ckpt_path"), config.overwrite)
         elif first:
             claim_evaluation(folder, self.subcommand, config.overwrite)
+        if config.get("ckpt_path") is not None:
+            self._read_checkpoint(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
@@ -204,8 +223,8 @@ class CraftCLI(LightningCLI):
             *([] if theirs or config.trainer.enable_progress_bar is False else [Progress()]),
             LastValidation(),
             CodesChanged(),
-            ResultWriter(self.subcommand, resolved),
             EncoderExport(),
+            ResultWriter(self.subcommand, resolved),  # behind what a result stands for
             HparamsTab(),
             *self.callbacks,
         ]
@@ -234,15 +253,14 @@ class CraftCLI(LightningCLI):
             raise lost_process(self.trainer, error) or error from None
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _run_name(config: Namespace) -> Path:
     """``<dataset>/<surrogate>/<method>/seed<k>``: what the run is, so that one folder shows a dataset's methods."""
-    method = next(m.name for m in METHODS.values() if m.class_name == config.model.class_path.rsplit(".", 1)[-1])
     backbone = Path(config.model.init_args.backbone.name).name
-    return Path(str(config.data.dataset)) / backbone / method / f"seed{config.seed_everything}"
+    return Path(str(config.data.dataset)) / backbone / _method_name(config) / f"seed{config.seed_everything}"
+
+
+def _method_name(config: Namespace) -> str:
+    return next(m.name for m in METHODS.values() if m.class_name == config.model.class_path.rsplit(".", 1)[-1])
 
 
 def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> CraftCLI:
@@ -253,6 +271,7 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
 
     Raises:
         CraftError: a mistake in the arguments or in a config file.
+        FinishedError: a training that is asked to go on has its result and no steps left.
     """
     _quiet()
     register()
@@ -323,5 +342,8 @@ def _quiet() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """The four verbs; returns the exit code."""
-    build_cli(argv)
+    try:
+        build_cli(argv)
+    except FinishedError as told:
+        rank_zero_only(print)(f"craft_lightning: {told}", file=sys.stderr)
     return 0

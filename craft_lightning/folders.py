@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from itertools import chain, count
@@ -64,14 +65,26 @@ def find_checkpoint(path: str, run: Path) -> str:
     raise CraftError(f"no checkpoint {path if word else found}; there is {there}: --ckpt_path takes a file, or last")
 
 
-def claim(folder: Path, resuming: bool, overwrite: bool) -> None:
-    """Make sure that a fit begins in a clean run folder.
+def is_finished(folder: Path, step: int) -> bool:
+    """Whether a fit that ended at this step has left its result, which is the last thing that it writes."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and (found.get("verb"), found.get("steps")) == ("fit", step)
+
+
+def claim(folder: Path, checkpoint: str | None, overwrite: bool) -> None:
+    """Make sure that a fit begins in a clean run folder, or goes on in its own.
+
+    Args:
+        checkpoint: that the fit goes on from; one of another folder begins a run.
 
     Raises:
-        CraftError: the folder holds a run, or files named like a run's that are none's, and neither ``--ckpt_path`` nor
-            ``--overwrite`` was given.
+        CraftError: the folder holds a run, or files named like a run's that are none's, and neither ``--ckpt_path`` of
+            that run nor ``--overwrite`` was given.
     """
-    if resuming:
+    if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(folder.resolve()):
         return
     kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
     named = [path for pattern in OUTPUTS for path in folder.glob(pattern)]

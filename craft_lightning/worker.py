@@ -171,6 +171,8 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     steps = StepEvents(say)
     # The pictures of a test are the same for all methods, so an untouched model's test keeps them.
     pictures = [ExamplePictures()] if message["node"].get("surrogate") is None else []
+    # Without node.json the node is not done, whatever its run has written: a finished training tells its metrics again.
+    (folder / "result.json").unlink(missing_ok=True)
     cli = build_cli(message["arguments"], callbacks=[steps, LearningCurves(), *pictures])
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     items = count_items(folder)

@@ -117,6 +117,7 @@ class VqaDataModule(LightningDataModule):
         self.captions: list[str] = []
         self.statements: list[str] = []  # of each caption, without what was generated
         self.splits: dict[SplitName, VqaDataset] = {}
+        self._digests: dict[SplitName, dict[str, Any]] = {}
         self._problems = Problems(on_bad)
         self._opened: tuple[Source, Reader] | None = None
 
@@ -313,6 +314,17 @@ class VqaDataModule(LightningDataModule):
     def write_items(self, split: SplitName, path: str | Path) -> None:
         """Store the items of a split beside a run's results."""
         mcq.write_items(Path(path), self._asked(split))
+
+    def digest(self) -> dict[SplitName, dict[str, Any]]:
+        """Of the training and validation splits that are set up: number of items, and hashes of items and pictures.
+
+        They are the same wherever the data lie and on every machine; settings of how they are read do not count.
+        """
+        for name, split in self.splits.items():
+            if name != "test" and name not in self._digests:
+                hashes = {"items": split.items_hash(), "pictures": split.source.identity(name)}
+                self._digests[name] = {"count": len(split), **hashes}
+        return dict(self._digests)
 
     def describe(self) -> dict[str, Any]:
         """What the run banner and ``result.json`` say of the data: source, sizes, labels, hashes, skipped inputs.

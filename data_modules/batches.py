@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -115,6 +116,14 @@ class VqaDataset(Dataset[Row]):
             captions=item.captions,
             meta={"facts": item.facts, "answer_text": item.answer},
         )
+
+    def items_hash(self) -> str:
+        """SHA-256 of everything that can be asked and said of the pictures, in order."""
+        digest = hashlib.sha256(repr([self.source.class_names[label] for label in self.pool]).encode())
+        for item in self.items:
+            asked = (item.key, item.picture, item.question, item.answer, item.options, item.label_id, item.captions)
+            digest.update(repr(asked).encode())
+        return digest.hexdigest()
 
     def _options(self, item: Item, index: int, epoch: int) -> tuple[tuple[str, ...], int]:
         """Option texts in order of their letters, and the position of the right one."""

@@ -40,16 +40,16 @@ def test_a_fit_removes_no_file_that_no_run_left(name: str, tmp_path: Path) -> No
     theirs = write(tmp_path / name, "trainer: {max_steps: 5}\n")
     first = name.split("/")[0]
     with pytest.raises(CraftError, match=f"holds {first}, which no run left there: name another folder .*--overwrite"):
-        claim(tmp_path, resuming=False, overwrite=False)
-    claim(tmp_path, resuming=True, overwrite=False)
+        claim(tmp_path, None, overwrite=False)
+    claim(tmp_path, str(tmp_path / "checkpoints" / "last.ckpt"), overwrite=False)
     assert theirs.exists()
-    claim(tmp_path, resuming=False, overwrite=True)
+    claim(tmp_path, None, overwrite=True)
     assert not theirs.exists()
 
 
 def test_event_files_alone_neither_stop_a_fit_nor_are_removed(tmp_path: Path) -> None:
     events = write(tmp_path / "events/events.out.tfevents")
-    claim(tmp_path, resuming=False, overwrite=False)
+    claim(tmp_path, None, overwrite=False)
     assert events.exists(), "a start that failed leaves them; they may be somebody's"
 
 
@@ -57,7 +57,7 @@ def test_a_fit_clears_what_an_interrupted_one_left_and_nothing_else(tmp_path: Pa
     names = (*LIKE_A_RUN_S, "events/events.out.tfevents")
     left = [write(tmp_path / name, "# craft_lightning==0.0.1\n") for name in names]
     others = [write(tmp_path / name) for name in ("config_of_mine.yaml", "predictions-2024.jsonl", "results.json")]
-    claim(tmp_path, resuming=False, overwrite=False)
+    claim(tmp_path, None, overwrite=False)
     assert not any(path.exists() for path in left)
     assert all(path.read_text() == "kept" for path in others)
 

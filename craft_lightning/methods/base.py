@@ -5,14 +5,17 @@ Everything else (steps, optimiser, logging, evaluation, checkpoints) is the same
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from craft_lightning import resuming
 from craft_lightning.errors import CraftError
 from craft_lightning.mcq import pick
 from craft_lightning.methods import state
@@ -56,6 +59,7 @@ class BaseMethod(StepAccounts, ABC):
         usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
+        weights: hashes of the backbone's parts as they were loaded, see :func:`.resuming.weight_hashes`.
         moved: weights are not the backbone's own any more: in ``fit``, and with a checkpoint's weights.
         seen: pictures that a frozen encoder saw in this fit; None where it has to see each again.
         beside_encoder: what an evaluation needs besides the encoder's own parameters, in words; empty for nothing.
@@ -81,6 +85,8 @@ class BaseMethod(StepAccounts, ABC):
         self.token_also: tuple[float, ...] = ()
         self.token_prior: Tensor | None = None
         self.token_rule = PruneRule()
+        self.weights: dict[str, str] = {}
+        self._planned: tuple[int | None, int] = (None, 0)  # steps, when the checkpoint was written and now
         self.moved = False
         self.beside_encoder = ""
         self.seen: SeenPictures | None = None
@@ -158,6 +164,7 @@ class BaseMethod(StepAccounts, ABC):
         if not self._built:
             vlm = load_vlm(self.backbone)
             state.check_continuous(self.continuous, vlm.codebook_hash, self.name, self.backbone.name)
+            self.weights = resuming.weight_hashes(vlm)
             self._configure(vlm)
 
     def sketch(self) -> Self:
@@ -207,6 +214,9 @@ class BaseMethod(StepAccounts, ABC):
         own = type(self).visual_tokens is not BaseMethod.visual_tokens
         moves = any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
         self.seen = None if own or moves or self.vlm.lockstep else SeenPictures(self.vlm.grid)
+        before, now = self._planned
+        if before not in (None, now):
+            _say(f"the learning rate was planned for {before} steps, and goes on as one planned for {now}")
 
     def on_fit_end(self) -> None:
         """Forget it again."""
@@ -280,7 +290,8 @@ class BaseMethod(StepAccounts, ABC):
         groups = [group for group in self.param_groups() if group["params"]]
         if not groups:
             raise CraftError(f"{self.name} trains nothing: use test, not fit")
-        return build_optimizer(groups, self.optim, int(self.trainer.estimated_stepping_batches))
+        self._planned = self._planned[0], int(self.trainer.estimated_stepping_batches)
+        return build_optimizer(groups, self.optim, self._planned[1])
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -297,24 +308,47 @@ class BaseMethod(StepAccounts, ABC):
             "format": state.FORMAT,
             "method": self.name,
             "codebook_hash": self.vlm.codebook_hash,
+            "base_hash": self.vlm.tower.base_hash,
+            "weights": self.weights,
+            "data": self._data_digest(),
+            "steps": self._planned[1],
             "first_gradients": self.first_gradients,
             "parts": self._parts(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what does not fit: another method, another codebook, missing, unexpected or misshapen tensors.
+        """Refuse what does not fit: another method or codebook, missing, unexpected or misshapen tensors; and what
+        would make another training of one that goes on.
 
         Raises:
-            CraftError: with both names, both hashes, or the first tensors concerned.
+            CraftError: with both names, both hashes, both settings, or the first tensors concerned.
         """
         self.configure_model()
         self.moved = True
         facts = state.check_method(checkpoint, self.name)
         state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
+        state.check_readers(facts, checkpoint["state_dict"], self.vlm.tower, self.weights, self.backbone.name)
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._go_on(checkpoint, facts)
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
         state.check_names(checkpoint["state_dict"], wanted, self.name)
         self.first_gradients = dict(facts.get("first_gradients", {}))
         state.count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
+
+    def _go_on(self, checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        path, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
+        given = resuming.named(self.hparams, getattr(data, "hparams", {}))
+        resuming.check_settings(resuming.changes(checkpoint, given), path)
+        if "weights" not in facts:
+            _say(f"{path} says nothing of its data and weights: whether these are the same cannot be checked")
+            return
+        self._planned = facts["steps"], self._planned[1]
+        resuming.check_weights(facts["weights"], self.weights, self.backbone.name, path)
+        resuming.check_data(facts["data"], self._data_digest(), path)
+
+    def _data_digest(self) -> dict[str, Any]:
+        digest = getattr(None if self._trainer is None else getattr(self.trainer, "datamodule", None), "digest", None)
+        return digest() if digest else {}
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -344,3 +378,8 @@ class BaseMethod(StepAccounts, ABC):
             values[f"{stage}/codebook_perplexity"] = usage["perplexity"][0]
             values[f"{stage}/codebook_dead"] = usage["dead"].float()
         self.log_dict(values, sync_dist=True)  # equal on all processes already; this says so to Lightning
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(f"craft_lightning: {line}", file=sys.stderr)

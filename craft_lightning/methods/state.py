@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import method_class
+from craft_lightning.resuming import other_weights
 
 if TYPE_CHECKING:
     from craft_lightning.methods.base import BaseMethod
+    from craft_lightning.models.tower import VisionTower
 
 FORMAT = 1
 """Of checkpoints; later ones are refused."""
@@ -80,6 +82,30 @@ def check_codebook(facts: Mapping[str, Any], codebook_hash: str | None, backbone
         raise CraftError(
             f"another codebook: the checkpoint was adapted to {facts['codebook_hash']}, {backbone} has {codebook_hash}"
         )
+
+
+def check_readers(
+    facts: Mapping[str, Any], stored: Iterable[str], tower: VisionTower, weights: Mapping[str, str], backbone: str
+) -> None:
+    """Compare what reads the trained weights: a continuous tower is read by a projector that knows one tower, and a
+    trained projector or language model works behind and in front of no other weights than its own (a codebook makes
+    towers alike, see :func:`check_codebook`).
+
+    Args:
+        facts: of the checkpoint; an older one does not say everything. stored: names of its tensors.
+        tower, weights, backbone: those here, see :func:`.resuming.weight_hashes`.
+
+    Raises:
+        CraftError: another tower, projector or language model.
+    """
+    base, own = facts.get("base_hash"), tower.base_hash
+    if base and own and base != own:
+        raise CraftError(f"another tower: the checkpoint was adapted from {base}, {backbone} has {own}")
+    if not any(name.startswith(("vlm.projector.", "vlm.language_model.")) for name in stored):
+        return
+    other = [part for part in other_weights(facts.get("weights", {}), weights) if part != "tower"]
+    if other:
+        raise CraftError(f"the checkpoint's weights belong to another {' and '.join(other)} than that of {backbone}")
 
 
 def check_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], method: str) -> None:

@@ -85,6 +85,10 @@ class Source(ABC):
         """The items of a split, in a fixed order; training and validation hold no held-out class."""
 
     @abstractmethod
+    def identity(self, name: SplitName) -> str:
+        """Hash of what tells the pictures of a split from others, the same on every machine."""
+
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What the run banner says of the source: hash, skipped rows, folder."""
 

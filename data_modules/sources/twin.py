@@ -63,6 +63,10 @@ class TwinSource(Source):
     def facts(self) -> dict[str, Any]:
         return {"look": self.look, "shift": self.twin.shift_name, "side": self.side, "world_hash": world_hash()}
 
+    def identity(self, name: SplitName) -> str:
+        """Of the world; which of its pictures, the keys of the items say."""
+        return f"{world_hash()} {self.look} {self.side}"
+
     def split(self, name: SplitName) -> Split:
         """Draw a split: its pictures, and an item for each class label or question."""
         indices = self._indices(name)

@@ -5,6 +5,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,34 @@ def test_own_folder_with_splits(class_folder):
     assert train[0].captions == (f"An image of a animal, specifically a {train[0].meta['answer_text']}.",)
     assert not any(label in e.options for e in [*train, *data.examples("val")] for label in held)
     assert data.describe()["distractors"] == "random"
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_the_digest_says_what_is_trained_on(limit, tmp_path, monkeypatch):
+    """Contents of files up to a limit, names and sizes beyond it; not where they lie, nor how many are read at once."""
+    monkeypatch.setattr(records_module, "HASHED_BYTES", limit)
+    for c, name in enumerate(CLASSES):
+        for i in range(10):
+            save_picture(tmp_path / "data" / "train" / name / f"{i}.bmp", seed=10 * c + i)
+    digest = own(tmp_path / "data", val_size=4).digest()
+    assert {name: held["count"] for name, held in digest.items()} == {"train": 36, "val": 4}
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "data", moved)
+    assert own(moved, val_size=4, eval_batch_size=3).digest() == digest
+    assert own(moved, val_size=4, seed=3).digest() == digest, "the order of a run, its settings say"
+    generic = own(moved, val_size=4)
+    generic.splits["train"].items = tuple(replace(i, generated=("a dog",)) for i in generic.splits["train"].items)
+    assert generic.digest()["train"]["items"] != digest["train"]["items"]
+    file = next((moved / "train" / "elk").glob("*.bmp"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    others = {name for name, held in own(moved, val_size=4).digest().items() if held != digest[name]}
+    assert len(others) == (1 if limit else 0)
+    file.write_bytes(content + b"\0")
+    assert {n: held["items"] for n, held in own(moved, val_size=4).digest().items()} == {
+        n: held["items"] for n, held in digest.items()
+    }
+    assert own(moved, val_size=4).digest() != digest
 
 
 def test_folder_without_splits_is_cut_the_same_way_everywhere(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod
 from craft_lightning.methods.craft import Craft
 from craft_lightning.methods.state import load_method
 from craft_lightning.models.loading import load_vlm
+from craft_lightning.models.tiny import write_tiny
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec
 from craft_lightning.replies import scored_replies
@@ -217,6 +219,27 @@ def test_a_checkpoint_fits_another_language_model_on_the_same_codebook(build: An
     small = build(Craft, "small")
     small.on_load_checkpoint(made)
     assert not small.load_state_dict(made["state_dict"], strict=False).unexpected_keys
+
+
+@pytest.mark.parametrize("name", ["projector_ft", "llm_lora"])
+def test_a_trained_reader_belongs_to_its_own_language_model(name: str, build: Any, tmp_path: Path) -> None:
+    write_tiny(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    write_tiny(tmp_path / "b", tower="../a/vision_tower", seed=5)
+    ours, other = (build(method_class(name), str(tmp_path / model)) for model in "ab")
+    held = checkpoint(ours)
+    build(method_class(name), str(tmp_path / "a")).on_load_checkpoint(held)
+    with pytest.raises(CraftError, match=r"belong to another projector and language model than that of .*b"):
+        other.on_load_checkpoint(held)
+
+
+def test_a_continuous_tower_belongs_to_its_own_projector(build: Any, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_tiny(tmp_path / str(seed), continuous=True, seed=seed)
+    ours, other = (build(method_class("vision_ft"), str(tmp_path / seed)) for seed in "01")
+    held = checkpoint(ours)
+    with pytest.raises(CraftError, match=f"another tower: .*{ours.vlm.tower.base_hash}.*{other.vlm.tower.base_hash}"):
+        other.on_load_checkpoint(held)
 
 
 def test_what_does_not_fit_is_named(build: Any) -> None:
