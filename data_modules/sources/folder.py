@@ -2,7 +2,7 @@
 
 Known datasets are recognised as their authors hand them out, unpacked or as one zip archive (``data_modules/NAME.py``).
 Labelled images: ``ROOT/{train,test[,val]}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg`` alone; folders below a class belong to
-it, folders and files whose names begin with a dot and links to folders are passed over. Questions:
+it; names that begin with a dot, links to folders and whatever else is not read are counted. Questions:
 ``ROOT/{train,test[,val]}.jsonl``, or one ``FILE.jsonl`` of any name, with picture paths relative to its folder. All
 that may be in a folder that is alone in ROOT, or in one that is alone in that. Where a split is missing it is cut from
 what is there (:mod:`data_modules.sources.cut`).
