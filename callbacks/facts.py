@@ -79,9 +79,15 @@ def pruning(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:
-    """What the data module says of itself; empty without one."""
+    """What the data module says of itself, and how many batches of it (or what share) the trainer takes if not all;
+    empty without one."""
     describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
-    return dict(describe()) if describe else {}
+    if not describe:
+        return {}
+    stages = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+    limits = {name: getattr(trainer, f"limit_{name}_batches") for name in stages[trainer.state.fn or "fit"]}
+    limits = {name: limit for name, limit in limits.items() if isinstance(limit, int) or limit < 1}
+    return {**describe(), **({"limits": limits} if limits else {})}
 
 
 def git_state() -> dict[str, Any]:

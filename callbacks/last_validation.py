@@ -1,4 +1,4 @@
-"""A training that was interrupted between its last step and its result still gets its last validation."""
+"""A training ends with a validation of the weights that it leaves, however it came to its end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 
 
 class LastValidation(Callback):
-    """Always on in ``fit``. A checkpoint of the last step leaves a resumed fit nothing to do, and Lightning ends it at
-    once: without a validation, its result would hold no ``val/...`` and no reply.
+    """Always on in ``fit``. Lightning validates at intervals: after a time limit, an early stop or a number of steps
+    that is no multiple of the interval, a result would hold the accuracy of older weights, or none. So would one that
+    was interrupted between its last step and its result: there is nothing left to do, and Lightning ends at once.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -16,14 +17,21 @@ class LastValidation(Callback):
         if stage == "fit":
             trainer.fit_loop.__class__ = _ValidatingFitLoop
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note which weights were validated."""
+        if isinstance(trainer.fit_loop, _ValidatingFitLoop) and not trainer.sanity_checking:
+            trainer.fit_loop.validated = trainer.global_step
+
 
 class _ValidatingFitLoop(_FitLoop):
+    validated: int | None = None
+    """Step of the last validation of this process."""
+
     def run(self) -> None:
-        """Lightning's; then the validation, if there was no step to take."""
-        before = self.epoch_loop.global_step
+        """Lightning's; then the validation, if the last step had none."""
         super().run()
         trainer, validation = self.trainer, self.epoch_loop.val_loop
-        if self.epoch_loop.global_step > before or not trainer.enable_validation:
+        if self.validated == self.epoch_loop.global_step or not trainer.enable_validation:
             return
         validation.restarting = False  # all of it, whatever the checkpoint says of an earlier one
         trainer.validating = True  # as the training loop does: hooks and metrics belong to this validation

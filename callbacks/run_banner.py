@@ -59,6 +59,7 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     trains = ", ".join(f"{part} {count:,}" for part, count in parts.items()) or "nothing"
     total = sum(p.numel() for p in module.parameters())
     share = sum(parts.values()) / total if total else 0.0
+    fast = getattr(trainer, "fast_dev_run", False)
     backbone = getattr(module, "backbone", None)
     encoder = getattr(backbone, "encoder", None)
     model = f"{getattr(backbone, 'name', '')}" + (f" with encoder {encoder}" if encoder else "")
@@ -70,7 +71,7 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
         "strategy": facts.strategy(trainer),
         "pruning": _pruning_line(facts.pruning(trainer, module)),
         "data": _data_line(facts.data_facts(trainer)),
-        "folder": trainer.default_root_dir,
+        "folder": "none: fast_dev_run keeps nothing" if fast else trainer.default_root_dir,
     }
     return {name: text for name, text in lines.items() if text}
 
@@ -115,6 +116,7 @@ def _data_line(data: dict[str, Any]) -> str:
     notes += [f"labels without a test item: {_few(few)}"] if few else []
     long = " and ".join(f"{n} of {data['splits'][name]} {name}" for name, n in data.get("too_long", {}).items())
     notes += [f"{long} answers are longer than the {MAX_NEW_TOKENS} tokens of a reply"] if long else []
+    notes += [f"limited to {limit} {name} batches" for name, limit in data.get("limits", {}).items()]
     skipped = data.get("skipped")
     notes += [f"left out: {told(skipped)}"] if skipped else []
     return f"{data.get('dataset')} from {data.get('source')} ({'; '.join([splits, *notes])})"

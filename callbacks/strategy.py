@@ -276,9 +276,10 @@ def settings(choice: Choice, trainer: Mapping[str, Any], clip: float | None) -> 
         **{f"{part}.backbone.gradient_checkpointing": choice.recompute for part in ("model.init_args", "data")},
         "data.eval_batch_size": choice.eval_rows,
     }
-    every = trainer["val_check_interval"]
-    if isinstance(every, int) and choice.parts != trainer["accumulate_grad_batches"]:
-        found["trainer.val_check_interval"] = every * choice.parts  # Lightning counts batches, the config meant steps
+    for name in ("val_check_interval", "limit_train_batches"):
+        every = trainer[name]
+        if isinstance(every, int) and choice.parts != trainer["accumulate_grad_batches"]:
+            found[f"trainer.{name}"] = every * choice.parts  # Lightning counts batches, the config meant steps
     if choice.kind == "zero2":
         found["trainer.gradient_clip_val"] = clip
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from craft_lightning.checkout import nearest_file
-from craft_lightning.errors import CraftError
+from craft_lightning.errors import CraftError, unknown
 
 Layer = tuple[str, Mapping[str, Any]]
 """A config file or a flag, and every setting that it names, as ``model.backbone.dtype``."""
@@ -149,6 +149,33 @@ def wrong_value(message: str, settings: Callable[[], Iterable[str]]) -> str | No
         expected.append(f"one of {kind[2]}" if kind[2] else TYPES[kind[1]])
     name = next((s for s in settings() if s == key or s.endswith(f".{key}")), key)
     return f"{name}: expected {' or '.join(expected)}, got {given!r}"
+
+
+EXPECTED = re.compile(r"Expected a|Not a valid subclass|Import path .+ does not correspond|Does not validate")
+
+
+def wrong_part(message: str, names: Callable[[str], Iterable[str]]) -> str | None:
+    """A parser's message about a class that a setting of the trainer names, or about one of that class's own settings.
+
+    Args:
+        message: on one line. names: of the classes that a setting takes.
+
+    Returns:
+        None if the message is about anything else.
+    """
+    found = re.match(r'Parser key "(trainer\.\w+)": |Does not validate against any of the Union subtypes', message)
+    if found is None:
+        return None
+    setting = found[1]
+    listed = re.split(r"Errors: - ", message)[-1].partition(" Given value")[0].split(" - ")
+    if missing := re.search(r"Expected a dot import path string: (\w+)", message):
+        return str(unknown(f"{setting} class", missing[1], names(setting)))
+    reason = next((r for r in listed if not EXPECTED.match(r)), listed[0])
+    if missing := re.match(r"the following arguments are required: (\w+)", reason):
+        return f"{setting} needs {missing[1]}: --{setting}.{missing[1]} VALUE"
+    if missing := re.match(r"no setting 'model\.(\w+)'", reason):
+        return f"{setting}: no setting {missing[1]!r} of its class"
+    return f"{setting}: {reason}" if setting else reason
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,15 +15,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
@@ -42,8 +44,17 @@ from callbacks.sharded import register
 from callbacks.ste_check import SteCheck
 from callbacks.strategy import StrategyAdvisor, settings, settle
 from callbacks.token_map import TokenMap
-from craft_lightning import __version__, defaults, resuming
-from craft_lightning.arguments import Layer, flat, links_hold, named_settings, one_class, read_layers, wrong_value
+from craft_lightning import __version__, defaults, flags, resuming
+from craft_lightning.arguments import (
+    Layer,
+    flat,
+    links_hold,
+    named_settings,
+    one_class,
+    read_layers,
+    wrong_part,
+    wrong_value,
+)
 from craft_lightning.checkout import placed
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.folders import EVENTS, check_folder, claim, claim_evaluation, find_checkpoint, is_finished, unused
@@ -74,6 +85,8 @@ class CraftParser(LightningArgumentParser):
         """Turn whatever was wrong on the command line or in a config file into a :class:`CraftError`."""
         text = " ".join(str(message).split())
         if told := wrong_value(text, _settings):
+            raise CraftError(told)
+        if told := wrong_part(text, _classes):
             raise CraftError(told)
         # jsonargparse lists what was wrong with each type that a part may have; the first one is ours.
         found = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", text)
@@ -120,12 +133,35 @@ def _settings() -> list[str]:
     return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
 
 
+PARTS = {"trainer.logger": Logger, "trainer.callbacks": Callback, "trainer.profiler": Profiler}
+"""Classes that a setting of the trainer takes; a bare name is looked for among them."""
+
+
+def _classes(setting: str) -> list[str]:
+    """Names of the classes that a setting takes."""
+    names, found = [], [PARTS[setting]] if setting in PARTS else []
+    for cls in found:
+        below = cls.__subclasses__()
+        found += below
+        names += [c.__name__ for c in below if not c.__name__.startswith("_")]
+    return sorted(set(names))
+
+
 class CraftCLI(LightningCLI):
     """LightningCLI with our parser, our callbacks and a run folder for everything a run writes."""
 
     subcommand: str
     callbacks: Sequence[Callback] = ()
     layers: Sequence[Layer] = ()
+    rehearsal: TemporaryDirectory[str] | None = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the flag that would have a checkpoint unpickled."""
+        return {verb: {*skipped, "weights_only"} for verb, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The links, the checkpoint callback, and the permission to write over a used run folder."""
@@ -147,7 +183,12 @@ class CraftCLI(LightningCLI):
             self.config = parser.parse_args(args if isinstance(args, list) else None)
         except OmegaConfBaseException as error:
             raise CraftError(f"config: {' '.join(str(error).split())}") from error
-        links_hold(self.layers, LINKS, flat(self.config[self.config.subcommand]))
+        verb, config = self.config.subcommand, self.config[self.config.subcommand]
+        links_hold(self.layers, LINKS, flat(config))
+        clip = config.model.init_args.optim.clip
+        flags.check_seed(config.seed_everything)
+        flags.put_right(config.trainer, clip)
+        flags.check(verb, config.trainer, clip)
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint changes weights and never settings; Lightning would silently take those over."""
@@ -193,6 +234,9 @@ class CraftCLI(LightningCLI):
             config.trainer.default_root_dir = str(
                 unused(own, self.subcommand) if first and not config.overwrite else own
             )
+        if config.trainer.fast_dev_run:  # whose results are none, and may not stand in a run's place
+            self.rehearsal = TemporaryDirectory(prefix="craft_lightning-")
+            config.trainer.default_root_dir = self.rehearsal.name
         folder = Path(config.trainer.default_root_dir)
         check_folder(folder)
         if config.get("ckpt_path") is not None:
@@ -204,10 +248,19 @@ class CraftCLI(LightningCLI):
         if config.get("ckpt_path") is not None:
             self._read_checkpoint(config)
 
+    def instantiate_classes(self) -> None:
+        """Whatever ends a part that the user named is one line: a missing package, a value that it refuses."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            told = wrong_part(" ".join(str(error).split()), _classes)
+            raise CraftError(told) if told else error from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
-        advice = self._lay_out()
         config = self.config_init[self.subcommand]
+        flags.check_parts(config.trainer.callbacks or [], config.trainer.plugins)
+        advice = self._lay_out()
         folder = config.trainer.default_root_dir
         if config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="", sub_dir=EVENTS, default_hp_metric=False)
@@ -228,7 +281,24 @@ class CraftCLI(LightningCLI):
             HparamsTab(),
             *self.callbacks,
         ]
-        return super().instantiate_trainer(**kwargs)
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:  # with a logger of the user's they would follow that
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(folder) / "checkpoints")
+        asked = config.trainer.precision
+        if asked not in (None, trainer.precision):
+            raise CraftError(f"--trainer.precision {asked}: this machine would compute in {trainer.precision}")
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Whatever Lightning says of the trainer's settings is one line."""
+        if config["enable_checkpointing"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, LastCheckpoint)]
+        try:
+            trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise CraftError(f"trainer: {' '.join(str(error).split())}") from error
+        return trainer
 
     def _lay_out(self) -> list[Callback]:
         """Choose what ``strategy: auto`` leaves open, and write it into the run's config."""
@@ -250,7 +320,12 @@ class CraftCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except RuntimeError as error:
+            if "conditioned on metric" in str(error):
+                raise CraftError(f"--trainer.callbacks EarlyStopping: {error}") from error
             raise lost_process(self.trainer, error) or error from None
+        finally:
+            if self.rehearsal is not None:
+                self.rehearsal.cleanup()
 
 
 def _run_name(config: Namespace) -> Path:
@@ -332,6 +407,9 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")  # a test's folder is not its training's
+    warnings.filterwarnings(
+        "ignore", message=r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'"
+    )  # refused
     warnings.filterwarnings("ignore", message=r".*all_gather is deprecated")
     warnings.filterwarnings("ignore", message=r".*returned a view tensor")  # sharded: nothing is changed in place
     # The seed is in the run's config, result and folder; told here, it would stand before the one line of a mistake.

@@ -23,6 +23,9 @@ class OptimSpec:
         betas: of AdamW. eps: of AdamW.
         warmup: share of the steps that the learning rate rises linearly, rounded up.
         clip: largest norm of the gradient over all trained parameters; null does not clip.
+
+    Raises:
+        CraftError: a value that the optimiser would refuse, or follow in another way than it is meant.
     """
 
     lr: float = 3e-4
@@ -31,6 +34,17 @@ class OptimSpec:
     eps: float = 1e-8
     warmup: float = 0.03
     clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "eps"):
+            if getattr(self, name) < 0:
+                raise CraftError(f"--model.optim.{name} {getattr(self, name)}: at least 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise CraftError(f"--model.optim.betas {list(self.betas)}: in [0, 1)")
+        if not 0 <= self.warmup <= 1:
+            raise CraftError(f"--model.optim.warmup {self.warmup}: a share of the steps, in [0, 1]")
+        if self.clip is not None and self.clip <= 0:
+            raise CraftError(f"--model.optim.clip {self.clip}: above 0; null does not clip")
 
 
 def lr_factor(step: int, total_steps: int, warmup: float) -> float:

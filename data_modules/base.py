@@ -241,14 +241,16 @@ class VqaDataModule(LightningDataModule):
         """Batches of a new permutation each epoch; incomplete batches are dropped.
 
         Raises:
-            CraftError: the processes and accumulated batches do not divide the batch.
+            CraftError: the processes and accumulated batches do not divide the batch, or an epoch ends within a step.
         """
-        data = self.splits["train"]
+        data, parts = self.splits["train"], self._parts()
+        sampler = EpochSampler(data, self.batch_size, self.seed)
+        sampler.taken = self._taken(sampler.batches, parts)
         return TrainLoader(
             data,
-            parts=self._parts(),
+            parts=parts,
             batch_size=self.batch_size // world()[0],
-            sampler=EpochSampler(data, self.batch_size, self.seed),
+            sampler=sampler,
             collate_fn=data.collate,
             drop_last=True,
             **self._workers(),
@@ -258,6 +260,23 @@ class VqaDataModule(LightningDataModule):
         parts = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         rows_per_pass(self.batch_size, world()[0], parts)
         return parts
+
+    def _taken(self, steps: int, parts: int) -> int:
+        """Steps that the trainer takes of an epoch."""
+        if self.trainer is None:
+            return steps
+        limit, every = self.trainer.limit_train_batches, getattr(self.trainer, "val_check_interval", None)
+        batches = min(steps * parts, limit) if isinstance(limit, int) else int(steps * parts * limit)
+        if batches % parts:
+            told = f"leaves {batches} batches of an epoch, and a step takes {parts} (--trainer.accumulate_grad_batches)"
+            raise CraftError(f"--trainer.limit_train_batches {limit} {told}")
+        validates = self.trainer.check_val_every_n_epoch is not None and self.trainer.limit_val_batches > 0
+        if validates and isinstance(every, int) and every > batches:
+            raise CraftError(
+                f"--trainer.val_check_interval {every}: an epoch has {batches} batches; to count through epochs, set "
+                "--trainer.check_val_every_n_epoch null"
+            )
+        return batches // parts
 
     def val_dataloader(self) -> DataLoader[Row]:
         """This process's stored validation items, seen labels only."""

@@ -198,7 +198,7 @@ class EpochSampler(DistributedSampler[Any]):
         dataset: anything with a length. batch_size: rows of one step over all processes. seed: of the run.
 
     Attributes:
-        share: rows of this process and step. batches: steps of an epoch.
+        share: rows of this process and step. batches: steps of an epoch. taken: those that the trainer takes.
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, seed: int) -> None:
@@ -207,7 +207,7 @@ class EpochSampler(DistributedSampler[Any]):
         self.batch_size, self.share = batch_size, batch_size // processes
         self.done = 0  # steps of the present epoch that are not handed out again
         self.counting = False
-        self.batches = len(dataset) // batch_size  # type: ignore[arg-type]
+        self.batches = self.taken = len(dataset) // batch_size  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return self.batches * self.share
@@ -218,7 +218,7 @@ class EpochSampler(DistributedSampler[Any]):
         A continued trainer may be ahead of the data: a run that ended at its last step in the middle of an epoch counts
         that epoch as a whole one.
         """
-        self.epoch, self.done = (epoch, done) if done < self.batches else (epoch + 1, 0)
+        self.epoch, self.done = (epoch, done) if done < self.taken else (epoch + 1, 0)
         self.counting = True
 
     def set_epoch(self, epoch: int) -> None:

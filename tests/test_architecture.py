@@ -24,6 +24,7 @@ RANKS = {
     "craft_lightning.defaults": 0,
     "craft_lightning.folders": 1,
     "craft_lightning.arguments": 1,
+    "craft_lightning.flags": 1,
     "craft_lightning.prompts": 1,
     "craft_lightning.scoring": 1,
     "craft_lightning.losses": 1,

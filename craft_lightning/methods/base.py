@@ -285,20 +285,21 @@ class BaseMethod(StepAccounts, ABC):
         """AdamW over :meth:`param_groups`; steps are the trainer's.
 
         Raises:
-            CraftError: the method trains nothing.
+            CraftError: the method trains nothing, or the run has no end.
         """
         groups = [group for group in self.param_groups() if group["params"]]
         if not groups:
             raise CraftError(f"{self.name} trains nothing: use test, not fit")
-        self._planned = self._planned[0], int(self.trainer.estimated_stepping_batches)
+        self._planned = self._planned[0], self._steps()
         return build_optimizer(groups, self.optim, self._planned[1])
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip to the spec's norm."""
-        if self.optim.clip is not None:
-            self.clip_gradients(optimizer, self.optim.clip, "norm")
+        """Clip to the spec's norm; where it has none, as the trainer says."""
+        value = gradient_clip_val if self.optim.clip is None else self.optim.clip
+        if value is not None:
+            self.clip_gradients(optimizer, value, gradient_clip_algorithm or "norm")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained tensors only, and say whose they are."""

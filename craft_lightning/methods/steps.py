@@ -35,6 +35,26 @@ class StepAccounts(LightningModule):
     def _processes(self) -> int:
         return 1 if self._trainer is None else self.trainer.world_size
 
+    def _steps(self) -> int:
+        """Optimiser steps of the whole run.
+
+        Raises:
+            CraftError: it has no end, or ends before its ``min_steps`` or ``min_epochs`` (Lightning says nothing).
+        """
+        trainer = self.trainer
+        steps, least = trainer.estimated_stepping_batches, trainer.min_steps or 0
+        if steps == math.inf:
+            raise CraftError("a training needs an end, which its learning rate falls to: max_steps or max_epochs")
+        if trainer.min_epochs:
+            trainer.fit_loop.setup_data()
+            least = max(least, trainer.min_epochs * math.ceil(trainer.num_training_batches / self._parts()))
+        if least > steps:
+            raise CraftError(
+                f"the training ends after {steps} steps (max_steps, max_epochs), and is to take at least {least} "
+                "(min_steps, min_epochs)"
+            )
+        return int(steps)
+
     def _balanced(self, out: MethodOutput, batch: VqaBatch) -> MethodOutput:
         """The answer loss scaled so that its mean over processes and parts is the mean over all tokens (OD-4)."""
         share = batch.share
