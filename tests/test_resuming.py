@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shlex
 import shutil
@@ -145,6 +146,26 @@ def test_another_setting_is_refused_before_anything_is_loaded(
     assert told in line
     assert mends in line
     assert files(cut) == before
+
+
+def test_a_checkpoint_says_what_it_was_trained_on(cut: Path) -> None:
+    """Every setting of the data, and digests of what they gave, in values that need no pickle."""
+    held = torch.load(cut / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    settings = held["datamodule_hyper_parameters"]
+    assert settings.keys() >= inspect.signature(VqaDataModule).parameters.keys()
+    assert (settings["batch_size"], settings["root"], settings["seed"]) == (4, "data", 0)
+    facts = held["craft_lightning"]
+    assert {split: digest["count"] for split, digest in facts["data"].items()} == {"train": 21, "val": 3}
+    hashes = [digest[what] for digest in facts["data"].values() for what in ("items", "pictures")]
+    assert len({*hashes, *facts["weights"].values()}) == 7
+    assert facts["steps"] == 6
+
+
+def test_an_evaluation_says_what_differs_and_has_data_of_its_own(root: Path, said: Any) -> None:
+    flags = argv("--ckpt_path=last", "--model.lambda_commitment=0.9", "--data.batch_size=6", "--data.val_size=3")[1:]
+    (line,) = said(["test", *flags])
+    told = "model.lambda_commitment=0.9 (checkpoint: 0.1)"
+    assert line == f"the run's settings hold, not the checkpoint's: {told}"
 
 
 def test_null_for_a_number_is_another_setting_too(root: Path, said: Any) -> None:
