@@ -115,8 +115,9 @@ class Tree(Shelf):
         top = folder
         while len(inner := self.children(top)) == 1 and not self.questions(top):
             within, below = join(top, inner[0]), self.children(join(top, inner[0]))
-            wraps = below and (not split_named(inner[0]) or any(map(split_named, below)))
-            if not self.questions(within) and (not wraps or self._pictured(top) or self._pictured(within)):
+            holds_splits = any(map(split_named, below))
+            holds_classes = below and not (split_named(inner[0]) or self._pictured(top) or self._pictured(within))
+            if not (self.questions(within) or holds_splits or holds_classes):
                 break
             top = within
         return top
