@@ -70,6 +70,7 @@ def test_its_tokens_are_written_drawn_and_exported(made: Any, tmp_path: Path) ->
     assert entry.main(["export", *of, "--output", whole]) == 0
     found, tower = load_file(output), load_tower(Path(whole))
     assert found["codes"].shape == (2, 16, levels)
+    assert tower.quantizer is not None
     assert tower.quantizer.codebooks.shape == (1 if shared else levels, codes, 32)
     torch.testing.assert_close(tower.quantizer.decode(found["codes"].long()), found["quantized"], atol=1e-5, rtol=0)
 

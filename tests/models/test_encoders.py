@@ -37,7 +37,13 @@ def clip(folder: Path, seed: int) -> Path:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    sizes: Any = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     vision = CLIPVisionModel(CLIPVisionConfig(**sizes, num_hidden_layers=3))
     (folder / "vision_tower").mkdir(parents=True)
     save_file(vision.state_dict(), folder / "vision_tower" / "model.safetensors")
@@ -94,6 +100,7 @@ def test_a_codebook_makes_two_towers_one(tmp_path: Path, caplog: Any) -> None:
     """Whoever reads codewords needs no particular tower: its hash is neither made nor asked for."""
     tower = load_tower(write_tiny(tmp_path / "model"))
     assert tower.base_hash is None
+    assert tower.quantizer is not None
     state = {name: p.detach() + 0.1 for name, p in tower.used_parameters()}
     write_encoder(tmp_path / "e", state, base="x", codebook_hash=tower.quantizer.hash(), method="craft")
     assert "base_hash" not in apply_encoder(tower, tmp_path / "e")[0]
