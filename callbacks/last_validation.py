@@ -1,9 +1,12 @@
-"""A training ends with a validation of the weights that it leaves, however it came to its end."""
+"""A training ends with a validation of the weights that it leaves, and goes on with the rows that it had not seen."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 
 class LastValidation(Callback):
@@ -16,6 +19,7 @@ class LastValidation(Callback):
         """Put the validation into the loop itself, where weights are still on their devices."""
         if stage == "fit":
             trainer.fit_loop.__class__ = _ValidatingFitLoop
+            trainer.fit_loop.epoch_loop.__class__ = _WholeStepsLoop
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note which weights were validated."""
@@ -27,6 +31,12 @@ class _ValidatingFitLoop(_FitLoop):
     validated: int | None = None
     """Step of the last validation of this process."""
 
+    def setup_data(self) -> None:
+        """Lightning's; and the loader goes on where it was, even if it had to be asked for the length of an epoch
+        (``max_epochs``) before the checkpoint was read."""
+        super().setup_data()
+        self._load_combined_loader_states()
+
     def run(self) -> None:
         """Lightning's; then the validation, if the last step had none."""
         super().run()
@@ -37,3 +47,17 @@ class _ValidatingFitLoop(_FitLoop):
         trainer.validating = True  # as the training loop does: hooks and metrics belong to this validation
         validation.run()
         trainer.training = True
+
+
+class _WholeStepsLoop(_TrainingEpochLoop):
+    def run(self, data_fetcher: Any) -> None:
+        """Lightning's, which notes the end of a restart with a batch."""
+        super().run(data_fetcher)
+        self.on_iteration_done()
+
+    @property
+    def _is_validation_done(self) -> bool:
+        """A training that goes on at the end of an epoch without a validation takes no batch more of it, which would be
+        a part of a step where batches are accumulated."""
+        fetcher = self.trainer.fit_loop._data_fetcher
+        return super()._is_validation_done or (fetcher is not None and not self._should_check_val_fx(fetcher))

@@ -32,7 +32,8 @@ STEPS = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
 class Watch(Callback):
     """What a run did: keys of the rows it trained on, norms of the gradients it stepped with, its validations."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
         self.keys: list[tuple[str, ...]] = []
         self.norms: list[float] = []
         self.largest: list[float] = []
@@ -40,6 +41,8 @@ class Watch(Callback):
         self.anomaly = self.inference = False
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.stop:
+            raise RuntimeError("stopped")
         self.keys.append(batch.keys)
         self.anomaly = torch.is_anomaly_enabled()
 
@@ -96,8 +99,8 @@ def run(checkpoints: Path, tmp_path: Path, capfd: Any, caplog: Any, monkeypatch:
     """Runs a verb with flags on the smallest model, in the folder ``run``; what it sets in torch is set back."""
     monkeypatch.chdir(tmp_path)
 
-    def start(*flags: str, verb: str = "fit") -> Run:
-        watch = Watch()
+    def start(*flags: str, verb: str = "fit", stop: int | None = None) -> Run:
+        watch = Watch(stop)
         where = [f"--model.backbone.name={checkpoints / 'host'}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
         argv = [verb, "--config", SMOKE, *SMALL, *(STEPS if verb == "fit" else []), *where, *flags]
         cli = build_cli(argv, callbacks=[watch])
@@ -446,3 +449,24 @@ def test_a_step_of_accumulated_batches_is_counted_whole_by_limits(run: Runs) -> 
     found = run("--trainer.limit_train_batches=2", "--trainer.accumulate_grad_batches=2")
     assert found.trainer.current_epoch == 2
     assert len(found.watch.keys) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "at"),
+    [
+        # The checkpoint of an epoch's end: half a step would be taken of an epoch that has no more.
+        (["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=4"], 2),
+        # The number of steps is asked of the data before the checkpoint is read.
+        (["--trainer.max_epochs=2", "--trainer.max_steps=-1", "--checkpoint.every_n_train_steps=1"], 3),
+    ],
+    ids=["accumulated batches", "epochs"],
+)
+def test_what_was_interrupted_goes_on_with_the_rows_that_come(given: list[str], at: int, run: Runs) -> None:
+    given = [*given, "--trainer.limit_val_batches=0"]
+    whole = run(*given)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(*given, "--overwrite=true", stop=at)
+    rest = run(*given, "--ckpt_path=last")
+    assert rest.watch.keys == whole.watch.keys[-len(rest.watch.keys) :]
+    assert len(rest.watch.keys) == len(whole.watch.keys) * (4 - at) // 4
+    assert torch.equal(rest.weights, whole.weights)
