@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from craft_lightning.writing import write_json, write_text
+from craft_lightning.io import write_json, write_text
 from timing import Row, table
 
 FOLDER = Path(__file__).resolve().parent

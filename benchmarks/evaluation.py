@@ -19,14 +19,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from craft_lightning.models.loading import load_vlm
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.evaluation.generate import scored_replies
 from craft_lightning.models.pruning import PruneRule, count_codes, prune_each
-from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm, prompts_only
-from craft_lightning.replies import scored_replies
-from craft_lightning.scoring import MAX_NEW_TOKENS
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import VisualTokens, VqaBatch
-from data_modules.base import VqaDataModule
+from data_modules.datamodule import VqaDataModule
 from data_modules.twins.registry import TWINS
 from timing import Row, alternate, program
 

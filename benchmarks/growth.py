@@ -20,10 +20,12 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaModel
 
+from craft_lightning.benchmark import cache_key as fingerprint
+from craft_lightning.benchmark import code_version as code
+from craft_lightning.benchmark import plan
+from craft_lightning.benchmark.spec import TableSpec, find_table, load_spec
+from craft_lightning.io import fresh_file
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.tables import code, fingerprint, plan
-from craft_lightning.tables.spec import TableSpec, find_table, load_spec
-from craft_lightning.writing import fresh_file
 from pruning import Shape
 from timing import Row, alternate, program
 

@@ -23,19 +23,19 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
-from craft_lightning.models.folders import top_config_of
-from craft_lightning.models.loading import load_vlm
+from craft_lightning.checkpoints.paths import top_config_of
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.tiny import tiny_tokenizer
+from craft_lightning.io import write_text
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.spec import BACKBONES, POCKET, VlmSpec
-from craft_lightning.models.tiny import tiny_tokenizer
-from craft_lightning.models.tower import VisionTower
+from craft_lightning.models.towers.siglip import VisionTower
 from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm_spec import BACKBONES, POCKET, VlmSpec
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
-from craft_lightning.writing import write_text
-from data_modules.base import VqaDataModule
-from data_modules.registry import DATASETS
+from data_modules.datamodule import VqaDataModule
+from data_modules.datasets.registry import DATASETS
 from timing import alternate, where
 
 KEEPS = (1.0, 0.8)

@@ -20,22 +20,22 @@ from pathlib import Path
 
 import yaml
 
-from callbacks.cost import CARDS, Work, seconds, stack_flops, training_work
-from callbacks.memory import Plan as MemoryPlan
-from callbacks.memory import estimate
-from callbacks.strategy import Given, Machine, choose
-from craft_lightning.family.surrogate_plan import read_settings
+from craft_lightning.benchmark.plan import Plan, make_plan
+from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.checkpoints.meta import Profile, profile
+from craft_lightning.checkpoints.published_configs import write_blueprint
+from craft_lightning.cli.dry_run import Cards, Layout, cards, eval_seconds, training_seconds
+from craft_lightning.io import write_text
 from craft_lightning.methods import method_class
-from craft_lightning.models.blueprints import write_blueprint
-from craft_lightning.models.skeleton import Profile, profile
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.rehearsal import Cards, Layout, cards, eval_seconds, training_seconds
-from craft_lightning.tables.plan import Plan, make_plan
-from craft_lightning.tables.spec import find_table, load_spec
-from craft_lightning.writing import write_text
-from data_modules.conversations import PUBLISHED
-from data_modules.facts import dataset_facts
-from data_modules.sizes import Expected, expected
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.pretraining.surrogate_plan import read_settings
+from craft_lightning.strategies.choose import Given, Machine, choose
+from craft_lightning.strategies.flops import CARDS, Work, seconds, stack_flops, training_work
+from craft_lightning.strategies.memory import Plan as MemoryPlan
+from craft_lightning.strategies.memory import estimate
+from data_modules.datasets.expected_sizes import Expected, expected
+from data_modules.datasets.facts import dataset_facts
+from data_modules.sources.llava_conversations import PUBLISHED
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 MACHINES = ("8x40gb", "1x24gb")

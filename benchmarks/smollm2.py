@@ -21,16 +21,16 @@ import torch
 from lightning.fabric import Fabric
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from craft_lightning.checkpoints.registry import load_tower
 from craft_lightning.errors import CraftError
-from craft_lightning.family.surrogate import add_marks
-from craft_lightning.models.loading import load_tower
 from craft_lightning.models.projector import Projector
-from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm
-from craft_lightning.surrogates.attention import FLOAT32_SDPA
-from craft_lightning.surrogates.conversations import TokenizedTurns, TurnEncoder, collate
-from craft_lightning.surrogates.language import Shown, TextStage, VisionLanguageStage, store_tokens
-from craft_lightning.surrogates.loop import LoopSpec, run_stage
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.pretraining.attention import FLOAT32_SDPA
+from craft_lightning.pretraining.language_stage import Shown, TextStage, VisionLanguageStage, store_tokens
+from craft_lightning.pretraining.surrogate import add_marks
+from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
+from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, collate
 from craft_lightning.types import IMAGE_TOKEN_ID
 from data_modules.twins.eurosat import EuroSatTwin
 from data_modules.twins.plantvillage import PlantVillageTwin

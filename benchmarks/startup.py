@@ -24,7 +24,7 @@ VERBS = (("--help",), ("list", "methods"), ("table", "status", "table1"))
 FIT = """
 import os, sys
 from lightning.pytorch import Callback
-from craft_lightning.cli import build_cli
+from craft_lightning.cli.run import build_cli
 class Stop(Callback):
     def on_train_batch_end(self, *args):
         os._exit(0)

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import Callback
 
 from callbacks.ste_check import SteCheck
-from craft_lightning.cli import build_cli
+from craft_lightning.cli.run import build_cli
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from craft_lightning.benchmark.result_store import RESULT, STARTED
 from craft_lightning.errors import CraftError
-from craft_lightning.tables.store import RESULT, STARTED
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from craft_lightning.writing import write_json
+from craft_lightning.io import write_json
 
 
 @dataclass(frozen=True)

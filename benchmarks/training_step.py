@@ -36,12 +36,12 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from craft_lightning.cli import build_cli
-from craft_lightning.methods.captions import CaptionTable
+from craft_lightning.checkpoints.tiny import tiny_tokenizer
+from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_vlm
+from craft_lightning.cli.run import build_cli
+from craft_lightning.methods._support.caption_table import CaptionTable
 from craft_lightning.methods.craft import Craft
-from craft_lightning.models.layout import TowerParts, write_vlm
 from craft_lightning.models.projector import Projector
-from craft_lightning.models.tiny import tiny_tokenizer
 from craft_lightning.optim import build_optimizer
 from craft_lightning.types import VqaBatch
 from timing import Peak, Row, memory, program

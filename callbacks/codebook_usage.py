@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.blocks import as_forward
+from craft_lightning.models.sharding import as_forward
 
 
 class CodesChanged(Callback):

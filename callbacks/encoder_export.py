@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.token_prior import domain_counts
-from craft_lightning.models.blocks import whole
-from craft_lightning.models.layout import write_encoder
+from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.evaluation.prior import domain_counts
+from craft_lightning.models.sharding import whole
 
 
 class EncoderExport(Callback):

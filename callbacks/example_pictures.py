@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from craft_lightning.writing import fresh_file
+from craft_lightning.io import fresh_file
 
 FOLDER = "examples"
 COUNT = 12

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from callbacks import facts
+from craft_lightning import run_facts
 
 ACCURACIES = ("test/exact_match", "test/exact_match_seen", "test/exact_match_unseen", "val/accuracy")
 """The columns. TensorBoard shows the last value that a run logged of each, and takes the list from any one run."""
@@ -54,11 +54,11 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
     """
     own = trainer.state.fn == "fit" or trainer.ckpt_path is not None
     adapted = {"base": module.backbone.name} if own else module.vlm.encoder_facts
-    trained = sum(facts.trained_parts(module).values())
+    trained = sum(run_facts.trained_parts(module).values())
     return {
         "dataset": str(getattr(getattr(trainer, "datamodule", None), "dataset", NONE)),
         "learning_rate": float(module.optim.lr) if trained else 0.0,
-        "method": _named(facts.method(trainer, module), module),
+        "method": _named(run_facts.method(trainer, module), module),
         "parameters": float(trained),
         "surrogate": str((adapted or {}).get("base", NONE)),
         "tested_on": module.backbone.name,

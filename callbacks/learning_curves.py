@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from craft_lightning.writing import write_text
+from craft_lightning.io import write_text
 
 NAME = "curves.jsonl"
 

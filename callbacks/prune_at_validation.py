@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from callbacks.token_prior import counts_in, data_of, domain_counts
 from craft_lightning.errors import CraftError
+from craft_lightning.evaluation.prior import counts_in, data_of, domain_counts
 from craft_lightning.metrics import ExactMatch
 from craft_lightning.models.pruning import PruneRule, budget_of, distinct
 from craft_lightning.types import VisualTokens

@@ -11,12 +11,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks import facts
-from callbacks.replies import everywhere, to_jsonl
-from craft_lightning.folders import places
+from craft_lightning import run_facts
+from craft_lightning.environment import versions
+from craft_lightning.evaluation.predictions import everywhere, to_jsonl
+from craft_lightning.io import write_json, write_text
+from craft_lightning.run_folder import places
 from craft_lightning.types import Prediction
-from craft_lightning.versions import versions
-from craft_lightning.writing import write_json, write_text
 
 NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
 """Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
@@ -120,28 +120,28 @@ class ResultWriter(Callback):
     def _write_result(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        parts = facts.trained_parts(pl_module)
+        parts = run_facts.trained_parts(pl_module)
         result = {
             "verb": self.verb,
-            "method": facts.method(trainer, pl_module),
+            "method": run_facts.method(trainer, pl_module),
             "settings": {k: v for k, v in pl_module.hparams.items() if not k.startswith("_")},
             "encoder": getattr(getattr(pl_module, "vlm", None), "encoder_facts", None),
             "seed": self.seed,
             "metrics": {**getattr(pl_module, "first_gradients", {}), **trainer.callback_metrics},
             "rows": self._rows,
             "steps": trainer.global_step,
-            "trained": {"count": sum(parts.values()), "parts": parts, "names": facts.trained_names(pl_module)},
-            "codebook_hash": facts.codebook_hash(pl_module),
-            "quantizer_dtype": facts.quantizer_dtype(pl_module),
-            "strategy": facts.strategy(trainer),
-            "pruning": facts.pruning(trainer, pl_module),
-            "device": facts.device(trainer),
-            "arithmetic": facts.arithmetic(),
+            "trained": {"count": sum(parts.values()), "parts": parts, "names": run_facts.trained_names(pl_module)},
+            "codebook_hash": run_facts.codebook_hash(pl_module),
+            "quantizer_dtype": run_facts.quantizer_dtype(pl_module),
+            "strategy": run_facts.strategy(trainer),
+            "pruning": run_facts.pruning(trainer, pl_module),
+            "device": run_facts.device(trainer),
+            "arithmetic": run_facts.arithmetic(),
             "seconds": round(time.monotonic() - self._start, 3),
-            "peak_memory": facts.peak_memory(trainer),
-            "data": facts.data_facts(trainer),
+            "peak_memory": run_facts.peak_memory(trainer),
+            "data": run_facts.data_facts(trainer),
             "config_hash": self.hash,
             "versions": versions(),
-            "git": facts.git_state(),
+            "git": run_facts.git_state(),
         }
-        write_json(self._result, facts.plain(result))
+        write_json(self._result, run_facts.plain(result))

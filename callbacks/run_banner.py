@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from callbacks import facts
-from craft_lightning.models.pictures import told
-from craft_lightning.scoring import MAX_NEW_TOKENS
+from craft_lightning import run_facts
+from craft_lightning.models.picture_files import told
+from craft_lightning.text.scoring import MAX_NEW_TOKENS
 
 _NAMES = 8
 """Names of classes that a line shows."""
@@ -55,7 +55,7 @@ class RunBanner(Callback):
 
 def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     """The lines by their heading."""
-    parts = facts.trained_parts(module)
+    parts = run_facts.trained_parts(module)
     trains = ", ".join(f"{part} {count:,}" for part, count in parts.items()) or "nothing"
     total = sum(p.numel() for p in module.parameters())
     share = sum(parts.values()) / total if total else 0.0
@@ -64,13 +64,13 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     encoder = getattr(backbone, "encoder", None)
     model = f"{getattr(backbone, 'name', '')}" + (f" with encoder {encoder}" if encoder else "")
     lines = {
-        "method": _method_line(facts.method(trainer, module), module),
+        "method": _method_line(run_facts.method(trainer, module), module),
         "backbone": model,
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
         "codebook": _codebook_line(module),
-        "strategy": facts.strategy(trainer),
-        "pruning": _pruning_line(facts.pruning(trainer, module)),
-        "data": _data_line(facts.data_facts(trainer)),
+        "strategy": run_facts.strategy(trainer),
+        "pruning": _pruning_line(run_facts.pruning(trainer, module)),
+        "data": _data_line(run_facts.data_facts(trainer)),
         "folder": "none: fast_dev_run keeps nothing" if fast else trainer.default_root_dir,
     }
     return {name: text for name, text in lines.items() if text}
@@ -87,8 +87,8 @@ def _method_line(method: str, module: LightningModule) -> str:
 
 
 def _codebook_line(module: LightningModule) -> str:
-    digest = facts.codebook_hash(module)
-    return f"{digest}, distances in {facts.quantizer_dtype(module)}" if digest else "none (continuous tower)"
+    digest = run_facts.codebook_hash(module)
+    return f"{digest}, distances in {run_facts.quantizer_dtype(module)}" if digest else "none (continuous tower)"
 
 
 def _pruning_line(pruning: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from craft_lightning import __version__
-from craft_lightning.folders import MARK
-from craft_lightning.writing import fresh_file
+from craft_lightning.io import fresh_file
+from craft_lightning.run_folder import MARK
 
 
 class SaveConfig(SaveConfigCallback):

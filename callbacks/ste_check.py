@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from callbacks.codebook_usage import CodesChanged
 from craft_lightning.errors import CraftError
 from craft_lightning.metrics import CodebookUsage
-from craft_lightning.models.blocks import as_forward, sharded
+from craft_lightning.models.sharding import as_forward, sharded
 from craft_lightning.types import VisualTokens, VqaBatch
 
 RATIO, COSINE = 0.02, 0.999

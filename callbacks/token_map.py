@@ -13,13 +13,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.codebook_usage import CodesChanged
-from callbacks.replies import everywhere
-from craft_lightning.models.pixels import preprocess
-from craft_lightning.models.reading import load_tower
-from craft_lightning.mosaic import INK, MUTED, RIGHT, WRONG, TokenView, code_colours, draw_tokens, stack
-from craft_lightning.prompts import LETTERS
+from craft_lightning.checkpoints.vila_u import load_tower
+from craft_lightning.evaluation.predictions import everywhere
+from craft_lightning.io import fresh_file
+from craft_lightning.models.image_processing import preprocess
+from craft_lightning.text.prompts import LETTERS
 from craft_lightning.types import Prediction, VqaExample
-from craft_lightning.writing import fresh_file
+from craft_lightning.visualization import INK, MUTED, RIGHT, WRONG, TokenView, code_colours, draw_tokens, stack
 
 
 @dataclass(frozen=True)

@@ -14,22 +14,25 @@ from craft_lightning import __version__
 from craft_lightning.checkout import PACKAGES, install_command, no_shadows
 from craft_lightning.errors import CraftError, unknown
 
-RUN = "craft_lightning.cli"
+RUN = "craft_lightning.cli.run"
 
 VERBS: dict[str, tuple[str, str]] = {
     "fit": (RUN, "train a method"),
     "validate": (RUN, "evaluate on the validation items"),
     "test": (RUN, "evaluate on the stored test items"),
-    "predict": ("craft_lightning.predict", "answer the questions of a split, or one about a picture; write its logits"),
-    "list": ("craft_lightning.listing", "methods, datasets, backbones or tables, one line each"),
-    "table": ("craft_lightning.tables", "plan, run and render a table of the paper"),
-    "board": ("craft_lightning.tables.board", "name all runs for TensorBoard"),
-    "tokenize": ("craft_lightning.tokenize", "pictures to discrete visual tokens"),
-    "tokens": ("craft_lightning.tokens", "a picture of the visual tokens of pictures: codes, changed, kept"),
-    "draw": ("craft_lightning.draw", "contact sheet of the drawn datasets"),
-    "export": ("craft_lightning.export", "write an adapted encoder back into a whole checkpoint"),
-    "doctor": ("craft_lightning.doctor", "what this machine has and what is missing"),
-    "surrogate": ("craft_lightning.family.build", "build a surrogate model, or the pocket family from nothing"),
+    "predict": (
+        "craft_lightning.cli.predict",
+        "answer the questions of a split, or one about a picture; write its logits",
+    ),
+    "list": ("craft_lightning.cli.list", "methods, datasets, backbones or tables, one line each"),
+    "table": ("craft_lightning.cli.table", "plan, run and render a table of the paper"),
+    "board": ("craft_lightning.report.tensorboard", "name all runs for TensorBoard"),
+    "tokenize": ("craft_lightning.cli.tokenize", "pictures to discrete visual tokens"),
+    "tokens": ("craft_lightning.cli.tokens", "a picture of the visual tokens of pictures: codes, changed, kept"),
+    "draw": ("craft_lightning.cli.draw", "contact sheet of the drawn datasets"),
+    "export": ("craft_lightning.cli.export", "write an adapted encoder back into a whole checkpoint"),
+    "doctor": ("craft_lightning.cli.doctor", "what this machine has and what is missing"),
+    "surrogate": ("craft_lightning.pretraining.family", "build a surrogate model, or the pocket family from nothing"),
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from craft_lightning.scoring import lenient_match, lone_letter
+from craft_lightning.text.scoring import lenient_match, lone_letter
 from craft_lightning.types import Prediction
 
 

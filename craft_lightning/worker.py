@@ -29,16 +29,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks import facts
 from callbacks.example_pictures import ExamplePictures
 from callbacks.learning_curves import LearningCurves
-from callbacks.replies import count_items
-from craft_lightning import __version__
-from craft_lightning.cli import CraftCLI, build_cli
+from craft_lightning import __version__, run_facts
+from craft_lightning.benchmark.result_store import RESULT
+from craft_lightning.cli.run import CraftCLI, build_cli
+from craft_lightning.environment import versions
 from craft_lightning.errors import CraftError
-from craft_lightning.tables.store import RESULT
-from craft_lightning.versions import versions
-from craft_lightning.writing import write_json
+from craft_lightning.evaluation.predictions import count_items
+from craft_lightning.io import write_json
 
 STEP_INTERVAL = 0.5
 """Seconds between two ``step`` events."""
@@ -71,7 +70,7 @@ class StepEvents(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what the training has cost so far, for whoever goes on."""
-        memory = max(self.memory, facts.peak_memory(trainer))
+        memory = max(self.memory, run_facts.peak_memory(trainer))
         checkpoint[COST] = {"training": self.training, "trained_steps": self.trained_steps, "memory": memory}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -138,8 +137,8 @@ def machine() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = torch.cuda.device_count()
     usable = f"{cores} core{'s' if cores != 1 else ''} usable"
-    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{facts.processor()}, {usable}"
-    return {"machine": name, "arithmetic": facts.arithmetic(), **facts.git_state()}
+    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{run_facts.processor()}, {usable}"
+    return {"machine": name, "arithmetic": run_facts.arithmetic(), **run_facts.git_state()}
 
 
 def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:
@@ -148,9 +147,9 @@ def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:
     The steps that an interruption lost were taken twice and are charged once.
     """
     return {
-        "parameters": sum(facts.trained_parts(cli.model).values()),
+        "parameters": sum(run_facts.trained_parts(cli.model).values()),
         "seconds": round(steps.training / max(steps.trained_steps, 1) * cli.trainer.global_step, 3),
-        "memory": max(steps.memory, facts.peak_memory(cli.trainer)),
+        "memory": max(steps.memory, run_facts.peak_memory(cli.trainer)),
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from craft_lightning.arguments import named_settings, read_layers
-from craft_lightning.cli import build_cli
+from craft_lightning.cli.arguments import named_settings, read_layers
+from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import timing
-from craft_lightning.models.loading import load_vlm
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.writing import write_json
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.io import write_json
+from craft_lightning.models.vlm_spec import VlmSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 

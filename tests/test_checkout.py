@@ -12,13 +12,13 @@ import pytest
 
 from craft_lightning import __main__ as entry
 from craft_lightning import checkout
-from craft_lightning.arguments import read_layers
+from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.checkout import ROOT, experiments, find, placed
-from craft_lightning.cli import build_cli
+from craft_lightning.cli.arguments import read_layers
+from craft_lightning.cli.list import entries
+from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
-from craft_lightning.family.surrogate_plan import read_settings
-from craft_lightning.listing import entries
-from craft_lightning.tables.spec import find_table, load_spec
+from craft_lightning.pretraining.surrogate_plan import read_settings
 
 
 @pytest.fixture

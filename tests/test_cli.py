@@ -15,12 +15,12 @@ import yaml
 
 from craft_lightning import __main__ as entry
 from craft_lightning import __version__
-from craft_lightning.cli import CraftCLI, build_cli
+from craft_lightning.cli.run import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
-from craft_lightning.methods.state import load_method
-from craft_lightning.models import spec
-from craft_lightning.models.spec import BACKBONES
+from craft_lightning.methods._support.checkpoint_checks import load_method
+from craft_lightning.models import vlm_spec as spec
+from craft_lightning.models.vlm_spec import BACKBONES
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = str(ROOT / "experiments" / "smoke.yaml")
@@ -354,7 +354,7 @@ def test_interruption_is_one_line_and_130(monkeypatch: Any, capsys: Any) -> None
             sys.exit(1)
 
     for function in (stop, stopped_by_lightning):
-        monkeypatch.setitem(sys.modules, "craft_lightning.listing", types.SimpleNamespace(main=function))
+        monkeypatch.setitem(sys.modules, "craft_lightning.cli.list", types.SimpleNamespace(main=function))
         assert entry.main(["list", "methods"]) == 130
         assert capsys.readouterr().err == "craft_lightning: interrupted\n"
 

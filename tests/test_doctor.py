@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from craft_lightning import __main__ as entry
-from craft_lightning import doctor
+from craft_lightning.cli import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from craft_lightning.cli import build_cli
+from craft_lightning.benchmark.plan import table_lines
+from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.cli.run import build_cli
 from craft_lightning.methods import METHODS, method_class
-from craft_lightning.models.spec import BACKBONES
-from craft_lightning.tables.plan import table_lines
-from craft_lightning.tables.spec import find_table, load_spec
-from data_modules.facts import dataset_facts
-from data_modules.registry import DATASETS
+from craft_lightning.models.vlm_spec import BACKBONES
+from data_modules.datasets.facts import dataset_facts
+from data_modules.datasets.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 FRAGMENTS = {kind: sorted((ROOT / kind).glob("*.yaml")) for kind in ("methods", "backbones", "datasets")}
@@ -40,7 +40,7 @@ def parse(*files: Path) -> dict[str, object]:
 def test_nothing_is_left_out() -> None:
     assert all(FRAGMENTS.values())
     assert len(FRAGMENTS["datasets"]) == 10
-    assert len(HARDWARE) == 8  # each is a machine of tests/callbacks/test_strategy.py
+    assert len(HARDWARE) == 8  # each is a machine of tests/strategies/test_choose.py
     covered = {ROOT / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *HARDWARE}
     covered |= {f for files in (*FRAGMENTS.values(), *AT_PAPER_SCALE.values(), [PAPER / "base.yaml"]) for f in files}
     others = [p for p in ROOT.rglob("*.yaml") if p not in covered and "surrogates" not in p.parts]

@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from craft_lightning import __main__ as entry
-from craft_lightning import flags
-from craft_lightning.cli import CraftCLI, build_cli
+from craft_lightning.cli import trainer_flags as flags
+from craft_lightning.cli.run import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from craft_lightning.errors import CraftError
-from craft_lightning.folders import claim, claim_evaluation, places, unused
+from craft_lightning.run_folder import claim, claim_evaluation, places, unused
 
 
 def write(path: Path, text: str = "kept") -> Path:

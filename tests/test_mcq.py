@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from craft_lightning import mcq
+from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.types import VqaExample
-from data_modules import labels
+from data_modules.datasets import labels
 
 EXAMPLE = VqaExample("d/test/1", Image.new("RGB", (4, 4)), "Which?", "B", options=("x", "y"))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from craft_lightning.mosaic import GAP, PAPER, TITLE, TokenView, code_colours, draw_tokens, stack
+from craft_lightning.visualization import GAP, PAPER, TITLE, TokenView, code_colours, draw_tokens, stack
 
 CELL = 32
 HEAD = GAP + TITLE + 6

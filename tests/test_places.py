@@ -12,8 +12,8 @@ import pytest
 
 from craft_lightning import __main__ as entry
 from craft_lightning.errors import CraftError
-from craft_lightning.folders import check_folder, find_checkpoint
-from craft_lightning.writing import check_file
+from craft_lightning.io import check_file
+from craft_lightning.run_folder import check_folder, find_checkpoint
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "experiments" / "smoke.yaml")
 

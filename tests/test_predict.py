@@ -15,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning.models.layout import write_encoder
-from craft_lightning.models.loading import load_vlm
-from craft_lightning.models.pixels import preprocess
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.cli.predict import one_batch, parser
+from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.predict import one_batch, parser
-from craft_lightning.prompts import PromptBuilder
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.text.prompts import PromptBuilder
 from craft_lightning.types import IMAGE_TOKEN_ID, VqaExample
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "experiments" / "smoke.yaml")

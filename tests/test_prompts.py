@@ -6,10 +6,10 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from craft_lightning import prompts
 from craft_lightning.errors import CraftError
-from craft_lightning.prompts import PromptBuilder, collate_text, justify, message
-from craft_lightning.surrogates.tokenizers import train_tokenizer
+from craft_lightning.pretraining.tokenizers import train_tokenizer
+from craft_lightning.text import prompts
+from craft_lightning.text.prompts import PromptBuilder, collate_text, justify, message
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VqaExample
 
 TEXT = ["Which flower is shown? A. rose B. lily C. iris D. tulip Answer in one letter only. ASSISTANT: USER:"] * 20

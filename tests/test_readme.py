@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 from craft_lightning import __main__ as entry
-from craft_lightning.family.report import weights
-from craft_lightning.models.spec import POCKET
-from craft_lightning.tables.verbs import build_parser
-from data_modules.base import VqaDataModule
+from craft_lightning.cli.table import build_parser
+from craft_lightning.models.vlm_spec import POCKET
+from craft_lightning.pretraining.family_report import weights
+from data_modules.datamodule import VqaDataModule
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

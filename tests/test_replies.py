@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from craft_lightning.replies import likely_letters, scored_replies
+from craft_lightning.evaluation.generate import likely_letters, scored_replies
 
 IDS = dict(zip("ABCDEFGH", (7, 3, 11, 5, 2, 13, 9, 1), strict=True))
 """Token ids in another order than the letters."""

@@ -19,13 +19,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning.cli import build_cli
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.tiny import write_tiny
+from craft_lightning.cli.run import build_cli
 from craft_lightning.methods import base
-from craft_lightning.models.loading import load_vlm
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.models.tiny import write_tiny
-from craft_lightning.resuming import weight_hashes
-from data_modules.base import VqaDataModule
+from craft_lightning.methods._support.resuming import weight_hashes
+from craft_lightning.models.vlm_spec import VlmSpec
+from data_modules.datamodule import VqaDataModule
 
 SMOKE = str(Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml")
 

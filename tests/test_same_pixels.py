@@ -15,12 +15,12 @@ from PIL import ExifTags, Image
 from safetensors.torch import load_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning import tokens
-from craft_lightning.models.loading import load_tower
-from craft_lightning.models.pixels import preprocess
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.mosaic import TokenView, draw_tokens
-from data_modules.base import VqaDataModule
+from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.cli import tokens
+from craft_lightning.models.image_processing import preprocess
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.visualization import TokenView, draw_tokens
+from data_modules.datamodule import VqaDataModule
 from data_modules.sources.images import to_pixels
 
 

@@ -4,8 +4,9 @@ import doctest
 
 import pytest
 
-from craft_lightning import errors, optim, scoring
-from craft_lightning.scoring import exact_match, lenient_match, lone_letter, normalise
+from craft_lightning import errors, optim
+from craft_lightning.text import scoring
+from craft_lightning.text.scoring import exact_match, lenient_match, lone_letter, normalise
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from craft_lightning import __main__ as entry
-from craft_lightning import tokens
+from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.cli import tokens
 from craft_lightning.errors import CraftError
-from craft_lightning.models.layout import write_encoder
-from craft_lightning.models.loading import load_tower
-from craft_lightning.models.pixels import preprocess, read_image
+from craft_lightning.models.image_processing import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.tower import VisionTower
-from craft_lightning.mosaic import TokenView, draw_tokens
+from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.visualization import TokenView, draw_tokens
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from craft_lightning.writing import fresh_file, write_json, write_text
+from craft_lightning.io import fresh_file, write_json, write_text
 
 
 def _die_in_the_middle(path: Path) -> None:

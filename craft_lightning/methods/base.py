@@ -15,22 +15,22 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from craft_lightning import resuming
+from craft_lightning.checkpoints.meta import skeleton
+from craft_lightning.checkpoints.registry import load_vlm
 from craft_lightning.errors import CraftError
-from craft_lightning.mcq import pick
-from craft_lightning.methods import state
-from craft_lightning.methods.captions import CaptionRows, CaptionTable
-from craft_lightning.methods.seen import SeenPictures
-from craft_lightning.methods.steps import StepAccounts
+from craft_lightning.evaluation.generate import scored_replies
+from craft_lightning.methods._support import checkpoint_checks as state
+from craft_lightning.methods._support import resuming
+from craft_lightning.methods._support.caption_table import CaptionRows, CaptionTable
+from craft_lightning.methods._support.feature_cache import SeenPictures
+from craft_lightning.methods._support.step_accounts import StepAccounts
 from craft_lightning.metrics import CodebookUsage, ExactMatch
-from craft_lightning.models.blocks import shard
-from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pruning import PruneRule, prune_each
-from craft_lightning.models.skeleton import skeleton
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.sharding import shard
 from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec, build_optimizer
-from craft_lightning.replies import scored_replies
+from craft_lightning.text.multiple_choice import pick
 from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
 
 HOOKS = ("trainable", "build", "visual_tokens", "losses", "param_groups")

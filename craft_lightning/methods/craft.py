@@ -8,7 +8,7 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.losses import Level, Reduction, commitment, summed_per_sample
-from craft_lightning.methods.contrast import ContrastiveMethod
+from craft_lightning.methods._support.contrastive import ContrastiveMethod
 from craft_lightning.types import MethodOutput, VisualTokens, VqaBatch
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from craft_lightning.methods.contrast import ContrastiveMethod
+from craft_lightning.methods._support.contrastive import ContrastiveMethod
 from craft_lightning.types import MethodOutput, VqaBatch
 
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.pixels import Aspect
+from craft_lightning.models.image_processing import Aspect
+from craft_lightning.models.prompt_trimming import trim_prompts
 from craft_lightning.models.pruning import positions_with_gaps
-from craft_lightning.models.tower import Attention, VisionTower
-from craft_lightning.models.trim import trim_prompts
+from craft_lightning.models.towers.siglip import Attention, VisionTower
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.pictures import escaped, gathered, is_picture, no_pictures, told
-from data_modules.facts import DatasetFacts
+from craft_lightning.models.picture_files import escaped, gathered, is_picture, no_pictures, told
+from data_modules.datasets.facts import DatasetFacts
 from data_modules.sources.found import Found, Labelled, Splits, split_named
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree, join

@@ -1,11 +1,12 @@
 """Pictures and questions on disk: the authors' own files, class folders, or JSONL, in a folder or a zip archive.
 
-Known datasets are recognised as their authors hand them out, unpacked or as one zip archive (``data_modules/NAME.py``).
+Known datasets are recognised as their authors hand them out, unpacked or as one zip archive
+(``data_modules/datasets/NAME.py``).
 Labelled images: ``ROOT/{train,test[,val]}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg`` alone; folders below a class belong to
 it; names that begin with a dot, links to folders and whatever else is not read are counted. Questions:
 ``ROOT/{train,test[,val]}.jsonl``, or one ``FILE.jsonl`` of any name, with picture paths relative to its folder. All
 that may be in a folder that is alone in ROOT, or in one that is alone in that. Where a split is missing it is cut from
-what is there (:mod:`data_modules.sources.cut`).
+what is there (:mod:`.cut`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from craft_lightning.errors import CraftError, nearest
-from craft_lightning.models.pictures import no_pictures
-from data_modules.facts import DatasetFacts, Kind
+from craft_lightning.models.picture_files import no_pictures
+from data_modules.datasets.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
 from data_modules.sources.found import Asked, Found, Splits, split_named
 from data_modules.sources.questions import read_jsonl

@@ -35,7 +35,7 @@ class Asked:
 
     Attributes:
         where: it stands, for messages. key: unique in the dataset.
-        record: ``question``, ``answer`` and so on (see :mod:`data_modules.sources.questions`).
+        record: ``question``, ``answer`` and so on (see :mod:`.questions`).
         picture: None where the record has none.
     """
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from craft_lightning.errors import CraftError
-from data_modules.facts import DatasetFacts, HubTable
+from data_modules.datasets.facts import DatasetFacts, HubTable
 from data_modules.sources.folder import check_root
 from data_modules.sources.found import SPLIT_NAMES, Found
 from data_modules.sources.split import Problems

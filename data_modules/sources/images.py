@@ -1,6 +1,6 @@
 """Pictures wherever they lie (a file, a zip, a table) at the model's side, as bytes.
 
-Opening, reading and refusing them is :mod:`craft_lightning.models.pixels`'s.
+Opening, reading and refusing them is :mod:`.image_processing`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.pixels import Aspect, opened, preprocess
+from craft_lightning.models.image_processing import Aspect, opened, preprocess
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.mcq import LETTERS
-from craft_lightning.models.pictures import is_picture
+from craft_lightning.models.picture_files import is_picture
+from craft_lightning.text.multiple_choice import LETTERS
+from data_modules.captioning.statements import declarative
 from data_modules.sources.found import Asked
 from data_modules.sources.images import FilePicture, Picture
 from data_modules.sources.split import Item, Problems
 from data_modules.sources.tree import Tree
 from data_modules.sources.values import absent, as_index, as_text, shown
-from data_modules.statements import declarative
 
 _MANY = 30
 """So many indices of which none is 0 are odd enough to be told."""

@@ -15,10 +15,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from craft_lightning import mcq
 from craft_lightning.errors import CraftError
-from data_modules.facts import DatasetFacts
-from data_modules.reader import Reader
+from craft_lightning.text import multiple_choice as mcq
+from data_modules.backbone_reader import Reader
+from data_modules.datasets.facts import DatasetFacts
 from data_modules.sources.cut import divide, owner
 from data_modules.sources.found import Asked, Found, Labelled
 from data_modules.sources.images import LazyImages, Picture, check, read_square

@@ -32,7 +32,7 @@ class Item:
         options: candidate texts of a choice question, the answer among them; empty for open questions and for labels,
             whose options are made of other labels.
         label: index into the source's class names, or -1.
-        label_id: see :class:`craft_lightning.types.VqaExample`.
+        label_id: see :class:`.types.VqaExample`.
         caption: the sentence that states the answer. generated: what a captioner says of a training picture.
         facts: what was drawn.
     """

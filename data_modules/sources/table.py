@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from craft_lightning.errors import CraftError
-from data_modules.facts import DatasetFacts, HubTable
+from data_modules.datasets.facts import DatasetFacts, HubTable
 from data_modules.sources.found import SPLIT_NAMES, Asked, Entries, Found, Labelled, Splits, split_named
 from data_modules.sources.images import BytesPicture, Picture, Shelf
 from data_modules.sources.split import Problems, SplitName

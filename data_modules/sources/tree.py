@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.pictures import is_hidden, is_picture, listing
+from craft_lightning.models.picture_files import is_hidden, is_picture, listing
 from data_modules.sources.found import split_named
 from data_modules.sources.images import BytesPicture, FilePicture, Picture, Shelf
 

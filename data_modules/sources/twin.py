@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from craft_lightning import mcq
+from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.types import Fact
-from data_modules.facts import DatasetFacts
+from data_modules.datasets.facts import DatasetFacts
 from data_modules.sources.split import Item, Source, Split, SplitName
 from data_modules.twins.base import ClassificationTwin, Drawing, Look, Qa
 from data_modules.twins.registry import TWINS, world_hash

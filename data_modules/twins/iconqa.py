@@ -195,7 +195,7 @@ class IconQaTwin(QuestionTwin):
         return torch.lerp(board, chalk, alpha.unsqueeze(1).expand_as(board))
 
     def facts(self, attributes: Attributes, i: int) -> tuple[Fact, ...]:
-        """See :func:`data_modules.twins.iconqa_words.facts`."""
+        """See :func:`.iconqa_words.facts`."""
         return words.facts({name: value[i].tolist() for name, value in attributes.items()})
 
     def questions(self, attributes: Attributes, i: int) -> tuple[Qa, ...]:

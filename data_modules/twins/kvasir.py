@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.labels import KVASIR, kvasir_words
+from data_modules.datasets.labels import KVASIR, kvasir_words
 from data_modules.twins.base import Attributes, ClassificationTwin
 from data_modules.twins.draw import Canvas, both, box, choose, ellipse, noise, per_picture, ring
 from data_modules.twins.rng import Rng

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from craft_lightning.types import Fact
-from data_modules import labels
+from data_modules.datasets import labels
 from data_modules.twins.base import Attributes, ClassificationTwin
 from data_modules.twins.cells import Cells
 from data_modules.twins.draw import Canvas, blur, choose, noise, per_picture, rotate

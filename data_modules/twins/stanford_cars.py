@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.labels import STANFORD_CARS, every_kth
+from data_modules.datasets.labels import STANFORD_CARS, every_kth
 from data_modules.twins.base import Attributes, ClassificationTwin
 from data_modules.twins.draw import Canvas, both, box, choose, either, ellipse, per_picture
 from data_modules.twins.rng import Rng

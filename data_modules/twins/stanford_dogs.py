@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.labels import STANFORD_DOGS, every_kth, plain_words
+from data_modules.datasets.labels import STANFORD_DOGS, every_kth, plain_words
 from data_modules.twins.base import Attributes, ClassificationTwin
 from data_modules.twins.draw import (
     Canvas,

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from craft_lightning.mcq import LETTERS, OPTIONS, nearest_labels
-from craft_lightning.prompts import JUSTIFY_DIRECTIVE, LETTER_DIRECTIVE, SHORT_DIRECTIVE
+from craft_lightning.text.multiple_choice import LETTERS, OPTIONS, nearest_labels
+from craft_lightning.text.prompts import JUSTIFY_DIRECTIVE, LETTER_DIRECTIVE, SHORT_DIRECTIVE
 from craft_lightning.types import Fact
 from data_modules.twins.base import ClassificationTwin, Qa, QuestionTwin, Twin
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from callbacks.codebook_usage import CodesChanged
-from craft_lightning.cli import build_cli
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.cli.run import build_cli
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.loading import load_vlm
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.vlm_spec import VlmSpec
 
 SMOKE = str(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callbacks import progress
-from craft_lightning.cli import build_cli
+from craft_lightning.cli.run import build_cli
 
 SMOKE = str(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 

@@ -13,14 +13,14 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from craft_lightning.cli import build_cli
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
-from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
-from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm
-from craft_lightning.scoring import exact_match
-from data_modules.base import VqaDataModule
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.text.scoring import exact_match
+from data_modules.datamodule import VqaDataModule
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 N, K = 16, 64
@@ -160,7 +160,7 @@ def test_a_pruned_test_equals_pruning_by_hand(run: Any, encoder: Path, tmp_path:
 
 
 def test_several_ratios_encode_each_picture_once(run: Any, encoder: Path, monkeypatch: Any) -> None:
-    from craft_lightning.models.tower import VisionTower
+    from craft_lightning.models.towers.siglip import VisionTower
 
     calls: list[int] = []
     encode = VisionTower.encode

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch import LightningModule
 
-from callbacks import facts
 from callbacks.run_banner import banner
+from craft_lightning import run_facts
 
 DATA = {"dataset": "folder", "source": "folder", "root": "pets", "splits": {"val": 4, "test": 9}, "classes": 12}
 
@@ -14,12 +14,13 @@ DATA = {"dataset": "folder", "source": "folder", "root": "pets", "splits": {"val
 @pytest.fixture
 def data_line(monkeypatch):
     """The line of the data, for what a data module says of itself."""
-    monkeypatch.setattr(facts, "method", lambda *_: "zero_shot")
-    monkeypatch.setattr(facts, "strategy", lambda *_: "")
-    monkeypatch.setattr(facts, "pruning", lambda *_: {})
+    monkeypatch.setattr(run_facts, "method", lambda *_: "zero_shot")
+    monkeypatch.setattr(run_facts, "strategy", lambda *_: "")
+    monkeypatch.setattr(run_facts, "pruning", lambda *_: {})
 
     def line(**said):
-        trainer = SimpleNamespace(datamodule=SimpleNamespace(describe=lambda: DATA | said), default_root_dir="runs")
+        data, state = SimpleNamespace(describe=lambda: DATA | said), SimpleNamespace(fn="test")
+        trainer = SimpleNamespace(datamodule=data, state=state, limit_test_batches=1.0, default_root_dir="runs")
         return banner(trainer, LightningModule())["data"]
 
     return line

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from callbacks import ste_check
 from callbacks.ste_check import SteCheck
-from craft_lightning.cli import build_cli
+from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS, method_class
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models import quantizer as quantizers
 from craft_lightning.models.quantizer import Quantized, ResidualQuantizer
-from craft_lightning.models.tower import VisionTower
+from craft_lightning.models.towers.siglip import VisionTower
 from craft_lightning.types import VisualTokens
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from callbacks.hparams_tab import ACCURACIES
-from craft_lightning.cli import build_cli
+from craft_lightning.cli.run import build_cli
 from craft_lightning.methods import METHODS, method_class
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"

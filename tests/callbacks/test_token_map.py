@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import token_map
-from craft_lightning.cli import build_cli
-from craft_lightning.models.loading import load_vlm
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.cli.run import build_cli
 from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.mosaic import TokenView, draw_tokens
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.visualization import TokenView, draw_tokens
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 ON = ["--config", str(ROOT / "callbacks" / "token_map.yaml"), "--token_map.pictures=3"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from craft_lightning.prompts import PromptBuilder
-from craft_lightning.surrogates.tokenizers import train_tokenizer
-from data_modules import base
-from data_modules.reader import Reader
+from craft_lightning.pretraining.tokenizers import train_tokenizer
+from craft_lightning.text.prompts import PromptBuilder
+from data_modules import datamodule as base
+from data_modules.backbone_reader import Reader
 
 TEXT = ["Which of these is shown in the image? A. one B. two C. three D. four Answer in one letter only. ASSISTANT:"]
 

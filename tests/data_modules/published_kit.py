@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from data_modules.base import VqaDataModule
+from data_modules.datamodule import VqaDataModule
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (12, 10), kind: str = "JPEG") -> bytes:

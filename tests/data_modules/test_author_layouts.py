@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from craft_lightning.errors import CraftError
-from data_modules import labels
+from data_modules.datasets import labels
 from data_modules.sources import tree as tree_module
 from data_modules.sources.images import read_square
 from tests.data_modules.published_kit import opened, packed, picture, stored, texts, write_pictures, write_table

@@ -17,12 +17,12 @@ from PIL import Image
 
 from craft_lightning.errors import CraftError
 from craft_lightning.losses import negative_pairs
-from craft_lightning.methods.captions import CaptionTable
+from craft_lightning.methods._support.caption_table import CaptionTable
 from craft_lightning.methods.craft import Craft
-from craft_lightning.models.spec import VlmSpec
-from data_modules import captions as captions_module
-from data_modules.base import VqaDataModule
-from data_modules.captions import Captioner, agree
+from craft_lightning.models.vlm_spec import VlmSpec
+from data_modules.captioning import captioner as captions_module
+from data_modules.captioning.captioner import Captioner, agree
+from data_modules.datamodule import VqaDataModule
 from data_modules.sources import records as records_module
 from data_modules.sources.images import LazyImages, to_picture
 from tests.data_modules.captioner_kit import WORDS, write_blip, write_blip2

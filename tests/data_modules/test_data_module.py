@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from craft_lightning import mcq
 from craft_lightning.errors import CraftError
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.prompts import LETTER_DIRECTIVE, SHORT_DIRECTIVE, message
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.text import multiple_choice as mcq
+from craft_lightning.text.prompts import LETTER_DIRECTIVE, SHORT_DIRECTIVE, message
 from craft_lightning.types import IGNORED_LABEL
-from data_modules.base import VqaDataModule
-from data_modules.facts import dataset_facts
-from data_modules.registry import DATASETS
+from data_modules.datamodule import VqaDataModule
+from data_modules.datasets.facts import dataset_facts
+from data_modules.datasets.registry import DATASETS
 from data_modules.twins.base import ClassificationTwin
 from data_modules.twins.registry import twin as find_twin
 from data_modules.twins.registry import world_hash
@@ -357,7 +357,7 @@ def test_hyperparameters_are_not_logged_by_the_data(tmp_path):
 
 
 def test_listing_datasets_needs_no_torch():
-    code = "import sys, data_modules.registry as r; print(len(r.DATASETS), 'torch' in sys.modules)"
+    code = "import sys, data_modules.datasets.registry as r; print(len(r.DATASETS), 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["10", "False"]
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.pixels import preprocess
-from data_modules.base import VqaDataModule
+from craft_lightning.models.image_processing import preprocess
+from data_modules.datamodule import VqaDataModule
 from data_modules.sources import records as records_module
 from data_modules.sources.images import LazyImages, to_bytes, to_pixels
 from tests.data_modules.conftest import save_picture
@@ -152,7 +152,7 @@ def test_folders_below_a_class_belong_to_it(class_folder):
 
 
 def test_known_labels_get_their_words_and_holdout_is_the_twins(class_folder, tmp_path):
-    from data_modules import labels
+    from data_modules.datasets import labels
 
     root = class_folder(labels.EUROSAT, each=4)
     data = VqaDataModule(dataset="eurosat", source="folder", root=str(root), batch_size=4)
@@ -162,7 +162,7 @@ def test_known_labels_get_their_words_and_holdout_is_the_twins(class_folder, tmp
 
 
 def test_spelling_of_folders_does_not_matter():
-    from data_modules.facts import dataset_facts
+    from data_modules.datasets.facts import dataset_facts
 
     assert dataset_facts("stanford_cars").class_words("Ram C-V Cargo Van Minivan 2012") == (
         "Ram C/V Cargo Van Minivan 2012"

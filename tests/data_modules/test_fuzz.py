@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from craft_lightning.errors import CraftError
-from data_modules.base import VqaDataModule
+from data_modules.datamodule import VqaDataModule
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 drawn = settings(

@@ -6,10 +6,10 @@ import datasets
 import pytest
 from datasets import ClassLabel, Image, Value
 
-from craft_lightning import mcq
 from craft_lightning.errors import CraftError
-from data_modules import labels
-from data_modules.facts import dataset_facts
+from craft_lightning.text import multiple_choice as mcq
+from data_modules.datasets import labels
+from data_modules.datasets.facts import dataset_facts
 from tests.data_modules.published_kit import opened, stored, texts, write_table
 from tests.data_modules.test_data_module import Recorder, trainer
 from tests.data_modules.test_folder_source import png_header

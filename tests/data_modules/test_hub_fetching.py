@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import errors
 
 from craft_lightning.errors import CraftError
-from data_modules.facts import dataset_facts
-from data_modules.registry import DATASETS
+from data_modules.datasets.facts import dataset_facts
+from data_modules.datasets.registry import DATASETS
 from tests.data_modules.published_kit import opened
 from tests.data_modules.test_hub_classes import eurosat
 

@@ -4,7 +4,7 @@ import pytest
 from datasets import Image, List, Value
 
 from craft_lightning.errors import CraftError
-from data_modules.iconqa import split_choices
+from data_modules.datasets.iconqa import split_choices
 from data_modules.sources import cauldron
 from tests.data_modules.published_kit import opened, stored, texts, write_table
 

@@ -9,7 +9,7 @@ import pytest
 
 from callbacks.run_banner import _data_line
 from craft_lightning.errors import CraftError
-from data_modules.base import VqaDataModule
+from data_modules.datamodule import VqaDataModule
 from tests.data_modules.conftest import save_picture
 from tests.data_modules.published_kit import write_pictures
 

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from craft_lightning.errors import CraftError
-from data_modules.base import VqaDataModule
+from data_modules.datamodule import VqaDataModule
 from data_modules.sources import cauldron, values
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from craft_lightning.models.loading import load_vlm
-from craft_lightning.models.spec import VlmSpec
-from data_modules.reader import read_backbone
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.models.vlm_spec import VlmSpec
+from data_modules.backbone_reader import read_backbone
 
 
 @pytest.mark.parametrize("name", ["host", "small", "continuous"])

@@ -13,8 +13,8 @@ import pytest
 from scipy.io import savemat
 
 from craft_lightning.errors import CraftError
-from data_modules import labels
-from data_modules.base import VqaDataModule
+from data_modules.datamodule import VqaDataModule
+from data_modules.datasets import labels
 from tests.data_modules.published_kit import opened, packed, texts, write_table
 
 ROOT = os.environ.get("CRAFT_REAL_DATA")

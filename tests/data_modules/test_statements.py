@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_modules.statements import declarative
+from data_modules.captioning.statements import declarative
 
 
 @pytest.mark.parametrize(

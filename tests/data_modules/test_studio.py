@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from craft_lightning.family.report import grounded
-from craft_lightning.mcq import LETTERS
+from craft_lightning.pretraining.family_report import grounded
+from craft_lightning.text.multiple_choice import LETTERS
 from data_modules.twins.base import ClassificationTwin
 from data_modules.twins.registry import TWINS
 from data_modules.twins.studio import Studio, rng_of

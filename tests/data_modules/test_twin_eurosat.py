@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_modules import labels
+from data_modules.datasets import labels
 from data_modules.twins import eurosat
 from data_modules.twins.eurosat import EuroSatTwin
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules import labels
+from data_modules.datasets import labels
 from data_modules.twins import flowers102
 from data_modules.twins.flowers102 import FlowersTwin
 from data_modules.twins.rng import Rng

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules import labels
+from data_modules.datasets import labels
 from data_modules.twins import plantvillage
 from data_modules.twins.plantvillage import PlantVillageTwin
 

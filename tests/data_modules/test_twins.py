@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import VqaExample
-from data_modules.reader import read_backbone
+from data_modules.backbone_reader import read_backbone
 from data_modules.twins.base import ClassificationTwin, Drawing, Look, Qa, QuestionTwin
 from data_modules.twins.contact_sheet import contact_sheet
 from data_modules.twins.draw import Canvas

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lightning.pytorch import Callback
 
 from craft_lightning import __main__ as entry
-from craft_lightning import cli
+from craft_lightning.cli import run as cli
 from craft_lightning.errors import CraftError
 
 

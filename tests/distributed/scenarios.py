@@ -58,7 +58,7 @@ class Scenario:
         """Run it in this process, which is one of ``processes``."""
         from lightning.pytorch import Callback
 
-        from craft_lightning.cli import build_cli
+        from craft_lightning.cli.run import build_cli
 
         if self.cut:
             return self._run_cut(checkpoints, processes)
@@ -84,7 +84,7 @@ class Scenario:
         import pytest
         from lightning.pytorch import Callback
 
-        from craft_lightning.cli import build_cli
+        from craft_lightning.cli.run import build_cli
         from craft_lightning.errors import CraftError
         from craft_lightning.methods.craft import Craft
 

@@ -10,10 +10,11 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from scenarios import ROOT
 
-from callbacks import strategy
-from callbacks.strategy import GIB, Machine, StrategyAdvisor
-from craft_lightning.cli import CraftCLI, build_cli
+from callbacks.strategy_advisor import StrategyAdvisor
+from craft_lightning.cli.run import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
+from craft_lightning.strategies import choose as strategy
+from craft_lightning.strategies.choose import GIB, Machine
 
 TASK = {
     "SLURM_JOB_ID": "7",

@@ -10,9 +10,9 @@ import pytest
 from lightning.pytorch import Trainer
 
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import VqaBatch
-from data_modules.base import VqaDataModule
+from data_modules.datamodule import VqaDataModule
 
 Build = Callable[..., BaseMethod]
 

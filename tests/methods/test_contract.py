@@ -10,17 +10,17 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.errors import CraftError
+from craft_lightning.evaluation.generate import scored_replies
 from craft_lightning.methods import METHODS, base, method_class
+from craft_lightning.methods._support.checkpoint_checks import load_method
 from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod
 from craft_lightning.methods.craft import Craft
-from craft_lightning.methods.state import load_method
-from craft_lightning.models.loading import load_vlm
-from craft_lightning.models.tiny import write_tiny
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.optim import OptimSpec
-from craft_lightning.replies import scored_replies
-from craft_lightning.scoring import MAX_NEW_TOKENS
+from craft_lightning.text.scoring import MAX_NEW_TOKENS
 
 TRAINED = [name for name in METHODS if name != "zero_shot"]
 PLACE = {name: "continuous" if method_class(name).continuous else "host" for name in METHODS}

@@ -11,10 +11,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from craft_lightning.benchmark.spec import TableSpec, load_spec
+from craft_lightning.benchmark.yaml_values import read_mapping
 from craft_lightning.methods import METHODS, method_class
 from craft_lightning.optim import OptimSpec
-from craft_lightning.tables.reader import read_mapping
-from craft_lightning.tables.spec import TableSpec, load_spec
 from craft_lightning.types import VqaBatch
 
 TRAINED = [name for name in METHODS if name != "zero_shot"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from craft_lightning.methods._support.feature_cache import SeenPictures
 from craft_lightning.methods.craft import Craft
 from craft_lightning.methods.ldifs import Ldifs
 from craft_lightning.methods.llm_lora import LlmLora
 from craft_lightning.methods.projector_ft import ProjectorFineTuning
-from craft_lightning.methods.seen import SeenPictures
 from craft_lightning.methods.vision_ft import VisionFineTuning
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.types import VisualTokens, VqaBatch

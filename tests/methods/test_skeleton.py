@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from craft_lightning.checkpoints.meta import Stack, profile, skeleton
+from craft_lightning.checkpoints.tensors import TensorFiles
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS, method_class
-from craft_lightning.models.files import TensorFiles
-from craft_lightning.models.skeleton import Stack, profile, skeleton
-from craft_lightning.models.spec import VlmSpec
+from craft_lightning.models.vlm_spec import VlmSpec
 
 PAIRS = [
     (name, backbone)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from craft_lightning.methods.contrast import PAPER_CONTRASTIVE
+from craft_lightning.methods._support.contrastive import PAPER_CONTRASTIVE
 from craft_lightning.methods.craft import Craft
 from craft_lightning.methods.vision_ft import VisionFineTuning
 from craft_lightning.models.quantizer import ResidualQuantizer

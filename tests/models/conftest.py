@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from craft_lightning.models.loading import load_vlm
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.models.tiny import write_tiny
+from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm_spec import VlmSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 

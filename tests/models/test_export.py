@@ -15,12 +15,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from craft_lightning import __main__ as entry
-from craft_lightning import export as module
-from craft_lightning.models.files import TensorFiles
-from craft_lightning.models.layout import write_encoder
-from craft_lightning.models.loading import load_text_tower, load_tower, load_vlm
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.models.tiny import write_tiny, write_tiny_tower
+from craft_lightning.checkpoints.registry import load_text_tower, load_tower, load_vlm
+from craft_lightning.checkpoints.tensors import TensorFiles
+from craft_lightning.checkpoints.tiny import write_tiny, write_tiny_tower
+from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.cli import export as module
+from craft_lightning.models.vlm_spec import VlmSpec
 
 FORMS: list[tuple[kit.Form, kit.Books, int]] = [("safetensors", "copied", 2), ("bin", "aliased", 1)]
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import SiglipTextModel
 
+from craft_lightning.checkpoints.meta import skeleton
+from craft_lightning.checkpoints.published_configs import BLUEPRINTS, write_blueprint
+from craft_lightning.checkpoints.tensors import mismatches
+from craft_lightning.checkpoints.vila_u import SCALARS, siglip_half, text_width, unused
+from craft_lightning.checkpoints.vila_u_writer import CODEBOOKS, SIGLIP
 from craft_lightning.errors import CraftError
-from craft_lightning.models.blueprints import BLUEPRINTS, write_blueprint
-from craft_lightning.models.clip_tower import ClipTower
-from craft_lightning.models.files import mismatches
-from craft_lightning.models.layout import CODEBOOKS, SIGLIP
-from craft_lightning.models.reading import SCALARS, siglip_half, text_width, unused
-from craft_lightning.models.skeleton import skeleton
-from craft_lightning.models.spec import BACKBONES, VlmSpec
+from craft_lightning.models.towers.clip import ClipTower
+from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
 
 LISTED = Path(__file__).parent / "data" / "vila_u_7b_256.txt"
 

@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from craft_lightning.checkpoints.meta import profile, skeleton
+from craft_lightning.checkpoints.registry import load_tower, load_vlm
+from craft_lightning.checkpoints.tiny import tiny_tokenizer
+from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.cli.tokenize import main as tokenize
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import method_class
-from craft_lightning.models.clip_tower import ClipTower
-from craft_lightning.models.layout import write_encoder
-from craft_lightning.models.loading import load_tower, load_vlm
-from craft_lightning.models.pixels import CLIP_MEAN, CLIP_STD, preprocess
-from craft_lightning.models.skeleton import profile, skeleton
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.models.tiny import tiny_tokenizer
-from craft_lightning.tokenize import main as tokenize
-from data_modules.reader import read_backbone
+from craft_lightning.models.image_processing import CLIP_MEAN, CLIP_STD, preprocess
+from craft_lightning.models.towers.clip import ClipTower
+from craft_lightning.models.vlm_spec import VlmSpec
+from data_modules.backbone_reader import read_backbone
 
 SIDE, WIDTH, LLM_WIDTH = 28, 16, 24
 EYES = {

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from craft_lightning.errors import CraftError
-from craft_lightning.models.layout import write_encoder
-from craft_lightning.models.loading import (
+from craft_lightning.checkpoints.meta import skeleton
+from craft_lightning.checkpoints.registry import (
     apply_encoder,
     load_text_tower,
     load_tokenizer,
@@ -20,9 +19,10 @@ from craft_lightning.models.loading import (
     load_vlm,
     text_width,
 )
-from craft_lightning.models.skeleton import skeleton
-from craft_lightning.models.spec import VlmSpec, resolve
-from craft_lightning.models.tiny import tiny_tokenizer, write_tiny, write_tiny_tower
+from craft_lightning.checkpoints.tiny import tiny_tokenizer, write_tiny, write_tiny_tower
+from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.errors import CraftError
+from craft_lightning.models.vlm_spec import VlmSpec, resolve
 
 BOOK = "rqvaesiglip.quantizer.codebooks."
 TEXT = "rqvaesiglip.siglip_model.text_model."

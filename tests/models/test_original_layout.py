@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
+from craft_lightning.checkpoints.registry import load_text_tower, load_tower, load_vlm
 from craft_lightning.errors import CraftError
-from craft_lightning.models.loading import load_text_tower, load_tower, load_vlm
-from craft_lightning.models.pixels import preprocess
-from craft_lightning.models.spec import VlmSpec
-from craft_lightning.prompts import VICUNA_SYSTEM, PromptBuilder
+from craft_lightning.models.image_processing import preprocess
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.text.prompts import VICUNA_SYSTEM, PromptBuilder
 from craft_lightning.types import VqaBatch
 
 FORMS: list[tuple[kit.Form, kit.Books, int]] = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.pictures import find_pictures, listing, no_pictures
+from craft_lightning.models.picture_files import find_pictures, listing, no_pictures
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -12,8 +12,8 @@ import torch
 from PIL import ExifTags, Image
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models import pixels
-from craft_lightning.models.pixels import FORMATS, original_rgb, preprocess, read_image, suffixes, to_rgb
+from craft_lightning.models import image_processing as pixels
+from craft_lightning.models.image_processing import FORMATS, original_rgb, preprocess, read_image, suffixes, to_rgb
 
 
 def picture(width: int = 40, height: int = 24, mode: str = "RGB") -> Image.Image:

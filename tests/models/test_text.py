@@ -13,11 +13,11 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from craft_lightning.checkpoints.registry import load_tokenizer
+from craft_lightning.checkpoints.tiny import tiny_tokenizer
+from craft_lightning.checkpoints.tokenizer import tokenizer_bytes
 from craft_lightning.errors import CraftError
-from craft_lightning.models.loading import load_tokenizer
-from craft_lightning.models.text import tokenizer_bytes
-from craft_lightning.models.tiny import tiny_tokenizer
-from craft_lightning.prompts import PromptBuilder
+from craft_lightning.text.prompts import PromptBuilder
 
 TEXTS = [
     "an  assistant",

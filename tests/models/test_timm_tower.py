@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.checkpoints.timm_tower import write_timm_tower
 from craft_lightning.errors import CraftError
-from craft_lightning.models.loading import load_tower
-from craft_lightning.models.timm_tower import TimmTower, write_timm_tower
+from craft_lightning.models.towers.timm import TimmTower
 
 NAME = "test_vit"
 
@@ -53,10 +54,15 @@ def test_folder_round_trip(tmp_path: Path) -> None:
     assert again.grid == tower.grid
 
 
-def test_unknown_models_are_refused(tmp_path: Path) -> None:
+def test_unknown_models_are_refused() -> None:
     with pytest.raises(CraftError, match="no_such_vit"):
         TimmTower("no_such_vit")
     with pytest.raises(CraftError, match="resnet18"):
         TimmTower("resnet18")
-    with pytest.raises(CraftError, match="absent"):
-        TimmTower(NAME, tmp_path / "absent.safetensors")
+
+
+def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
+    write_timm_tower(tmp_path, TimmTower(NAME))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CraftError, match=r"no weight file .*model\.safetensors"):
+        load_tower(tmp_path)

@@ -8,13 +8,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.checkpoints.tiny import write_tiny
+from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.cli.tokenize import main
 from craft_lightning.errors import CraftError
-from craft_lightning.models.layout import write_encoder
-from craft_lightning.models.loading import load_tower
-from craft_lightning.models.pixels import preprocess
+from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
-from craft_lightning.models.tiny import write_tiny
-from craft_lightning.tokenize import main
 
 
 @pytest.fixture

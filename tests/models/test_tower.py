@@ -4,7 +4,7 @@ from transformers import SiglipVisionConfig
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.tower import VisionTower
+from craft_lightning.models.towers.siglip import VisionTower
 
 
 def make(attention: str = "sdpa", levels: int = 4) -> VisionTower:

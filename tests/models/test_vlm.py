@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from craft_lightning.checkpoints.registry import load_vlm
 from craft_lightning.errors import CraftError
-from craft_lightning.models.loading import load_vlm
 from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.spec import VlmSpec
 from craft_lightning.models.vlm import DiscreteVlm, prompts_only
+from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 
 PROMPTS = ("What is shown in this picture?", "Is it a river? Answer in one letter only.", "B")

@@ -1,0 +1,142 @@
+"""What a result depends on beside its code (:mod:`.code_version`), as hashes: settings, and weights it starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.io import write_json
+
+LARGE = 2**26
+"""Bytes from which the digest of a file is kept (:func:`known_digests`): smaller ones are read as fast."""
+
+SETTLED = 2.0
+"""Seconds that a file must have been left alone before its digest is kept: a clock may be too coarse to tell a change
+that comes right after the reading."""
+
+NO_WEIGHTS = "missing"
+"""In place of a hash where a checkpoint folder is not there."""
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a plain value (mappings in any order), hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def named_files(value: Any) -> dict[str, str]:
+    """SHA-256 by name of the files that some settings name (a prior, an archive of pictures); folders are not read."""
+    if isinstance(value, str):
+        return _named_file(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return {name: found for each in inner for name, found in named_files(each).items()}
+
+
+@cache
+def _named_file(text: str) -> dict[str, str]:
+    file = Path(os.path.expanduser(text))
+    return {text: _file_digest(file).hex()} if os.path.isfile(file) else {}
+
+
+def resolve(fragments: Iterable[Mapping[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Fragments merged as the command line merges them (later ones win, mappings by key, lists whole).
+
+    The dotted overrides stay apart under ``"overrides"``: they are flags, and only the parser knows where they land. A
+    value that an override names in full does not count: freezing a learning rate leaves its sweep as it is.
+    """
+    merged: dict[str, Any] = {}
+    for fragment in fragments:
+        merged = _merge(merged, fragment)
+    for flag in overrides:
+        merged = _without(merged, flag.split("."))
+    return {"config": merged, "overrides": dict(overrides)}
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        merged[key] = _merge(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _without(config: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    name, *rest = path
+    inner = config.get(name)
+    if rest and isinstance(inner, Mapping):
+        return {**config, name: _without(inner, rest)}
+    return {key: value for key, value in config.items() if rest or key != name}
+
+
+@cache
+def weights_version(folders: tuple[Path, ...]) -> str:
+    """SHA-256 over names and bytes of the files in checkpoint folders; :data:`NO_WEIGHTS` if a folder is not there.
+
+    A tower that a checkpoint's config names as a folder of its own counts, too.
+    """
+    total = hashlib.sha256()
+    for folder in (*folders, *filter(None, map(_tower, folders))):
+        if not folder.is_dir():
+            return NO_WEIGHTS
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            total.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+            total.update(_file_digest(file))
+    return total.hexdigest()
+
+
+def _file_digest(file: Path) -> bytes:
+    """SHA-256 of all bytes of a file; that of a large one is kept as long as the file system says it is the same."""
+    before = _marks(file)
+    if before[0] < LARGE:
+        return _read_whole(file)
+    store, name = known_digests(), str(file.resolve())
+    known = _mapping(store).get(name)
+    if isinstance(known, list) and known[:-1] == before:
+        with suppress(ValueError, TypeError):
+            return bytes.fromhex(known[-1])
+    print(f"hashing {file} ({before[0] / 1e9:.1f} GB), once", file=sys.stderr)
+    found = _read_whole(file)
+    if before == _marks(file) and max(before[1:3]) < time.time_ns() - SETTLED * 1e9:
+        with suppress(OSError):  # read-only: it is read again next time
+            write_json(store, {**_mapping(store), name: [*before, found.hex()]})
+    return found
+
+
+def known_digests() -> Path:
+    """Where digests of large files are kept: below ``$HF_HOME``, beside most of these files."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(home).expanduser() / "craft_lightning" / "weights.json"
+
+
+def _marks(file: Path) -> list[int]:
+    """What the file system changes whenever the bytes change: size, times of change in ns, place on the disk."""
+    now = file.stat()
+    return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, now.st_dev]
+
+
+def _read_whole(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; an empty one if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _tower(checkpoint: Path) -> Path | None:
+    """The shared tower's folder, if the checkpoint does not hold its own."""
+    tower = _mapping(checkpoint / "config.json").get("vision_tower_cfg")
+    return checkpoint / tower if isinstance(tower, str) and tower != "vision_tower" else None

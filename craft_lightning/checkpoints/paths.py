@@ -1,0 +1,90 @@
+"""Where a checkpoint keeps what, from its config files alone.
+
+Besides VILA-U's layout (:mod:`.vila_u`) there is LLaVA's, in which VILA-7B comes: either three folders as well, with a
+CLIP model in ``vision_tower/``, or a *single* folder whose weight files hold everything (:mod:`.llava`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.checkpoints.tensors import read_json
+from craft_lightning.errors import CraftError
+from craft_lightning.models.image_processing import Aspect
+from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, resolve
+
+
+def checkpoint_root(folder: str | Path) -> Path:
+    """The folder that holds ``llm/`` and ``vision_tower/``: the given one, or ``model/`` in it.
+
+    Raises:
+        CraftError: neither has a ``config.json``.
+    """
+    folder = Path(folder)
+    for root in (folder, folder / "model"):
+        if (root / "config.json").is_file() or (root / "vision_tower" / "config.json").is_file():
+            return root
+    raise CraftError(f"{folder} is no checkpoint: no config.json there or in {folder / 'model'}")
+
+
+def root_of(source: str | Path | VlmSpec) -> Path:
+    """The checkpoint folder of a folder or spec."""
+    return checkpoint_root(resolve(source) if isinstance(source, VlmSpec) else source)
+
+
+def top_config_of(root: Path) -> dict[str, Any]:
+    """The top ``config.json``; empty if the folder holds a bare ``vision_tower/``."""
+    return read_json(root / "config.json") if (root / "config.json").is_file() else {}
+
+
+def is_single(root: Path) -> bool:
+    """Whether one folder holds language model, projector and tower together, as LLaVA's checkpoints do."""
+    return str(top_config_of(root).get("model_type")).startswith("llava") and not (root / "llm").is_dir()
+
+
+def llm_folder(root: Path) -> Path:
+    """Where the language model and its tokenizer are."""
+    return root if is_single(root) else root / "llm"
+
+
+def tower_folder(root: Path) -> Path:
+    """Where a checkpoint keeps its tower: ``vision_tower/``, the folder its config names, or itself if it is one.
+
+    A single folder names a CLIP model, which may be anywhere on this machine; without it, the tower is its own.
+    """
+    facts = top_config_of(root)
+    if "rqvaesiglip" in facts or "timm" in facts:
+        return root
+    if is_single(root):
+        name = str(facts.get("mm_vision_tower"))
+        beside = root / name
+        # os.path's answer is no, where pathlib's is an error, of a name that no file can have
+        return beside if os.path.isfile(beside / "config.json") else hub_folder(name) or root
+    named = facts.get("vision_tower_cfg")
+    folder = root / (named if isinstance(named, str) else "vision_tower")
+    if not os.path.isfile(folder / "config.json"):
+        raise CraftError(f"{root}: no vision tower in {folder}")
+    return folder
+
+
+def has_clip(root: Path) -> bool:
+    """Whether the tower is a CLIP model."""
+    if is_single(root):
+        return True
+    return str(read_json(tower_folder(root) / "config.json").get("model_type")).startswith("clip")
+
+
+def aspect_of(root: Path) -> Aspect:
+    """How pictures become squares; the border has the mean colour of the tower's pre-training.
+
+    Raises:
+        CraftError: in a way that is not known.
+    """
+    aspect = top_config_of(root).get("image_aspect_ratio", "resize")
+    if aspect == "pad":
+        return "pad_clip" if has_clip(root) else "pad"
+    if aspect != "resize":
+        raise CraftError(f"{root / 'config.json'}: image_aspect_ratio {aspect!r} is unknown; known: resize, pad")
+    return "resize"

@@ -1,0 +1,192 @@
+"""Writes random small checkpoints in the real layout; :func:`.registry.load_vlm` reads them like any other.
+
+For tests, smoke runs and the README: no download, no training, some 100 kB each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipTextConfig,
+    SiglipTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from craft_lightning.checkpoints.vila_u import load_tower
+from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_tower, write_vlm
+from craft_lightning.models.projector import Projector
+from craft_lightning.models.vlm import WRAP_TOKENS
+
+Family = Literal["llama", "qwen2"]
+
+_TEXT = [
+    "What is shown in this picture? Answer in one letter only. Answer as succinctly as possible.",
+    "A. river B. forest C. pasture D. highway E. lake F. sea G. field H. houses",
+    "A chat between a curious user and an artificial intelligence assistant. USER: ASSISTANT:",
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    "An image of a satellite view, specifically a river. yes no red blue one two three",
+]
+_CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer(family: Literal["llama", "qwen2", "siglip"], size: int = 400) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of at most ``size`` entries, trained on a few sentences in code."""
+    special = {
+        "llama": ["<unk>", "<s>", "</s>", *WRAP_TOKENS],
+        "qwen2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *WRAP_TOKENS],
+        "siglip": ["</s>"],
+    }[family]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(_TEXT, trainer)
+    names = {
+        "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"},
+        "qwen2": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        "siglip": {"eos_token": "</s>", "pad_token": "</s>"},
+    }[family]
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **names)
+    if family == "qwen2":
+        fast.chat_template = _CHATML
+    return fast
+
+
+def tiny_tower(
+    *,
+    width: int = 32,
+    layers: int = 3,
+    image_size: int = 32,
+    patch: int = 8,
+    codes: int = 64,
+    levels: int = 4,
+    shared: bool = True,
+) -> TowerParts:
+    """A random tower with its text half; codewords have the spread of the features, so that codes vary."""
+    sizes: dict[str, Any] = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
+    heads = max(1, width // 16)
+    vision = SiglipVisionConfig(**sizes, num_attention_heads=heads, image_size=image_size, patch_size=patch)
+    tokenizer = tiny_tokenizer("siglip", 300)
+    text = SiglipTextConfig(
+        **sizes,
+        num_attention_heads=heads,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    tables = torch.randn(1 if shared else levels, codes, width)
+    if shared:
+        tables = tables * torch.logspace(0, -1, codes).view(1, codes, 1)
+    return TowerParts(SiglipVisionModel(vision), tables, levels, SiglipTextModel(text), tokenizer, 2.3, -10.0)
+
+
+def tiny_language_model(
+    family: Family, tokenizer: PreTrainedTokenizerBase, *, width: int = 48, layers: int = 2, context: int = 640
+) -> PreTrainedModel:
+    """A random Llama or Qwen2."""
+    config = (LlamaConfig if family == "llama" else Qwen2Config)(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 16),
+        num_key_value_heads=max(1, width // 32),
+        max_position_embeddings=context,
+        initializer_range=width**-0.5,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config) if isinstance(config, LlamaConfig) else Qwen2ForCausalLM(config)
+
+
+def write_tiny(
+    folder: str | Path,
+    *,
+    llm: Family = "llama",
+    width: int = 48,
+    layers: int = 2,
+    context: int = 640,
+    tower_width: int = 32,
+    tower_layers: int = 3,
+    image_size: int = 32,
+    patch: int = 8,
+    codes: int = 64,
+    levels: int = 4,
+    shared: bool = True,
+    tower: str | None = None,
+    continuous: bool = False,
+    image_wrap: bool = True,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Path:
+    """A random checkpoint folder; the same arguments give the same weights.
+
+    Args:
+        llm: shape of the language model; ``qwen2`` also takes the chat template as its conversation.
+        width, layers, context: of the language model.
+        tower_width, tower_layers, image_size, patch, codes, levels, shared: of the tower it writes.
+        tower: folder of an existing tower, relative to ``folder``, to share instead; the tower's arguments are then
+            not used.
+        continuous, image_wrap: see :mod:`.vila_u_writer`.
+        dtype: of the stored tensors.
+
+    Returns:
+        ``folder``.
+    """
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made: dict[str, Any] = {
+            "image_size": image_size,
+            "patch": patch,
+            "codes": codes,
+            "levels": levels,
+            "shared": shared,
+        }
+        parts = tower or tiny_tower(width=tower_width, layers=tower_layers, **made)
+        mm_width = load_tower((folder / tower).resolve()).width if tower else tower_width
+        torch.manual_seed(seed + 1)
+        tokenizer = tiny_tokenizer(llm, 400 if llm == "llama" else 360)
+        model = tiny_language_model(llm, tokenizer, width=width, layers=layers, context=context)
+        write_vlm(
+            folder,
+            tower=parts,
+            projector=Projector("mlp2x_gelu", mm_width, width),
+            language_model=model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            image_wrap=image_wrap,
+            conversation="vicuna_v1" if llm == "llama" else "chat_template",
+            continuous=continuous,
+        )
+    return folder
+
+
+def write_tiny_tower(folder: str | Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """A random tower folder on its own, for checkpoints that share it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        write_tower(folder, tiny_tower(), dtype=dtype)
+    return Path(folder)

@@ -1,0 +1,320 @@
+"""``doctor``: what this machine has and what is missing, before any of it is needed.
+
+Nothing heavy is imported before it is looked at, and a check that breaks is a cross like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from craft_lightning import __version__
+from craft_lightning.checkout import PACKAGES, ROOT, in_checkout
+from craft_lightning.models.vlm_spec import BACKBONES, POCKET, hub_folder, models_root
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+NAME = "craft-lightning"
+OLDEST_PYTHON = (3, 11)
+MEMORY_GIB = 2.0
+DISK_GIB = {"pocket": 1.0, "paper": 60.0}
+"""What has to be free: a table of pocket runs takes some hundred MB; a 7B checkpoint and its export 20 GB each."""
+FOLDERS = {"CRAFT_MODELS": "checkpoints", "CRAFT_REAL_DATA": "real pictures", "HF_HOME": "the hub's cache"}
+"""Folders that an environment variable may name."""
+PIP = f"{sys.executable} -m pip install"
+AGAIN = "make install" if in_checkout() else f"{PIP} --force-reinstall {NAME}"
+"""What makes our own packages whole."""
+ELSEWHERE = "python -m craft_lightning table run table1 --scale paper --launcher slurm"
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found: ``ok``, in words, and the command that mends it where it is not."""
+
+    ok: bool
+    text: str
+    mend: str = ""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="craft_lightning doctor",
+        description="What this machine has, and what is missing with the command that mends it. Exit 1 on a cross.",
+    )
+    p.add_argument("--scale", default="pocket", choices=["pocket", "paper"], help="what it is to run (%(default)s)")
+    p.add_argument("--json", action="store_true", help="the same as one JSON object")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns 0 if every check passes, else 1."""
+    args = parser().parse_args(argv)
+    found = examine(args.scale)
+    healthy = all(f.ok for f in found.values())
+    if args.json:
+        checks = [{"number": n, "name": k, **asdict(f)} for n, (k, f) in enumerate(found.items(), 1)]
+        print(json.dumps({"version": __version__, "scale": args.scale, "ok": healthy, "checks": checks}, indent=1))
+        return 0 if healthy else 1
+    marks = ("✓", "✗") if _speaks("✓✗") else ("ok", "NO")
+    for number, (name, one) in enumerate(found.items(), 1):
+        print(f"{number:>2} {marks[not one.ok]} {name:<9} {one.text}")
+        if not one.ok:
+            print(f"{'':>{5 + len(marks[1])}}{'':<9}mend it: {one.mend}")
+    return 0 if healthy else 1
+
+
+def _speaks(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def examine(scale: str) -> dict[str, Found]:
+    """Every check by its name, in order.
+
+    Args:
+        scale: ``pocket`` or ``paper``: what counts as missing.
+    """
+    checks: dict[str, Callable[[], Found]] = {
+        "python": python,
+        "packages": packages,
+        "shadows": shadows,
+        "source": source,
+        "memory": memory,
+        "devices": lambda: devices(scale),
+        "disk": lambda: disk(scale),
+        "folders": folders,
+        "models": lambda: models(scale),
+        "hub token": lambda: hub_token(scale),
+    }
+    found = {}
+    for name, check in checks.items():
+        try:
+            found[name] = check()
+        except Exception as error:
+            what = " ".join(str(error).split()) or type(error).__name__
+            found[name] = Found(False, f"the check itself failed: {what}", AGAIN)
+    return found
+
+
+def python() -> Found:
+    """Version and place of the interpreter."""
+    text = f"{platform.python_version()} at {sys.executable}"
+    wanted = ".".join(map(str, OLDEST_PYTHON))
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Found(False, f"{text}, older than {wanted}", f"make install PYTHON=python{wanted}")
+    return Found(True, text)
+
+
+def declared() -> list[str]:
+    """The packages that every run needs, as the checkout's project file or the installed package writes them.
+
+    Those of extras are among them, each with a marker that names its extra.
+    """
+    if not in_checkout():
+        return list(metadata.requires(NAME) or ())
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project.get("optional-dependencies", {}).items()
+    return project["dependencies"] + [_marked(line, extra) for extra, lines in extras for line in lines]
+
+
+def _marked(line: str, extra: str) -> str:
+    text, _, marker = line.partition(";")
+    return f"{text} ; " + (f"({marker}) and " if marker else "") + f'extra == "{extra}"'
+
+
+def requirements(lines: Sequence[str], extras: Iterable[str] = ("",)) -> Iterator[Requirement]:
+    """What lines of requirements ask for on this machine, with what they take from this project's own extras.
+
+    Args:
+        lines: in any form that the standard knows. extras: those that are asked for; an empty name for none.
+
+    Raises:
+        packaging.requirements.InvalidRequirement: a line in no such form.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    asked = set(extras)
+    for line in lines:
+        wanted = Requirement(line)
+        if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in asked):
+            continue
+        if canonicalize_name(wanted.name) != NAME:
+            yield wanted
+        elif more := wanted.extras - asked:
+            yield from requirements(lines, asked | more)
+
+
+def packages() -> Found:
+    """Whether every package is there, in a version that will do."""
+    if importlib.util.find_spec("packaging") is None:
+        return Found(False, "packaging is missing, by which the others are checked", f"{PIP} packaging")
+    wanted = {str(wanted): wanted for wanted in requirements(declared())}
+    have: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    for text, requirement in wanted.items():
+        name = requirement.name
+        try:
+            have[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            wrong[text] = f"{name} is missing"
+            continue
+        if not requirement.specifier.contains(have[name], prereleases=True):
+            wrong[text] = f"{name} {have[name]} is not {requirement.specifier}"
+    if wrong:
+        again = " ".join(f"'{text.partition(';')[0].strip()}'" for text in wrong)
+        return Found(False, "; ".join(wrong.values()), f"{PIP} --upgrade {again}")
+    shown = ", ".join(f"{name} {have[name]}" for name in ("torch", "lightning", "transformers") if name in have)
+    return Found(True, f"{len(wanted)} of {len(wanted)} as wanted: {shown}")
+
+
+def shadows() -> Found:
+    """Files in the working folder that Python takes for an installed package or a part of itself."""
+    here = Path.cwd()
+    if not {"", str(here)} & set(sys.path):
+        return Found(True, f"modules are not looked for in {here}")
+    elsewhere = [place for place in sys.path if place not in ("", str(here))]
+    files = [*here.glob("*.py"), *(file.parent for file in here.glob("*/__init__.py"))]
+    hiding = sorted(file for file in files if file.stem not in (*PACKAGES, "test") and _is_module(file.stem, elsewhere))
+    if hiding:
+        listed = ", ".join(file.name for file in hiding)
+        renames = " && ".join(f"mv {file} {file.with_name(f'my_{file.name}')}" for file in hiding)
+        return Found(False, f"{listed} in {here} hides the module of that name", renames)
+    return Found(True, f"nothing in {here} hides a module")
+
+
+def _is_module(name: str, places: list[str]) -> bool:
+    return name in sys.stdlib_module_names or PathFinder.find_spec(name, places) is not None
+
+
+def source() -> Found:
+    """Whether our three packages come from one place."""
+    places = {}
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places[name] = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent.parent
+    strange = [f"{name} comes from {place or 'nowhere'}" for name, place in places.items() if place != ROOT]
+    if strange:
+        mend = f"cd {ROOT}" if in_checkout() else AGAIN
+        return Found(False, f"{'; '.join(strange)}, not from {ROOT}", mend)
+    return Found(True, f"craft_lightning {__version__} in {ROOT}")
+
+
+def memory() -> Found:
+    """Working memory that is free."""
+    total, free = _memory_gib()
+    if total is None or free is None:
+        return Found(True, "unknown on this system")
+    text = f"{free:.1f} of {total:.1f} GiB free, {os.cpu_count()} cores"
+    if free < MEMORY_GIB:
+        return Found(False, f"{text}; a pocket run takes {MEMORY_GIB:.0f}", "ps aux --sort=-rss | head")
+    return Found(True, text)
+
+
+def _memory_gib() -> tuple[float | None, float | None]:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None, None
+    fields = {name: int(kib) * 1024 / GIB for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    return fields.get("MemTotal"), fields.get("MemAvailable")
+
+
+def devices(scale: str) -> Found:
+    """GPUs as torch sees them, with their memory; torch is imported here, unless something hides it."""
+    hidden = shadows()
+    if not hidden.ok:
+        return Found(False, "not looked at: importing torch might run a file of yours", hidden.mend)
+    import torch
+
+    if torch.cuda.is_available():
+        sizes = [(torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)) for i in range(torch.cuda.device_count())]
+        return Found(True, "; ".join(f"{n}, {free / GIB:.1f} of {all_ / GIB:.1f} GiB free" for n, free, all_ in sizes))
+    threads = torch.get_num_threads()
+    cpu = f"CPU with {threads} thread{'s' * (threads > 1)}"
+    if shutil.which("nvidia-smi"):
+        built, again = torch.version.cuda, f"{PIP} --force-reinstall torch torchvision"
+        text = f"{cpu}: torch, built for CUDA {built}, sees none of the machine's GPUs"
+        return Found(False, text, "nvidia-smi" if built else again)
+    if scale == "paper":
+        return Found(False, f"{cpu}, no GPU: too slow for models of this size", ELSEWHERE)
+    return Found(True, f"{cpu}, no GPU: enough at pocket scale")
+
+
+def disk(scale: str) -> Found:
+    """Room and permission to write where runs and checkpoints go."""
+    texts, needed = [], DISK_GIB[scale]
+    for place in dict.fromkeys((Path.cwd(), _existing(models_root()))):
+        free = shutil.disk_usage(place).free / GIB
+        texts.append(f"{free:.0f} GiB free in {place}")
+        if place == Path.cwd() and not os.access(place, os.W_OK):
+            return Found(False, f"{place} cannot be written to", f"chmod u+w {place}")
+        if free < needed:
+            text = f"{free:.1f} GiB free in {place}, {needed:.0f} are needed at {scale} scale"
+            return Found(False, text, f"du -xh --max-depth=2 {place} | sort -h | tail")
+    return Found(True, ", ".join(texts))
+
+
+def _existing(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(p for p in (path, *path.parents) if p.is_dir())
+
+
+def folders() -> Found:
+    """Folders that environment variables name."""
+    named = {name: Path(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
+    missing = {name: path for name, path in named.items() if not path.is_dir()}
+    if missing:
+        text = "; ".join(f"${name} names {path}, which is no folder" for name, path in missing.items())
+        return Found(False, text, " && ".join(f"mkdir -p {path}" for path in missing.values()))
+    texts = [f"${name} {named.get(name, 'not set')} ({about})" for name, about in FOLDERS.items()]
+    return Found(True, ", ".join(texts))
+
+
+def models(scale: str) -> Found:
+    """Checkpoints on this machine: the shipped ones, and at paper scale the paper's host."""
+    shipped = [
+        b.name for b in BACKBONES.values() if b.source == "pocket" and (POCKET / b.name / "config.json").is_file()
+    ]
+    local = [b.name for b in BACKBONES.values() if b.source != "pocket" and (models_root() / b.name).is_dir()]
+    text = f"{', '.join(shipped) or 'no pocket model'}; in {models_root()}: {', '.join(local) or 'none'}"
+    if not shipped:
+        return Found(False, text, f"git -C {ROOT} checkout -- craft_lightning/pocket" if in_checkout() else AGAIN)
+    if scale == "paper":
+        host = BACKBONES["vila-u-7b-256"]
+        if host.name not in local and hub_folder(host.source) is None:
+            return Found(False, f"{text}; no {host.name}", f"hf download {host.source}")
+    return Found(True, text)
+
+
+def hub_token(scale: str) -> Found:
+    """Whether there is a token for gated repositories. Never what it is."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
+    if variable or file.is_file():
+        return Found(True, f"there is one ({f'${variable}' if variable else file})")
+    if scale == "paper":
+        return Found(False, "none, and gated repositories need one", "hf auth login")
+    return Found(True, "none, and none is needed at pocket scale")

@@ -1,0 +1,293 @@
+"""The dry run of a table: every config parsed, every model built without weights, and what is missing to run it.
+
+Nothing is fetched, opened for training or written. Memory is what ``strategy: auto`` would plan with, time is
+arithmetic (:mod:`.flops`); the tables start this by name, since they know no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from craft_lightning.benchmark.cache_key import NO_WEIGHTS
+from craft_lightning.benchmark.plan import Node, Plan
+from craft_lightning.checkpoints.meta import Profile, profile
+from craft_lightning.checkpoints.published_configs import BLUEPRINTS
+from craft_lightning.cli import doctor
+from craft_lightning.cli.arguments import named_settings, read_layers
+from craft_lightning.cli.run import build_cli
+from craft_lightning.errors import CraftError
+from craft_lightning.methods import METHODS
+from craft_lightning.models.vlm_spec import VlmSpec, hub_folder
+from craft_lightning.strategies.choose import GIB, Choice, Machine, settle
+from craft_lightning.strategies.flops import (
+    EFFICIENCY,
+    LOADING,
+    PASS_SECONDS,
+    Card,
+    card_of,
+    evaluation_work,
+    seconds,
+    training_work,
+)
+from data_modules.datasets.expected_sizes import Expected, expected
+from data_modules.datasets.facts import dataset_facts
+from data_modules.sources.hub import fetched
+
+DEVICES = re.compile(r"(?:(?P<nodes>\d+)x)?(?P<devices>\d+)x(?P<memory>\d+)gb")
+PAPER_DEVICES = "8x40gb"
+
+
+@dataclass(frozen=True)
+class Cards:
+    """GPUs, each of which computes one node at a time. said: where the numbers come from."""
+
+    count: int
+    card: Card
+    said: str
+
+    @property
+    def machine(self) -> Machine:
+        """What one node sees."""
+        return Machine("cuda", 1, 1, self.card.memory * GIB, True)
+
+
+def cards(devices: str | None) -> Cards:
+    """Named ones (``8x40gb``), those of this machine, or the paper's.
+
+    Raises:
+        CraftError: a name that says nothing.
+    """
+    found = torch.cuda.device_count()
+    if devices is None and found:
+        name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / GIB
+        card = replace(card_of(memory), memory=round(memory))
+        return Cards(found, card, f"here: {name}, reckoned as {card.name}")
+    match = DEVICES.fullmatch(devices or PAPER_DEVICES)
+    if match is None:
+        raise CraftError(f"--devices {devices}: write COUNTxMEMORYgb, for example 8x40gb, 1x24gb or 2x8x40gb")
+    card = replace(card_of(int(match["memory"])), memory=int(match["memory"]))
+    said = "named" if devices else "there is no GPU here, so for the paper's (--devices 1x24gb for others)"
+    return Cards(int(match["nodes"] or 1) * int(match["devices"]), card, said)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A method on a backbone, without weights.
+
+    Attributes:
+        profile: its numbers. choice: how a device runs it. teachers: frozen towers beside it. keep: usual share of
+            visual tokens in an evaluation.
+    """
+
+    profile: Profile
+    choice: Choice
+    teachers: int
+    keep: float
+
+
+@dataclass
+class Kind:
+    """Nodes that differ only in dataset and seed."""
+
+    label: str
+    layout: Layout
+    nodes: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Rehearsal:
+    """What a dry run finds.
+
+    Attributes:
+        configs: parsed ones. kinds: by label. data: expected rows of each dataset, and where they come from.
+        wrong: what would fail, with the reason. missing: what is not there, with the command that gets it.
+    """
+
+    cards: Cards
+    configs: int = 0
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    data: dict[str, tuple[Expected, str]] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def rehearse(plan: Plan, devices: str | None) -> int:
+    """Examine a plan and print what was found; 1 if it could not run as it is, else 0."""
+    found = examine(plan, devices)
+    for line in report(plan, found):
+        print(line)
+    return 1 if found.wrong or found.missing else 0
+
+
+def examine(plan: Plan, devices: str | None = None) -> Rehearsal:
+    """Parse, build and look, without a network.
+
+    Raises:
+        CraftError: devices that say nothing.
+    """
+    found = Rehearsal(cards(devices))
+    rank_zero = logging.getLogger("lightning.fabric.utilities.seed")
+    level = rank_zero.level
+    rank_zero.setLevel(logging.WARNING)
+    layouts: dict[str, Layout] = {}
+    parsed: dict[tuple[str, ...], Any] = {}
+    try:
+        for node in plan.nodes:
+            # Seed, run folder and what is read from it are no settings that could be wrong in one node alone.
+            own = ("--seed_everything", "--trainer.default_root_dir", "--encoder", "--ckpt_path")
+            shared = tuple(a for a in node.arguments if not a.startswith(own))
+            try:
+                if shared not in parsed:
+                    parsed[shared] = build_cli([*shared], run=False).config[node.arguments[0]]
+                _add(found, node, shared, parsed[shared], layouts)
+            except CraftError as error:
+                found.wrong[node.name] = " ".join(str(error).split())
+    finally:
+        rank_zero.setLevel(level)
+    found.configs = len(parsed)
+    _look(found, plan)
+    return found
+
+
+def _add(found: Rehearsal, node: Node, arguments: tuple[str, ...], config: Any, layouts: dict[str, Layout]) -> None:
+    data = config.data
+    if data.dataset not in found.data:
+        facts = dataset_facts(data.dataset)
+        place = facts.hub[0].id if data.source == "hub" else str(data.root)
+        found.data[data.dataset] = (expected(facts, data.as_dict()), f"{data.source} {place}")
+        _data_missing(found, data)
+    key = json.dumps([node.kind, config.model.class_path, config.model.init_args.as_dict()], default=str)
+    if key not in layouts:
+        layouts[key] = _layout(arguments, config, found.cards.machine)
+    layout = layouts[key]
+    surrogate = node.facts["surrogate"]
+    adapted = f" adapted with {surrogate}" if surrogate and surrogate != node.facts["backbone"] else ""
+    label = f"{'train' if node.kind == 'train' else 'test'} {node.facts['method']} on {node.facts['backbone']}{adapted}"
+    kind = found.kinds.setdefault(label, Kind(label, layout))
+    rows, card = found.data[data.dataset][0], found.cards.card
+    if node.kind == "train":
+        steps = rows.train // data.batch_size if config.trainer.max_steps < 0 else config.trainer.max_steps
+        spent = training_seconds(layout, card, steps, data.batch_size)
+    else:
+        keeps = {config.prune.keep or layout.keep, *(config.prune.also or ())} if config.prune.enabled else {1.0}
+        steps, spent = -(-rows.test // layout.choice.eval_rows), eval_seconds(layout, card, rows.test, keeps)
+    kind.nodes, kind.steps, kind.seconds = kind.nodes + 1, kind.steps + steps, kind.seconds + spent
+
+
+def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
+    """The method built on the meta device, and how ``strategy: auto`` would run it."""
+    given = config.model.init_args.as_dict()
+    backbone = VlmSpec(**given.pop("backbone"))
+    given.pop("optim")
+    entry = next(m for m in METHODS.values() if m.class_name == config.model.class_path.rsplit(".", 1)[-1])
+    method = entry.load()(backbone=backbone, **given)
+    verb, sketch = next(iter(arguments)), method.sketch()
+    numbers = profile(sketch, sketch.vlm)
+    rows = SimpleNamespace(batch_size=config.data.batch_size, eval_batch_size=config.data.eval_batch_size)
+    named = named_settings(read_layers(list(arguments)))
+    choice = settle(verb, method, rows, config.trainer.as_dict(), named, machine)
+    assert choice is not None
+    towers = sum(isinstance(module, type(sketch.vlm.tower)) for module in sketch.modules())
+    return Layout(numbers, choice, towers - 1, entry.load().usual_keep)
+
+
+def training_seconds(layout: Layout, card: Card, steps: int, batch: int) -> float:
+    """Of a training on one card, loading included."""
+    numbers, choice = layout.profile, layout.choice
+    work = training_work(numbers, choice.recompute, layout.teachers)
+    spent = seconds(work, card, steps * batch, steps * choice.parts)
+    if numbers.tables:  # the prior of pruning: the tower once more over all training pictures
+        spent += seconds(replace(evaluation_work(numbers), language=0.0), card, steps * batch, 0)
+    return spent + choice.estimate.weights / LOADING
+
+
+def eval_seconds(layout: Layout, card: Card, items: int, keeps: Collection[float]) -> float:
+    """Of a test at some keep ratios on one card, loading included."""
+    choice = layout.choice
+    batches = -(-items // choice.eval_rows)
+    # Two passes that take time of their own: the prefill, and the few tokens of the replies together.
+    spent = seconds(evaluation_work(layout.profile, keeps), card, items, 2 * batches * len(keeps))
+    return spent + choice.estimate.weights / LOADING
+
+
+def _data_missing(found: Rehearsal, data: Any) -> None:
+    facts = dataset_facts(data.dataset)
+    if data.root:
+        if not Path(data.root).expanduser().exists():
+            url = re.search(r"https?://\S+\.zip", facts.elsewhere)
+            got = f"curl -L --create-dirs -o {data.root} {url[0]}" if url else f"{facts.elsewhere}, as {data.root}"
+            found.missing[f"data of {facts.title}"] = got
+        return
+    there, command = fetched(facts, data.hub_id, data.hub_revision)
+    if not there:
+        found.missing[f"data of {facts.title}"] = command
+
+
+def _look(found: Rehearsal, plan: Plan) -> None:
+    """Checkpoints, what they lean on, and what the doctor says."""
+    for name in dict.fromkeys(str(n.facts["backbone"]) for n in plan.nodes):
+        backbone = plan.spec.backbone(name)
+        if any(n.facts["weights"] == NO_WEIGHTS for n in plan.nodes if n.facts["backbone"] == name):
+            found.missing[f"checkpoint {name}"] = backbone.origin
+        for repository in leans_on(name):
+            if hub_folder(repository) is None:
+                found.missing[f"tower of {name}: {repository}"] = f"hf download {repository}"
+    for name, check in doctor.examine(plan.spec.scale).items():
+        if not check.ok and name != "models":  # these have been looked at one by one
+            found.missing[f"{name}: {check.text}"] = check.mend
+    for kind in found.kinds.values():
+        if not kind.layout.choice.fits:
+            found.wrong[kind.label] = kind.layout.choice.reason
+
+
+@cache
+def leans_on(name: str) -> tuple[str, ...]:
+    """Hub repositories that a known checkpoint's config names: CLIP's tower, or SigLIP for its text tokenizer."""
+    configs = BLUEPRINTS.get(name, {})
+    tower = configs.get("vision_tower/config.json", {}).get("rqvaesiglip", {}).get("pretrained_model")
+    named = (tower, configs.get("config.json", {}).get("mm_vision_tower"))
+    return tuple(repository for repository in named if repository)
+
+
+def report(plan: Plan, found: Rehearsal) -> list[str]:
+    """The lines of :func:`rehearse`."""
+    card, seeds = found.cards.card, len({n.facts["seed"] for n in plan.nodes})
+    lines = [
+        "",
+        f"configs   {found.configs} different ones of {len(plan.nodes)} nodes parsed, {seeds} seed(s)",
+        f"devices   {found.cards.count} x {card.memory} GiB ({found.cards.said}); a node on each",
+        f"time      {card.name}: {card.half:g} TFLOP/s in bfloat16 at {EFFICIENCY:.0%}, and {PASS_SECONDS} s a pass",
+        "",
+        f"{'nodes':>5}  {'steps':>7}  {'rows of a pass':<22} {'GiB a device':>12} {'hours':>7}  what",
+    ]
+    lines += [_kind_line(kind) for kind in found.kinds.values()]
+    total = sum(kind.seconds for kind in found.kinds.values()) / 3600
+    nodes = sum(kind.nodes for kind in found.kinds.values())
+    across = f"{total / found.cards.count:.1f} on {found.cards.count} devices at once"
+    lines += [f"{nodes:>5}  {'':7}  {'':22} {'':>12} {total:>7.1f}  device hours in all, {across}", ""]
+    lines += [f"{'rows':>7}  {'tests':>6}  dataset (before broken pictures are left out)"]
+    lines += [f"{rows.train:>7,}  {rows.test:>6,}  {name}: {place}" for name, (rows, place) in found.data.items()]
+    for title, what in (("would fail", found.wrong), ("missing", found.missing)):
+        lines += ["", f"{title}: {len(what) or 'nothing'}"]
+        lines += [f"{n:>3} {name}\n    {mend}" for n, (name, mend) in enumerate(what.items(), 1)]
+    return lines
+
+
+def _kind_line(kind: Kind) -> str:
+    choice = kind.layout.choice
+    rows = f"{choice.parts} x {choice.rows}" if kind.label.startswith("train") else f"{choice.eval_rows}"
+    again = ", recomputed" if choice.recompute else ""
+    held = f"{choice.estimate.peak / GIB:.1f}{'' if choice.fits else ' (!)'}"
+    return f"{kind.nodes:>5}  {kind.steps:>7,}  {rows + again:<22} {held:>12} {kind.seconds / 3600:>7.1f}  {kind.label}"

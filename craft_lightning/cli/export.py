@@ -1,0 +1,187 @@
+"""``export``: an adapted encoder written back into a whole checkpoint, for the code base that the checkpoint is of."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from craft_lightning.checkpoints.encoder import apply_encoder
+from craft_lightning.checkpoints.llava import projector_kind
+from craft_lightning.checkpoints.paths import checkpoint_root, is_single, top_config_of, tower_folder
+from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
+from craft_lightning.checkpoints.vila_u import KNOWN_SIGLIP, load_tower, section_of, siglip_folder
+from craft_lightning.checkpoints.vila_u_writer import SIGLIP
+from craft_lightning.errors import CraftError
+from craft_lightning.io import write_json
+from craft_lightning.models.vlm_spec import VlmSpec, resolve
+
+LONG = 10**9
+"""Bytes from which the copying is announced."""
+
+ADAPTATION = "adaptation"
+"""Folder for what the encoder's own folder says besides its weights; other readers pass it by."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="craft_lightning export",
+        description="Write an adapted encoder back into its checkpoint's layout, in full. Of a checkpoint of VILA-U's "
+        "authors the original code loads the result.",
+        epilog="The adapted tensors keep the precision that they were stored in (the original code casts what it "
+        "loads); every other tensor and file is copied as it is. OUTPUT/adaptation/ holds the encoder's config.json "
+        "and its prior for --prune.prior.",
+    )
+    p.add_argument("--layout", default="vila-u", choices=["vila-u"], help="default: %(default)s")
+    p.add_argument("--checkpoint", required=True, help="folder in that layout, or a known backbone's name")
+    p.add_argument(
+        "--encoder", required=True, type=Path, help="folder of an adapted encoder, or its encoder.safetensors"
+    )
+    p.add_argument("--output", required=True, type=Path, help="folder to make")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code.
+
+    Raises:
+        CraftError: see :func:`export`; a folder that cannot be written.
+    """
+    args = parser().parse_args(argv)
+    source = resolve(VlmSpec(args.checkpoint))
+    try:
+        count = export(source, args.encoder, args.output)
+    except OSError as error:
+        raise CraftError(f"--output {args.output} cannot be written ({first_line(error)})") from error
+    print(
+        f"{args.output}: {count} tensors of {args.encoder} in place; load it with --model.backbone.name {args.output}"
+    )
+    if reasons := unlike_the_original(checkpoint_root(args.output)):
+        print(f"warning: VILA-U's own code cannot load {args.output}: {', '.join(reasons)}", file=sys.stderr)
+    return 0
+
+
+def unlike_the_original(root: Path) -> list[str]:
+    """What keeps the code that VILA-U was published with from loading a checkpoint in its layout."""
+    name = section_of(tower_folder(root)).get("pretrained_model")
+    language = read_json(root / "llm" / "config.json").get("model_type")
+    checks = {
+        f"its SigLIP is {name}, the code knows {' and '.join(KNOWN_SIGLIP)}": name not in KNOWN_SIGLIP,
+        f"its language model is {language}, not llama": language != "llama",
+        "its tokenizer is no sentencepiece model": not (root / "llm" / "tokenizer.model").is_file(),
+        "its tower is continuous": bool(top_config_of(root).get("continuous")),
+    }
+    return [reason for reason, holds in checks.items() if holds]
+
+
+def export(checkpoint: Path, encoder: Path, output: Path) -> int:
+    """Copy a checkpoint to ``output`` with the tensors of an adapted encoder in place of its own.
+
+    A tower that the checkpoint shares with others is written into the copy.
+
+    Args:
+        encoder: folder that :func:`.vila_u_writer.write_encoder` made, or the weight file in it.
+
+    Returns:
+        The number of tensors that were put in place.
+
+    Raises:
+        CraftError: ``output`` exists, lies in the checkpoint or has no room; a checkpoint that is incomplete or in
+            LLaVA's layout; an encoder of another codebook or of another shape.
+    """
+    root = checkpoint_root(checkpoint)
+    _check_output(output, root)
+    encoder = encoder.parent if encoder.name == "encoder.safetensors" else encoder
+    folder = tower_folder(root)
+    if is_single(root) or "rqvaesiglip" not in read_json(folder / "config.json"):
+        raise CraftError(f"{checkpoint} has another tower: only checkpoints in VILA-U's layout can be exported")
+    for part in ("llm", "mm_projector"):
+        if not (root / part / "config.json").is_file():
+            raise CraftError(f"{checkpoint}: no {part}/config.json, so it is no whole checkpoint")
+        if part == "llm" or projector_kind(root) != "identity":
+            TensorFiles(root / part)  # names a missing or damaged file before anything is copied
+    apply_encoder(load_tower(root), encoder)  # refuses what does not fit
+    state = load_file(encoder / "encoder.safetensors")
+    adapted = {f"{SIGLIP}vision_model.{name.removeprefix('vision.')}": value for name, value in state.items()}
+    inside = folder.resolve().is_relative_to(root.resolve())
+    _check_room(output, (root, encoder) if inside else (root, folder, encoder))
+    with fresh_folder(output) as fresh:
+        _copy(root, fresh, leave=folder.name if folder.parent == root else "vision_tower")
+        _copy(folder, fresh / "vision_tower")
+        replaced = sum(_replace(file, adapted) for file in TensorFiles(fresh / "vision_tower").files)
+        assert replaced == len(adapted), "the loader has found every one of them"
+        _stand_alone(fresh, root, folder)
+        (fresh / ADAPTATION).mkdir()
+        for name in ("config.json", "token_prior.safetensors"):
+            if (encoder / name).is_file():
+                shutil.copyfile(encoder / name, fresh / ADAPTATION / name)
+    return replaced
+
+
+def _check_output(output: Path, root: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CraftError(f"--output {output} exists: name another folder, or remove it")
+    if output.resolve().is_relative_to(root.resolve()):
+        raise CraftError(f"--output {output} lies in the checkpoint {root}: name a folder outside of it")
+
+
+def _check_room(output: Path, sources: Sequence[Path]) -> None:
+    needed = sum(file.stat().st_size for source in sources for file in source.rglob("*") if file.is_file())
+    if needed > LONG:
+        print(f"copying {needed / 1e9:.1f} GB to {output}", file=sys.stderr)
+    place = next(parent for parent in output.resolve().parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise CraftError(f"--output {output} takes {needed / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB left")
+
+
+def _copy(source: Path, target: Path, leave: str | None = None) -> None:
+    """A folder's files, links followed; not those that begin with a dot (caches), nor its folder ``leave``."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        return [n for n in names if n.startswith(".") or (Path(folder) == source and n == leave)]
+
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored, copy_function=shutil.copyfile)
+
+
+def _replace(file: Path, adapted: Mapping[str, Tensor]) -> int:
+    """Put the adapted tensors of a weight file in place, if it has any; returns their number."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as opened:
+            names, metadata = set(opened.keys()), opened.metadata()
+        found = names & adapted.keys()
+        if found:
+            save_tensors(file, load_file(file) | {name: adapted[name] for name in found}, metadata)
+        return len(found)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    found = state.keys() & adapted.keys()
+    if found:
+        for name in found:
+            state[name] = adapted[name]
+        temporary = file.with_name(f".{file.name}.tmp")
+        torch.save(state, temporary)
+        temporary.replace(file)
+    return len(found)
+
+
+def _stand_alone(fresh: Path, root: Path, folder: Path) -> None:
+    """Let the copy need nothing of what the checkpoint shares with others: its tower, and SigLIP's folder."""
+    config = read_json(fresh / "vision_tower" / "config.json")
+    name = str(config["rqvaesiglip"].get("pretrained_model"))
+    shared = siglip_folder(name, folder, root)
+    copied = (root.resolve(), folder.resolve())
+    if shared is not None and not any(shared.resolve().is_relative_to(place) for place in copied):
+        _copy(shared, fresh / "vision_tower" / "siglip")
+        config["rqvaesiglip"]["pretrained_model"] = "vision_tower/siglip"
+        write_json(fresh / "vision_tower" / "config.json", config)
+    top = top_config_of(fresh)
+    if isinstance(top.get("vision_tower_cfg"), str):
+        write_json(fresh / "config.json", top | {"vision_tower_cfg": config})

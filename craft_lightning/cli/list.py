@@ -1,0 +1,47 @@
+"""``list methods|datasets|backbones|tables``: the config fragments there are, with the first comment of each.
+
+Of backbones it lists every name that is known, with where to get it. No YAML is
+parsed and no library imported, so the answer is there at once, and a new fragment lists itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from craft_lightning.checkout import EXPERIMENTS, places
+from craft_lightning.errors import CraftError, unknown
+from craft_lightning.models.vlm_spec import BACKBONES
+
+KINDS = ("methods", "datasets", "backbones", "tables")
+
+
+def entries(kind: str) -> dict[str, str]:
+    """Names and descriptions of one of :data:`KINDS`."""
+    known = BACKBONES.values() if kind == "backbones" else ()
+    found = {backbone.name: f"{backbone.about}; {backbone.origin}" for backbone in known}
+    files = [path for folder in places(f"{EXPERIMENTS}/{kind}") for path in folder.glob("*.yaml")]
+    for path in sorted(files, key=lambda path: path.stem):
+        with path.open(encoding="utf-8") as file:
+            first = file.readline().strip()
+        found.setdefault(path.stem, first.lstrip("# ") if first.startswith("#") else "")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code.
+
+    Raises:
+        CraftError: not exactly one kind, or an unknown one.
+    """
+    if any(a in ("-h", "--help") for a in argv):
+        print(f"usage: python -m craft_lightning list {'|'.join(KINDS)}")
+        return 0
+    if len(argv) != 1:
+        raise CraftError(f"list takes one of {', '.join(KINDS)}")
+    if argv[0] not in KINDS:
+        raise unknown("list of", argv[0], KINDS)
+    listed = entries(argv[0])
+    width = max(map(len, listed), default=0)
+    for name, line in listed.items():
+        print(f"{name:<{width}}  {line}".rstrip())
+    return 0

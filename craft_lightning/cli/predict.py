@@ -1,0 +1,216 @@
+"""``predict``: the replies to a split, or to one picture and question, whose logits can be written, too.
+
+Over a split it is the run that :mod:`.run` makes. With ``--image`` or ``--logits`` one prompt is asked; every other
+argument means what it means in a run, so that any method, checkpoint, encoder and data set can be looked into.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.prune_at_validation import PruneAtValidation
+from craft_lightning import run_facts
+from craft_lightning.checkpoints.tensors import save_tensors
+from craft_lightning.cli import run as cli
+from craft_lightning.errors import CraftError, nearest
+from craft_lightning.io import check_file
+from craft_lightning.methods import METHODS, method_class
+from craft_lightning.methods._support.checkpoint_checks import read_checkpoint
+from craft_lightning.methods.base import BaseMethod
+from craft_lightning.models.image_processing import preprocess, read_image
+from craft_lightning.models.pruning import PruneRule, prune
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.optim import OptimSpec
+from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text, message
+from craft_lightning.text.scoring import MAX_NEW_TOKENS
+from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch, VqaExample
+from data_modules.datamodule import VqaDataModule
+
+ONE = ("--image", "--question", "--options", "--directive", "--item", "--logits")
+"""Flags that ask for one prompt."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of one prompt; all others are a run's."""
+    p = argparse.ArgumentParser(
+        prog="craft_lightning predict",
+        usage="python -m craft_lightning predict [--checkpoint MODEL] --image FILE --question TEXT [--options A B ...]",
+        description="Ask about one picture, or (without --image) one stored test item; without any of these flags, "
+        "answer a whole split.",
+        epilog="FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model "
+        "reads: T counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens "
+        "of the picture included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole "
+        "picture, and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
+        "image_position and visual_positions.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    p.add_argument("--checkpoint", metavar="MODEL", help="folder or name of a model: --model.backbone.name")
+    p.add_argument("--image", type=Path, metavar="FILE", help="the picture")
+    p.add_argument("--question", metavar="TEXT", help="what is asked of it")
+    p.add_argument("--options", nargs="+", metavar="TEXT", help="choices, lettered in this order")
+    p.add_argument("--directive", metavar="TEXT", help="in place of 'Answer ...'; an empty text for none")
+    p.add_argument("--item", metavar="KEY", help="without --image: key of a stored test item (default: the first)")
+    p.add_argument("--logits", type=Path, metavar="FILE.safetensors", help="write the logits of the prompt")
+    p.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help="default: %(default)s")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code.
+
+    Raises:
+        CraftError: see :func:`ask` and :mod:`.run`.
+    """
+    if any(a in ("-h", "--help") for a in argv):
+        print(parser().format_help() + "\nAll other settings are those of a run:\n")
+    elif any(a.split("=", 1)[0] in ONE for a in argv):
+        args, others = parser().parse_known_args(list(argv))
+        return ask(args, others)
+    return cli.main(["predict", *argv])
+
+
+@torch.no_grad()
+def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
+    """Print the reply to one prompt, and write its logits if a file is given.
+
+    Args:
+        args: of :func:`parser`. others: arguments of a run; zero-shot is the method if they name none.
+
+    Raises:
+        CraftError: flags that do not go together, no such picture or item, or a mistake in the run's arguments.
+    """
+    _check(args)
+    if args.checkpoint is not None:
+        others = [*others, f"--model.backbone.name={args.checkpoint}"]
+    if not any(a.split("=", 1)[0] in ("-c", "--config", "--model", "--model.class_path") for a in others):
+        others = ["--model=ZeroShot", *others]
+    config = cli.build_cli(["predict", *others], run=False).config["predict"]
+    method = load(config)
+    example = _stored_item(config, args.item) if args.image is None else _example(args, read_image(args.image))
+    batch = one_batch(method, example)
+    visual = pruned(config, method, method.visual_tokens(batch.pixel_values), batch.keys)
+    reply = method.vlm.generate(visual, batch, args.max_new_tokens)[0]
+    print(reply)
+    if args.logits is not None:
+        logits, input_ids = method.vlm.prompt_logits(visual, batch)
+        computed = {"dtype": method.backbone.dtype, "quantizer_dtype": run_facts.quantizer_dtype(method) or ""}
+        told = {"reply": reply, "codebook_hash": method.vlm.codebook_hash or "", **computed}
+        write_logits(args.logits, logits, input_ids, told)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.image is None and (args.question is not None or args.options is not None or args.directive is not None):
+        raise CraftError("--question, --options and --directive are about a picture: name it with --image FILE")
+    if args.image is not None and args.item is not None:
+        raise CraftError("--image is a picture of your own and --item a stored one: give one of the two")
+    if args.image is not None and not (args.question or "").strip():
+        raise CraftError("--image needs --question TEXT")
+    if args.options is not None and len(args.options) < 2:
+        raise CraftError("--options takes at least two choices")
+    if args.max_new_tokens < 1:
+        raise CraftError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}")
+    if args.logits is not None:
+        check_file(args.logits, "--logits")
+
+
+def load(config: Any) -> BaseMethod:
+    """The method of a parsed run in eval mode, with the weights of its checkpoint if it names one.
+
+    Raises:
+        CraftError: a checkpoint that is not there or does not fit.
+    """
+    given = config.model.init_args.as_dict()
+    given |= {"backbone": VlmSpec(**given["backbone"]), "optim": OptimSpec(**given["optim"])}
+    class_name = config.model.class_path.rsplit(".", 1)[-1]
+    name = next(m.name for m in METHODS.values() if m.class_name == class_name)
+    method: BaseMethod = method_class(name)(**given)
+    method.configure_model()
+    path = config.get("ckpt_path")
+    if path is not None:
+        checkpoint = read_checkpoint(path)
+        method.on_load_checkpoint(checkpoint)
+        method.load_state_dict(checkpoint["state_dict"], strict=False)
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return method.eval().to("cuda" if on_gpu else "cpu")
+
+
+def pruned(config: Any, method: BaseMethod, visual: VisualTokens, keys: Sequence[str]) -> VisualTokens:
+    """What a run of this config would leave of the visual tokens.
+
+    Raises:
+        CraftError: the prior would have to be counted.
+    """
+    given = config.prune.as_dict()
+    pruning = PruneAtValidation(**{**given, "rule": PruneRule(**given["rule"])})
+    keep = pruning.share(method) if pruning.enabled else 1.0
+    if keep == 1.0 or not pruning.rule.by_quota:
+        return prune(visual, keep, None, pruning.rule, keys)
+    prior = pruning.stored_prior(method, moved=config.get("ckpt_path") is not None)
+    if prior is None:
+        raise CraftError("pruning one picture takes an --encoder with its prior, or --prune.prior FILE")
+    return prune(visual, keep, prior, pruning.rule, keys)
+
+
+def one_batch(method: BaseMethod, example: VqaExample) -> VqaBatch:
+    """The prompt of an example as a batch of one, on the method's device.
+
+    Raises:
+        CraftError: more options than the tokenizer has letters.
+    """
+    vlm = method.vlm
+    builder = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=bool(example.options))
+    if len(example.options) > len(builder.letters):
+        raise CraftError(f"{len(example.options)} options, but there are only the letters {builder.letters}")
+    prompt = Encoded(builder.prompt_ids(message(example)), ())
+    text = collate_text([prompt], builder.pad_id, with_reply=False)
+    return VqaBatch(
+        pixel_values=preprocess(example.image, vlm.image_size, vlm.aspect)[None],
+        **text,
+        label_ids=torch.tensor([example.label_id]),
+        caption_ids=torch.tensor([-1]),
+        seen=torch.tensor([example.seen]),
+        answers=(example.answer,),
+        keys=(example.key,),
+        option_counts=(len(example.options),),
+    ).to(vlm.device)
+
+
+def _example(args: argparse.Namespace, image: Any) -> VqaExample:
+    meta = {} if args.directive is None else {"directive": args.directive}
+    return VqaExample(str(args.image), image, args.question, "A", tuple(args.options or ()), meta=meta)
+
+
+def _stored_item(config: Any, key: str | None) -> VqaExample:
+    """A test item of the run's data, asked as ``test`` asks it.
+
+    Raises:
+        CraftError: no item of that key.
+    """
+    settings = config.data.as_dict()
+    data = VqaDataModule(**{**settings, "backbone": VlmSpec(**config.model.init_args.backbone.as_dict())})
+    data.setup("predict")
+    items = {example.key: example for example in data.examples("test")}
+    if key is not None and key not in items:
+        close = nearest(key, items)
+        raise CraftError(f"no test item {key!r}" + (f"; did you mean {close!r}?" if close else ""))
+    found = items[key] if key is not None else next(iter(items.values()))
+    print(f"{found.key}, right answer {found.answer!r}\n{message(found)}", file=sys.stderr)
+    return found
+
+
+def write_logits(path: Path, logits: Tensor, input_ids: Tensor, told: dict[str, str]) -> None:
+    """Write ``logits [1, T, V]`` and ``input_ids [1, T']`` (see :func:`parser`) to a temporary name and rename."""
+    visual = logits.shape[1] - input_ids.shape[1] + 1
+    at = int((input_ids[0] == IMAGE_TOKEN_ID).int().argmax())
+    where = {"image_position": str(at), "visual_positions": str(visual)}
+    save_tensors(path, {"logits": logits, "input_ids": input_ids}, {**told, **where})
+    print(f"{path}: logits {'x'.join(map(str, logits.shape))}", file=sys.stderr)

@@ -1,0 +1,439 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: the only module that knows jsonargparse.
+
+What LightningCLI does otherwise is replaced here where it would run another experiment than the one asked for: a
+checkpoint changes weights and never settings, a used run folder is never written over, errors are one line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf.errors import OmegaConfBaseException
+
+from callbacks.codebook_usage import CodesChanged
+from callbacks.encoder_export import EncoderExport
+from callbacks.hparams_tab import HparamsTab
+from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.last_validation import LastValidation
+from callbacks.progress import Progress
+from callbacks.prune_at_validation import PruneAtValidation
+from callbacks.result_writer import ResultWriter
+from callbacks.run_banner import RunBanner
+from callbacks.save_config import SaveConfig
+from callbacks.ste_check import SteCheck
+from callbacks.strategy_advisor import StrategyAdvisor
+from callbacks.token_map import TokenMap
+from craft_lightning import __version__
+from craft_lightning import settings as defaults
+from craft_lightning.checkout import placed
+from craft_lightning.cli import trainer_flags as flags
+from craft_lightning.cli.arguments import (
+    Layer,
+    links_hold,
+    named_settings,
+    one_class,
+    read_layers,
+    wrong_part,
+    wrong_value,
+)
+from craft_lightning.errors import CraftError, nearest, unknown
+from craft_lightning.methods import METHODS, import_methods
+from craft_lightning.methods._support import resuming
+from craft_lightning.methods._support.checkpoint_checks import check_method, read_checkpoint
+from craft_lightning.methods.base import BaseMethod
+from craft_lightning.models.pruning import PruneRule
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.optim import OptimSpec
+from craft_lightning.run_folder import (
+    EVENTS,
+    check_folder,
+    claim,
+    claim_evaluation,
+    find_checkpoint,
+    is_finished,
+    unused,
+)
+from craft_lightning.settings import flat
+from craft_lightning.strategies.choose import settings, settle
+from craft_lightning.strategies.fsdp2 import register
+from craft_lightning.strategies.lost_process import lost_process
+from data_modules.datamodule import VqaDataModule
+
+ALIASES = {"--encoder": "--model.backbone.encoder"}
+"""Flags that people type, and what they stand for."""
+
+LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)}
+LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
+"""Settings that follow another one, which is set in their place."""
+
+
+class FinishedError(Exception):
+    """A run that is asked to go on has nothing left to do."""
+
+
+class CraftParser(LightningArgumentParser):
+    """Errors are one line with the nearest name that exists."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Turn whatever was wrong on the command line or in a config file into a :class:`CraftError`."""
+        text = " ".join(str(message).split())
+        if told := wrong_value(text, _settings):
+            raise CraftError(told)
+        if told := wrong_part(text, _classes):
+            raise CraftError(told)
+        # jsonargparse lists what was wrong with each type that a part may have; the first one is ours.
+        found = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", text)
+        text = found.group(1) if found else text
+        if found := re.search(r"Option '([\w.]+)' is not accepted", text):
+            self._unknown(f"model.{found.group(1)}")
+        if found := re.search(r"(?:[Uu]nrecognized arguments?: --|does not accept option ')([\w.+-]+)", text):
+            self._unknown(found.group(1))
+        if found := re.search(r"Expected a dot import path string: (\w+)", text):
+            raise unknown("class", found.group(1), [m.class_name for m in METHODS.values()])
+        if "not accepted before subcommand" in text:
+            raise CraftError("-c and --config come after the verb: python -m craft_lightning fit --config FILE")
+        if text.startswith("Not a valid subclass of BaseMethod"):
+            raise CraftError("the config that names the method (model.class_path) comes before those that fill it in")
+        if re.search(r"required: \w+\.model$", text):
+            raise CraftError("no method is named; for example --config experiments/methods/craft.yaml")
+        raise CraftError(text)
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse; the parser of a part is handed ``--model.optim.clip null`` as ``--optim.clip=None``."""
+        if args is not None:
+            args = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in args]
+        return super().parse_args(args, *others, **kwargs)
+
+    def _unknown(self, name: str) -> NoReturn:
+        known = _settings()
+        # Parts of parts report their own name alone: ``lrr``, not ``model.optim.lrr``.
+        by_end = {setting.rsplit(".", 1)[-1]: setting for setting in known}
+        close = nearest(name, known) if "." in name else by_end.get(str(nearest(name, by_end)))
+        hint = f"; did you mean {close!r}?" if close else "."
+        raise CraftError(f"no setting {name!r}{hint} All settings: --help")
+
+
+def _settings() -> list[str]:
+    """What can be set, as ``model.optim.lr``."""
+    parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
+    parts += [("token_map", TokenMap), ("ste_check", SteCheck)]
+    parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
+    parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
+    parts += [
+        ("model", cls) for entry in METHODS.values() for cls in entry.load().__mro__ if issubclass(cls, BaseMethod)
+    ]
+    names = [f"{part}.{name}" for part, cls in parts for name in inspect.signature(cls).parameters if name != "kwargs"]
+    return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
+
+
+PARTS = {"trainer.logger": Logger, "trainer.callbacks": Callback, "trainer.profiler": Profiler}
+"""Classes that a setting of the trainer takes; a bare name is looked for among them."""
+
+
+def _classes(setting: str) -> list[str]:
+    """Names of the classes that a setting takes."""
+    names, found = [], [PARTS[setting]] if setting in PARTS else []
+    for cls in found:
+        below = cls.__subclasses__()
+        found += below
+        names += [c.__name__ for c in below if not c.__name__.startswith("_")]
+    return sorted(set(names))
+
+
+class CraftCLI(LightningCLI):
+    """LightningCLI with our parser, our callbacks and a run folder for everything a run writes."""
+
+    subcommand: str
+    callbacks: Sequence[Callback] = ()
+    layers: Sequence[Layer] = ()
+    rehearsal: TemporaryDirectory[str] | None = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the flag that would have a checkpoint unpickled."""
+        return {verb: {*skipped, "weights_only"} for verb, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The links, the checkpoint callback, and the permission to write over a used run folder."""
+        parser.add_lightning_class_args(PruneAtValidation, "prune")
+        for target, source in LINKS.items():
+            compute = int if source == "seed_everything" else None
+            parser.link_arguments(source.replace("model.", "model.init_args."), target, compute_fn=compute)
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TokenMap, "token_map")
+        parser.add_lightning_class_args(SteCheck, "ste_check")
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in defaults.CHECKPOINT.items()})
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Remove what an earlier run left in the folder."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; an interpolation that fails is one line, too, and so is a value that a link would overwrite."""
+        try:
+            self.config = parser.parse_args(args if isinstance(args, list) else None)
+        except OmegaConfBaseException as error:
+            raise CraftError(f"config: {' '.join(str(error).split())}") from error
+        verb, config = self.config.subcommand, self.config[self.config.subcommand]
+        links_hold(self.layers, LINKS, flat(config))
+        clip = config.model.init_args.optim.clip
+        flags.check_seed(config.seed_everything)
+        flags.put_right(config.trainer, clip)
+        flags.check(verb, config.trainer, clip)
+
+    def _parse_ckpt_path(self) -> None:
+        """A checkpoint changes weights and never settings; Lightning would silently take those over."""
+
+    def _read_checkpoint(self, config: Namespace) -> None:
+        """Before anything is loaded: refuse a checkpoint of another method or training, and say what else differs.
+
+        Raises:
+            CraftError: see :func:`.check_method` and :func:`.check_settings`.
+            FinishedError: the run has its result, and no steps are left.
+        """
+        path, trainer = Path(config.ckpt_path), config.trainer
+        if not path.is_file():  # a sharded one is read by its strategy
+            return
+        held = read_checkpoint(path)
+        check_method(held, _method_name(config))
+        given = resuming.named(config.model.init_args, config.data)
+        # A method's null may stand for a number that it finds later, and compares then.
+        given = {k: v for k, v in given.items() if v is not None or k.startswith("data.")}
+        changed = resuming.changes(held, given)
+        if self.subcommand == "fit":
+            resuming.check_settings(changed, path)
+        else:  # an evaluation has data of its own
+            changed = {k: v for k, v in changed.items() if k.startswith("model.")}
+        if changed:
+            rank_zero_only(print)(resuming.tell(changed), file=sys.stderr)
+        limit = resuming.out_of_steps(held, trainer.max_steps, trainer.max_epochs)
+        folder, step = Path(trainer.default_root_dir), held["global_step"]
+        if self.subcommand == "fit" and limit and is_finished(folder, step):
+            raise FinishedError(f"{folder} is finished after {step} steps, its result is kept; to go on, raise {limit}")
+
+    def before_instantiate_classes(self) -> None:
+        """Fix the run folder and the checkpoint, and refuse a folder that is used."""
+        config = self.config[self.subcommand]
+        fit_folder = Path("runs") / _run_name(config)
+        first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
+        if config.trainer.default_root_dir is not None:
+            fit_folder = Path(config.trainer.default_root_dir)
+        elif self.subcommand == "fit":
+            config.trainer.default_root_dir = str(fit_folder)
+        else:
+            own = fit_folder / self.subcommand
+            config.trainer.default_root_dir = str(
+                unused(own, self.subcommand) if first and not config.overwrite else own
+            )
+        if config.trainer.fast_dev_run:  # whose results are none, and may not stand in a run's place
+            self.rehearsal = TemporaryDirectory(prefix="craft_lightning-")
+            config.trainer.default_root_dir = self.rehearsal.name
+        folder = Path(config.trainer.default_root_dir)
+        check_folder(folder)
+        if config.get("ckpt_path") is not None:
+            config.ckpt_path = find_checkpoint(str(config.ckpt_path), fit_folder)
+        if self.subcommand == "fit" and first:
+            claim(folder, config.get("ckpt_path"), config.overwrite)
+        elif first:
+            claim_evaluation(folder, self.subcommand, config.overwrite)
+        if config.get("ckpt_path") is not None:
+            self._read_checkpoint(config)
+
+    def instantiate_classes(self) -> None:
+        """Whatever ends a part that the user named is one line: a missing package, a value that it refuses."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            told = wrong_part(" ".join(str(error).split()), _classes)
+            raise CraftError(told) if told else error from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
+        config = self.config_init[self.subcommand]
+        flags.check_parts(config.trainer.callbacks or [], config.trainer.plugins)
+        advice = self._lay_out()
+        folder = config.trainer.default_root_dir
+        if config.trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", sub_dir=EVENTS, default_hp_metric=False)
+        resolved = yaml.safe_load(
+            self._parser(self.subcommand).dump(
+                self.config[self.subcommand], skip_none=False, skip_link_targets=False, format="yaml"
+            )
+        )
+        theirs = any(isinstance(c, ProgressBar) for c in config.trainer.callbacks or ())
+        self.trainer_defaults["callbacks"] = [
+            *advice,
+            RunBanner(),
+            *([] if theirs or config.trainer.enable_progress_bar is False else [Progress()]),
+            LastValidation(),
+            CodesChanged(),
+            EncoderExport(),
+            ResultWriter(self.subcommand, resolved),  # behind what a result stands for
+            HparamsTab(),
+            *self.callbacks,
+        ]
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:  # with a logger of the user's they would follow that
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(folder) / "checkpoints")
+        asked = config.trainer.precision
+        if asked not in (None, trainer.precision):
+            raise CraftError(f"--trainer.precision {asked}: this machine would compute in {trainer.precision}")
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Whatever Lightning says of the trainer's settings is one line."""
+        if config["enable_checkpointing"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, LastCheckpoint)]
+        try:
+            trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise CraftError(f"trainer: {' '.join(str(error).split())}") from error
+        return trainer
+
+    def _lay_out(self) -> list[Callback]:
+        """Choose what ``strategy: auto`` leaves open, and write it into the run's config."""
+        config, made = self.config[self.subcommand], self.config_init[self.subcommand]
+        choice = settle(self.subcommand, self.model, self.datamodule, made.trainer, named_settings(self.layers))
+        if choice is None:
+            return []
+        for name, value in settings(choice, made.trainer, self.model.optim.clip).items():
+            config[name] = value
+            if name.startswith("trainer."):
+                made[name] = value
+        chosen = replace(self.model.backbone, dtype=choice.dtype, gradient_checkpointing=choice.recompute)
+        self.model.backbone = self.datamodule.backbone = chosen  # linked, as on the command line
+        self.datamodule.eval_batch_size = choice.eval_rows
+        return [StrategyAdvisor(choice)]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; say it in one line if a process was lost on the way."""
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if "conditioned on metric" in str(error):
+                raise CraftError(f"--trainer.callbacks EarlyStopping: {error}") from error
+            raise lost_process(self.trainer, error) or error from None
+        finally:
+            if self.rehearsal is not None:
+                self.rehearsal.cleanup()
+
+
+def _run_name(config: Namespace) -> Path:
+    """``<dataset>/<surrogate>/<method>/seed<k>``: what the run is, so that one folder shows a dataset's methods."""
+    backbone = Path(config.model.init_args.backbone.name).name
+    return Path(str(config.data.dataset)) / backbone / _method_name(config) / f"seed{config.seed_everything}"
+
+
+def _method_name(config: Namespace) -> str:
+    return next(m.name for m in METHODS.values() if m.class_name == config.model.class_path.rsplit(".", 1)[-1])
+
+
+def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> CraftCLI:
+    """Parse and, if ``run``, do what the arguments say.
+
+    Args:
+        argv: verb and flags. run: False only parses (for tests and planning). callbacks: added to the run's own.
+
+    Raises:
+        CraftError: a mistake in the arguments or in a config file.
+        FinishedError: a training that is asked to go on has its result and no steps left.
+    """
+    _quiet()
+    register()
+    argv = placed(_alias(a) for a in argv)
+    layers = read_layers(argv)
+    one_class(layers)
+    import_methods()
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    # The parser of a verb takes longer to build than the rest of a parse: only the one asked for is made.
+    asked = {verb: skipped for verb, skipped in CraftCLI.subcommands().items() if verb in argv[:1]}
+    parts = {
+        "callbacks": callbacks,
+        "layers": layers,
+        "subcommands": staticmethod(lambda: asked or CraftCLI.subcommands()),
+    }
+    cls = type("CraftCLI", (CraftCLI if run else _DryCLI,), parts)
+    try:
+        return _construct(cls, argv)
+    except MisconfigurationException as error:
+        raise CraftError(" ".join(str(error).split())) from error
+
+
+def _construct(cls: type[CraftCLI], argv: Sequence[str]) -> CraftCLI:
+    return cls(
+        BaseMethod,
+        VqaDataModule,
+        subclass_mode_model=True,
+        parser_class=CraftParser,
+        auto_configure_optimizers=False,
+        seed_everything_default=defaults.SEED,
+        save_config_callback=SaveConfig,
+        parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False, "version": __version__},
+        args=list(argv),
+    )
+
+
+class _DryCLI(CraftCLI):
+    """Parses and stops."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave the run folder alone."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def _alias(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return ALIASES.get(flag, flag) + equals + value
+
+
+def _quiet() -> None:
+    """Drop what Lightning says about things that are meant to be so, and its advertisement."""
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
+    warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")
+    warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec")
+    warnings.filterwarnings("ignore", message=r"The dirpath has changed")  # a test's folder is not its training's
+    warnings.filterwarnings(
+        "ignore", message=r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'"
+    )  # refused
+    warnings.filterwarnings("ignore", message=r".*all_gather is deprecated")
+    warnings.filterwarnings("ignore", message=r".*returned a view tensor")  # sharded: nothing is changed in place
+    # The seed is in the run's config, result and folder; told here, it would stand before the one line of a mistake.
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    rank_zero_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())
+
+
+def main(argv: Sequence[str]) -> int:
+    """The four verbs; returns the exit code."""
+    try:
+        build_cli(argv)
+    except FinishedError as told:
+        rank_zero_only(print)(f"craft_lightning: {told}", file=sys.stderr)
+    return 0

@@ -1,0 +1,214 @@
+"""``python -m craft_lightning table plan|run|status|render``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from craft_lightning.errors import CraftError
+
+if TYPE_CHECKING:
+    from craft_lightning.benchmark.plan import Plan
+
+INTERRUPTED = 130
+JOBS_FOLDER = ".jobs"
+REHEARSAL = "craft_lightning.cli.dry_run"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the ``table`` verbs."""
+    parser = argparse.ArgumentParser(
+        prog="craft_lightning table", description="Compute and print a table of the paper.", allow_abbrev=False
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="plan|run|status|render")
+    shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shared.add_argument("table", help="a file, or a name below experiments/tables")
+    shared.add_argument("--scale", help="pocket or paper (default: the table's own)")
+    shared.add_argument("--seeds", type=int, nargs="+", metavar="K", help="in place of the table's seeds")
+    shared.add_argument("--limit", type=_positive, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
+    shared.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
+    only = argparse.ArgumentParser(add_help=False)
+    only.add_argument("--only", metavar="PATTERN", help="nodes whose name contains this, or matches it as in a shell")
+    verbs.add_parser("plan", parents=[shared, only], allow_abbrev=False, help="list the nodes and their commands")
+    run = verbs.add_parser(
+        "run", parents=[shared, only], allow_abbrev=False, help="compute what is missing, then render"
+    )
+    run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
+    run.add_argument("--dry-run", action="store_true", help="print what would be computed; at paper scale examine it")
+    run.add_argument("--devices", metavar="8x40gb", help="what --dry-run estimates for (default: what is here)")
+    run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
+    run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the nodes are computed")
+    run.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=120")
+    verbs.add_parser("status", parents=[shared, only], allow_abbrev=False, help="count done, stale, failed and missing")
+    render = verbs.add_parser("render", parents=[shared], allow_abbrev=False, help="print the table and save it")
+    render.add_argument("--from", dest="stored", type=Path, metavar="CSV", help="a stored table in place of the runs")
+    render.add_argument("--format", choices=["markdown", "readme", "latex", "csv"], help="print this, and save nothing")
+    render.add_argument(
+        "--publish",
+        action="store_true",
+        help="store the results beside the table (not with --from), write docs page and README",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _jobs(text: str) -> int | None:
+    return None if text == "auto" else _positive(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, 1 if a node failed, 130 after Ctrl-C.
+
+    Raises:
+        CraftError: a mistake in the call, the table or its fragments.
+    """
+    args = build_parser().parse_args(argv)
+    # Imported here so that --help starts at once.
+    from craft_lightning.benchmark.plan import make_plan, select
+    from craft_lightning.benchmark.spec import find_table, load_spec
+
+    spec = load_spec(find_table(args.table, args.scale), args.scale)
+    if args.verb == "render" and args.stored:
+        from craft_lightning.benchmark.results import stored_seeds
+
+        args.seeds = stored_seeds(args.stored)
+    whole = make_plan(spec, args.runs, args.seeds, args.limit)
+    if args.verb == "render":
+        return _render(whole, args)
+    plan = select(whole, args.only)
+    if args.verb == "plan" or (args.verb == "run" and args.dry_run):
+        _plan(plan, missing_only=args.verb == "run")
+        if args.verb == "plan" or spec.scale == "pocket":
+            return 0
+        # By name: what parses configs and builds models needs torch, and the tables do not.
+        code: int = import_module(REHEARSAL).rehearse(plan, args.devices)
+        return code
+    if args.verb == "status":
+        _status(plan)
+        if args.limit is None:
+            _beside_published(plan)
+        return 0
+    code = _run(plan, args)
+    return code if code == INTERRUPTED else max(code, _render(whole, args))
+
+
+def _plan(plan: Plan, missing_only: bool) -> None:
+    from craft_lightning.benchmark import result_store as store
+
+    nodes = [n for n in plan.nodes if not missing_only or store.state(n) != "done"]
+    for node in nodes:
+        print(f"{store.state(node):8}{node.kind:6}{node.name}")
+        print(f"        python -m craft_lightning {shlex.join(node.arguments)}")
+    kinds = Counter(n.kind for n in nodes)
+    print(f"{len(nodes)} nodes: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}")
+
+
+def _beside_published(plan: Plan) -> None:
+    """Where the table has published results: how the computed ones compare, and what the sums of both hang on."""
+    from craft_lightning.benchmark import result_store as store
+    from craft_lightning.benchmark.cells import collect
+    from craft_lightning.benchmark.results import read, stored_table
+    from craft_lightning.report.published import compare
+
+    path, cells = stored_table(plan), collect(plan)
+    if not path.is_file() or not any(cell.score for cell in cells.values()):
+        return
+    stored = read(plan, path)
+    for line in compare(plan, cells, stored.cells).lines(path):
+        print(line)
+    print(f"computed with {'; '.join(store.arithmetic(plan.nodes)) or 'arithmetic that is not told'}")
+    if stored.made is not None:
+        print(f"published with {'; '.join(stored.made.arithmetic or stored.made.machines)}")
+
+
+def _status(plan: Plan) -> None:
+    from craft_lightning.benchmark import result_store as store
+    from craft_lightning.benchmark.cache_key import NO_WEIGHTS
+    from craft_lightning.benchmark.scheduler import no_weights
+
+    found = {node.name: store.state(node) for node in plan.nodes}
+    for kind in ("train", "eval"):
+        states = Counter(found[n.name] for n in plan.nodes if n.kind == kind)
+        print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
+    if (other := store.other_libraries(plan.nodes)) is not None:
+        print(other)
+    waiting = Counter(n.facts["backbone"] for n in plan.nodes if n.facts["weights"] == NO_WEIGHTS)
+    for name, count in waiting.items():
+        print(f"{no_weights(plan.spec.backbone(name))} ({count} nodes wait for them)")
+    for node in plan.nodes:
+        if node.facts["weights"] == NO_WEIGHTS:
+            continue
+        if found[node.name] == "stale":
+            print(f"stale  {node.name} (changed: {store.why_stale(node)})")
+        elif (error := store.failure(node)) is not None:
+            print(f"failed {node.name}: {error}")
+
+
+def _run(plan: Plan, args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from craft_lightning.benchmark import result_store as store
+    from craft_lightning.benchmark.scheduler import default_jobs, run_plan
+    from craft_lightning.report.live_view import make_view, summary
+    from craft_lightning.report.tensorboard import link_table
+    from craft_lightning.workers.pool import Launcher, LocalWorker
+
+    link_table(plan)
+    if (other := store.other_libraries(plan.nodes)) is not None:
+        print(other, file=sys.stderr)
+    console = Console()
+    launcher: Launcher = LocalWorker
+    jobs = default_jobs(plan.nodes, args.jobs)
+    if args.launcher == "slurm":
+        from craft_lightning.workers.slurm import cluster_launcher
+
+        launcher = cluster_launcher(plan.root / JOBS_FOLDER, "slurm", args.slurm)
+        jobs = args.jobs or max(1, len(plan.nodes))  # the queue decides how many run at a time
+    try:
+        progress = run_plan(plan, jobs, make_view(console), args.keep_going, launcher=launcher)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues where it was", file=sys.stderr)
+        return INTERRUPTED
+    print(summary(progress))
+    return 1 if progress.failed else 0
+
+
+def _render(plan: Plan, args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from craft_lightning.benchmark.results import gather, read
+    from craft_lightning.report import render
+    from craft_lightning.report.sections import build_report
+
+    given = vars(args)
+    stored, wanted = given.get("stored"), given.get("format")
+    if given.get("publish"):
+        if wanted or args.limit:
+            raise CraftError("--publish stores the results of whole runs: no --format or --limit with it")
+        for path in render.publish(plan, stored):
+            print(f"written: {path}")
+        return 0
+    results = read(plan, stored) if stored else gather(plan)
+    if wanted:
+        print(render.FORMATS[wanted](plan, results), end="")
+        return 0
+    report = build_report(plan, results)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, render.printed_width(report))
+    render.print_report(report, console)
+    for path in [] if stored else render.save(plan, results):
+        print(f"written: {path}")
+    return 0

@@ -1,0 +1,107 @@
+"""``tokens``: a picture of the visual tokens of one's own pictures, and of what adaptation and pruning do to them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from craft_lightning.checkpoints.encoder import apply_encoder
+from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root
+from craft_lightning.checkpoints.vila_u import load_tower
+from craft_lightning.errors import CraftError
+from craft_lightning.io import check_file, fresh_file
+from craft_lightning.models.image_processing import Aspect, picture_batches
+from craft_lightning.models.picture_files import find_pictures
+from craft_lightning.models.pruning import PruneRule, budget_of, count_codes, prune
+from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.vlm_spec import VlmSpec, resolve
+from craft_lightning.visualization import MUTED, TokenView, code_colours, draw_tokens, stack
+
+DRAWN = 16
+"""Pictures on the sheet; further ones only count for the prior. Also the number read at a time."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="craft_lightning tokens",
+        description="Draws the first-level codes of pictures, and the tokens that pruning keeps.",
+        epilog="A code has the same colour in every picture, and similar codewords have similar colours. With "
+        "--encoder the sheet also shows the codes before adaptation, and which ones changed.",
+        allow_abbrev=False,
+    )
+    p.add_argument("--checkpoint", required=True, help="folder in the VILA-U layout, or a known backbone's name")
+    p.add_argument("--images", required=True, nargs="+", type=Path, help="image files, or folders of them")
+    p.add_argument("--encoder", type=Path, help="folder of an adapted encoder to plug in")
+    p.add_argument("--keep", default=0.8, type=float, help="share of tokens that pruning keeps (default: 0.8)")
+    p.add_argument("--output", required=True, type=Path, help="PNG file to write")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code.
+
+    Raises:
+        CraftError: no such checkpoint or picture, a broken one, a continuous tower, an encoder of another codebook, a
+            ratio outside (0, 1], or an output that is no PNG file in a folder that exists.
+    """
+    args = parser().parse_args(argv)
+    budget_of(args.keep, 1)
+    check_file(args.output, "--output")
+    if args.output.suffix.lower() != ".png":
+        raise CraftError(f"--output {args.output} is no .png file")
+    spec = VlmSpec(args.checkpoint)
+    tower = load_tower(spec)
+    if tower.quantizer is None:
+        raise CraftError(f"{args.checkpoint} is a continuous model: it has no discrete tokens")
+    aspect = aspect_of(checkpoint_root(resolve(spec)))
+    files = find_pictures(args.images)
+    views, source = _look(tower, files, aspect, args.encoder, args.keep)
+    colours = code_colours(tower.quantizer.table(0))
+    with fresh_file(args.output) as temporary:
+        stack([draw_tokens(view, colours) for view in views]).save(temporary, optimize=True)
+    more = f" (the first of {len(files)})" if len(files) > DRAWN else ""
+    print(f"{args.output}: {len(views)} pictures{more}; keep {args.keep:g}, how common a code is: {source}")
+    return 0
+
+
+@torch.no_grad()
+def _look(
+    tower: VisionTower, files: Sequence[Path], aspect: Aspect, encoder: Path | None, keep: float
+) -> tuple[list[TokenView], str]:
+    """What is drawn of the first :data:`DRAWN` pictures, and where the prior comes from.
+
+    An encoder brings the counts of its training pictures; without them, all pictures given are counted.
+    """
+    assert tower.quantizer is not None
+    shown = next(picture_batches(files, tower.image_size, aspect, DRAWN))
+    before, prior, source = None, None, "the encoder's training pictures"
+    if encoder is not None:
+        before = tower.encode(shown).codes
+        _, prior = apply_encoder(tower, encoder)
+    if prior is None:
+        batches = picture_batches(files, tower.image_size, aspect, DRAWN)
+        prior = count_codes((tower.encode(pixels).codes for pixels in batches), tower.quantizer.entries)
+        source = f"the {len(files)} pictures given"
+    names = [file.as_posix() for file in files[:DRAWN]]
+    after = prune(tower.encode(shown), keep, prior, PruneRule(), names)
+    assert after.codes is not None
+    kept = None if after.selection is None else after.selection.mask(tower.num_tokens)
+    # As the tower sees it, so that squares and tokens fit.
+    bytes_of = ((shown + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1)
+    views = [
+        TokenView(
+            picture=Image.fromarray(bytes_of[i].numpy()),
+            grid=tower.grid,
+            codes=after.codes[i, :, 0],
+            before=None if before is None else before[i, :, 0],
+            kept=None if kept is None else kept[i],
+            lines=[(name, MUTED)],
+        )
+        for i, name in enumerate(names)
+    ]
+    return views, source

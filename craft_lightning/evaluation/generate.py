@@ -1,0 +1,37 @@
+"""What a model replies to a batch, scored: greedy text by exact match (methods.md 7.3), and the most likely letter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.text.scoring import MAX_NEW_TOKENS, exact_match, normalise
+from craft_lightning.types import Prediction, VisualTokens, VqaBatch
+
+
+def scored_replies(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[Prediction]:
+    """Greedy replies of at most five tokens to a batch whose pictures are seen as ``visual``, whole or pruned."""
+    texts, logits = vlm.reply(visual, batch, MAX_NEW_TOKENS)
+    letters = likely_letters(vlm, logits, batch)
+    return [
+        Prediction(
+            key, text, answer, exact_match(text, answer), seen, None if letter is None else letter == normalise(answer)
+        )
+        for key, text, answer, seen, letter in zip(
+            batch.keys, texts, batch.answers, batch.seen.tolist(), letters, strict=True
+        )
+    ]
+
+
+def likely_letters(vlm: DiscreteVlm, logits: Tensor, batch: VqaBatch) -> list[str | None]:
+    """The option letter of highest likelihood (lower case), None for open questions.
+
+    Args:
+        logits: ``[B, V]`` of the first reply token.
+    """
+    ids = vlm.letter_ids()
+    letters = list(ids)
+    return [
+        letters[int(row[:options].argmax())].lower() if options else None
+        for row, options in zip(logits[:, list(ids.values())], batch.option_counts, strict=True)
+    ]

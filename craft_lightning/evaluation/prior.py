@@ -1,0 +1,72 @@
+"""How often each code occurs in pictures: the prior that token pruning asks (methods.md 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.pruning import count_codes
+from craft_lightning.models.sharding import as_forward
+
+_counted: WeakKeyDictionary[LightningModule, tuple[int, Tensor]] = WeakKeyDictionary()
+"""Counts by model and step of its training: a validation on the last step and the export after it ask for the same."""
+
+
+@torch.no_grad()
+def counts_in(trainer: Trainer, module: LightningModule, pictures: Iterable[Tensor]) -> Tensor:
+    """``[K]`` int64 counts of first-level codes over all tokens of all pictures, on the CPU.
+
+    Every process counts all pictures: the passes are few beside a training, and nothing has to be exchanged.
+
+    Args:
+        module: a method with a codebook; its own way to see pictures is taken, in eval mode.
+        pictures: batches ``[b, 3, S, S]``.
+    """
+    method: Any = module
+    with _evaluating(module), trainer.precision_plugin.forward_context():
+        codes = (as_forward(method, method.visual_tokens, pixels.to(module.device)).codes for pixels in pictures)
+        return count_codes(codes, method.vlm.tower.quantizer.entries)
+
+
+def domain_counts(trainer: Trainer, module: LightningModule) -> Tensor:
+    """:func:`counts_in` of the training split with the encoder as it is now (OD-14).
+
+    Raises:
+        CraftError: the trainer has no data module.
+    """
+    step, counts = _counted.get(module, (-1, None))
+    if counts is None or trainer.state.fn != "fit" or step != trainer.global_step:
+        counts = counts_in(trainer, module, data_of(trainer).training_pictures())
+        _counted[module] = (trainer.global_step, counts)
+    return counts
+
+
+def data_of(trainer: Trainer) -> Any:
+    """The data module.
+
+    Raises:
+        CraftError: there is none.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if data is None:
+        raise CraftError("pruning by quotas counts codes of the training pictures: give the trainer a data module")
+    return data
+
+
+@contextmanager
+def _evaluating(module: LightningModule) -> Iterator[None]:
+    """Eval mode; frozen parts are in it already and stay in it."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

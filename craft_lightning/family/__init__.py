@@ -1,1 +1,0 @@
-"""Building and measuring a family of frozen parts: where drawn pictures and surrogates meet."""

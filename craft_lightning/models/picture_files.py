@@ -1,0 +1,124 @@
+"""Which files are pictures, and what is passed over on the way to them: told by reason, never in silence."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from craft_lightning.errors import CraftError
+from craft_lightning.models.image_processing import suffixes
+
+SYSTEM = frozenset({"__MACOSX", "@eaDir"})
+"""Folders that systems put beside pictures, with files of the same names in them."""
+
+_TOLD = 4
+"""Endings (or folders) that are told one by one."""
+
+log = logging.getLogger("craft_lightning.data")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is below a folder.
+
+    Attributes:
+        names: paths of the files, relative, sorted. folders: of the folders. left_out: by reason, what is in neither.
+    """
+
+    names: tuple[str, ...]
+    folders: frozenset[str]
+    left_out: Counter[str]
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is one by its ending."""
+    return os.path.splitext(name)[1].lower() in suffixes()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path leads through a name that begins with a dot, or through a system's own folder."""
+    return any(part.startswith(".") or part in SYSTEM for part in name.split("/"))
+
+
+def listing(root: Path) -> Listing:
+    """Files and folders below a folder, without what is hidden or lies behind a link to a folder."""
+    names: list[str] = []
+    folders: list[str] = []
+    left_out: Counter[str] = Counter()
+
+    def closed(error: OSError) -> None:
+        left_out["folder that cannot be opened"] += 1
+
+    for at, inner, files in os.walk(root, onerror=closed):
+        below = os.path.relpath(at, root).replace(os.sep, "/")
+        start = "" if below == "." else below + "/"
+        linked = {name for name in inner if os.path.islink(os.path.join(at, name))}
+        inner[:] = [name for name in inner if name not in linked]
+        folders += [start + name for name in inner]
+        names += [start + name for name in files]
+        left_out["link to a folder"] += sum(not is_hidden(start + name) for name in linked)
+    left_out["hidden picture"] = sum(is_picture(name) for name in names if is_hidden(name))
+    shown, open_folders = (sorted(name for name in found if not is_hidden(name)) for found in (names, folders))
+    return Listing(tuple(shown), frozenset(open_folders), +left_out)
+
+
+def no_pictures(names: Iterable[str]) -> Counter[str]:
+    """Files that are no pictures, counted by ending."""
+    endings = (os.path.splitext(name)[1].lower() for name in names if not is_picture(name))
+    return gathered((f"{ending} file" if ending else "file without ending" for ending in endings), "other file")
+
+
+def gathered(reasons: Iterable[str], other: str) -> Counter[str]:
+    """Reasons counted; the rarer ones together, as ``other``."""
+    counts = Counter(reasons)
+    told = Counter(dict(counts.most_common(_TOLD)))
+    told[other] = counts.total() - told.total()
+    return +told
+
+
+def told(left_out: Mapping[str, int]) -> str:
+    """What is left out, in one line.
+
+    >>> told({"hidden picture": 3, ".heic file": 1})
+    '3 x hidden picture, 1 x .heic file'
+    """
+    return ", ".join(f"{count:,} x {what}" for what, count in left_out.items())
+
+
+def find_pictures(inputs: Sequence[Path]) -> list[Path]:
+    """The pictures that a person named: files as given, folders with all that is below them, sorted.
+
+    What is left out of a folder is said in the log, in a line.
+
+    Raises:
+        CraftError: an input that does not exist, a folder without a picture, or a name that no result can hold.
+    """
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            there = listing(path)
+            found = sorted(path / name for name in there.names if is_picture(name))
+            left_out = there.left_out + no_pictures(there.names)
+            if not found:
+                held = f"left out: {told(left_out)}; " if left_out else ""
+                raise CraftError(f"no picture in {path} ({held}pictures are {', '.join(sorted(suffixes()))})")
+            if left_out:
+                log.warning("left out of %s: %s", path, told(left_out))
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise CraftError(f"no picture or folder {path}")
+    for file in files:
+        if (name := escaped(str(file))) != str(file):
+            raise CraftError(f"{name} is no name in UTF-8; rename it")
+    return files
+
+
+def escaped(name: str) -> str:
+    """A name that can be printed: bytes that are no UTF-8 stand in a file's name as surrogates."""
+    return name.encode(errors="backslashreplace").decode()

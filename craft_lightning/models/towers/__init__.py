@@ -1,0 +1,1 @@
+"""Vision towers: SigLIP (with a residual quantiser, or without), CLIP and any of timm's."""

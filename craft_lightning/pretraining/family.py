@@ -1,0 +1,288 @@
+"""``surrogate``: build a family of frozen parts, or one model at paper scale, from one config, resumable to the step.
+
+Stage 0 trains a tower with its codebook, a text-only stage teaches new language models to read, stages 1 and 2 are
+the paper's appendix 8. What is shipped is written in half precision, and the language models are trained on the tower
+as it is shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from transformers import PreTrainedTokenizerBase
+
+from craft_lightning.checkout import find
+from craft_lightning.checkpoints.registry import load_tokenizer, load_tower
+from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
+from craft_lightning.errors import unknown
+from craft_lightning.models.projector import Projector
+from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.pretraining.family_plan import FamilyPlan, LanguagePlan, read_plan
+from craft_lightning.pretraining.family_report import report
+from craft_lightning.pretraining.language_stage import (
+    Shown,
+    StoredTokens,
+    TextStage,
+    VisionLanguageStage,
+    new_language_model,
+    store_tokens,
+)
+from craft_lightning.pretraining.surrogate import SurrogateBuilder, fabric_of
+from craft_lightning.pretraining.surrogate_plan import read_settings, surrogate_plan
+from craft_lightning.pretraining.tokenizers import train_tokenizer
+from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
+from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
+from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, collate, length_grouped, lookup_primer
+from craft_lightning.types import VqaBatch
+from data_modules.twins.base import ClassificationTwin, QuestionTwin
+from data_modules.twins.registry import TWINS
+from data_modules.twins.studio import ALL_KINDS, MOSTLY_QUESTIONS, Studio, rng_of
+
+TOWER = "vision_tower"
+_CHUNK_BATCHES = 8
+_TURNS_PICTURE = 3
+_FEW_WORDS = 40
+_WIDEN = 200
+"""Steps before the end of the phase of few words from which its primer draws from all."""
+_MATCHES = 0.85
+"""Share of the second stage's conversations that tell before they ask."""
+_TOKENIZER_PICTURES = 4000
+
+
+class FamilyBuilder:
+    """Builds what is missing of a family.
+
+    Args:
+        plan: the family. log: takes a line of progress.
+    """
+
+    def __init__(self, plan: FamilyPlan, log: Callable[[str], None] = print) -> None:
+        self.plan, self.log = plan, log
+        self.fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
+        self.twins = [kind() for kind in TWINS.values()]
+
+    @cached_property
+    def studio(self) -> Studio:
+        """The pool of pictures, drawn on first use."""
+        studio = Studio(self.twins, self.plan.tower.shape.image_size, self.plan.pictures_per_twin)
+        self.log(f"drew {len(studio)} studio pictures of {len(self.twins)} twins")
+        return studio
+
+    @property
+    def _data(self) -> str:
+        return f"seed {self.plan.seed}, {self.plan.pictures_per_twin} pictures a twin"
+
+    def tower(self) -> None:
+        """Stage 0, written to ``<output>/vision_tower``."""
+        folder = self.plan.output / TOWER
+        if (folder / "config.json").is_file():
+            self.log(f"{folder}: there already")
+            return
+        plan, studio = self.plan.tower, self.studio
+        tokenizer = self.tokenizer("siglip", plan.vocabulary)
+        model = TowerPretraining(
+            plan.shape, len(tokenizer), tokenizer.pad_token_id, len(studio.tag_names), self.plan.seed
+        )
+        positions = plan.shape.text_positions
+
+        def batch(step: int) -> PairBatch:
+            groups = 2 if step % 2 else 4
+            rows = grouped_rows(len(studio), len(self.twins), plan.loop.batch_size, groups, step, self.plan.seed)
+            rng = rng_of("sentences", self.plan.seed, step)
+            said = [studio.sentence(row, rng) for row in rows]
+            ids = tokenizer(said, padding="max_length", max_length=positions, truncation=True, return_tensors="pt")
+            same = studio.same_meaning(rows, said)
+            return PairBatch(studio.images(rows), ids.input_ids, same, studio.tags[rows].float(), step)
+
+        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log, self._data)
+        write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
+        self.log(f"wrote {folder}")
+
+    def language(self, plan: LanguagePlan) -> None:
+        """Text-only stage, stage 1 and stage 2 of one model, written to ``<output>/<name>``."""
+        folder = self.plan.output / plan.name
+        if (folder / "config.json").is_file():
+            self.log(f"{folder}: there already")
+            return
+        tokenizer = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
+        encoder = TurnEncoder(tokenizer)
+        model = new_language_model(plan.shape, tokenizer, self.plan.seed)
+        self._read(plan, model, encoder)
+        tower = load_tower(self.plan.output / TOWER)
+        tower.quantizer = None if plan.continuous else tower.quantizer
+        torch.manual_seed(self.plan.seed)
+        vlm = DiscreteVlm(
+            tower,
+            Projector("mlp2x_gelu", tower.width, plan.shape.width),
+            model,
+            tokenizer,
+            image_wrap=True,
+            conversation="chat_template",
+        )
+        stored = store_tokens(tower, self.studio.images, len(self.studio))
+        self.log(f"{plan.name}: stored the tokens of {len(self.studio)} pictures")
+        self._see(plan, vlm, stored, encoder)
+        write_vlm(
+            folder,
+            tower=f"../{TOWER}",
+            projector=vlm.projector,
+            language_model=vlm.language_model,
+            tokenizer=tokenizer,
+            dtype=torch.float16,
+            image_wrap=True,
+            conversation="chat_template",
+            continuous=plan.continuous,
+        )
+        self.log(f"wrote {folder}")
+
+    def _read(self, plan: LanguagePlan, model: Any, encoder: TurnEncoder) -> None:
+        """The text-only stages: ``text`` (a word is looked up after the list) and ``match`` (before it)."""
+        tokenizer, folder = encoder.tokenizer, self.plan.work / plan.reader
+        words = [w for w in self._words() if w.isalpha() and len(tokenizer.tokenize(f" {w}")) == 1]
+        few, phases = words[:: len(words) // _FEW_WORDS], plan.phases
+
+        def primer(name: str, step: int, size: int, known: list[str]) -> VqaBatch:
+            rng = rng_of(name, self.plan.seed, step)
+            rows = [lookup_primer(tokenizer, known, rng, asked_first=name == "match") for _ in range(size)]
+            return collate(rows, tokenizer.pad_token_id)
+
+        @lru_cache(2)
+        def chunk(name: str, number: int, count: int, lookups: float, known: bool) -> list[TokenizedTurns]:
+            rng, names = rng_of("conversations", name, self.plan.seed, number), few if known else None
+            talk = []
+            for _ in range(count):
+                before = name == "match" and rng.random() < _MATCHES
+                talk.append(
+                    self.studio.matches(rng, names) if before else self.studio.text_conversation(rng, lookups, names)
+                )
+            return [encoder(turns, False) for turns in talk]
+
+        def conversations(name: str, step: int, size: int, lookups: float, known: bool) -> VqaBatch:
+            number, place = divmod(step, _CHUNK_BATCHES)
+            pool = chunk(name, number, size * _CHUNK_BATCHES, lookups, known)
+            rows = length_grouped(pool, size, place, lambda row: len(row.ids))
+            return collate(rows, tokenizer.pad_token_id)
+
+        def text(step: int) -> VqaBatch:
+            size = plan.text.batch_size
+            if step < phases.primer or (step < phases.few and step % 2) or (step < phases.names and step % 4 == 1):
+                return primer("text", step, size, few if step < phases.few - _WIDEN else words)
+            return conversations("text", step, size, 1.0 if step < phases.names else 0.5, step < phases.few)
+
+        def match(step: int) -> VqaBatch:
+            size = plan.match.batch_size
+            if step < phases.match_primer or step % 3 == 2:
+                return primer("match", step, size, few if step < phases.match_few else words)
+            return conversations("match", step, size, 0.7, step < phases.match_few)
+
+        stage = TextStage(model).train()
+        data = f"seed {self.plan.seed}, {phases}"
+        run_stage("text", stage, text, plan.text, folder, self.fabric, self.log, data)
+        run_stage("match", stage, match, plan.match, folder, self.fabric, self.log, data)
+
+    def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, stored: StoredTokens, encoder: TurnEncoder) -> None:
+        folder = self.plan.work / plan.name
+        stages = (("projector", plan.projector), ("joint", plan.joint), ("questions", plan.questions))
+        for name, loop in stages:
+            kinds = MOSTLY_QUESTIONS if name == "questions" else ALL_KINDS
+
+            @lru_cache(2)
+            def chunk(
+                number: int,
+                loop: LoopSpec = loop,
+                kinds: Mapping[str, int] = kinds,
+            ) -> list[tuple[int, TokenizedTurns]]:
+                rng = rng_of("pictures", self.plan.seed + loop.seed, number)
+                rows = rng.sample(range(len(self.studio)), loop.batch_size * _CHUNK_BATCHES)
+                return [(i, encoder(self.studio.conversation(i, rng, _TURNS_PICTURE, kinds), True)) for i in rows]
+
+            def batch(step: int, loop: LoopSpec = loop) -> Shown:
+                number, place = divmod(step, _CHUNK_BATCHES)
+                pairs = length_grouped(chunk(number), loop.batch_size, place, lambda pair: len(pair[1].ids))
+                return Shown([row for row, _ in pairs], [turns for _, turns in pairs])
+
+            stage = VisionLanguageStage(vlm, stored, train_language=name != "projector").train()
+            run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data)
+        vlm.eval()
+
+    def tokenizer(self, name: str, size: int, style: Any = "siglip") -> PreTrainedTokenizerBase:
+        """The tokenizer of a part, trained on first use and kept in the work folder."""
+        folder = self.plan.work / name / "tokenizer"
+        if not (folder / "tokenizer.json").is_file():
+            texts = self._sentences() if style == "siglip" else self._conversations()
+            whole = [w.lower() for w in self._words()] if style == "siglip" else self._words()
+            train_tokenizer(texts, whole, size, style).save_pretrained(str(folder))
+        return load_tokenizer(folder)
+
+    def _sentences(self) -> Iterator[str]:
+        rng = rng_of("tokenizer")
+        for i in range(_TOKENIZER_PICTURES):
+            yield self.studio.sentence(i % len(self.studio), rng)
+
+    def _conversations(self) -> Iterator[str]:
+        rng = rng_of("tokenizer")
+        for i in range(_TOKENIZER_PICTURES):
+            for turn in self.studio.conversation(i % len(self.studio), rng, 2):
+                yield from turn
+        for names in self.studio.names[: len(self.twins)]:
+            yield from names
+
+    def _words(self) -> list[str]:
+        """Words that every tokenizer keeps whole: of labels, answers, queries, facts."""
+        texts: list[str] = []
+        for twin in self.twins:
+            if isinstance(twin, ClassificationTwin):
+                texts += [*twin.class_names, twin.query, twin.domain]
+            elif isinstance(twin, QuestionTwin):
+                texts += twin.answer_vocabulary
+        rng = rng_of("words")
+        texts += [self.studio.description(i % len(self.studio), rng) for i in range(_TOKENIZER_PICTURES)]
+        return sorted({word.strip(".,?()") for text in texts for word in text.split()} - {""})
+
+
+def main(argv: Sequence[str]) -> int:
+    """``python -m craft_lightning surrogate --config FILE [--only NAME ...]``.
+
+    A config with a ``language_model`` is a surrogate at paper scale (:mod:`.surrogate`), any other a family.
+    """
+    parser = argparse.ArgumentParser(prog="python -m craft_lightning surrogate", description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("experiments/surrogates/pocket.yaml"))
+    parser.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
+    parser.add_argument("--devices", default="auto", help="of a paper-scale config: how many (default: all)")
+    parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")
+    parser.add_argument("--threads", type=int, default=1, help="threads of this process (CPU)")
+    parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")
+    parser.add_argument("--items", type=int, default=200, help="with --report: unseen pictures of each dataset")
+    args = parser.parse_args(argv)
+    args.config = find(args.config)
+    settings = read_settings(args.config)
+    if "language_model" in settings:
+        given = {} if args.data is None else {"data": args.data}
+        surrogate = surrogate_plan({**settings, **given})
+        fabric = fabric_of(surrogate.precision, args.devices, surrogate.strategy)
+        fabric.launch()
+        SurrogateBuilder(surrogate, fabric).build()
+        return 0
+    plan = read_plan(args.config)
+    names = [TOWER, *(p.name for p in plan.language)]
+    for name in args.only or ():
+        if name not in names:
+            raise unknown("part", name, names)
+    torch.set_num_threads(args.threads)
+    if args.report is not None:
+        models = [p.name for p in plan.language if not args.only or p.name in args.only]
+        report([str(plan.output / name) for name in models], plan.output / TOWER, args.report, args.items)
+        return 0
+    builder = FamilyBuilder(plan)
+    if not args.only or TOWER in args.only:
+        builder.tower()
+    for part in plan.language:
+        if not args.only or part.name in args.only:
+            builder.language(part)
+    return 0

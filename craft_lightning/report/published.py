@@ -1,0 +1,63 @@
+"""Results beside the published ones of their table: equal, as near as another seed would be, or neither.
+
+Two processors may round sums in different orders; a rounded distance flips a code, and a training goes another way. It
+is then as good as one of another seed, and has to be as near to the published seeds as such a one would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+from craft_lightning.benchmark.cells import KEPT_DIGITS, Cell, Place, Score
+from craft_lightning.benchmark.plan import Plan
+from craft_lightning.report.sections import line_label
+
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last stands for all beyond."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Numbers of values (a cell at a seed) that are equal to the digit, or near; those that are neither, in words."""
+
+    equal: int
+    near: int
+    outside: tuple[str, ...]
+
+    def lines(self, path: Path) -> list[str]:
+        """What ``table status`` prints."""
+        count = self.equal + self.near + len(self.outside)
+        parts = (
+            f"{self.equal} equal to the digit, {self.near} within the spread of the seeds, {len(self.outside)} outside"
+        )
+        return [f"beside {path}: of {count} values {parts}", *(f"outside {line}" for line in self.outside)]
+
+
+def compare(plan: Plan, cells: Mapping[Place, Cell], published: Mapping[Place, Cell]) -> Comparison:
+    """Each value beside the published one of its seed, or beside the published seeds where it is not among them."""
+    equal, near, outside = 0, 0, []
+    for (number, column), cell in cells.items():
+        old = published[number, column].score
+        if cell.score is None or old is None:
+            continue
+        for seed, value in cell.score.by_seed.items():
+            if seed in old.by_seed and round(value - old.by_seed[seed], KEPT_DIGITS) == 0:
+                equal += 1
+            elif abs(value - old.mean) <= reach(old):
+                near += 1
+            else:
+                line, known = plan.lines[number], ", ".join(f"{old.by_seed[k]:.2f} (seed {k})" for k in old.by_seed)
+                where = f"{line_label(line)} on {line.backbone.label}, {plan.columns[column].label}, seed {seed}"
+                outside.append(f"{where}: {value:.2f}, published {known}")
+    return Comparison(equal, near, tuple(outside))
+
+
+def reach(score: Score) -> float:
+    """How far from the mean of some seeds 95 of 100 other seeds lie; 0 for a single one, which says nothing of that."""
+    seeds = len(score.by_seed)
+    if score.std is None:
+        return 0.0
+    return STUDENT[min(seeds - 1, len(STUDENT)) - 1] * score.std * sqrt(1 + 1 / seeds)

@@ -1,0 +1,233 @@
+"""A report as Markdown, as LaTeX, in the terminal and as files, and the block of it that the README carries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from craft_lightning.benchmark.plan import Plan
+from craft_lightning.benchmark.results import Results, gather, read, stored_seeds, stored_table, to_csv, to_json
+from craft_lightning.checkout import in_checkout
+from craft_lightning.errors import CraftError
+from craft_lightning.io import write_text
+from craft_lightning.report import figure
+from craft_lightning.report.html_page import to_html
+from craft_lightning.report.sections import Report, Section, build_report, made_text
+
+
+def to_markdown(report: Report) -> str:
+    """The report as Markdown; rows of the paper in italics."""
+    parts = [f"# {report.title}", *([report.note] if report.note else [])]
+    parts += [f"![{report.title}]({report.picture})"] if report.picture else []
+    parts += [f"## {section.title}\n\n{_grid(section)}" for section in report.sections]
+    if report.claims:
+        parts.append("## What the table decides\n\n" + _bullets(_stressed(report.claims)))
+    parts.append(_bullets([*report.remarks, *report.problems]))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_readme(plan: Plan, results: Results) -> str:
+    """The compact block: accuracy with the paper's rows, mean gains and costs, claims, holes, and where the rest is."""
+    report = build_report(plan, results)
+    made = f" {made_text(results.made)}." if results.made is not None else ""
+    spread = ", mean ± standard deviation over seeds" if any(c.seeds > 1 for c in results.cells.values()) else ""
+    parts = [f"{report.accuracy.title}{spread}; the paper's rows in italics.{made}", _grid(report.accuracy)]
+    if report.summary.rows:
+        parts += [f"{report.summary.title}:", _grid(report.summary)]
+    if report.claims:
+        parts.append(_bullets(_stressed(report.claims)))
+    if report.problems:
+        parts.append(_bullets(report.problems))
+    name = plan.spec.name
+    parts.append(
+        f"Gains on each set, seen and unseen labels, counts: [docs/{name}.md](docs/{name}.md); the numbers: "
+        f"[{name}.csv]({stored_table(plan).relative_to(_root(plan)).as_posix()})."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(section: Section) -> str:
+    lines = [_row(section.header), _row(["---", "---"] + ["---:"] * (len(section.header) - 2))]
+    for row, quoted in zip(section.rows, section.paper, strict=True):
+        lines.append(_row([f"*{text}*" for text in row] if quoted else row))
+    return "\n".join(lines)
+
+
+def _row(texts: Sequence[str]) -> str:
+    # A bar in a text would end its cell.
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+
+
+def _stressed(claims: Sequence[str]) -> list[str]:
+    """The claims with their verdicts in bold; the last line, on how they were decided, as it is."""
+    heads = [line.split(". ", 1) for line in claims[:-1]]
+    return [*(f"**{head}.** {rest}" for head, rest in heads), *claims[-1:]]
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def to_latex(report: Report) -> str:
+    r"""A ``tabular`` a section, for ``booktabs``; the paper's rows in italics."""
+    parts = [f"% {report.title}; needs \\usepackage{{booktabs}}"]
+    for section in report.sections:
+        names = " & ".join(map(_escape, section.header))
+        lines = [f"% {section.title}", f"\\begin{{tabular}}{{ll{'r' * (len(section.header) - 2)}}}", "\\toprule"]
+        lines += [f"{names} \\\\", "\\midrule"]
+        for row, quoted in zip(section.rows, section.paper, strict=True):
+            texts = [f"\\textit{{{_escape(t)}}}" if quoted else _escape(t) for t in row]
+            lines.append(f"{' & '.join(texts)} \\\\")
+        parts.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}"]))
+    parts.append("\n".join(f"% {line}" for line in (*report.claims, *report.remarks, *report.problems)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _escape(text: str) -> str:
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
+    return re.sub(r"(?<![\w-])-(?=[\d.])", "$-$", text).replace("±", r"$\pm$").replace("~", r"\textasciitilde{}")
+
+
+def printed_width(report: Report) -> int:
+    """Characters of the widest line of the grids."""
+    return max((sum(_widths(section)) for section in report.sections), default=0)
+
+
+def _widths(section: Section) -> list[int]:
+    columns = zip(*[map(_broken, section.header), *section.rows], strict=True)
+    return [max(len(part) for text in column for part in text.split("\n")) + 1 for column in columns]
+
+
+def _blocks(section: Section, width: int) -> Iterator[list[int]]:
+    """Columns of numbers that stand side by side in so many characters, behind the two names; never none."""
+    widths = _widths(section)
+    block: list[int] = []
+    taken = sum(widths[:2])
+    for number, wide in enumerate(widths[2:], start=2):
+        if block and taken + wide > width:
+            yield block
+            block, taken = [], sum(widths[:2])
+        block.append(number)
+        taken += wide
+    yield block
+
+
+def _broken(name: str) -> str:
+    """A column's name with what stands in brackets on a line of its own."""
+    return name.replace(" (", "\n(")
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The report in the terminal; a grid that is wider than it goes on below. Numbers and names are never cut: a
+    terminal that has no room for two names and a number breaks their lines."""
+    widths = [_widths(section) for section in report.sections]
+    console.width = max([console.width, *(sum(each[:2]) + max(each[2:]) for each in widths)])
+    console.print(f"\n{report.title}", style="bold", markup=False, highlight=False)
+    console.print(report.note, markup=False, highlight=False)
+    for section in report.sections:
+        for block in _blocks(section, console.width):
+            console.print()
+            console.print(_printed(section, [0, 1, *block]))
+    for lines, style in ((report.claims, "bold"), (report.remarks, None), (report.problems, "yellow")):
+        if lines:
+            console.print()
+        for line in lines:
+            console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _printed(section: Section, columns: Sequence[int]) -> Table:
+    table = Table(title=section.title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for number in columns:
+        table.add_column(_broken(section.header[number]), justify="left" if number < 2 else "right", no_wrap=True)
+    for row, quoted in zip(section.rows, section.paper, strict=True):
+        table.add_row(*(row[number] for number in columns), style="dim italic" if quoted else None)
+    return table
+
+
+FORMATS: dict[str, Callable[[Plan, Results], str]] = {
+    "markdown": lambda plan, results: to_markdown(build_report(plan, results)),
+    "readme": to_readme,
+    "latex": lambda plan, results: to_latex(build_report(plan, results)),
+    "csv": to_csv,
+}
+"""What ``table render --format`` prints, beside the terminal's own."""
+
+
+def save(plan: Plan, results: Results) -> list[Path]:
+    """Write ``<name>.md``, ``.csv``, ``.tex`` and ``.html`` into the plan's output folder; their paths are returned.
+
+    A table with curves has a ``.png``, too.
+    """
+    report = build_report(plan, results)
+    picture = figure.draw(plan, results)
+    texts = {
+        ".md": to_markdown(report),
+        ".csv": to_csv(plan, results),
+        ".tex": to_latex(report),
+        ".html": to_html(plan, results, report, picture),
+    }
+    written = [write_text(plan.output / f"{plan.spec.name}{suffix}", text) for suffix, text in texts.items()]
+    return written + ([] if picture is None else [figure.write_png(plan.output / report.picture, picture)])
+
+
+def _root(plan: Plan) -> Path:
+    """The project's folder, two above ``experiments/tables``."""
+    return plan.spec.path.parent.parent.parent
+
+
+def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
+    """Store the table's results beside its spec, and write what the project's pages show of them.
+
+    These are ``experiments/tables/results/<name>.csv`` and ``.json``, ``docs/<name>.md``, and in the README whatever
+    stands between ``<!-- <name>:begin -->`` and ``<!-- <name>:end -->``, if it has these marks. The pages are rendered
+    from the stored files, so that anyone can repeat it.
+
+    Args:
+        plan: the table. stored: write only the pages, from this CSV file.
+
+    Raises:
+        CraftError: there is no result at all, or the code runs from no checkout.
+    """
+    if not in_checkout():
+        raise CraftError("--publish writes into docs/ and README.md of a checkout, and this code is an installed one")
+    written = [] if stored else _store(plan)
+    results = read(plan, stored or written[0])
+    docs = _root(plan) / "docs" / f"{plan.spec.name}.md"
+    report = build_report(plan, results)
+    written.append(write_text(docs, to_markdown(report)))
+    if (picture := figure.draw(plan, results)) is not None:
+        written.append(figure.write_png(docs.with_name(report.picture), picture))
+    readme = _root(plan) / "README.md"
+    if readme.is_file():
+        text = readme.read_text(encoding="utf-8")
+        changed = replace_block(text, plan.spec.name, to_readme(plan, results))
+        if changed is not None:
+            written.append(write_text(readme, changed))
+    return written
+
+
+def _store(plan: Plan) -> list[Path]:
+    results, path = gather(plan), stored_table(plan)
+    if not any(cell.seeds for cell in results.cells.values()):
+        raise CraftError(f"nothing to publish: no cell of {plan.spec.name} is computed (table run {plan.spec.name})")
+    known = path.is_file() and path.with_suffix(".json").is_file()
+    before = stored_seeds(path) or () if known else ()
+    if not set(before) <= {seed for cell in results.cells.values() if cell.score for seed in cell.score.by_seed}:
+        seeds = " ".join(map(str, before))
+        raise CraftError(
+            f"{path.name} holds seeds {seeds}, some would be lost; run and publish --seeds {seeds}, or remove the file"
+        )
+    return [write_text(path, to_csv(plan, results)), write_text(path.with_suffix(".json"), to_json(results))]
+
+
+def replace_block(text: str, name: str, block: str) -> str | None:
+    """The text with what stands between a table's marks replaced; None if it has no such marks."""
+    marks = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    if any(text.count(mark) != 1 for mark in marks):
+        return None
+    before, rest = text.split(marks[0])
+    return before + marks[0] + block + marks[1] + rest.split(marks[1])[1]

@@ -1,0 +1,91 @@
+"""``board``: what TensorBoard shows, a folder of links whose names suit its filter box.
+
+Nodes are shared between tables, so their folders say what a node is, and not which row it stands in. Here a training is
+``<table>/<dataset>/<row>/seed<k>``, its test in that row ``<table>/<dataset>/<row>/seed<k>-eval-<backbone>``, and the
+runs of no table keep their names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from craft_lightning.benchmark.plan import Line, Plan
+from craft_lightning.benchmark.result_store import LOCKS
+from craft_lightning.run_folder import EVENTS
+
+BOARD = "tensorboard"
+"""The folder of links below the folder of all results."""
+
+
+def link_table(plan: Plan) -> Path:
+    """Name the runs of a table, those that are still to come included; its folder of links is returned."""
+    scale = plan.root.name.removeprefix("pocket").strip("-")
+    folder = plan.root.parent / BOARD / "-".join(filter(None, (plan.spec.name, scale)))
+    targets: dict[Path, Path] = {}
+    for (number, _), nodes in plan.cells.items():
+        row = _row_name(plan.lines[number])
+        for node in nodes:
+            training = node if node.kind == "train" else node.parent
+            place = folder / (training or node).facts["dataset"] / row
+            seed = f"seed{node.facts['seed']}"
+            if training is not None:
+                targets[place / seed] = training.folder / EVENTS
+            if training is not node:
+                targets[place / "-".join((seed, *node.name.split("/")[-2:]))] = node.folder / EVENTS
+    # Runs of other seeds keep their place; what is gone loses it.
+    for root, folders, files in os.walk(folder):
+        _unlink([path for name in folders + files if not (path := Path(root) / name).exists()], targets)
+    _link(targets)
+    return folder
+
+
+def link_others(runs: Path) -> Path:
+    """Give the runs that belong to no table a place beside those that do; the folder of all links is returned."""
+    board = runs / BOARD
+    board.mkdir(parents=True, exist_ok=True)
+    tables = {path.name for path in board.iterdir() if path.is_dir() and not path.is_symlink()}
+    others = {
+        board / path.name: path
+        for path in runs.iterdir()
+        if path.is_dir() and path != board and path.name not in tables and not (path / LOCKS).is_dir()
+    }
+    _unlink(board.iterdir(), others)
+    _link(others)
+    return board
+
+
+def _row_name(line: Line) -> str:
+    """The row, and its surrogate where the row has several."""
+    several = line.surrogate is not None and len(line.row.train_on) > 1
+    return f"{line.row.id}-{line.surrogate.id}" if several and line.surrogate else line.row.id
+
+
+def _link(targets: Mapping[Path, Path]) -> None:
+    """Make links that are relative, so that the whole folder may move."""
+    for path, target in targets.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        relative = os.path.relpath(target, path.parent)
+        if not (path.is_symlink() and os.readlink(path) == relative):
+            path.unlink(missing_ok=True)
+            path.symlink_to(relative, target_is_directory=True)
+
+
+def _unlink(paths: Iterable[Path], kept: Container[Path]) -> None:
+    for path in paths:
+        if path.is_symlink() and path not in kept:
+            path.unlink()
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="craft_lightning board",
+        description="Gives the runs of no table a place beside those that `table run` names for TensorBoard.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
+    print(f"tensorboard --logdir {link_others(parser.parse_args(argv).runs)}")
+    return 0

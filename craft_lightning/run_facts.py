@@ -1,0 +1,200 @@
+"""What a run says of itself: the parts that train, the codebook, the strategy, the data and the code's state."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from craft_lightning.checkout import ROOT, in_checkout
+
+_DEPTH = 2
+
+
+def method(trainer: Trainer, module: LightningModule) -> str:
+    """Name of the method that a run trains, or whose work it tests: ``zero_shot`` where nothing adapted is plugged in,
+    whatever method the config names."""
+    name = str(getattr(module, "name", type(module).__name__))
+    encoder = getattr(getattr(module, "vlm", None), "encoder_facts", None)
+    if trainer.state.fn == "fit" or trainer.ckpt_path is not None:
+        return name
+    return "zero_shot" if encoder is None else str(encoder.get("method", name))
+
+
+def trained_parts(module: LightningModule) -> dict[str, int]:
+    """Number of trained parameters by part: the first names of each parameter's path (``vlm.tower``, ``cls``)."""
+    counts: Counter[str] = Counter()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            counts[".".join(name.split(".")[:_DEPTH])] += parameter.numel()
+    return dict(counts)
+
+
+def trained_names(module: LightningModule) -> list[str]:
+    """Names of all trained parameters."""
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def codebook_hash(module: LightningModule) -> str | None:
+    """SHA-256 of the model's codebook; None for a continuous tower."""
+    found: str | None = getattr(getattr(module, "vlm", None), "codebook_hash", None)
+    return found
+
+
+def quantizer_dtype(module: LightningModule) -> str | None:
+    """What the distances to codewords are computed in; None for a continuous tower."""
+    quantizer = getattr(getattr(getattr(module, "vlm", None), "tower", None), "quantizer", None)
+    return None if quantizer is None else str(quantizer.dtype).removeprefix("torch.")
+
+
+def strategy(trainer: Trainer) -> str:
+    """The strategy in use, and why."""
+    name = type(trainer.strategy).__name__.removesuffix("Strategy")
+    devices = trainer.num_devices * trainer.num_nodes
+    where = f"{devices} {trainer.strategy.root_device.type} device{'s' if devices > 1 else ''}"
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    reasons = [callback.choice.reason for callback in callbacks if hasattr(callback, "choice")]
+    why = reasons[0] if reasons else "as the config names it"
+    return f"{name}, precision {trainer.precision}: {where} ({why})"
+
+
+def pruning(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What the tokens of evaluated pictures went through; empty where nothing was asked to be pruned."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if getattr(callback, "enabled", False) and hasattr(callback, "describe"):
+            return dict(callback.describe(module))
+    return {}
+
+
+def data_facts(trainer: Trainer) -> dict[str, Any]:
+    """What the data module says of itself, and how many batches of it (or what share) the trainer takes if not all;
+    empty without one."""
+    describe = getattr(getattr(trainer, "datamodule", None), "describe", None)
+    if not describe:
+        return {}
+    stages = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+    limits = {name: getattr(trainer, f"limit_{name}_batches") for name in stages[trainer.state.fn or "fit"]}
+    limits = {name: limit for name, limit in limits.items() if isinstance(limit, int) or limit < 1}
+    return {**describe(), **({"limits": limits} if limits else {})}
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the running code and whether the tree differs from it; empty outside a checkout.
+
+    An installed copy has none, though it may lie in somebody's repository.
+    """
+    if not in_checkout():
+        return {}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def device(trainer: Trainer) -> str:
+    """Name of the device."""
+    root = trainer.strategy.root_device
+    if root.type == "cuda":
+        return torch.cuda.get_device_name(root)
+    return f"{root.type}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Name of the processor, with its family and model where the name is that of many."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
+        told = {line[0].strip(): line[1].strip() for line in reversed(lines) if len(line) == 2}
+        name = told.get("model name", name)
+        if {"cpu family", "model"} <= told.keys():
+            name += f" (family {told['cpu family']}, model {told['model']})"
+    return name
+
+
+def arithmetic() -> dict[str, Any]:
+    """What sums of this process hang on beside the versions of libraries: equal numbers can only be asked of equals.
+
+    Instructions of torch's own kernels, of oneDNN (convolutions, GELU) and of MKL (matrix products): ``as it likes``
+    is whatever suits the processor.
+    """
+    free = "as it likes"
+    return {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", free),
+        "mkl": os.environ.get("MKL_CBWR", free),
+    }
+
+
+def peak_memory(trainer: Trainer) -> int:
+    """Peak memory in bytes since :func:`forget_peak`: of the device if it is a GPU, else of this process; 0 where the
+    system does not say."""
+    root = trainer.strategy.root_device
+    if root.type == "cuda":
+        return torch.cuda.max_memory_allocated(root)
+    if peak := _status("VmHWM"):
+        return peak
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak(trainer: Trainer) -> int:
+    """Measure peaks from now on; returns the bytes in use. Only Linux can forget the peak of a process."""
+    root = trainer.strategy.root_device
+    if root.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(root)
+        return torch.cuda.memory_allocated(root)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS") or peak_memory(trainer)
+
+
+def _status(name: str) -> int:
+    """A field of Linux's account of this process in bytes, 0 where there is none."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def size(count: float) -> str:
+    """Bytes in words.
+
+    >>> size(3 * 2**29), size(5 * 2**20)
+    ('1.5 GiB', '5 MiB')
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def plain(value: Any) -> Any:
+    """Tensors, paths, tuples and dataclasses as what JSON knows."""
+    if isinstance(value, torch.Tensor):
+        return value.item() if value.numel() == 1 else value.tolist()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,111 @@
+"""How much arithmetic a run does and how long it takes, from shapes alone; memory is :mod:`.memory`'s.
+
+FLOPs are those of ``2 P S + 4 n S^2 D`` (OD-36), one multiply-add being two; logits count where they are computed.
+Time is arithmetic at a stated share of a card's peak plus a stated time for every pass. docs/scale.md sets both beside
+the paper's Table 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from craft_lightning.checkpoints.meta import Profile, Stack
+from craft_lightning.strategies.memory import REPLY_TOKENS, TEXT_TOKENS
+
+EFFICIENCY = 0.4
+"""Share of the peak that large matrices reach in bfloat16: what trainings of models of this size report."""
+
+PASS_SECONDS = 0.25
+"""Of a pass of any size: launching some thousand kernels, handing over pictures, stepping, logging. Chosen so that the
+paper's smallest training (Table 4, Qwen2-0.5B) takes its 1.35 minutes; the four others there check it."""
+
+LOADING = 10**9
+"""Bytes of a checkpoint that are read in a second, once in each run."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU: memory in GiB, peak 10^12 FLOP/s of matrices in bfloat16 (dense, sums in float32) and in float32."""
+
+    name: str
+    memory: int
+    half: float
+    full: float
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s that are counted on in bfloat16."""
+        return self.half * 1e12 * EFFICIENCY
+
+
+CARDS = (
+    Card("RTX 3070", 8, 40.6, 20.3),
+    Card("RTX 3090", 24, 71.0, 35.6),
+    Card("A100-40GB", 40, 312.0, 19.5),
+    Card("A6000", 48, 154.8, 38.7),
+    Card("A100-80GB", 80, 312.0, 19.5),
+)
+"""By memory; datasheet numbers."""
+
+
+def card_of(memory: float) -> Card:
+    """The known card whose memory (GiB) is nearest to this."""
+    return min(CARDS, key=lambda card: abs(card.memory - memory))
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one row: pictures through the tower, distances to codewords (in float32), the language model."""
+
+    tower: float
+    codes: float
+    language: float
+
+    def seconds(self, card: Card) -> float:
+        """On one card."""
+        return (self.tower + self.language + self.codes * card.half / card.full) / card.rate
+
+    @property
+    def flops(self) -> float:
+        """All of them."""
+        return self.tower + self.codes + self.language
+
+
+def matrices(stack: Stack, gated: bool) -> int:
+    """Weights of the matrices of a stack's blocks; a ``gated`` MLP has three of them, another two."""
+    attention = 2 * stack.width**2 + 2 * stack.width * stack.kv_width
+    return stack.blocks * (attention + (3 if gated else 2) * stack.width * stack.mlp)
+
+
+def stack_flops(stack: Stack, positions: int, gated: bool) -> float:
+    """Of a forward pass over so many positions."""
+    return 2.0 * matrices(stack, gated) * positions + 4.0 * stack.blocks * positions**2 * stack.width
+
+
+def training_work(p: Profile, recompute: bool, teachers: int = 0) -> Work:
+    """Of one row of a training step, forward and backward.
+
+    What is trained costs three forward passes, what the gradient only goes through two: CRAFT's language model, too.
+
+    Args:
+        p: of the method on its backbone. recompute: activations are computed twice. teachers: frozen towers beside it.
+    """
+    again = 1 if recompute else 0
+    tower = stack_flops(p.tower, p.tokens, False) if p.tower else 0.0
+    language = stack_flops(p.language, p.tokens + TEXT_TOKENS, True)
+    language += 2.0 * REPLY_TOKENS * p.vocabulary * p.language.width
+    return Work(tower * ((3 + again if p.tower_trains else 1) + teachers), p.distances, language * (2 + again))
+
+
+def evaluation_work(p: Profile, keeps: Collection[float] = (1.0,)) -> Work:
+    """Of one item of an evaluation that replies once at each keep ratio of visual tokens."""
+    tower = stack_flops(p.tower, p.tokens, False) if p.tower else 0.0
+    replies = [stack_flops(p.language, int(keep * p.tokens) + TEXT_TOKENS + REPLY_TOKENS, True) for keep in keeps]
+    logits = 2.0 * (1 + REPLY_TOKENS) * p.vocabulary * p.language.width
+    return Work(tower, p.distances, sum(replies) + len(keeps) * logits)
+
+
+def seconds(work: Work, card: Card, rows: int, passes: int, devices: int = 1) -> float:
+    """Of so many rows in so many passes of each device."""
+    return work.seconds(card) * rows / devices + passes * PASS_SECONDS

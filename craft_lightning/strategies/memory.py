@@ -1,0 +1,130 @@
+"""How much memory of a device a run takes, from shapes alone.
+
+The bytes that a block keeps for the backward pass are counted from transformers' blocks as they are (fused attention,
+no dropout): a test compares them with what autograd saves. docs/strategies.md sets the sums beside the paper's Table 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from craft_lightning.checkpoints.meta import Profile, Stack
+from craft_lightning.models.quantizer import BLOCK_BYTES
+
+Kind = Literal["single", "ddp", "zero2", "fsdp2"]
+
+TEXT_TOKENS = 128
+"""Language-model positions of prompt and reply, the picture's not counted: four options and VILA-U's system prompt."""
+
+REPLY_TOKENS = 4
+"""Labelled positions of a row: only these have logits."""
+
+MASTER, GRADIENT, MOMENTS = 4, 4, 8
+"""Bytes of a trained parameter, of its gradient, and of AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`estimate` is asked about.
+
+    Attributes:
+        kind: of strategy. processes: in all. rows: of one process and pass. eval_rows: of an evaluation batch.
+        half: blocks compute in bfloat16. frozen_bytes: of a frozen parameter. recompute: gradient checkpointing.
+    """
+
+    kind: Kind
+    processes: int
+    rows: int
+    eval_rows: int
+    half: bool
+    frozen_bytes: int
+    recompute: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of one device.
+
+    Attributes:
+        weights: parameters and codebook. states: gradients and optimiser. activations: of a training pass.
+        evaluation: what an evaluation batch takes, when no activations are kept.
+    """
+
+    weights: int
+    states: int
+    activations: int
+    evaluation: int
+
+    @property
+    def peak(self) -> int:
+        """The largest sum that is held at a time."""
+        return self.weights + self.states + max(self.activations, self.evaluation)
+
+
+def estimate(profile: Profile, plan: Plan) -> Estimate:
+    """Memory of one device under a plan."""
+    return Estimate(
+        _weights(profile, plan), _states(profile, plan), _activations(profile, plan), _evaluation(profile, plan)
+    )
+
+
+def _weights(p: Profile, plan: Plan) -> int:
+    frozen = p.frozen * plan.frozen_bytes + p.tables
+    if plan.kind == "fsdp2":
+        # The parts of all, what no block holds, and two blocks: the one that runs and the one that is fetched.
+        whole = (p.outside + 2 * p.block) * plan.frozen_bytes
+        return (p.trained * MASTER + p.frozen * plan.frozen_bytes) // plan.processes + whole + p.tables
+    return frozen + p.trained * (2 if plan.kind == "zero2" else MASTER)
+
+
+def _states(p: Profile, plan: Plan) -> int:
+    if plan.kind == "zero2":  # a half-precision gradient bucket each; master weights, gradients and moments in parts
+        return p.trained * 2 + p.trained * (MASTER + 2 + MOMENTS) // plan.processes
+    own = p.trained * (GRADIENT + MOMENTS)
+    if plan.kind == "fsdp2":
+        return own // plan.processes
+    return own + (p.trained * GRADIENT if plan.kind == "ddp" else 0)  # DDP's buckets are a second copy
+
+
+def tower_bytes(stack: Stack, half: bool) -> int:
+    """Bytes that a trained block of a tower keeps of one token, [CLS]'s copy of keys and values included."""
+    return 29 * stack.width + 4 * stack.mlp if half else 41 * stack.width + 8 * stack.mlp
+
+
+def language_bytes(stack: Stack, half: bool, trains: bool) -> int:
+    """Bytes that a block of the language model keeps of one position.
+
+    A frozen block keeps no inputs of its matrices, only what its norms, attention and gate need.
+    """
+    width, mlp = (30, 8) if half and trains else (12, 6) if half else (32, 16) if trains else (16, 12)
+    return width * stack.width + mlp * stack.mlp + (4 if half else 8) * stack.kv_width
+
+
+def _activations(p: Profile, plan: Plan) -> int:
+    if not p.trained:
+        return 0
+    size, positions = 2 if plan.half else 4, p.tokens + TEXT_TOKENS
+    of_language = language_bytes(p.language, plan.half, p.language_trains)
+    kept = plan.rows * positions * _kept(p.language, of_language, size, plan.recompute)
+    if p.tower is not None and p.tower_trains:
+        kept += plan.rows * p.tokens * _kept(p.tower, tower_bytes(p.tower, plan.half), 4, plan.recompute)
+    width = p.tower.width if p.tower is not None else p.language.width
+    ends = plan.rows * (positions * p.language.width * size * 4 + p.tokens * width * 4 * 6)
+    logits = plan.rows * REPLY_TOKENS * p.vocabulary * 4 * 3
+    # Autocast multiplies by copies of float32 weights; without recomputing, the backward pass needs them again.
+    copied = plan.half and not plan.recompute
+    copies = 2 * (p.trained + (p.frozen if plan.frozen_bytes == 4 else 0)) if copied else 0
+    return kept + ends + logits + copies + (BLOCK_BYTES if p.tables else 0)
+
+
+def _kept(stack: Stack, per_block: int, size: int, recompute: bool) -> int:
+    """Bytes of one position over all blocks: everything, or the blocks' inputs and one block at a time."""
+    return stack.blocks * stack.width * size + per_block if recompute else stack.blocks * per_block
+
+
+def _evaluation(p: Profile, plan: Plan) -> int:
+    size, positions = 2 if plan.half else 4, p.tokens + TEXT_TOKENS
+    cache = positions * p.language.blocks * 2 * p.language.kv_width * size
+    passing = positions * (3 * p.language.mlp + 4 * p.language.width) * size + p.vocabulary * 4
+    return plan.eval_rows * (cache + passing) + (BLOCK_BYTES if p.tables else 0)

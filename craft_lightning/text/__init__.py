@@ -1,0 +1,1 @@
+"""Prompts, options and replies as text."""

@@ -1,0 +1,61 @@
+"""What the data need to know of a backbone: its tokenizer, how its prompts are written, and its picture size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from craft_lightning.checkpoints.llava import clip_model
+from craft_lightning.checkpoints.paths import (
+    aspect_of,
+    checkpoint_root,
+    has_clip,
+    llm_folder,
+    top_config_of,
+    tower_folder,
+)
+from craft_lightning.checkpoints.tensors import read_json
+from craft_lightning.checkpoints.tokenizer import load_tokenizer
+from craft_lightning.checkpoints.vila_u import load_tower
+from craft_lightning.models.image_processing import Aspect
+from craft_lightning.models.vlm_spec import VlmSpec, resolve
+from craft_lightning.text.prompts import PromptBuilder
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a backbone reads text and pictures.
+
+    Attributes:
+        builder: writes prompts. side: side length of pictures in pixels. aspect: how a picture becomes a square.
+    """
+
+    builder: PromptBuilder
+    side: int
+    aspect: Aspect = "resize"
+
+
+def read_backbone(spec: VlmSpec) -> Reader:
+    """Read tokenizer and configs of a checkpoint, no weights if its ``preprocessor_config.json`` tells the size.
+
+    Raises:
+        CraftError: no such backbone, or a tokenizer that multiple choice cannot be asked in.
+    """
+    root = checkpoint_root(resolve(spec))
+    config = top_config_of(root)
+    builder = PromptBuilder(load_tokenizer(llm_folder(root)), config.get("conversation", "vicuna_v1"))
+    return Reader(builder, _side(root, spec), aspect_of(root))
+
+
+def _side(root: Path, spec: VlmSpec) -> int:
+    if has_clip(root):
+        with torch.device("meta"):
+            return int(clip_model(root).config.image_size)
+    file = tower_folder(root) / "preprocessor_config.json"
+    size: Any = read_json(file).get("size") if file.is_file() else None
+    if isinstance(size, dict):
+        size = size.get("height", size.get("shortest_edge"))
+    return size if isinstance(size, int) else load_tower(spec).image_size

@@ -1,0 +1,1 @@
+"""Sentences about training pictures: by rule, and by a captioning model."""

@@ -1,0 +1,388 @@
+"""The data module: one class for ten benchmarks, drawn, on disk or from the hub, and for a user's own data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from craft_lightning.errors import CraftError, unknown
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.optim import rows_per_pass
+from craft_lightning.text import multiple_choice as mcq
+from craft_lightning.types import VqaExample
+from data_modules.backbone_reader import Reader, read_backbone
+from data_modules.captioning.captioner import agree, captioned
+from data_modules.dataset import Distractors, Row, VqaDataset
+from data_modules.datasets.facts import OWN, DatasetFacts, dataset_facts, own_facts
+from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
+from data_modules.sources.folder import Place, check_root, look, open_folder
+from data_modules.sources.hub import open_hub
+from data_modules.sources.images import to_pixels
+from data_modules.sources.records import RecordSource, Selection, Unit
+from data_modules.sources.split import OnBad, Problems, Source, SplitName
+from data_modules.sources.twin import TwinSource, draw_studio
+from data_modules.twins.base import Look
+
+SOURCES = ("twin", "folder", "hub")
+TWIN_SIZES: dict[SplitName, int] = {"train": 1024, "val": 256, "test": 400}
+FOLDER_SIZES: dict[SplitName, int | None] = {"train": None, "val": 256, "test": 1000}
+
+_STAGES: dict[str, tuple[SplitName, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+
+
+class VqaDataModule(LightningDataModule):
+    """Pictures and questions of a dataset, the same items in the same order for every method.
+
+    Args:
+        backbone: whose tokenizer, prompt format and picture size are used. The command line links it to
+            ``model.backbone``, and refuses another value here.
+        dataset: a name of ``python -m craft_lightning list datasets``, or ``folder`` for your own data.
+        source: ``twin`` (drawn), ``folder`` (on disk) or ``hub`` (of datasets; ``docs/datasets.md``).
+        root: the folder, JSONL file or zip archive of source ``folder``, whose layouts are told in
+            ``data_modules/sources/folder.py``; for source ``hub`` a copy of the repository that was fetched before.
+        hub_id: a repository of the hub other than the first choice, hub_revision: its branch, tag or commit.
+        query: the question asked of a labelled picture. None: the dataset's own wording.
+        domain: fills *An image of a {domain}, specifically a {label}.* None: the dataset's own.
+        look: of drawn pictures: ``field`` (to adapt to) or ``studio`` (as in pre-training); ``grey`` shows no picture
+            at all, for any source: what can be answered from the text alone.
+        batch_size: training rows of one optimiser step, shared equally by all processes and the batches that gradient
+            accumulation adds up. eval_batch_size: rows of one process's evaluation batch.
+        num_workers: processes that prepare batches; 0 prepares them in the run's own.
+        seed: order, options and captions of training; stored items never depend on it. The command line's is
+            ``seed_everything``.
+        train_size: training pictures. None: 1,024 drawn, all of a folder, the paper's number from the hub.
+        train_unit: what that counts of a question set on disk: a ``question``, a ``picture`` with all of its questions,
+            or ``one_each``, pictures with one question. None: pictures from the hub, else questions.
+        val_size: validation items. None: 256. They show no held-out label.
+        test_size: test items. None: 400 drawn, at most 1,000 of a folder, the paper's number from the hub.
+        apart: leave what test shows, too, out of training and validation. partial: take a dataset that is not whole.
+        holdout: share of the labels kept out of training and validation (OD-30).
+        distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
+            nearest where that is known.
+        captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training pictures, or none.
+        on_bad: ``error`` ends at the first bad input, ``skip`` leaves bad inputs out and counts them.
+    """
+
+    def __init__(
+        self,
+        backbone: VlmSpec = VlmSpec(),
+        dataset: str = "eurosat",
+        source: Literal["twin", "folder", "hub"] = "twin",
+        root: str | None = None,
+        hub_id: str | None = None,
+        hub_revision: str | None = None,
+        query: str | None = None,
+        domain: str | None = None,
+        look: Literal["field", "studio", "grey"] = "field",
+        batch_size: int = 24,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        train_size: int | None = None,
+        train_unit: Unit | None = None,
+        val_size: int | None = None,
+        test_size: int | None = None,
+        apart: bool = False,
+        partial: bool = False,
+        holdout: float = 0.2,
+        distractors: Distractors | None = None,
+        captioner: str | None = None,
+        on_bad: OnBad = "error",
+    ) -> None:
+        super().__init__()
+        # The model logs the run's settings; the same key logged twice with two values would raise (P24).
+        self.save_hyperparameters(logger=False)
+        _check(source, holdout, (batch_size, eval_batch_size, train_size, val_size, test_size))
+        if source != "hub" and (hub_id or hub_revision):
+            raise CraftError("--data.hub_id and --data.hub_revision need --data.source hub")
+        self.backbone, self.dataset, self.source, self.root, self.look = backbone, dataset, source, root, look
+        self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.seed, self.distractors, self.on_bad, self.captioner = seed, distractors, on_bad, captioner
+        self.captioned_by: str | None = None
+        self.holdout, self.train_unit, self.apart, self.partial = holdout, train_unit, apart, partial
+        self.sizes: dict[SplitName, int | None] = {"train": train_size, "val": val_size, "test": test_size}
+        self.captions: list[str] = []
+        self.statements: list[str] = []  # of each caption, without what was generated
+        self.splits: dict[SplitName, VqaDataset] = {}
+        self._digests: dict[SplitName, dict[str, Any]] = {}
+        self._problems = Problems(on_bad)
+        self._opened: tuple[Source, Reader] | None = None
+
+    # what there is
+
+    @functools.cached_property
+    def facts(self) -> DatasetFacts:
+        """Names, licence and wording of the dataset.
+
+        Raises:
+            CraftError: no such dataset; or, for a user's own data, no such folder.
+        """
+        own = self.dataset == OWN
+        facts = own_facts(OWN, self._place.kind) if own else dataset_facts(self.dataset)
+        return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
+
+    @functools.cached_property
+    def _place(self) -> Place:
+        return look(check_root(self.root, self.dataset))
+
+    @property
+    def kind(self) -> str:
+        """``classification`` or ``question``; the paper's contrastive weight depends on it."""
+        return self.facts.kind
+
+    def open(self) -> tuple[Source, Reader]:
+        """The source and the reader of the backbone, opened once.
+
+        Raises:
+            CraftError: a wrong folder, a bad input, or options that exclude each other.
+        """
+        if self._opened is None:
+            reader = read_backbone(self.backbone)
+            if self.source != "folder" and self.dataset == OWN:
+                raise CraftError("your own data are on disk: --data.source folder --data.root FOLDER")
+            if self.source == "twin":
+                sizes = {name: self.sizes[name] or size for name, size in TWIN_SIZES.items()}
+                look: Look = "studio" if self.look == "studio" else "field"
+                source: Source = TwinSource(self.facts, reader.side, look, sizes, self.holdout)
+            else:
+                source = self._records(reader)
+            if self.distractors == "nearest" and source.neighbours is None and source.class_names:
+                raise CraftError("distractors 'nearest' needs drawn classes; use --data.distractors random")
+            self._opened = source, reader
+        return self._opened
+
+    def _records(self, reader: Reader) -> Source:
+        facts, problems = self.facts, self._problems
+        if self.source == "hub":
+            found = open_hub(facts, self.hub_id, self.hub_revision, self.root, problems)
+            usual: dict[SplitName, int | None] = {**FOLDER_SIZES, "train": facts.paper.train, "test": facts.paper.test}
+        else:
+            found, usual = open_folder(facts, self._place, problems), FOLDER_SIZES
+        caps = {name: self.sizes[name] or size for name, size in usual.items()}
+        unit = self.train_unit or ("picture" if self.source == "hub" else "question")
+        select = Selection(caps, unit, self.holdout, self.apart, self.partial)
+        return RecordSource(facts, reader, found, select, problems)
+
+    def prepare_data(self) -> None:
+        """Fetch the dataset, on one process of a machine, compare it with what was published, and have it captioned.
+
+        Raises:
+            CraftError: see :meth:`open`; also a published dataset whose counts or labels differ, unless ``partial``.
+        """
+        source = self.open()[0]
+        if isinstance(source, RecordSource):
+            source.check()
+        fits = self.trainer is not None and self.trainer.state.fn == "fit"
+        if self.captioner and fits and "train" not in self.splits:
+            self._agree_with_model()  # what ends a run ends it before hours of captioning
+            self._parts()
+            self.splits["train"] = self._split("train")  # kept: what is skipped is counted once
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read or draw the splits of a stage.
+
+        Raises:
+            CraftError: see :meth:`open`; also if the method has another backbone, or a split is empty or, in training,
+                smaller than one batch.
+        """
+        self._agree_with_model()
+        for name in _STAGES.get(getattr(stage, "value", stage) or "", ("train", "val", "test")):
+            if name not in self.splits:
+                self.splits[name] = self._split(name)
+        if self.captioner and "train" in self.splits:
+            agree(self.captions)
+
+    def _split(self, name: SplitName) -> VqaDataset:
+        source, reader = self.open()
+        split = source.split(name)
+        if self.look == "grey":
+            split = split.without_pictures(reader.side)
+        # A handful of training pictures leaves nothing to validate on; the run is none the worse for it.
+        need = {"train": self.batch_size, "val": 0 if "train" in self.splits else 1, "test": 1}[name]
+        if len(split.items) < need:
+            what = f"{len(split.items)} items, fewer than one batch of {need}" if split.items else "no items"
+            hint = f"; {self.facts.elsewhere}" if self.source == "hub" and self.facts.elsewhere else ""
+            raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}")
+        if name == "train" and self.captioner:
+            if self.look == "grey":
+                raise CraftError("--data.look grey shows no picture to caption; leave out --data.captioner")
+            device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+            split, self.captioned_by = captioned(split, self.captioner, self.dataset, reader, device)
+        if name == "train":
+            stated = {said: item.caption for item in split.items for said in item.captions}
+            self.captions, self.statements = list(stated), list(stated.values())
+        rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
+        chosen = self.distractors or ("random" if source.neighbours is None else "nearest")
+        return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows)
+
+    def _agree_with_model(self) -> None:
+        """A link that failed must not end in a batch made for another model (P8)."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        theirs = getattr(model, "backbone", None)
+        if isinstance(theirs, VlmSpec) and theirs.name != self.backbone.name:
+            raise CraftError(f"the data are for backbone {self.backbone.name!r}, the method has {theirs.name!r}")
+
+    # what is handed out
+
+    def train_dataloader(self) -> DataLoader[Row]:
+        """Batches of a new permutation each epoch; incomplete batches are dropped.
+
+        Raises:
+            CraftError: the processes and accumulated batches do not divide the batch, or an epoch ends within a step.
+        """
+        data, parts = self.splits["train"], self._parts()
+        sampler = EpochSampler(data, self.batch_size, self.seed)
+        sampler.taken = self._taken(sampler.batches, parts)
+        return TrainLoader(
+            data,
+            parts=parts,
+            batch_size=self.batch_size // world()[0],
+            sampler=sampler,
+            collate_fn=data.collate,
+            drop_last=True,
+            **self._workers(),
+        )
+
+    def _parts(self) -> int:
+        parts = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        rows_per_pass(self.batch_size, world()[0], parts)
+        return parts
+
+    def _taken(self, steps: int, parts: int) -> int:
+        """Steps that the trainer takes of an epoch."""
+        if self.trainer is None:
+            return steps
+        limit, every = self.trainer.limit_train_batches, getattr(self.trainer, "val_check_interval", None)
+        batches = min(steps * parts, limit) if isinstance(limit, int) else int(steps * parts * limit)
+        if batches % parts:
+            told = f"leaves {batches} batches of an epoch, and a step takes {parts} (--trainer.accumulate_grad_batches)"
+            raise CraftError(f"--trainer.limit_train_batches {limit} {told}")
+        validates = self.trainer.check_val_every_n_epoch is not None and self.trainer.limit_val_batches > 0
+        if validates and isinstance(every, int) and every > batches:
+            raise CraftError(
+                f"--trainer.val_check_interval {every}: an epoch has {batches} batches; to count through epochs, set "
+                "--trainer.check_val_every_n_epoch null"
+            )
+        return batches // parts
+
+    def val_dataloader(self) -> DataLoader[Row]:
+        """This process's stored validation items, seen labels only."""
+        return self.stored("val", dealt=True)
+
+    def test_dataloader(self) -> DataLoader[Row]:
+        """This process's stored test items, all labels."""
+        return self.stored("test", dealt=True)
+
+    def predict_dataloader(self) -> DataLoader[Row]:
+        """This process's stored test items."""
+        return self.stored("test", dealt=True)
+
+    def stored(self, name: SplitName, dealt: bool = False) -> DataLoader[Row]:
+        """The stored items of a split: all of them, or those ``dealt`` out to this process."""
+        data = self.splits[name]
+        sampler = StoredSampler(data) if dealt and world()[0] > 1 else None
+        return DataLoader(
+            data, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=data.collate, **self._workers()
+        )
+
+    def _workers(self) -> dict[str, Any]:
+        count = self.num_workers
+        return {"num_workers": count, "persistent_workers": count > 0, "pin_memory": torch.cuda.is_available()}
+
+    def training_pictures(self) -> Iterator[Tensor]:
+        """Every training picture once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
+
+        Raises:
+            CraftError: see :meth:`open`.
+        """
+        split = self.splits.get("train") or self.open()[0].split("train")
+        for part in torch.arange(len(split.images)).split(self.eval_batch_size):
+            yield to_pixels(torch.stack([split.images[i] for i in part.tolist()]))
+
+    def generic_pictures(self) -> Iterator[Tensor]:
+        """The same of studio pictures of all twins, which the pocket towers were pre-trained on (OD-14)."""
+        for images in draw_studio(self.open()[1].side).split(self.eval_batch_size):
+            yield to_pixels(images)
+
+    def examples(self, split: SplitName) -> list[VqaExample]:
+        """The examples of a split that is set up (training: as asked in epoch 0)."""
+        data = self.splits[split]
+        return [data.example(index) for index in range(len(data))]
+
+    def _asked(self, split: SplitName) -> list[VqaExample]:
+        data = self.splits[split]
+        return [data.asked(index) for index in range(len(data))]
+
+    def item_hashes(self, split: SplitName) -> dict[str, str]:
+        """Key to hash of every stored item: options, order and wording as asked."""
+        return {example.key: mcq.item_hash(example) for example in self._asked(split)}
+
+    def write_items(self, split: SplitName, path: str | Path) -> None:
+        """Store the items of a split beside a run's results."""
+        mcq.write_items(Path(path), self._asked(split))
+
+    def digest(self) -> dict[SplitName, dict[str, Any]]:
+        """Of the training and validation splits that are set up: number of items, and hashes of items and pictures.
+
+        They are the same wherever the data lie and on every machine; settings of how they are read do not count.
+        """
+        for name, split in self.splits.items():
+            if name != "test" and name not in self._digests:
+                hashes = {"items": split.items_hash(), "pictures": split.source.identity(name)}
+                self._digests[name] = {"count": len(split), **hashes}
+        return dict(self._digests)
+
+    def describe(self) -> dict[str, Any]:
+        """What the run banner and ``result.json`` say of the data: source, sizes, labels, hashes, skipped inputs.
+
+        Raises:
+            CraftError: see :meth:`open`.
+        """
+        (source, reader), facts = self.open(), self.facts
+        return {
+            "dataset": self.dataset,
+            "title": facts.title,
+            "kind": facts.kind,
+            "licence": facts.licence,
+            "source": self.source,
+            **source.facts(),
+            "look": self.look if self.source == "twin" or self.look == "grey" else None,
+            "splits": {name: len(data) for name, data in self.splits.items()},
+            "pictures": {name: len(data.images) for name, data in self.splits.items()},
+            "items": {name: mcq.items_hash(self._asked(name)) for name in self.splits if name != "train"},
+            "classes": len(source.class_names),
+            "held_out": [source.class_names[label] for label in sorted(source.held_out)],
+            "too_long": {
+                name: data.too_long for name, data in self.splits.items() if name != "train" and data.too_long
+            },
+            "distractors": next((data.distractors for data in self.splits.values()), self.distractors),
+            "captions": len(self.captions),
+            "captioner": self.captioned_by,
+            "skipped": dict(self._problems.skipped),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "conversation": reader.builder.conversation,
+        }
+
+
+def _check(source: str, holdout: float, sizes: tuple[int | None, ...]) -> None:
+    if source not in SOURCES:
+        raise unknown("data source", source, SOURCES)
+    if any(size is not None and size < 1 for size in sizes):
+        raise CraftError("batch and split sizes are at least 1")
+    if not 0.0 <= holdout < 1.0:
+        raise CraftError(f"holdout is a share of the labels in [0, 1), not {holdout}")

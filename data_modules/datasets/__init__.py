@@ -1,0 +1,1 @@
+"""The datasets: what is known of each, its wording and its labels."""

@@ -1,0 +1,51 @@
+"""EuroSAT (RGB): 27,000 Sentinel-2 tiles of 64 x 64 pixels in 10 classes.
+
+There is no official split, so numbers from different mirrors are not comparable; the result names the mirror. The
+authors' zip (``EuroSAT_RGB/CLASS/*.jpg``, ``2750/CLASS/*.jpg``) is cut by a hash.
+"""
+
+from __future__ import annotations
+
+from data_modules.datasets import labels
+from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
+
+_OTHER_WORDS = {
+    "annual crop land": "AnnualCrop",
+    "brushland or shrubland": "HerbaceousVegetation",
+    "highway or road": "Highway",
+    "industrial buildings": "Industrial",
+    "industrial buildings or commercial buildings": "Industrial",
+    "pasture land": "Pasture",
+    "permanent crop land": "PermanentCrop",
+    "residential buildings": "Residential",
+    "residential buildings or homes or apartments": "Residential",
+    "lake or sea": "SeaLake",
+}
+"""Of blanchon's table, and of those made for CLIP."""
+
+FACTS = DatasetFacts(
+    name="eurosat",
+    title="EuroSAT",
+    kind="classification",
+    licence="MIT",
+    citation=(
+        "Helber et al., EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land "
+        "Cover Classification, IEEE JSTARS 2019"
+    ),
+    domain="land cover",
+    query="Which land cover is shown in this satellite image?",
+    labels=labels.EUROSAT,
+    label_words=labels.eurosat_words,
+    aliases=_OTHER_WORDS,
+    cite="helber2019eurosat",
+    counts=({"train": 16_200, "val": 5_400, "test": 5_400}, {"train": 21_600, "test": 2_700}, {"all": 27_000}),
+    hub=(
+        HubTable("blanchon/EuroSAT_RGB", note="a mirror's own split"),
+        HubTable("timm/eurosat-rgb", note="the split of remote_sensing_representations"),
+        HubTable("giswqs/EuroSAT_RGB"),
+        HubTable("tanganke/eurosat", note="a mirror's own split of 24,300 pictures"),
+        HubTable("torchgeo/eurosat", unusable="it holds zip files, no tables"),
+    ),
+    elsewhere="the authors' EuroSAT_RGB.zip is at https://zenodo.org/records/7711810",
+    paper=PaperSizes(test=5_400),
+)

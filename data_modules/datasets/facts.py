@@ -1,0 +1,187 @@
+"""What a dataset file states: names, licence, wording. Facts only, no code path depends on a dataset's name."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from craft_lightning.errors import nearest, unknown
+from data_modules.datasets.labels import plain_words
+from data_modules.datasets.registry import DATASETS
+
+if TYPE_CHECKING:
+    from data_modules.sources.found import Found
+    from data_modules.sources.split import Problems, SplitName
+    from data_modules.sources.tree import Tree
+
+Kind = Literal["classification", "question"]
+
+OWN = "folder"
+"""The dataset name that stands for a user's own data."""
+
+_WNID = re.compile(r"^n\d{8}-")
+
+Record = Mapping[str, Any]
+
+Counts = Mapping[str, int]
+"""Rows of the splits ``train``, ``val`` and ``test``, or of ``all``."""
+
+
+@dataclass(frozen=True)
+class HubTable:
+    """A copy of a dataset on the hub.
+
+    Attributes:
+        id: of the repository. config: folder of the tables in it. revision: branch, tag or commit.
+        image, label: the columns of picture and label.
+        unusable: why it cannot be read as a table; it is listed so that the error can say so.
+        by_index: its labels are numbers in the order of our list, and that was checked.
+        repeats: several rows show one picture, which is then told by its bytes.
+        note: what to know of it.
+    """
+
+    id: str
+    config: str | None = None
+    revision: str | None = None
+    image: str = "image"
+    label: str = "label"
+    unusable: str = ""
+    by_index: bool = False
+    repeats: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PaperSizes:
+    """How much of a dataset the paper uses, where that is not all of it; what source ``hub`` takes by default.
+
+    Attributes:
+        train: largest training split; it counts pictures with all their questions. test: test items, inferred from the
+            printed accuracies.
+    """
+
+    train: int | None = None
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """Facts of a benchmark.
+
+    Attributes:
+        name: key in configs and results. title: as people write it.
+        kind: ``"classification"`` (labels become four-option questions) or ``"question"``; the paper weighs the
+            contrastive loss by it (1.0 and 0.1).
+        licence, citation: of the original data.
+        domain: fills *An image of a {domain}, specifically a {label}.* (section 3.2)
+        query: the question asked of a labelled picture.
+        labels: the official label list as folders or hub features write it; empty if any label goes.
+        label_words: official label to the words of questions and captions.
+        aliases: other spelling of a label (folders, mirrors) to the official one.
+        cite: key of the citation in ``docs/datasets.md``.
+        counts: of the whole dataset, as its authors or mirrors give it; any one of them is right.
+        questions: usable ones of a counted row, on average.
+        siblings: number of pictures of a dataset that is easily taken for this one, to its name. strangers: a class
+            that only such a dataset has, to its name.
+        group: name of a picture to the name of what it must not be parted from when a split is cut.
+        layout: recognises the authors' own files; None if this is something else. listed: files of an official list to
+            their splits, for copies that merged them; empty if the list is not there.
+        hub: copies on the hub, the first choice first. hub_records: rows of a table to the question records of each.
+        elsewhere: where to get what the hub lacks.
+        paper: sizes of the paper.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    licence: str
+    citation: str
+    domain: str = "picture"
+    query: str = "Which of these choices is shown in the image?"
+    labels: tuple[str, ...] = ()
+    label_words: Callable[[str], str] = plain_words
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    cite: str = ""
+    counts: tuple[Counts, ...] = ()
+    questions: float = 1.0
+    siblings: Mapping[int, str] = field(default_factory=dict)
+    strangers: Mapping[str, str] = field(default_factory=dict)
+    group: Callable[[str], str] = str
+    layout: Callable[[Tree, Problems], Found | None] | None = None
+    listed: Callable[[Tree], Mapping[str, SplitName]] | None = None
+    hub: tuple[HubTable, ...] = ()
+    hub_records: Callable[[Sequence[Record]], Iterable[Iterable[Record]]] = lambda rows: ([row] for row in rows)
+    elsewhere: str = ""
+    paper: PaperSizes = PaperSizes()
+
+    def class_words(self, folder: str) -> str | None:
+        """The words for a class folder, or None if the official list has no such label.
+
+        Spelling is compared by letters and digits alone: file systems and mirrors change slashes, spaces and case.
+        """
+        bare = _WNID.sub("", folder)
+        if not self.labels:
+            return " ".join(self.label_words(bare).split())
+        return self._known().get(_bare(bare))
+
+    def no_class(self, name: str) -> str:
+        """What to say of a label that is none of this dataset's."""
+        if name in self.strangers:
+            return f"{self.title} has no class {name!r}; this is {self.strangers[name]}"
+        close = nearest(name, self.labels)
+        return f"{self.title} has no class {name!r}" + (f"; did you mean {close!r}?" if close else "")
+
+    def _known(self) -> dict[str, str]:
+        """Letters and digits of every spelling, to the words."""
+        spellings = {form: label for label in self.labels for form in (label, self.label_words(label))}
+        return {_bare(form): self.label_words(label) for form, label in {**self.aliases, **spellings}.items()}
+
+    def differences(self, found: Counts) -> list[str]:
+        """How the counts differ from the published ones; nothing if they equal one version of them."""
+        total = sum(found.values())
+        for version in self.counts:
+            if "all" in found or "all" in version:
+                if sum(version.values()) == total:
+                    return []
+            elif all(version.get(split) == count for split, count in found.items()):
+                return []
+        said = [_counted(found), "published: " + " or ".join(map(_counted, self.counts))]
+        if total in self.siblings:
+            said.append(f"this is {self.siblings[total]}")
+        return ["; ".join(said)]
+
+    def caption(self, label: str) -> str:
+        """The task sentence of a labelled picture."""
+        return f"An image of a {self.domain}, specifically a {label}."
+
+
+def _counted(counts: Counts) -> str:
+    return ", ".join(
+        f"{counts[split]:,}{'' if split == 'all' else ' ' + split}"
+        for split in ("train", "val", "test", "all")
+        if split in counts
+    )
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def dataset_facts(name: str) -> DatasetFacts:
+    """The facts of a registered dataset.
+
+    Raises:
+        CraftError: no such dataset.
+    """
+    if name not in DATASETS:
+        raise unknown("dataset", name, [*DATASETS, OWN], "python -m craft_lightning list datasets")
+    facts: DatasetFacts = importlib.import_module(f"data_modules.datasets.{name}").FACTS
+    return facts
+
+
+def own_facts(name: str, kind: Kind) -> DatasetFacts:
+    """Facts of a user's own folder: any label goes, underscores become spaces."""
+    return DatasetFacts(name=name, title=name, kind=kind, licence="the owner's", citation="")

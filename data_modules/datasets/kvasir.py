@@ -1,0 +1,35 @@
+"""Kvasir, version 1: 8 endoscopic findings with 500 pictures each; there is no official split, and no copy on the hub.
+
+Version 2 has 1,000 a class, the first ones among them. Some pictures carry a green inset of the endoscope's position:
+a shortcut that the pictures keep, as in the paper.
+"""
+
+from __future__ import annotations
+
+from data_modules.datasets import labels
+from data_modules.datasets.facts import DatasetFacts
+
+FACTS = DatasetFacts(
+    name="kvasir",
+    title="Kvasir",
+    kind="classification",
+    licence="free for research and education; commercial use needs consent",
+    citation=(
+        "Pogorelov et al., KVASIR: A Multi-Class Image Dataset for Computer Aided Gastrointestinal "
+        "Disease Detection, MMSys 2017"
+    ),
+    domain="endoscopic finding",
+    query="Which of these endoscopic findings is shown in the image?",
+    labels=labels.KVASIR,
+    label_words=labels.kvasir_words,
+    cite="pogorelov2017kvasir",
+    counts=({"all": 4_000},),
+    siblings={8_000: "Kvasir version 2, which contains version 1", 10_662: "HyperKvasir"},
+    strangers={
+        "lower-gi-tract": "HyperKvasir",
+        "upper-gi-tract": "HyperKvasir",
+        "images": "Kvasir-SEG",
+        "masks": "Kvasir-SEG",
+    },
+    elsewhere="get kvasir-dataset.zip (version 1) from https://datasets.simula.no/kvasir",
+)

@@ -1,0 +1,81 @@
+"""OCR-VQA: title, author and genre of book covers, open answers. The paper trains on 30k of its 166k images.
+
+A row of the hub's table is a cover with several questions. The authors' files are ``dataset.json`` (a key to questions,
+answers, image URL and split) and the pictures that its URLs gave, ``images/KEY.jpg``: some are gone, and some are GIFs
+or PNGs under that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import PurePosixPath
+from typing import Any
+
+from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes, Record
+from data_modules.sources import cauldron
+from data_modules.sources.found import Asked, Found, Splits
+from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.tree import Tree
+from data_modules.sources.values import as_index
+
+_NUMBERED: dict[Any, SplitName] = {1: "train", 2: "val", 3: "test"}
+
+
+def official(tree: Tree, problems: Problems) -> Found | None:
+    """The authors' questions; without the field ``split`` they are one piece, which is cut."""
+    at = tree.find("dataset.json")
+    if at is None:
+        return None
+    covers: dict[SplitName | None, dict[str, Any]] = {}
+    for key, cover in tree.entries(at):
+        covers.setdefault(_NUMBERED.get(as_index(cover.get("split"))), {})[key] = cover
+    if len(covers) > 1 and (strays := covers.pop(None, {})):
+        problems.leave_out("cover of no split", len(strays))
+    files = {PurePosixPath(name).stem: name for name in tree.pictures()}
+    counts: dict[str, int] = {split or "all": len(mine) for split, mine in covers.items()}
+    splits: Splits = {split: partial(_read, tree, at, split, mine, files) for split, mine in covers.items()}
+    return Found(str(tree.root), "OCR-VQA dataset.json", splits, published=True, counts=counts)
+
+
+def _read(tree: Tree, at: str, split: str | None, covers: dict[str, Any], files: dict[str, str]) -> list[Asked]:
+    asked = []
+    for key, cover in covers.items():
+        picture = tree.picture(files[key], f"{key}.jpg") if key in files else None
+        for i, record in enumerate(_pairs(cover)):
+            asked.append(Asked(f"{at}, {key}", f"ocrvqa/{split or 'all'}/{key}/{i}", record, picture))
+    return asked
+
+
+def _pairs(row: Record) -> list[dict[str, Any]]:
+    pairs = zip_longest(row.get("questions") or (), row.get("answers") or ())
+    return [{"question": question, "answer": answer} for question, answer in pairs]
+
+
+def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
+    """All questions of each cover."""
+    for row in rows:
+        yield list(cauldron.records(row)) if "texts" in row else _pairs(row)
+
+
+FACTS = DatasetFacts(
+    name="ocrvqa",
+    title="OCR-VQA",
+    kind="question",
+    licence="not stated by the authors; cover images are from Amazon",
+    citation="Mishra et al., OCR-VQA: Visual Question Answering by Reading Text in Images, ICDAR 2019",
+    domain="book cover",
+    cite="mishra2019ocrvqa",
+    counts=({"train": 166_022, "val": 20_731, "test": 20_796}, {"all": 207_572}),
+    questions=1_002_146 / 207_572,
+    layout=official,
+    hub=(
+        HubTable("howard-hou/OCR-VQA"),
+        HubTable("HuggingFaceM4/the_cauldron", config="ocrvqa", image="images", note="a training mix, never verified"),
+        HubTable("qnguyen3/ocr_vqa", unusable="it holds the pictures without the questions, for dataset.json"),
+    ),
+    hub_records=hub_records,
+    elsewhere="dataset.json is told at https://ocr-vqa.github.io",
+    paper=PaperSizes(train=30_000, test=3_000),
+)

@@ -1,0 +1,66 @@
+"""Stanford Dogs: 120 breeds, 20,580 pictures of ImageNet; 12,000 train and 8,580 test.
+
+Mirrors often merge the two. The authors' files are ``Images/n02085620-Chihuahua/*.jpg`` with ``train_list.mat`` and
+``test_list.mat``, which give the official split back, also of a mirror's table that lies beside them and kept the names
+of its files. Without the lists it is cut by a hash.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from data_modules.datasets import labels
+from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
+from data_modules.sources.found import Found, Labelled
+from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.tree import Tree
+
+_LISTS: dict[SplitName, str] = {"train": "train_list.mat", "test": "test_list.mat"}
+
+
+def listed(tree: Tree) -> dict[str, SplitName]:
+    """Files of the official lists (``n02085620-Chihuahua/n02085620_10074.jpg``) to their splits; empty without them."""
+    lists = {split: at for split, file in _LISTS.items() if (at := tree.find(file))}
+    if len(lists) < len(_LISTS):
+        return {}
+    return {str(file): s for s, at in lists.items() for file in np.atleast_1d(tree.mat(at)["file_list"])}
+
+
+def official(tree: Tree, problems: Problems) -> Found | None:
+    """The authors' pictures with their split."""
+    if not (splits := listed(tree)):
+        return None
+    files = {"/".join(name.split("/")[-2:]): name for name in tree.pictures()}
+    words = {breed: FACTS.class_words(breed) for breed in {file.split("/")[0] for file in splits}}
+
+    def read(wanted: SplitName) -> list[Labelled]:
+        there = [file for file, split in splits.items() if split == wanted and file in files]
+        pairs = [(tree.picture(files[file], f"Images/{file}"), words[file.split("/")[0]]) for file in there]
+        return [Labelled(picture, known) for picture, known in pairs if known]
+
+    return Found(str(tree.root), "Stanford Dogs lists", {s: partial(read, s) for s in _LISTS}, published=True)
+
+
+FACTS = DatasetFacts(
+    name="stanford_dogs",
+    title="Stanford Dogs",
+    kind="classification",
+    licence="non-commercial research (ImageNet terms)",
+    citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization: Stanford Dogs, FGVC 2011",
+    domain="dog",
+    query="Which of these dog breeds is shown in the image?",
+    labels=labels.STANFORD_DOGS,
+    cite="khosla2011dogs",
+    counts=({"train": 12_000, "test": 8_580}, {"all": 20_580}),
+    layout=official,
+    listed=listed,
+    hub=(
+        HubTable("maurice-fp/stanford-dogs", note="not the official split if it comes in one piece"),
+        HubTable("amaye15/stanford-dogs", image="pixel_values"),
+        HubTable("Alanox/stanford-dogs", unusable="it is a loading script, which datasets 4 and later do not run"),
+    ),
+    elsewhere="images.tar and lists.tar are at http://vision.stanford.edu/aditya86/ImageNetDogs",
+    paper=PaperSizes(test=3_000),
+)

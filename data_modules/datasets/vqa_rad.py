@@ -1,0 +1,61 @@
+"""VQA-RAD: clinical questions about radiology images.
+
+Official train and test share 202 of 314 pictures; ``apart`` leaves those out of training, and validation never shares
+with training. The hub's table repeats a picture in each of its rows. The authors' ``VQA_RAD Dataset Public.json`` has
+one list, in which ``phrase_type`` tells the test questions; its answers may be numbers and carry stray spaces. 64
+answers are longer than five words, which five new tokens cannot spell.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
+from data_modules.sources.found import Asked, Found
+from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.tree import Tree
+
+
+def official(tree: Tree, problems: Problems) -> Found | None:
+    """The authors' list of questions and their pictures."""
+    at = next((name for name, _ in tree.matching(r"[^/]*VQA_RAD[^/]*\.json")), None)
+    if at is None:
+        return None
+    files = {name.rsplit("/", 1)[-1]: name for name in tree.pictures()}
+    asked: dict[SplitName, list[Asked]] = {"train": [], "test": []}
+    for number, raw in tree.entries(at):
+        split: SplitName = "test" if str(raw.get("phrase_type", "")).startswith("test") else "train"
+        image = str(raw.get("image_name", ""))
+        picture = tree.picture(files[image], image) if image in files else None
+        asked[split].append(Asked(f"{at}, entry {number}", f"vqa_rad/{split}/{number}", _record(raw), picture))
+    return Found(
+        str(tree.root),
+        "VQA-RAD json",
+        {split: partial(list, entries) for split, entries in asked.items()},
+        published=True,
+    )
+
+
+def _record(raw: dict[str, Any]) -> dict[str, Any]:
+    said = {field: raw.get(field) for field in ("question", "answer")}
+    return {field: " ".join(value.split()) if isinstance(value, str) else value for field, value in said.items()}
+
+
+FACTS = DatasetFacts(
+    name="vqa_rad",
+    title="VQA-RAD",
+    kind="question",
+    licence="CC0 1.0",
+    citation=(
+        "Lau et al., A dataset of clinically generated visual questions and answers about radiology "
+        "images, Scientific Data 2018"
+    ),
+    domain="medical scan",
+    cite="lau2018vqarad",
+    counts=({"train": 1_793, "test": 451}, {"train": 1_797, "test": 451}),
+    layout=official,
+    hub=(HubTable("flaviagiammarino/vqa-rad", repeats=True),),
+    elsewhere="the authors' files are at https://osf.io/89kps",
+    paper=PaperSizes(test=300),
+)

@@ -1,0 +1,149 @@
+"""Captions and conversations about pictures in LLaVA's format, from folders as their authors publish them.
+
+A file is a JSON list of ``{"id", "image", "conversations": [{"from": "human" | "gpt", "value": ...}, ...]}``; the
+picture's place in the text is marked ``<image>``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.errors import CraftError
+from craft_lightning.text.prompts import PLACEHOLDER
+from data_modules.sources.images import Picture
+from data_modules.sources.questions import BadRecordError, picture_in
+from data_modules.sources.tree import ZipTree
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published set.
+
+    Attributes:
+        title: its name. file: of conversations, below the data folder. pictures: folder (or zip archive) that the
+            names of its pictures start from; the first that is there counts. rows: of the whole file. get: how to
+            get both.
+    """
+
+    title: str
+    file: str
+    pictures: tuple[str, ...]
+    rows: int
+    get: str
+
+
+_HUB = "hf download --repo-type dataset"
+PUBLISHED: dict[str, Published] = {
+    "cc3m": Published(
+        "LLaVA-CC3M-Pretrain-595K",
+        "LLaVA-CC3M-Pretrain-595K/chat.json",
+        ("LLaVA-CC3M-Pretrain-595K/images", "LLaVA-CC3M-Pretrain-595K/images.zip"),
+        595_375,
+        f"{_HUB} liuhaotian/LLaVA-CC3M-Pretrain-595K --local-dir DATA/LLaVA-CC3M-Pretrain-595K",
+    ),
+    "sharegpt4v": Published(
+        "ShareGPT4V-PT",
+        "ShareGPT4V/share-captioner_coco_lcs_sam_1246k_1107.json",
+        ("ShareGPT4V/data",),
+        1_246_901,
+        f"{_HUB} Lin-Chen/ShareGPT4V --local-dir DATA/ShareGPT4V, and the pictures of COCO, LCS-558K and SAM in "
+        "DATA/ShareGPT4V/data (coco/train2017, llava/llava_pretrain/images, sam/images), as its page says",
+    ),
+    "llava150k": Published(
+        "LLaVA-Instruct-150K",
+        "LLaVA-Instruct-150K/llava_instruct_150k.json",
+        ("LLaVA-Instruct-150K/train2017", "ShareGPT4V/data/coco/train2017"),
+        157_712,
+        f"{_HUB} liuhaotian/LLaVA-Instruct-150K --local-dir DATA/LLaVA-Instruct-150K, and COCO's train2017 in it",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation about a picture: its number in :attr:`Talks.names`, and (human's text, reply) pairs."""
+
+    picture: int
+    turns: tuple[tuple[str, str], ...]
+
+
+class Talks:
+    """A set of conversations.
+
+    Args:
+        root: the data folder. published: which set of it.
+
+    Attributes:
+        names: of its pictures, each once, in the order in which they are first spoken of. talks: the conversations.
+        without: rows that are left out because they have no picture.
+
+    Raises:
+        CraftError: no file or folder of pictures (with what is expected where), or a row that is no conversation.
+    """
+
+    def __init__(self, root: Path, published: Published) -> None:
+        self.published, file = published, root / published.file
+        get = published.get.replace("DATA", str(root))
+        if not file.is_file():
+            raise CraftError(f"no file {file} of {published.title}: {get}")
+        places = [root / name for name in published.pictures]
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            raise CraftError(f"no pictures of {published.title} in {' or '.join(map(str, places))}: {get}")
+        self.pictures = found
+        self.archive = ZipTree(found) if found.is_file() else None
+        self._members = frozenset(() if self.archive is None else self.archive.names)
+        numbers: dict[str, int] = {}
+        self.talks: list[Talk] = []
+        self.without = 0
+        for index, row in enumerate(_rows(file)):
+            turns, image = _turns(row, f"{file}, row {index}"), row.get("image")
+            if not image:
+                self.without += 1
+                continue
+            if not isinstance(image, str):
+                raise CraftError(f"{file}, row {index}: image is {type(image).__name__}, expected a picture's name")
+            self.talks.append(Talk(numbers.setdefault(image, len(numbers)), turns))
+        self.names = tuple(numbers)
+        if not self.talks:
+            raise CraftError(f"{file}: no conversation about a picture in it")
+
+    def picture(self, number: int) -> Picture:
+        """A picture that is not read yet; neither ``..`` nor a link leads out of the folder.
+
+        Raises:
+            CraftError: it leaves the folder, has no possible name, or is not there.
+        """
+        name = self.names[number]
+        if self.archive is not None:
+            if name not in self._members:
+                raise CraftError(f"no picture {name} in {self.pictures}")
+            return self.archive.picture(name)
+        try:
+            return picture_in(self.pictures, name)
+        except BadRecordError as error:
+            raise CraftError(f"{self.published.title}: {error}") from error
+
+
+def _rows(file: Path) -> list[Mapping[str, Any]]:
+    try:
+        rows = json.loads(file.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise CraftError(f"{file} is no JSON ({error}); is the download whole?") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise CraftError(f"{file} is no JSON list of objects with id, image and conversations")
+    return rows
+
+
+def _turns(row: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    """(human's text, reply) pairs, without the mark of the picture."""
+    said = row.get("conversations")
+    known = isinstance(said, list) and all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in said)
+    if not known or not said or len(said) % 2 or [t.get("from") for t in said] != ["human", "gpt"] * (len(said) // 2):
+        raise CraftError(f'{where}: conversations is no list of {{"from": "human" | "gpt", "value": text}} in turns')
+    texts = [turn["value"].replace(PLACEHOLDER, "").strip() for turn in said]
+    return tuple(zip(texts[::2], texts[1::2], strict=True))

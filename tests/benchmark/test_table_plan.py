@@ -1,0 +1,329 @@
+"""Nodes are shared, named by what they are and keyed by all they depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import table_kit
+import yaml
+
+from craft_lightning.benchmark import cache_key as fingerprint
+from craft_lightning.benchmark import plan
+from craft_lightning.benchmark import result_store as store
+from craft_lightning.benchmark.plan import Plan, make_plan, select
+from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.cli import table as verbs
+from craft_lightning.environment import versions
+from craft_lightning.errors import CraftError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def kinds(made: Plan) -> Counter[tuple[str, str]]:
+    return Counter((n.kind, n.facts["method"]) for n in made.nodes)
+
+
+def keys(made: Plan) -> dict[str, str]:
+    return {n.name: n.key for n in made.nodes}
+
+
+def test_a_trained_encoder_serves_both_backbones(tmp_path: Path) -> None:
+    made = make_plan(load_spec(table_kit.write_house(tmp_path, number=10)), tmp_path / "runs")
+    assert kinds(made) == {("train", "craft"): 20, ("eval", "zero_shot"): 20, ("eval", "craft"): 40}
+    assert len(made.lines) == 6
+    assert len(made.cells) == 60
+    assert Counter(n.parent.name for n in made.nodes if n.parent).most_common()[-1][1] == 2
+    known = {n.name for n in made.nodes}
+    assert "d3/small/craft/seed0" in known
+    assert "d3/small/craft/seed0/eval/big" in known
+    assert "d3/none/zero_shot/seed0/eval/small" in known
+    before: set[str] = set()
+    for node in made.nodes:
+        assert node.parent is None or node.parent.name in before, "parents come first"
+        before.add(node.name)
+
+
+def test_seeds_multiply_only_what_is_trained(tmp_path: Path) -> None:
+    spec = load_spec(table_kit.write_house(tmp_path))
+    made = make_plan(spec, tmp_path / "runs", seeds=[0, 1, 2])
+    assert kinds(made) == {("train", "craft"): 12, ("eval", "zero_shot"): 4, ("eval", "craft"): 24}
+    assert {len(nodes) for nodes in made.cells.values()} == {1, 3}
+    assert all(f"--seed_everything={n.facts['seed']}" in n.arguments for n in made.nodes)
+    one = keys(make_plan(spec, tmp_path / "runs"))
+    assert one.items() <= keys(made).items()
+
+
+def test_limit_is_the_same_code_in_another_folder(tmp_path: Path) -> None:
+    spec = load_spec(table_kit.write_house(tmp_path, number=4))
+    made = make_plan(spec, tmp_path / "runs", limit=1)
+    assert kinds(made) == {("train", "craft"): 2, ("eval", "zero_shot"): 2, ("eval", "craft"): 2}
+    assert {n.folder.relative_to(tmp_path).parts[1] for n in made.nodes} == {"pocket-limit1"}
+    train = next(n for n in made.nodes if n.kind == "train")
+    assert "--trainer.max_steps=3" in train.arguments
+    assert all("--data.test_size=8" in n.arguments for n in made.nodes if n.kind == "eval")
+    assert not set(keys(made).values()) & set(keys(make_plan(spec, tmp_path / "runs")).values())
+
+
+def test_keys_change_with_what_they_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table_kit.write_house(tmp_path)
+
+    def fresh() -> dict[str, str]:
+        plan._fragment.cache_clear()
+        plan._merged.cache_clear()
+        fingerprint.weights_version.cache_clear()
+        return keys(make_plan(load_spec(path), tmp_path / "runs"))
+
+    first = fresh()
+    assert fresh() == first, "planning twice gives the same keys"
+    assert keys(make_plan(load_spec(path), tmp_path / "elsewhere")) == first, "the place of results is no setting"
+
+    def changed() -> set[str]:
+        now = fresh()
+        assert now.keys() == first.keys()
+        return {name for name in now if now[name] != first[name]}
+
+    craft = tmp_path / "experiments/methods/craft.yaml"
+    craft.write_text(yaml.safe_dump(table_kit.METHODS["craft"]) + "# a comment is no setting\n")
+    assert changed() == set()
+    craft.write_text(craft.read_text().replace("0.1", "0.2"))
+    assert changed() == {name for name in first if "/craft/" in name}
+    craft.write_text(yaml.safe_dump(table_kit.METHODS["craft"]))
+
+    table_kit.write_house(tmp_path, **_with_override({"craft": {"model.init_args.lambda_commit": 0.3}}))
+    first = fresh()
+    craft.write_text(yaml.safe_dump(table_kit.METHODS["craft"]).replace("0.1", "0.2"))
+    assert changed() == {name for name in first if name.startswith("d1/") and "/craft/" in name}, "overridden in d0"
+    table_kit.write_house(tmp_path)
+    first = fresh()
+
+    (tmp_path / "weights/small/config.json").write_text("{}")
+    assert changed() == {name for name in first if "small" in name}
+    table_kit.write_house(tmp_path)
+
+    table_kit.write_house(tmp_path, **_with_override({"craft": {"model.lambda_contrastive": 0.1}}))
+    assert changed() == {name for name in first if name.startswith("d0/") and "/craft/" in name}
+    table_kit.write_house(tmp_path)
+    assert changed() == set()
+
+    monkeypatch.setattr(plan, "code_version", lambda *_: "other")
+    assert changed() == set(first)
+
+
+def _with_override(overrides: dict[str, dict[str, float]]) -> dict[str, object]:
+    columns = table_kit.spec_value()["columns"]
+    columns[0]["overrides"] = overrides
+    return {"columns": columns}
+
+
+def test_defaults_of_the_command_line_are_those_that_count() -> None:
+    """What counts as code is what the command line uses: nothing sets a seed or the checkpoint callback beside it."""
+    source = (ROOT / "craft_lightning/cli/run.py").read_text(encoding="utf-8")
+    assert "defaults.SEED," in source
+    assert "defaults.CHECKPOINT.items()" in source
+    assert source.count("set_defaults(") == 1
+
+
+def test_results_of_other_libraries_are_kept_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = table_kit.write_house(tmp_path, number=1)
+    made = make_plan(load_spec(spec), tmp_path / "runs")
+    one, two, three, *_ = made.nodes
+    table_kit.write_result(one, {}, versions=versions())
+    assert store.other_libraries(made.nodes) is None
+    table_kit.write_result(two, {}, versions=versions() | {"torch": "1.0.0", "python": "3.0"})
+    table_kit.write_result(three, {}, versions={"torch": versions()["torch"], "peft": "0.0.1"})
+    assert store.state(two) == store.state(three) == "done"
+    expected = (
+        f"2 results are of other libraries (torch 1.0.0, here {versions()['torch']}, peft 0.0.1, here "
+        f"{versions()['peft']}): they are kept; remove them to compute anew"
+    )
+    assert store.other_libraries(made.nodes) == expected
+    assert verbs.main(["status", str(spec), "--runs", str(tmp_path / "runs")]) == 0
+    assert expected in capsys.readouterr().out
+
+
+def test_a_shared_tower_counts_as_weights(tmp_path: Path) -> None:
+    (tmp_path / "tower").mkdir()
+    (tmp_path / "tower/model.bin").write_bytes(b"1")
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "vlm/config.json").write_text('{"vision_tower_cfg": "../tower"}')
+    first = fingerprint.weights_version((tmp_path / "vlm",))
+    (tmp_path / "tower/model.bin").write_bytes(b"2")
+    fingerprint.weights_version.cache_clear()
+    assert fingerprint.weights_version((tmp_path / "vlm",)) != first
+    assert fingerprint.weights_version((tmp_path / "none",)) == "missing"
+
+
+def digests_of(folder: Path) -> str:
+    fingerprint.weights_version.cache_clear()
+    return fingerprint.weights_version((folder,))
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint whose file of weights is large, and old enough for its digest to be kept."""
+    monkeypatch.setattr(fingerprint, "LARGE", 64)
+    monkeypatch.setattr(fingerprint, "SETTLED", 0.0)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    file = tmp_path / "vlm/model.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(bytes(1000))
+    return file
+
+
+def test_weights_are_hashed_whole(large: Path) -> None:
+    """A byte in the middle counts, whatever the size of the file, and though size and time of change are as before."""
+    first, marks = digests_of(large.parent), large.stat()
+    with large.open("r+b") as stream:
+        stream.seek(500)
+        stream.write(b"x")
+    os.utime(large, ns=(marks.st_atime_ns, marks.st_mtime_ns))
+    assert large.stat().st_mtime_ns == marks.st_mtime_ns
+    second = digests_of(large.parent)
+    assert second != first
+    large.write_bytes(bytes(1000))
+    assert digests_of(large.parent) == first
+
+
+def test_large_weights_are_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = digests_of(large.parent)
+    kept = fingerprint.known_digests()
+    assert kept.is_relative_to(large.parents[1] / "hub")
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "_read_whole", lambda file: pytest.fail(f"{file} is read again"))
+        assert digests_of(large.parent) == first
+    name, *known = (str(large.resolve()), *json.loads(kept.read_text())[str(large.resolve())])
+    for spoilt in ([], {}, {name: None}, {name: []}, {name: [*known[:-1], "no digest"]}, {name: [*known[:-1], None]}):
+        kept.write_text(json.dumps(spoilt))
+        assert digests_of(large.parent) == first
+    (large.parent / "small.json").write_bytes(b"{}")
+    assert digests_of(large.parent) != first
+    assert len(json.loads(kept.read_text())) == 1
+
+
+def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coarse clock cannot tell a change that follows the reading at once."""
+    monkeypatch.setattr(fingerprint, "SETTLED", 60.0)
+    first = digests_of(large.parent)
+    assert not fingerprint.known_digests().exists()
+    assert digests_of(large.parent) == first
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '"x"', '{"vision_tower_cfg": {"a": 1}}'])
+def test_a_checkpoint_with_an_odd_config_is_planned(config: str, tmp_path: Path) -> None:
+    """The run that reads it says what is wrong."""
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "vlm/config.json").write_text(config)
+    assert len(digests_of(tmp_path / "vlm")) == 64
+
+
+def test_files_that_settings_name_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows[1]["eval"] = {"prune.prior": "counts.json"}
+    spec = load_spec(table_kit.write_house(tmp_path, rows=rows))
+    monkeypatch.chdir(tmp_path)
+
+    def fresh() -> dict[str, str]:
+        fingerprint._named_file.cache_clear()
+        return keys(make_plan(spec, tmp_path / "runs"))
+
+    (tmp_path / "counts.json").write_text("1")
+    first = fresh()
+    (tmp_path / "counts.json").write_text("2")
+    second = fresh()
+    changed = {name for name in first if first[name] != second[name]}
+    assert changed == {name for name in first if "/eval/" in name and "prior" in name}
+    assert changed
+
+
+def test_testing_settings_name_their_own_folder(tmp_path: Path) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows.append(rows[1] | {"id": "craft_keep", "eval": {"prune.keep": 0.8}, "eval_on": ["big"]})
+    rows.append(rows[1] | {"id": "craft_half", "overrides": {"model.lambda_commit": 0.5}, "train_on": ["big"]})
+    made = make_plan(load_spec(table_kit.write_house(tmp_path, number=1, rows=rows)), tmp_path / "runs")
+    names = {n.name for n in made.nodes}
+    assert {"d0/big/craft/seed0/eval/big", "d0/big/craft/seed0/eval/big-keep0.8"} <= names
+    assert {"d0/big/craft-lambda_commit0.5/seed0", "d0/big/craft-lambda_commit0.5/seed0/eval/big"} <= names
+    assert sum(n.kind == "train" for n in made.nodes) == 3
+
+
+def test_two_settings_never_share_a_folder(tmp_path: Path) -> None:
+    value = _with_override({"other": {"model.lr": 1.0}})
+    rows = table_kit.spec_value()["rows"]
+    rows.append(rows[1] | {"id": "other"})
+    spec = load_spec(table_kit.write_house(tmp_path, rows=rows, **value))
+    with pytest.raises(CraftError, match="share the folder d0/small/craft/seed0"):
+        make_plan(spec, tmp_path / "runs")
+
+
+def test_only_takes_parents_along(tmp_path: Path) -> None:
+    made = make_plan(load_spec(table_kit.write_house(tmp_path)), tmp_path / "runs")
+    names = [n.name for n in select(made, "d1/small/craft/*/eval/big").nodes]
+    assert names == ["d1/small/craft/seed0", "d1/small/craft/seed0/eval/big"]
+    assert len(select(made, "d0/*").nodes) == 8
+    with pytest.raises(CraftError, match="no node matches 'crafd'; did you mean 'craft'"):
+        select(made, "crafd")
+
+
+def test_arguments_are_what_a_person_would_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table_kit.write_house(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    made = make_plan(load_spec(path.relative_to(tmp_path)))
+    train = next(n for n in made.nodes if n.name == "d0/small/craft/seed0")
+    fragments = ["base", "methods/craft", "backbones/small", "datasets/d0"]
+    shared = [part for name in fragments for part in ("--config", f"experiments/{name}.yaml")]
+    place = "runs/pocket/d0/small/craft/seed0"
+    assert list(train.arguments) == ["fit", *shared, "--seed_everything=0", f"--trainer.default_root_dir={place}"]
+    test = next(n for n in made.nodes if n.name == "d0/small/craft/seed0/eval/big")
+    assert test.arguments[0] == "test"
+    assert "experiments/backbones/big.yaml" in test.arguments
+    assert test.arguments[-2:] == (f"--trainer.default_root_dir={place}/eval/big", f"--encoder={place}/encoder")
+
+
+def test_a_method_that_leaves_the_encoder_is_tested_from_its_checkpoint(tmp_path: Path) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows[1] = {k: v for k, v in rows[1].items() if k != "eval_on"} | {"tested_from": "checkpoint"}
+    made = make_plan(load_spec(table_kit.write_house(tmp_path, number=1, rows=rows)), tmp_path / "runs")
+    tests = [n for n in made.nodes if n.parent]
+    assert [n.name for n in tests] == [f"d0/{b}/craft/seed0/eval/{b}" for b in ("big", "small")]
+    for node in tests:
+        assert node.parent is not None
+        assert node.arguments[-1] == f"--ckpt_path={node.parent.folder}/checkpoints/last.ckpt"
+        assert not any("--encoder" in argument for argument in node.arguments)
+
+
+def test_lines_follow_the_backbones_or_the_rows(tmp_path: Path) -> None:
+    def lines(**changes: str) -> list[str]:
+        made = make_plan(load_spec(table_kit.write_house(tmp_path, **changes)), tmp_path / "runs")
+        return [f"{n.row.id} {n.surrogate.id if n.surrogate else '-'} {n.backbone.id}" for n in made.lines]
+
+    zero, craft = ["zero_shot - big", "zero_shot - small"], ["craft small big", "craft big big"]
+    other = ["craft small small", "craft big small"]
+    assert lines() == [zero[0], *craft, zero[1], *other]
+    assert lines(order="rows") == [*zero, *craft, *other]
+    limited = make_plan(load_spec(table_kit.write_house(tmp_path, order="rows")), tmp_path / "runs", limit=1)
+    assert [line.row.id for line in limited.lines] == ["zero_shot", "craft"], "a rehearsal trains something"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["status", "experiments/tables/toy.yaml"]])
+def test_tables_import_no_torch(tmp_path: Path, arguments: list[str]) -> None:
+    table_kit.write_house(tmp_path)
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['craft_lightning', 'table', *{arguments!r}]\n"
+        "try:\n    runpy.run_module('craft_lightning', run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1, "a light verb starts at once"

@@ -1,0 +1,265 @@
+"""The pool: nothing finished is computed again, nothing half-written is read, failures stay where they are."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+import table_kit
+
+from craft_lightning.benchmark import cache_key as fingerprint
+from craft_lightning.benchmark import result_store as store
+from craft_lightning.benchmark import scheduler as run_module
+from craft_lightning.benchmark.plan import Plan, make_plan
+from craft_lightning.benchmark.progress_estimate import Progress
+from craft_lightning.benchmark.scheduler import run_plan
+from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.cli.table import main
+from craft_lightning.errors import CraftError
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = 16  # 2 columns x (2 zero-shot + 2 trainings + 4 tests)
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOY_ROOT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def toy_plan(house: Path) -> Plan:
+    return make_plan(load_spec(table_kit.write_house(house)), house / "runs")
+
+
+def run(plan: Plan, jobs: int = 2, seconds: float = 0.0, keep_going: bool = False) -> Progress:
+    worker = (sys.executable, table_kit.__file__, "worker", str(seconds))
+    return run_plan(plan, jobs, keep_going=keep_going, worker=worker)
+
+
+def journal(house: Path) -> Counter[str]:
+    path = house / "journal.txt"
+    return Counter(path.read_text().splitlines() if path.is_file() else [])
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=True)
+    return [int(word) for word in listed.stdout.split()]
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived its runner"
+        time.sleep(0.02)
+
+
+def test_all_nodes_once_and_a_second_run_starts_nothing(house: Path) -> None:
+    plan = toy_plan(house)
+    progress = run(plan)
+    assert (progress.already, len(progress.done), progress.failed) == (0, NODES, {})
+    assert journal(house) == Counter(f"{word} {n.name}" for n in plan.nodes for word in ("start", "end"))
+    again = run_plan(plan, 2, worker=("/no/such/program",))
+    assert again.already == NODES
+
+
+def test_kill_9_recomputes_no_finished_node(house: Path) -> None:
+    plan = toy_plan(house)
+    command = [sys.executable, table_kit.__file__, "run", str(plan.spec.path), str(house / "runs"), "2", "0.1"]
+    started_when_kept: dict[str, int] = {}
+    for finished in (1, 5, 9):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        while sum(v for k, v in journal(house).items() if k.startswith("end")) < finished + 1:
+            time.sleep(0.02)
+            assert process.poll() is None
+        workers = children(process.pid)
+        assert len(workers) == 2
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        wait_until_gone(workers)
+        kept = {n.name for n in plan.nodes if store.state(n) == "done"}
+        before = journal(house)
+        assert len(kept) >= finished
+        started_when_kept |= {name: before[f"start {name}"] for name in kept}
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    after = journal(house)
+    assert {name: after[f"start {name}"] for name in started_when_kept} == started_when_kept
+    assert f"{len(kept)} of {NODES} nodes were already done" in output
+    untouched = make_plan(plan.spec, house / "fresh")
+    run(untouched)
+    for one, other in zip(plan.nodes, untouched.nodes, strict=True):
+        assert (store.result(one) or {})["metrics"] == (store.result(other) or {})["metrics"]
+
+
+def test_half_written_results_are_never_read(house: Path) -> None:
+    node = toy_plan(house).nodes[0]
+    node.folder.mkdir(parents=True)
+    (node.folder / "node.json").write_text(f'{{"key": "{node.key}", "metrics": {{')
+    assert store.state(node) == "missing"
+    stop = threading.Event()
+    seen = []
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append(store.result(node))
+
+    store.write_json(node.folder / store.RESULT, {"key": node.key, "metrics": {}})
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(50):
+        store.write_json(node.folder / store.RESULT, {"key": node.key, "metrics": {str(k): n for k in range(2000)}})
+    stop.set()
+    reader.join()
+    assert seen
+    assert None not in seen
+    assert not list(node.folder.glob(".*tmp"))
+
+
+def test_a_failing_node_stops_only_its_own_tests(house: Path) -> None:
+    (house / "fail").write_text("d0/small/craft/seed0")
+    plan = toy_plan(house)
+    progress = run(plan)
+    assert len(progress.done) == NODES - 3
+    assert progress.failed == {
+        "d0/small/craft/seed0": "ValueError: planted",
+        "d0/small/craft/seed0/eval/big": "its training failed",
+        "d0/small/craft/seed0/eval/small": "its training failed",
+    }
+    by_name = {n.name: n for n in plan.nodes}
+    assert store.failure(by_name["d0/small/craft/seed0"]) == "ValueError: planted"
+    (house / "fail").unlink()
+    assert run(plan).already == NODES - 3
+    assert store.state(by_name["d0/small/craft/seed0"]) == "done"
+    assert store.failure(by_name["d0/small/craft/seed0"]) is None
+
+
+def test_a_dead_worker_fails_its_node_with_the_last_line_and_is_replaced(house: Path) -> None:
+    (house / "die").write_text("d0/none/zero_shot/seed0/eval/small")
+    progress = run(toy_plan(house), jobs=1)
+    assert list(progress.failed.values()) == ["worker exit code 7; last line: the last words"]
+    assert len(progress.done) == NODES - 1
+
+
+def test_three_failures_in_a_row_end_the_run_unless_told_otherwise(house: Path) -> None:
+    (house / "fail").write_text("seed0")
+    plan = toy_plan(house)
+    progress = run(plan, jobs=1)
+    assert sum(error == "ValueError: planted" for error in progress.failed.values()) == 3
+    assert not progress.done
+    assert sum(line.startswith("start") for line in journal(house).elements()) == 3
+    assert not run(plan, keep_going=True).done
+    assert sum(line.startswith("start") for line in journal(house).elements()) == 3 + 8
+
+
+def test_a_worker_that_cannot_start_is_one_clear_error(house: Path) -> None:
+    with pytest.raises(CraftError, match=r"cannot start \(exit code 1\): ZeroDivisionError"):
+        run_plan(toy_plan(house), 2, worker=(sys.executable, "-c", "1/0"))
+
+
+def test_a_backbone_without_weights_fails_alone(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its nodes fail with one line each and are no failures in a row; what needs them, too; the rest is computed."""
+    toy_plan(house)
+    shutil.move(house / "weights/big", house / "elsewhere")
+    command = (sys.executable, table_kit.__file__, "worker", "0.0")
+    monkeypatch.setattr(run_module, "run_plan", partial(run_plan, worker=command))
+    spec = str(house / "experiments/tables/toy.yaml")
+    fingerprint.weights_version.cache_clear()
+    arguments = [spec, "--runs", str(house / "runs")]
+    assert main(["run", *arguments, "--jobs", "1"]) == 1
+    said = capsys.readouterr().out
+    line = "the weights of backbone 'big' are not there; make pocket-family trains them"
+    assert said.count(f"FAILED: {line}") == 2 * 3, "two zero-shot tests, two trainings, two tests of small's encoders"
+    plan = make_plan(load_spec(Path(spec)), house / "runs")
+    needs = {n.name for n in plan.nodes if "big" in n.name}
+    assert {n.name for n in plan.nodes if store.state(n) == "done"} == {n.name for n in plan.nodes} - needs
+    assert len(needs) == 10
+    assert main(["status", *arguments]) == 0
+    assert f"{line} (8 nodes wait for them)" in capsys.readouterr().out
+    shutil.move(house / "elsewhere", house / "weights/big")
+    fingerprint.weights_version.cache_clear()
+    assert main(["run", *arguments, "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"{NODES - 10} of {NODES} nodes were already done" in said
+    assert f"{NODES} of {NODES} nodes done" in said
+    assert "FAILED" not in said
+
+
+def test_a_lock_is_free_when_its_holder_dies(house: Path) -> None:
+    """On any system: no module of one system alone is imported for it."""
+    plan = toy_plan(house)
+    node = plan.nodes[0]
+    lock = store.try_lock(plan.root, node)
+    assert lock is not None
+    assert store.try_lock(plan.root, node) is None
+    assert store.try_lock(plan.root, plan.nodes[1]) is not None
+    lock.release()
+    holder = """if True:
+        import sys
+        from pathlib import Path
+        from craft_lightning.benchmark import plan
+        from craft_lightning.benchmark import spec
+        from craft_lightning.benchmark import result_store as store
+        made = plan.make_plan(spec.load_spec(Path(sys.argv[1])), Path(sys.argv[2]))
+        held = store.try_lock(made.root, made.nodes[0])
+        print("held", flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", holder, str(plan.spec.path), str(house / "runs")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert store.try_lock(plan.root, node) is None
+    process.kill()
+    process.communicate()
+    assert store.try_lock(plan.root, node) is not None
+
+
+def test_stale_results_are_named_and_computed_anew(house: Path) -> None:
+    run(toy_plan(house))
+    (house / "weights" / "small" / "model.bin").write_bytes(b"other")
+    fingerprint.weights_version.cache_clear()
+    plan = toy_plan(house)
+    states = Counter((n.kind, store.state(n)) for n in plan.nodes)
+    assert states == {("train", "stale"): 2, ("train", "done"): 2, ("eval", "stale"): 8, ("eval", "done"): 4}
+    reasons = {store.why_stale(n) for n in plan.nodes if store.state(n) == "stale"}
+    assert reasons == {"weights", "the encoder under test"}
+    assert run(plan).already == 6
+    assert {store.state(n) for n in plan.nodes} == {"done"}
+
+
+def test_two_runners_share_the_work(house: Path) -> None:
+    plan = toy_plan(house)
+    command = [sys.executable, table_kit.__file__, "run", str(plan.spec.path), str(house / "runs"), "1", "0.05"]
+    runners = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [r.wait(timeout=30) for r in runners] == [0, 0]
+    assert journal(house) == Counter(f"{word} {n.name}" for n in plan.nodes for word in ("start", "end"))
+
+
+def test_ctrl_c_stops_at_once(house: Path) -> None:
+    plan = toy_plan(house)
+    command = [sys.executable, table_kit.__file__, "run", str(plan.spec.path), str(house / "runs"), "2", "60"]
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that: a person's terminal does not.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while sum(journal(house).values()) < 2:
+        time.sleep(0.02)
+    began = time.monotonic()
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=10)
+    assert time.monotonic() - began < 5, "the nodes take a minute"
+    wait_until_gone(workers)

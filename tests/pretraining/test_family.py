@@ -1,0 +1,141 @@
+"""A whole family, two steps a stage: built from a config, written, resumed, loaded and measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from craft_lightning.checkpoints.registry import load_text_tower, load_tower, load_vlm
+from craft_lightning.errors import CraftError
+from craft_lightning.models.vlm_spec import POCKET, VlmSpec
+from craft_lightning.pretraining import family as build
+from craft_lightning.pretraining import family_report as report
+from craft_lightning.pretraining.family_plan import read_plan
+from craft_lightning.pretraining.tower_stage import TowerSpec
+from craft_lightning.pretraining.training_loop import LoopSpec
+from data_modules.twins.registry import TWINS
+
+PLAN = """
+output: {output}
+work: {work}
+seed: 0
+pictures_per_twin: 40
+tower:
+  vocabulary: 600
+  shape: {{width: 32, layers: 3, heads: 2, mlp: 64, patch_size: 16, codes: 8, levels: 2, quantize_from: 0}}
+  loop: {{steps: 2, batch_size: 20}}
+stages:
+  vocabulary: 900
+  text: {{steps: 2, batch_size: 2}}
+  match: {{steps: 2, batch_size: 2}}
+  phases: {{primer: 1, few: 1, names: 1, match_primer: 1, match_few: 1}}
+  projector: {{steps: 2, batch_size: 2}}
+  joint: {{steps: 2, batch_size: 2}}
+  questions: {{steps: 2, batch_size: 2}}
+language:
+  - name: small
+    shape: {{style: qwen2, width: 32, layers: 2, heads: 2, kv_heads: 1, mlp: 64}}
+  - name: twin
+    like: small
+    continuous: true
+  - name: wide
+    tokenizer: small
+    joint: {{steps: 1, batch_size: 2}}
+    shape: {{style: qwen2, width: 48, layers: 2, heads: 2, kv_heads: 1, mlp: 64}}
+"""
+
+
+def write_plan(folder: Path, text: str = PLAN) -> Path:
+    path = folder / "family.yaml"
+    path.write_text(text.format(output=folder / "family", work=folder / "work"), encoding="utf-8")
+    return path
+
+
+def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_plan(tmp_path)
+    assert build.main(["--config", str(config)]) == 0
+    tower = load_tower(tmp_path / "family" / build.TOWER)
+    assert tower.quantizer is not None
+    assert (tower.quantizer.entries, tower.quantizer.levels) == (8, 2)
+    small = load_vlm(VlmSpec(str(tmp_path / "family" / "small")))
+    twin = load_vlm(VlmSpec(str(tmp_path / "family" / "twin")))
+    assert small.codebook_hash == tower.quantizer.hash()
+    assert twin.codebook_hash is None
+    assert small.num_visual == 16 + 2
+    wide = load_vlm(VlmSpec(str(tmp_path / "family" / "wide")))
+    assert wide.codebook_hash == small.codebook_hash
+    assert wide.tokenizer.get_vocab() == small.tokenizer.get_vocab()
+    assert not (tmp_path / "work" / "wide" / "tokenizer").exists()
+    assert torch.isfinite(load_text_tower(tmp_path / "family" / "small").embed_texts(["a river"])).all()
+    capsys.readouterr()
+    assert build.main(["--config", str(config)]) == 0
+    assert capsys.readouterr().out.count("there already") == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(("layers: 3", "layerz: 3"), "did you mean 'layers'"), (("seed: 0", "sed: 0"), "did you mean 'seed'")],
+)
+def test_a_wrong_setting_is_one_line(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(CraftError, match=message):
+        read_plan(write_plan(tmp_path, PLAN.replace(*change)))
+
+
+def test_the_shipped_plan_is_read() -> None:
+    plan = read_plan(Path(build.__file__).parents[2] / "experiments" / "surrogates" / "pocket.yaml")
+    names = [part.name for part in plan.language]
+    qwen = ["pocket-qwen2-xs", "pocket-qwen2.5-xs", "pocket-qwen2-s", "pocket-qwen2.5-m"]
+    assert names == ["pocket-vila-u", "pocket-vila", *qwen]
+    assert plan.language[1].reader == "pocket-vila-u"
+    assert plan.language[1].shape == plan.language[0].shape
+    assert {part.joint for part in plan.language} == {plan.language[0].joint}
+    assert {part.tokenizer or part.reader for part in plan.language[2:]} == {"pocket-qwen2-xs"}
+
+
+def test_the_shipped_plan_is_the_shipped_towers() -> None:
+    plan = read_plan(Path(build.__file__).parents[2] / "experiments" / "surrogates" / "pocket.yaml")
+    shape, loop = plan.tower.shape, plan.tower.loop
+    tower = load_tower(POCKET / build.TOWER)
+    assert tower.quantizer is not None
+    assert (shape.codes, shape.levels) == (tower.quantizer.entries, tower.quantizer.levels)
+    assert (shape.width, shape.layers, shape.image_size) == (tower.width, tower.depth + 1, tower.image_size)
+    assert shape == TowerSpec(tagging=0.2, quantize_from=200)
+    assert loop == LoopSpec(steps=2400, batch_size=64)
+    assert plan.pictures_per_twin == 2000
+
+
+def test_a_model_may_differ_from_the_shared_stages(tmp_path: Path) -> None:
+    small, _, wide = read_plan(write_plan(tmp_path)).language
+    assert (small.joint.steps, wide.joint.steps) == (2, 1)
+    assert small.text == wide.text
+
+
+def test_the_report_measures_the_shipped_files_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_plan(tmp_path)
+    build.main(["--config", str(config)])
+    monkeypatch.setattr(report, "TWINS", {name: TWINS[name] for name in ("eurosat", "vqa_rad")})
+    monkeypatch.setattr(report, "_CODEBOOK_PICTURES", 5)
+    capsys.readouterr()
+    assert build.main(["--config", str(config), "--report", str(tmp_path / "out/figures.json"), "--items", "4"]) == 0
+    told = json.loads((tmp_path / "out/figures.json").read_text())
+    assert set(told["models"]) == {str(tmp_path / "family" / name) for name in ("small", "twin", "wide")}
+    weights = (tmp_path / "family" / "small").rglob("*.safetensors")
+    small = told["models"][str(tmp_path / "family" / "small")]
+    assert small["megabytes"] == pytest.approx(sum(f.stat().st_size for f in weights) / 1e6)
+    assert small["studio"]["eurosat"]["items"] == 4
+    assert small["studio"]["eurosat"]["kinds"] == {}
+    kinds = small["studio"]["vqa_rad"]["kinds"]
+    assert list(kinds) == report.question_kinds("vqa_rad", 4)
+    assert sum(kinds.values()) / 4 == pytest.approx(small["studio"]["vqa_rad"]["exact_match"])
+    codebook = told["tower"]["codebook"]
+    quantizer = load_tower(tmp_path / "family" / build.TOWER).quantizer
+    assert quantizer is not None
+    assert codebook["hash"] == quantizer.hash()
+    assert codebook["residual"][1] == pytest.approx(codebook["residual"][0] * (1 - codebook["cut"][0]))
+    page = capsys.readouterr().out
+    assert "| twin | `small` exact | justified | `twin` exact | justified | `wide` exact | justified |" in page
+    assert page.count("| eurosat |") == 1
+    assert page.count("| vqa_rad |") == 1 + 4
