@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # datasets 5.2.0: Dataset.to_parquet opens files that it does not store, and fails where they are absent.
 #
-# Expected: a column of pictures given by path ({"bytes": None, "path": "0.jpg"}) is written as it is, as by to_json and
-#   to_csv; or else the file is read because its bytes go into the parquet file.
+# Expected: a column of pictures given by path ({"bytes": None, "path": "0.jpg"}) is written as it is, as by to_json
+#   and to_csv; or else the file is read because its bytes go into the parquet file.
 # Found: without batch_size it raises FileNotFoundError for a path that is not there now (relative to another folder,
 #   say). With the file in place it writes bytes None and the path all the same: only the file's size was asked for.
 # Where: datasets/io/parquet.py, ParquetDatasetWriter.__init__ chooses the rows of a row group by

@@ -9,7 +9,7 @@
 # Where: PIL/PngImagePlugin.py, PngStream.chunk_tRNS scales the value for mode "1" only, not for the raw modes "L;2",
 #   "L;4" and "RGB;16B"; PIL/Image.py, Image.convert compares it with scaled pixels.
 # What to do: before convert, read the raw mode (im.tile[0].args) and scale info["transparency"]: times 85 for "L;2",
-#   times 17 for "L;4", shifted right by 8 for each part of "RGB;16B" (where colours that share high bytes then match).
+#   times 17 for "L;4", shifted right by 8 for each part of "RGB;16B".
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

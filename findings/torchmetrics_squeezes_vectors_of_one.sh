@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # torchmetrics 1.9.0: a vector of one element that Metric.compute returns, even inside a dict, loses its dimension.
 #
-# Expected: compute() of one's own Metric gives back what it returned: {"recall": [classes]} has shape [3], [2], [1] for
-#   3, 2 and 1 classes.
-# Found: for one class the shape is []. Code that indexes, loops over or concatenates the vectors works for every number
-#   of classes but one. Nested dicts, lists and tuples are reached too.
+# Expected: compute() of one's own Metric gives back what it returned: {"recall": [classes]} has shape [3], [2], [1]
+#   for 3, 2 and 1 classes.
+# Found: for one class the shape is []. Code that indexes, loops over or concatenates the vectors works for every
+#   number of classes but one. Nested dicts, lists and tuples are reached too.
 # Where: torchmetrics/metric.py, Metric._wrap_compute puts every result through _squeeze_if_scalar of
 #   torchmetrics/utilities/data.py, which squeezes each tensor of one element in a collection. Meant for scalars.
 # What to do: do not trust the shape after compute(): torch.atleast_1d(value) or value.reshape(-1) where it is read.

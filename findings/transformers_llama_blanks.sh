@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# transformers 5.24.0: a tokenizer.model read by AutoTokenizer can give other ids than sentencepiece for runs of blanks.
+# transformers 5.24.0: AutoTokenizer can give a sentencepiece model other ids for runs of blanks.
 #
 # Expected: a folder with a sentencepiece BPE model and tokenizer_class LlamaTokenizer is encoded as sentencepiece
 #   encodes it.
-# Found: if the pieces of several blanks share one score below all others, "an  assistant" is split as
-#   _an __ a ssist ant by AutoTokenizer, as _an _ _assistant by sentencepiece. PreTrainedTokenizerFast agrees there, yet
-#   not for "   three". Text with single blanks is the same everywhere, so short checks pass. No warning.
+# Found: if the pieces of several blanks share one score below all others, "an  assistant" is split as _an __ a ssist
+#   ant by AutoTokenizer, as _an _ _assistant by sentencepiece. PreTrainedTokenizerFast agrees there, yet not on three
+#   blanks before a word. Text with single blanks is the same everywhere, so short checks pass. No warning.
 # Where: transformers/tokenization_utils_tokenizers.py, _convert_from_sentencepiece turns the model into a table of
 #   merges (convert_slow_tokenizer.py, SentencePieceExtractor.extract: by id, scores dropped; the general class: by
-#   score). Of equal scores sentencepiece takes the leftmost pair in the text, and a table that ranks pairs cannot say that.
+#   score). Of equal scores sentencepiece takes the leftmost pair in the text, and a table that ranks pairs cannot say
+#   that.
 # What to do: encode by sentencepiece itself, e.g. a subclass of SentencePieceBackend; compare ids on runs of blanks.
 set -euo pipefail
 work=$(mktemp -d)
