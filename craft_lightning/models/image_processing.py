@@ -11,7 +11,7 @@ import logging
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -103,11 +103,16 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise CraftError(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
-                yield image
+            # Never a path: Pillow would map a raw TIFF of orientation 5 to 8 into memory as if it were upright already.
+            with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
+                if not stream.read(1):
+                    raise CraftError(f"{name}: broken picture (an empty file)")
+                stream.seek(0)
+                with Image.open(stream, formats=FORMATS) as image:
+                    width, height = image.size
+                    if width * height > MAX_PIXELS:
+                        raise CraftError(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+                    yield image
     except Image.DecompressionBombError as error:
         raise CraftError(f"{name}: more than {MAX_PIXELS:,} pixels; scale it down") from error
     except UnidentifiedImageError as error:

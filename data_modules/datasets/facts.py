@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from craft_lightning.errors import nearest, unknown
 from data_modules.datasets.labels import plain_words
 from data_modules.datasets.registry import DATASETS
+from data_modules.sources.values import nfc
 
 if TYPE_CHECKING:
     from data_modules.sources.found import Found
@@ -122,7 +123,7 @@ class DatasetFacts:
 
         Spelling is compared by letters and digits alone: file systems and mirrors change slashes, spaces and case.
         """
-        bare = _WNID.sub("", folder)
+        bare = _WNID.sub("", nfc(folder))
         if not self.labels:
             return " ".join(self.label_words(bare).split())
         return self._known().get(_bare(bare))

@@ -26,8 +26,8 @@ from data_modules.captioning.statements import declarative
 from data_modules.sources.found import Asked
 from data_modules.sources.images import FilePicture, Picture
 from data_modules.sources.split import Item, Problems
-from data_modules.sources.tree import Tree
-from data_modules.sources.values import absent, as_index, as_text, shown
+from data_modules.sources.tree import FolderTree, Tree
+from data_modules.sources.values import absent, as_index, as_text, nfc, shown
 
 _MANY = 30
 """So many indices of which none is 0 are odd enough to be told."""
@@ -264,9 +264,10 @@ def _picture(tree: Tree, base: str, name: str) -> Picture:
     Raises:
         BadRecordError: see :func:`picture_in`.
     """
-    if tree.root.is_dir():
-        return picture_in(tree.root / base, name)
     path = posixpath.normpath(posixpath.join(base, name))
+    if isinstance(tree, FolderTree):
+        home = tree.path(base)
+        return picture_in(home, os.path.relpath(tree.path(path), home) if path in tree else name)
     if posixpath.isabs(name) or posixpath.relpath(path, base or ".").startswith(".."):
         raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {tree.place(base)}")
     if path not in tree:
@@ -314,4 +315,5 @@ def picture_in(folder: Path, name: str) -> Picture:
     if not there:
         raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder}")
     found = Path(os.path.normpath(path))  # one picture has one name, however a record writes it
-    return FilePicture(found.relative_to(folder).as_posix() if found.is_relative_to(folder) else found.as_posix(), path)
+    known = found.relative_to(folder) if found.is_relative_to(folder) else found
+    return FilePicture(nfc(known.as_posix()), path)

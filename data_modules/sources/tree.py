@@ -12,23 +12,28 @@ import zlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.picture_files import is_hidden, is_picture, listing
+from craft_lightning.models.picture_files import Listing, is_hidden, is_picture, listing
 from data_modules.sources.found import split_named
 from data_modules.sources.images import BytesPicture, FilePicture, Picture, Shelf
+from data_modules.sources.values import nfc
 
 QUESTIONS = ".jsonl"
 
 MAX_BYTES = 1 << 30
 """A member of an archive that unpacks to more is refused (a question file of a million questions has 0.3 GB)."""
 
+_UTF8 = 0x800
+"""The flag of a member of an archive whose name is in UTF-8."""
+
 
 class Tree(Shelf):
-    """Files by their path relative to the root.
+    """Files by their path relative to the root, in one form (:func:`.values.nfc`) however they are stored.
 
     Attributes:
         root: the folder or archive. names: of all files, sorted. folders: all folders. left_out: what is in neither, by
@@ -156,20 +161,27 @@ class FolderTree(Tree):
 
     def __init__(self, root: Path, only: str | None = None) -> None:
         self.root = root
-        if only is not None:
-            self.names, self.folders, self.left_out = (only,), frozenset(), Counter()
-            return
-        found = listing(root)
-        self.names, self.folders, self.left_out = found.names, found.folders, found.left_out
+        found = listing(root) if only is None else Listing((only,), frozenset(), Counter())
+        there = (*sorted(found.folders), *found.names)
+        self._stored = {nfc(name): name for name in there}
+        self.names, self.folders = tuple(sorted(map(nfc, found.names))), frozenset(map(nfc, found.folders))
+        self.left_out = found.left_out
+        if len(self._stored) < len(there):
+            twice = next(name for name in there if self._stored[nfc(name)] != name)
+            raise CraftError(f"{root} holds {nfc(twice)!r} twice, with its accents written in two ways; rename one")
 
     def read(self, key: str | int) -> bytes:
-        return (self.root / str(key)).read_bytes()
+        return self.path(str(key)).read_bytes()
 
     def size(self, key: str | int) -> int:
-        return (self.root / str(key)).stat().st_size
+        return self.path(str(key)).stat().st_size
 
     def picture(self, name: str, shown: str | None = None) -> Picture:
-        return FilePicture(shown or name, self.root / name)
+        return FilePicture(shown or name, self.path(name))
+
+    def path(self, name: str) -> Path:
+        """Where a file or folder lies, under the name that it is stored under."""
+        return self.root / self._stored.get(name, name)
 
 
 class ZipTree(Tree):
@@ -184,7 +196,7 @@ class ZipTree(Tree):
         # Some archivers of Windows write backslashes, and some of Unix begin every name with "./".
         self._changed = root.stat().st_mtime_ns
         infos = self._archive().infolist()
-        named = {posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/"): info for info in infos}
+        named = {posixpath.normpath(_name(info).replace("\\", "/")).lstrip("/"): info for info in infos}
         shown = {name: info for name, info in named.items() if not is_hidden(name)}
         self._members = {name: info for name, info in shown.items() if not info.filename.endswith(("/", "\\"))}
         self.names = tuple(sorted(self._members))
@@ -224,6 +236,15 @@ def open_tree(root: Path) -> Tree:
     if root.is_dir():
         return FolderTree(root)
     return FolderTree(root.parent, root.name) if root.name.lower().endswith(QUESTIONS) else ZipTree(root)
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """The name of a member: Macs write UTF-8 without the flag that says so, which is then read as code page 437."""
+    name = info.filename
+    if not info.flag_bits & _UTF8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return nfc(name)
 
 
 def join(folder: str, name: str) -> str:

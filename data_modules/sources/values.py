@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import Any
 
 _SHOWN = 60
@@ -20,8 +21,13 @@ def absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
+def nfc(text: str) -> str:
+    """One form for what looks alike: Macs write the names of files with accents apart (NFD), most others do not."""
+    return unicodedata.normalize("NFC", text)
+
+
 def as_text(value: Any) -> str:
-    """A text, stripped, or a number in digits.
+    """A text, stripped and in one form (:func:`nfc`), or a number in digits.
 
     Raises:
         ValueError: neither, or it can be written in two ways.
@@ -36,7 +42,7 @@ def as_text(value: Any) -> str:
         raise ValueError(f"{value} may be the text '{value:.0f}' or '{value}'; write the text")
     if not isinstance(value, str | int | float):
         raise ValueError(f"a {type(value).__name__} is no text")
-    return str(value).strip()
+    return nfc(str(value)).strip()
 
 
 def as_index(value: Any) -> int | None:

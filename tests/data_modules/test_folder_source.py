@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import unicodedata
 import zipfile
 import zlib
 from dataclasses import replace
@@ -423,3 +424,43 @@ def test_caps_and_the_data_hash(class_folder):
     assert own(root, seed=5, train_size=9, holdout=0.0).describe()["data_hash"] == first
     (root / "train" / "elk" / "00.png").unlink()
     assert own(root, "fit", train_size=9, val_size=2, holdout=0.0).describe()["data_hash"] != first
+
+
+def test_names_of_a_macs_archive(tmp_path, monkeypatch):
+    """In UTF-8 without the flag that says so, accents apart; and in code page 437, which stays as it is."""
+    for c, label in enumerate(("café", "grün_blau", "日本")):
+        for i in range(5):
+            save_picture(tmp_path / "data" / label / f"bär {i}.png", seed=10 * c + i)
+    for form, encoding in (("NFD", "utf-8"), ("NFC", "utf-8"), ("NFC", "cp437")):
+        if encoding == "cp437":
+            shutil.rmtree(tmp_path / "data" / "日本")
+        monkeypatch.setattr(  # what stands in the file: bytes, and no flag that says what they are
+            zipfile.ZipInfo,
+            "_encodeFilenameFlags",
+            lambda info, encoding=encoding: (info.filename.encode(encoding), info.flag_bits),
+        )
+        archive = zipped(tmp_path / "data", lambda name, form=form: unicodedata.normalize(form, name))
+        with zipfile.ZipFile(archive) as packed:
+            assert not any(info.flag_bits & 0x800 for info in packed.infolist())
+        folder = all_of(tmp_path / "data")
+        assert asked(all_of(archive)) == asked(folder)
+        assert all_of(archive).describe()["data_hash"] == folder.describe()["data_hash"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_written_in_two_ways_are_one_name(class_folder, tmp_path, form):
+    root = class_folder(("café", "grün", "elk"))
+    plain = asked(all_of(root))
+    for split, name in (("train", "café"), ("test", "grün")):
+        os.rename(root / split / name, root / split / unicodedata.normalize(form, name))
+    os.rename(root / "train/elk/00.png", root / unicodedata.normalize(form, "train/elk/ö.png"))
+    data = all_of(root)
+    assert data.open()[0].class_names == ("café", "elk", "grün")
+    found = {
+        split: {key.replace("ö", "00"): answer for key, answer in keys.items()} for split, keys in asked(data).items()
+    }
+    assert {key for keys in found.values() for key in keys} == {key for keys in plain.values() for key in keys}
+    shutil.copytree(root / "train" / "elk", root / "train" / "élk")
+    shutil.copytree(root / "train" / "elk", root / "train" / unicodedata.normalize("NFD", "élk"))
+    with pytest.raises(CraftError, match=r"holds 'train/élk' twice, with its accents written in two ways; rename one"):
+        own(root)

@@ -3,6 +3,7 @@
 import doctest
 import json
 import shutil
+import unicodedata
 import zipfile
 
 import pytest
@@ -311,6 +312,28 @@ def test_what_says_nothing_never_becomes_a_word(question_folder):
     assert [e.key for e in data.examples("test")] == [f"folder/test/{line}" for line in range(1, 6)]
     assert {e.question for e in data.examples("test")} == {"Is it?"}
     assert data.describe()["skipped"] == {"question without a picture": 5}
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD", "mixed"])
+@pytest.mark.parametrize("said", ["NFC", "NFD"])
+def test_accents_written_in_two_ways_are_one_name(question_folder, tmp_path, stored, said):
+    form = "NFD" if stored == "mixed" else stored
+    root = question_folder({}, pictures=1)
+    home = tmp_path / "größe" if stored == "mixed" else tmp_path / unicodedata.normalize(form, "größe")
+    home.mkdir()
+    (root / "images" / "0.png").rename(home / unicodedata.normalize(form, "ü.png"))
+    name = unicodedata.normalize(said, "größe/ü.png")
+    choices = {"choices": [unicodedata.normalize(said, "café"), "tea"], "answer": unicodedata.normalize(form, "café")}
+    lines = [json.dumps(record(i, image=name, **choices)) for i in range(2)]
+    (root / "test.jsonl").write_text("\n".join(lines))
+    archive = root / "all.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for file in (root / "test.jsonl", *home.iterdir()):
+            out.write(file, file.relative_to(root))
+    for place in (root, archive):
+        data = own(place, "test")
+        assert {e.meta["answer_text"] for e in data.examples("test")} == {"café"}
+        assert data.open()[0]._rows("test")[0].picture.name == "größe/ü.png"
 
 
 def test_a_link_out_of_the_folder_is_refused(question_folder, tmp_path_factory):

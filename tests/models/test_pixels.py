@@ -13,7 +13,15 @@ from PIL import ExifTags, Image
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models import image_processing as pixels
-from craft_lightning.models.image_processing import FORMATS, original_rgb, preprocess, read_image, suffixes, to_rgb
+from craft_lightning.models.image_processing import (
+    FORMATS,
+    opened,
+    original_rgb,
+    preprocess,
+    read_image,
+    suffixes,
+    to_rgb,
+)
 
 
 def picture(width: int = 40, height: int = 24, mode: str = "RGB") -> Image.Image:
@@ -127,6 +135,21 @@ def test_pictures_are_upright(form: str, orientation: int) -> None:
     options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(form, {})
     found = array(stored(lying, form, exif=exif, **options))
     assert np.abs(found - np.asarray(upright)).max() <= (5 if form == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "RGBA", "CMYK"])
+def test_a_raw_tiff_is_upright_wherever_it_lies(mode: str, orientation: int, tmp_path: Path) -> None:
+    """Pillow maps such a file into memory if it is given a path, as if it lay upright."""
+    values = np.random.default_rng(0).integers(0, 1 << 16, (24, 40), dtype=np.uint16)
+    upright, turn = Image.fromarray(values) if mode == "I;16" else picture(mode=mode), TURNED[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = tmp_path / "raw.tiff"
+    (upright if turn is None else upright.transpose(turn)).save(file, exif=exif)
+    with opened(BytesIO(file.read_bytes()), "raw.tiff") as image:
+        assert np.array_equal(to_rgb(image), to_rgb(upright))
+    assert np.array_equal(read_image(file), to_rgb(upright))
 
 
 def test_a_jpeg_with_a_second_picture_is_upright() -> None:
