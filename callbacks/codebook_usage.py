@@ -18,22 +18,24 @@ class CodesChanged(Callback):
 
     Always on in ``fit``, where the tower has a codebook. The codes before training (zero-shot ones, unless an adapted
     encoder was plugged in) are computed once and kept in the checkpoint, so that a resumed run compares with the same.
+    So does ``validate`` of the checkpoint, on the same items and pictures; on any others nothing is logged.
 
     Attributes:
-        before: first-level codes ``[N]`` by the item's key.
+        before: first-level codes ``[N]`` by the item's key. pictures: what tells those pictures from others.
     """
 
     def __init__(self) -> None:
         self.before: dict[str, Tensor] = {}
+        self.pictures: str | None = None
         self._counts = torch.zeros(2)
 
     def state_dict(self) -> dict[str, Any]:
-        """The codes before training."""
-        return {"before": self.before}
+        """The codes before training, and of what."""
+        return {"before": self.before, "pictures": self.pictures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Of an interrupted training."""
-        self.before = state_dict["before"]
+        self.before, self.pictures = state_dict["before"], state_dict.get("pictures")
 
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,6 +55,7 @@ class CodesChanged(Callback):
                     "with: bring those back, or train anew without --ckpt_path"
                 )
             return
+        self.pictures = data.digest()["val"]["pictures"]
         # Opening a data loader draws from the global generator, which belongs to the training.
         with torch.random.fork_rng(devices=[]):
             for batch in data.stored("val"):
@@ -66,8 +69,15 @@ class CodesChanged(Callback):
         return torch.stack([self.before[key] for key in keys]).to(now.device) != now
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last validation."""
+        """Forget the last validation; and outside of training the codes of other items or pictures."""
+        if trainer.state.fn != "fit" and self.before and not self._of(getattr(trainer, "datamodule", None)):
+            self.before = {}
         self._counts = torch.zeros(2, device=pl_module.device)
+
+    def _of(self, data: Any) -> bool:
+        """Whether the codes are those of the validation pictures of some data."""
+        there = data is not None and data.item_hashes("val").keys() <= self.before.keys()
+        return there and data.digest()["val"]["pictures"] == self.pictures
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any

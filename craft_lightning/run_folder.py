@@ -50,19 +50,31 @@ def places(folder: Path, verb: str) -> tuple[Path, Path]:
 
 
 def find_checkpoint(path: str, run: Path) -> str:
-    """The checkpoint that ``--ckpt_path`` names; ``last`` is that of a training's folder.
+    """The checkpoint that ``--ckpt_path`` names, or that of the run whose folder it names; ``last``: of ``run``.
 
     Raises:
         CraftError: there is none; names those that there are. ``best`` and Lightning's other words never have one:
             only the last step is kept.
     """
     found = run / "checkpoints" / "last.ckpt" if path == "last" else Path(path)
+    if found.is_dir() and not is_sharded(found):
+        inside = (found / "checkpoints" / "last.ckpt", found / "last.ckpt")
+        last = next((file for file in inside if file.exists()), None)
+        if last is None:
+            there = ", ".join(sorted(map(str, found.rglob("*.ckpt")))) or "none in it"
+            raise CraftError(f"no checkpoint of a run in {path}; there is {there}: --ckpt_path takes a file, or last")
+        found = last
     if found.exists():
         return str(found)
     word = path != "last" and found.name == path and not found.suffix
     place = run / "checkpoints" if word else found.parent
     there = ", ".join(sorted(map(str, place.glob("*.ckpt")))) or f"none in {place}"
     raise CraftError(f"no checkpoint {path if word else found}; there is {there}: --ckpt_path takes a file, or last")
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a folder is a checkpoint in parts, as DeepSpeed writes it."""
+    return (path / "checkpoint").is_dir()
 
 
 def is_finished(folder: Path, step: int) -> bool:

@@ -342,7 +342,8 @@ class VqaDataModule(LightningDataModule):
         """
         for name, split in self.splits.items():
             if name != "test" and name not in self._digests:
-                hashes = {"items": split.items_hash(), "pictures": split.source.identity(name)}
+                pictures = "grey" if self.look == "grey" else split.source.identity(name)
+                hashes = {"items": split.items_hash(), "pictures": pictures}
                 self._digests[name] = {"count": len(split), **hashes}
         return dict(self._digests)
 

@@ -307,7 +307,9 @@ EFFECTS: dict[str, Callable[[Run, Run], Any]] = {
         and r.watch.keys[0] == usual.watch.keys[0]
         and r.watch.keys[1] != usual.watch.keys[1]
     ),
-    "--trainer.limit_train_batches=0.5": lambda r, usual: r.trainer.current_epoch == 2 and r.result["steps"] == 2,
+    "--trainer.limit_train_batches=0.5": lambda r, usual: (
+        r.trainer.current_epoch == 2 and r.result["steps"] == 2 and r.result["data"]["limits"] == {"train": 0.5}
+    ),
     "--trainer.limit_val_batches=1": lambda r, usual: (
         r.result["rows"] == r.rows() == 2 and torch.equal(r.weights, usual.weights)
     ),

@@ -9,6 +9,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,17 @@ from craft_lightning import __main__ as entry
 from craft_lightning.checkpoints.registry import load_vlm
 from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.cli.run import build_cli
+from craft_lightning.errors import CraftError
 from craft_lightning.methods import base
+from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.resuming import weight_hashes
 from craft_lightning.models.vlm_spec import VlmSpec
 from data_modules.datamodule import VqaDataModule
 
 SMOKE = str(Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml")
+
+
+CLIP = ["--model.optim.clip=null"]
 
 
 class Seen(Callback):
@@ -215,10 +221,10 @@ def relabelled(data: Path) -> None:
     (data / "test/lake").rename(data / "test/pond")
 
 
-CHANGES: dict[Callable[[Path], None], str] = {
-    more: " items, then ",
-    repainted: "(other pictures)",
-    relabelled: "other labels",
+CHANGES: dict[Callable[[Path], None], tuple[str, str]] = {
+    more: ("train", "(train: 22 items, then 21, other pictures)"),
+    repainted: ("train and val", "(train: other pictures; val: other pictures)"),
+    relabelled: ("train and val", "(train: other labels, questions, answers or captions"),
 }
 
 
@@ -227,10 +233,18 @@ def test_changed_data_are_refused_before_a_step(change: Callable[[Path], None], 
     change(root / "data")
     before = files(root / "run" / "checkpoints")
     lines = said(argv("--ckpt_path=last"), code=2)
-    assert "data are not those that" in lines[-1]
-    assert CHANGES[change] in lines[-1]
+    assert f"the {CHANGES[change][0]} data are not those that run/checkpoints/last.ckpt was trained with" in lines[-1]
+    assert CHANGES[change][1] in lines[-1]
     assert files(root / "run" / "checkpoints") == before
     assert not (root / "run" / "result.json").exists()
+
+
+def test_one_split_that_differs_is_named_alone() -> None:
+    held = {name: {"count": 2, "items": "a", "pictures": "b"} for name in ("train", "val")}
+    own = {**held, "val": {"count": 1, "items": "a", "pictures": "c"}}
+    resuming.check_data(held, held, "x.ckpt")
+    with pytest.raises(CraftError, match=r"^the val data are .+ \(val: 1 items, then 2, other pictures\)"):
+        resuming.check_data(held, own, "x.ckpt")
 
 
 def test_test_pictures_are_none_of_a_training_s_business(root: Path, said: Any) -> None:
@@ -299,6 +313,132 @@ def test_more_steps_are_the_same_run(root: Path, said: Any, tmp_path: Path) -> N
     assert (before["steps"], after["steps"]) == (6, 8)
     line = "craft_lightning: the learning rate was planned for 8 steps, and goes on as one planned for 9"
     assert said(argv("--ckpt_path=last", "--trainer.max_steps=9")) == [line]
+
+
+LIMIT, NORM = "--trainer.limit_train_batches", "--trainer.gradient_clip_val"
+BY_VALUE = "--trainer.gradient_clip_algorithm=value"
+
+TRAINER = [
+    # flags of the interrupted training, of the one that goes on, and what is told
+    ([], [f"{LIMIT}=2"], "trainer.limit_train_batches null (given: 2)"),
+    ([], [f"{LIMIT}=0.5"], "trainer.limit_train_batches null (given: 0.5)"),
+    ([f"{LIMIT}=1"], [], "trainer.limit_train_batches 1 (given: null)"),
+    ([*CLIP], [*CLIP, f"{NORM}=0.5"], "trainer.gradient_clip_val null (given: 0.5)"),
+    ([*CLIP, f"{NORM}=0.5"], [*CLIP], "trainer.gradient_clip_val 0.5 (given: null)"),
+    ([*CLIP, f"{NORM}=0.5"], [*CLIP, f"{NORM}=0.5", BY_VALUE], "gradient_clip_algorithm norm (given: value)"),
+]
+
+
+@pytest.mark.parametrize(("before", "given", "told"), TRAINER, ids=range(len(TRAINER)))
+def test_a_trainer_that_clips_or_ends_epochs_otherwise_is_refused_before_a_step(
+    before: list[str], given: list[str], told: str, root: Path, said: Any
+) -> None:
+    """What was clipped goes on clipped; the flags of the trainer stand in no setting of method or data."""
+    ends = ["--trainer.limit_val_batches=0", "--trainer.default_root_dir=other"]
+    with pytest.raises(RuntimeError, match="killed"):
+        build_cli(argv(*before, *ends), callbacks=[Cut()])
+    held = files(root / "other" / "checkpoints")
+    lines = said(argv("--ckpt_path=last", *ends, *given), code=2)
+    assert lines[-1].startswith("craft_lightning: other/checkpoints/last.ckpt was trained with ")
+    assert told in lines[-1]
+    assert files(root / "other" / "checkpoints") == held
+    flags = shlex.split(lines[-1].partition("go on with ")[2].partition(", or train anew")[0])
+    assert said(argv("--ckpt_path=last", *ends, *given, *flags)) == []
+    assert json.loads((root / "other" / "result.json").read_text())["steps"] == 6
+
+
+def test_precision_and_parts_of_a_step_may_differ_and_are_told(root: Path, said: Any) -> None:
+    flags = ["--trainer.precision=bf16-mixed", "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=6"]
+    (line,) = said(argv("--ckpt_path=last", *flags, "--trainer.check_val_every_n_epoch=null"))
+    assert "trainer.precision=bf16-mixed (checkpoint: 32-true)" in line
+    assert "trainer.accumulate_grad_batches=2 (checkpoint: 1)" in line
+    assert json.loads((root / "run" / "result.json").read_text())["steps"] == 6
+
+
+def test_a_limit_counts_batches_and_is_compared_in_steps() -> None:
+    """Two whole steps of an epoch are four halves; one batch is not the whole."""
+
+    def told(limit: float, parts: int) -> dict[str, Any]:
+        none = {"gradient_clip_val": None, "gradient_clip_algorithm": None, "precision": "32-true"}
+        trainer = SimpleNamespace(limit_train_batches=limit, accumulate_grad_batches=parts, **none)
+        return resuming.of_trainer(trainer, 1.0)
+
+    def limits(held: dict[str, Any], given: dict[str, Any]) -> Any:
+        found = resuming.changes({"craft_lightning": {"trainer": held}}, given)
+        return found.get("trainer.limit_train_batches")
+
+    assert limits(told(2, 1), told(4, 2)) is None
+    assert limits(told(4, 2), told(2, 1)) is None
+    assert limits(told(4, 2), told(4, 1)) == (2, 4)
+    assert limits(told(1, 1), told(1.0, 1)) == (1, None)
+
+
+def test_a_rehearsal_from_a_checkpoint_takes_one_batch_of_anything(root: Path, said: Any) -> None:
+    before = files(root / "run")
+    (line,) = said(argv("--ckpt_path=run/checkpoints/last.ckpt", "--trainer.fast_dev_run=true"))
+    assert "the learning rate was planned for 6 steps" in line
+    assert files(root / "run") == before
+
+
+@pytest.mark.parametrize("folder", ["run", "run/checkpoints"])
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_run_s_folder_stands_for_its_checkpoint(verb: str, folder: str, root: Path, said: Any) -> None:
+    checkpoint, where = f"--ckpt_path={folder}", "run" if verb == "fit" else "tested"
+    assert "run/checkpoints/last.ckpt was trained with data.batch_size 4" in "".join(
+        said(argv(checkpoint, "--data.batch_size=6"), code=2)
+    )
+    assert said([verb, *argv(checkpoint, f"--trainer.default_root_dir={where}")[1:]]) == []
+    assert json.loads((root / where / "result.json").read_text())["steps"] == (6 if verb == "fit" else 0)
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_folder_without_a_checkpoint_is_one_line(verb: str, root: Path, said: Any) -> None:
+    (root / "data" / "old.ckpt").touch()
+    (line,) = said([verb, *argv("--ckpt_path=data", "--trainer.default_root_dir=new")[1:]], code=2)
+    assert line == (
+        "craft_lightning: no checkpoint of a run in data; there is data/old.ckpt: --ckpt_path takes a file, or last"
+    )
+
+
+def test_of_a_checkpoint_in_parts_it_is_said_that_nothing_is_compared_yet(root: Path, said: Any) -> None:
+    (root / "parts" / "checkpoint").mkdir(parents=True)
+    given = argv("--ckpt_path=parts", "--trainer.default_root_dir=new")
+    (line,) = said(given, code=2)
+    assert line == "craft_lightning: parts is in parts, which only --trainer.strategy deepspeed_stage_2 reads"
+    line, *_ = said([*given, "--trainer.strategy=deepspeed_stage_2"], code=2)
+    assert line == "craft_lightning: parts is in parts that its strategy reads: what differs is told once it has"
+
+
+def validated(*flags: str) -> dict[str, float]:
+    """Metrics of a validation of the checkpoint, in the folder ``seen``."""
+    where = ["--trainer.default_root_dir=seen", "--overwrite=true", "--ckpt_path=run/checkpoints/last.ckpt"]
+    build_cli(["validate", *argv(*where, *flags)[1:]])
+    found: dict[str, float] = json.loads(Path("seen/result.json").read_text())["metrics"]
+    assert "val/accuracy" in found
+    return found
+
+
+def test_codes_are_compared_with_those_before_training_on_the_same_pictures_alone(root: Path, said: Any) -> None:
+    """On others there is nothing to compare with: keys may be equal, and pictures not."""
+    assert said(argv("--ckpt_path=last")) == []
+    known = json.loads((root / "run" / "result.json").read_text())["metrics"]["val/codes_changed"]
+    assert validated()["val/codes_changed"] == pytest.approx(known)
+    (root / "data").rename("elsewhere")
+    assert validated("--data.root=elsewhere")["val/codes_changed"] == pytest.approx(known)
+    assert "val/codes_changed" not in validated("--data.root=elsewhere", "--data.look=grey")
+    assert "val/codes_changed" not in validated("--data.source=twin", "--data.dataset=kvasir")
+    repainted(root / "elsewhere")
+    assert "val/codes_changed" not in validated("--data.root=elsewhere")
+
+
+@pytest.mark.parametrize("other", ["--data.val_size=12", "--data.look=studio", "--data.look=grey", "--data.holdout=0"])
+def test_drawn_pictures_of_the_same_keys_are_others(other: str, root: Path) -> None:
+    drawn = ["--data.source=twin", "--data.dataset=eurosat", "--data.train_size=8", "--data.holdout=0.5"]
+    drawn += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.val_size=6"]
+    build_cli(argv(*drawn, "--overwrite=true"))
+    known = json.loads((root / "run" / "result.json").read_text())["metrics"]["val/codes_changed"]
+    assert validated(*drawn)["val/codes_changed"] == pytest.approx(known)
+    assert "val/codes_changed" not in validated(*drawn, other)
 
 
 def test_another_run_s_folder_is_not_written_over(root: Path, said: Any, tmp_path: Path) -> None:

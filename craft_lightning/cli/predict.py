@@ -28,6 +28,7 @@ from craft_lightning.models.image_processing import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
+from craft_lightning.run_folder import find_checkpoint
 from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text, message
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch, VqaExample
@@ -136,7 +137,7 @@ def load(config: Any) -> BaseMethod:
     method.configure_model()
     path = config.get("ckpt_path")
     if path is not None:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(find_checkpoint(str(path), Path(config.trainer.default_root_dir or "runs")))
         method.on_load_checkpoint(checkpoint)
         method.load_state_dict(checkpoint["state_dict"], strict=False)
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()

@@ -213,7 +213,11 @@ class CraftCLI(LightningCLI):
             FinishedError: the run has its result, and no steps are left.
         """
         path, trainer = Path(config.ckpt_path), config.trainer
-        if not path.is_file():  # a sharded one is read by its strategy
+        if path.is_dir():
+            if "deepspeed" not in str(trainer.strategy).lower():
+                raise CraftError(f"{path} is in parts, which only --trainer.strategy deepspeed_stage_2 reads")
+            told = f"{path} is in parts that its strategy reads: what differs is told once it has"
+            rank_zero_only(print)(f"craft_lightning: {told}", file=sys.stderr)
             return
         held = read_checkpoint(path)
         check_method(held, _method_name(config))

@@ -315,6 +315,7 @@ class BaseMethod(StepAccounts, ABC):
             "steps": self._planned[1],
             "first_gradients": self.first_gradients,
             "parts": self._parts(),
+            "trainer": self._of_trainer(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -338,14 +339,21 @@ class BaseMethod(StepAccounts, ABC):
 
     def _go_on(self, checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         path, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
-        given = resuming.named(self.hparams, getattr(data, "hparams", {}))
-        resuming.check_settings(resuming.changes(checkpoint, given), path)
+        given = {**resuming.named(self.hparams, getattr(data, "hparams", {})), **self._of_trainer()}
+        found = resuming.check_settings(resuming.changes(checkpoint, given), path)
+        if machine := {name: pair for name, pair in found.items() if name.startswith("trainer.")}:
+            _say(resuming.tell(machine))
         if "weights" not in facts:
             _say(f"{path} says nothing of its data and weights: whether these are the same cannot be checked")
             return
         self._planned = facts["steps"], self._planned[1]
         resuming.check_weights(facts["weights"], self.weights, self.backbone.name, path)
         resuming.check_data(facts["data"], self._data_digest(), path)
+
+    def _of_trainer(self) -> dict[str, Any]:
+        if self._trainer is None or getattr(self.trainer, "fast_dev_run", False):  # which takes one batch of anything
+            return {}
+        return resuming.of_trainer(self.trainer, self.optim.clip)
 
     def _data_digest(self) -> dict[str, Any]:
         digest = getattr(None if self._trainer is None else getattr(self.trainer, "datamodule", None), "digest", None)

@@ -26,6 +26,7 @@ FREE = frozenset(
     [
         *(f"data.{name}" for name in ("root", "hub_id", "hub_revision")),
         *(f"model.backbone.{name}" for name in ("name", "encoder", "dtype", "attention", "gradient_checkpointing")),
+        *(f"trainer.{name}" for name in ("accumulate_grad_batches", "precision")),
     ]
 )
 """Settings that may differ and are told: where data and weights lie, which are compared themselves, and what a machine
@@ -50,11 +51,39 @@ def named(model: Any, data: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in ours.items()}
 
 
+def of_trainer(trainer: Any, clip: float | None) -> dict[str, Any]:
+    """Settings of a trainer that make another training, or the same in other digits; null for what says nothing.
+
+    Args:
+        clip: the method's norm, beside which the trainer's says nothing.
+    """
+    limit, parts = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    algorithm = trainer.gradient_clip_algorithm
+    norm = trainer.gradient_clip_val if clip is None and trainer.gradient_clip_val else None
+    return {
+        "trainer.limit_train_batches": None if isinstance(limit, float) and limit == 1.0 else limit,
+        "trainer.accumulate_grad_batches": parts,
+        "trainer.precision": trainer.precision,
+        "trainer.gradient_clip_val": norm,
+        "trainer.gradient_clip_algorithm": None
+        if norm is None
+        else str(getattr(algorithm, "value", algorithm or "norm")),
+    }
+
+
 def changes(checkpoint: Mapping[str, Any], given: Settings) -> dict[str, tuple[Any, Any]]:
     """Settings that both know and that differ, but for those in :data:`IDLE`."""
     held = named(checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {}))
+    held |= _in_parts(checkpoint.get("craft_lightning", {}).get("trainer", {}), given)
     both = {name: (value, given[name]) for name, value in held.items() if name in given and name not in IDLE}
     return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+
+
+def _in_parts(held: Settings, given: Settings) -> dict[str, Any]:
+    """A trainer's settings with a limit that counts batches of the given size: a step may be cut into other parts."""
+    before, now = (told.get("trainer.accumulate_grad_batches", 1) for told in (held, given))
+    limit = held.get("trainer.limit_train_batches")
+    return {**held, "trainer.limit_train_batches": limit // before * now} if isinstance(limit, int) else dict(held)
 
 
 def check_settings(found: Changes, path: str | Path) -> dict[str, tuple[Any, Any]]:
@@ -135,12 +164,13 @@ def check_data(held: Mapping[str, Any], own: Mapping[str, Any], path: str | Path
     Raises:
         CraftError: they differ, and in what.
     """
-    for split in held.keys() & own.keys():
-        if told := ", ".join(_others(held[split], own[split])):
-            raise CraftError(
-                f"the {split} data are not those that {path} was trained with ({told}): bring those back, or train "
-                "anew without --ckpt_path"
-            )
+    told = {split: ", ".join(_others(held[split], own[split])) for split in held if split in own}
+    if other := {split: what for split, what in told.items() if what}:
+        differs = "; ".join(f"{split}: {what}" for split, what in other.items())
+        raise CraftError(
+            f"the {' and '.join(other)} data are not those that {path} was trained with ({differs}): bring those back, "
+            "or train anew without --ckpt_path"
+        )
 
 
 def _others(held: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
