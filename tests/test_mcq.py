@@ -90,7 +90,9 @@ def test_fewer_than_four_labels_use_what_exists():
 
 
 def test_words_are_the_same_in_another_process():
-    code = "from craft_lightning.text import multiple_choice as mcq; print(mcq.permutation(9, 'a', 1), mcq.pick(7, 'b'))"
+    code = (
+        "from craft_lightning.text import multiple_choice as mcq; print(mcq.permutation(9, 'a', 1), mcq.pick(7, 'b'))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert out == f"{mcq.permutation(9, 'a', 1)} {mcq.pick(7, 'b')}"
     # A fixed value: a change of the hash would silently change every stored item.
