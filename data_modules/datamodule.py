@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from craft_lightning.errors import CraftError, unknown
+from craft_lightning.models.picture_files import told
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import rows_per_pass
 from craft_lightning.text import multiple_choice as mcq
@@ -216,7 +217,8 @@ class VqaDataModule(LightningDataModule):
         if len(split.items) < need:
             what = f"{len(split.items)} items, fewer than one batch of {need}" if split.items else "no items"
             hint = f"; {self.facts.elsewhere}" if self.source == "hub" and self.facts.elsewhere else ""
-            raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}")
+            left = f"; left out: {told(self._problems.skipped)}" if self._problems.skipped else ""
+            raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}{left}")
         if name == "train" and self.captioner:
             if self.look == "grey":
                 raise CraftError("--data.look grey shows no picture to caption; leave out --data.captioner")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -44,8 +45,67 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
         found = inner
     at = found or {None: top}
     problems.leave_out_all(_left_out(tree, top, sorted(at.values())))
+    if not facts.labels:
+        for home in at.values():
+            _doubt(tree, home)
     splits: Splits = {split: partial(_labelled, facts, tree, top, folder, problems) for split, folder in at.items()}
     return Found(tree.place(top), "class folders", splits)
+
+
+def _doubt(tree: Tree, home: str) -> None:
+    """Whether the folders in a folder may be something else than classes: refused where it is likely, else told.
+
+    Raises:
+        CraftError: splits under other names, sets beside each other, or classes below a lone folder with a picture.
+    """
+    own: dict[str, str] = {}
+    below: dict[str, set[str]] = {}
+    for picture in tree.pictures():
+        if home and not picture.startswith(f"{home}/"):
+            continue
+        name, *inner = (picture[len(home) + 1 :] if home else picture).split("/")
+        if len(inner) > 1:
+            below.setdefault(name, set()).add(inner[0])
+        else:
+            own.setdefault(name if inner else "", picture)
+    place, names = tree.place(home), tree.children(home)
+    if twins := _split_twins(names):
+        raise CraftError(
+            f"{place} holds {' and '.join(twins)}, which look like splits; name them train and test (or val)"
+        )
+    stray = own.get("") or own.get(names[0])
+    if len(names) == 1 and stray and len(below.get(names[0], ())) > 1:
+        beside = f"a picture lies beside its folders ({PurePosixPath(stray).name})"
+        raise CraftError(f"{place}: it shows one class, {names[0]!r}, for {beside}; move it away")
+    deep = {name: inner for name, inner in below.items() if name not in own}
+    for name, inner in deep.items():
+        if splits := sorted(filter(split_named, inner)):
+            raise CraftError(
+                f"{tree.place(join(home, name))} is no class, it holds splits ({', '.join(splits)}); {_SPLITS}"
+            )
+    named = {name: {i for i in inner if not re.search(r"\d", i)} for name, inner in deep.items()}  # no serial numbers
+    shared = sorted(i for i, count in Counter(i for inner in named.values() for i in inner).items() if count > 1)
+    if len(shared) > 1:
+        sets = " and ".join([name for name, inner in sorted(named.items()) if shared[0] in inner][:2])
+        raise CraftError(
+            f"{place}: {sets} both hold {' and '.join(shared[:2])}, in folders: which are the classes? Name one set of "
+            "them as --data.root, or put the pictures of a class into its folder itself"
+        )
+    if any(len(inner) > 1 for inner in named.values()):
+        many, first = f"{len(deep)} class{'es' if len(deep) > 1 else ''}", ", ".join(sorted(deep)[:3])
+        log.warning("%s: %s with pictures in inner folders alone: %s; are these the classes?", place, many, first)
+
+
+def _split_twins(names: Sequence[str]) -> list[str]:
+    """Two folders named alike but for the splits in their names, as train2017 and val2017; or none."""
+    seen: dict[str, dict[SplitName, str]] = {}
+    for name in names:
+        parts = re.findall(r"[^\W\d_]+|[\W\d_]+", name.casefold())
+        for i, part in enumerate(parts):
+            if len(parts) > 1 and (split := split_named(part)):
+                rest = re.sub(r"\d", "0", "\0".join([*parts[:i], "", *parts[i + 1 :]]))
+                seen.setdefault(rest, {})[split] = name
+    return next((list(found.values()) for found in seen.values() if len(found) > 1), [])
 
 
 def _base(facts: DatasetFacts, tree: Tree) -> str:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from craft_lightning.errors import CraftError, nearest
-from craft_lightning.models.picture_files import no_pictures
+from craft_lightning.models.picture_files import no_pictures, told
 from data_modules.datasets.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
 from data_modules.sources.found import Asked, Found, Splits, split_named
@@ -118,10 +118,11 @@ def _table(name: str) -> bool:
 
 def _empty(place: Place) -> CraftError:
     have = [PurePosixPath(name).name for name in place.tree.files(place.top)]
-    told = f"; it has {', '.join(have[:3])}{', ...' if len(have) > 3 else ''}" if have else ""
+    has = f"; it has {', '.join(have[:3])}{', ...' if len(have) > 3 else ''}" if have else ""
+    has += f"; left out: {told(place.tree.left_out)}" if place.tree.left_out else ""
     return CraftError(
         f"{place.tree.place(place.top)} holds no class folders (train/CLASS/*.jpg or CLASS/*.jpg) and no train.jsonl "
-        f"(one JSON object a line){told}"
+        f"(one JSON object a line){has}"
     )
 
 

@@ -5,16 +5,19 @@ right one by its text or letter in ``answer``, or by ``answer_index``, which cou
 text. An answer that can be read in two ways, or that ``answer_index`` contradicts, is refused. ``hint`` is put before
 the question. In a JSONL file, one object a line, ``image`` is a path relative to the file's folder and ``id`` names the
 item (default: the line number). ``null``, NaN and empty texts say nothing, wherever they stand. Records without a
-picture or whose choices are pictures are left out and counted.
+picture or whose choices are pictures are left out and counted. Letters of choices (``B. dog``) are taken off.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,22 @@ from data_modules.sources.values import absent, as_index, as_text, nfc, shown
 
 _MANY = 30
 """So many indices of which none is 0 are odd enough to be told."""
+
+_ONE_CHOICE = re.compile(r"((options?|choices?|opt?)[ _-]?)?[a-h]|(options?|choices?|opt)[ _-]?\d", re.IGNORECASE)
+"""Fields that hold a choice each."""
+
+_NAMES_RIGHT = frozenset(
+    (
+        *("answeridx", "answerid", "answerkey", "answerletter", "answernumber", "answeroption", "cop", "gt", "label"),
+        *("correct", "correctidx", "correctindex", "correctanswer", "correctchoice", "correctoption", "target"),
+    )
+)
+"""Fields by which others name the right choice, without blanks and underscores: none is read, none may contradict."""
+
+_MARK = re.compile(r"\(?([a-z])(?:\)\s*|[.:]\s+)(\S.*)", re.IGNORECASE)
+"""A choice with a letter of its own, ``B. dog``, ``(B) dog`` or ``b) dog``."""
+
+_LETTER = re.compile(r"\(?([a-z])[.):]?", re.IGNORECASE)
 
 log = logging.getLogger("craft_lightning.data")
 
@@ -66,6 +85,8 @@ def rows_of(asked: Sequence[Asked], most: int, problems: Problems, published: bo
         CraftError: the first bad record, named by its place, unless bad ones are skipped; or indices that count from 1.
     """
     _counts_from_zero(asked)
+    if not published:
+        _tell_unread(asked)
     keys: dict[str, str] = {}
     for entry in asked:
         try:
@@ -100,7 +121,7 @@ def item_of(record: Mapping[str, Any], key: str, most: int) -> Item:
     options = _options(record, most)
     if not options and not absent(record.get("answer_index")):
         raise BadRecordError("bad choices", "answer_index without choices")
-    answer = options[_right(record, options)] if options else _text(record, "answer")
+    answer = options[_uncontradicted(record, options)] if options else _text(record, "answer")
     return Item(key, -1, asked, answer, -1, declarative(question, answer), options=options)
 
 
@@ -109,10 +130,14 @@ def _text(record: Mapping[str, Any], field: str) -> str:
     if absent(value):
         have = ", ".join(record) or "nothing"
         raise BadRecordError("missing field", f"no text in field {field!r} (the record has {have})")
+    return _said(value, f"field {field!r}")
+
+
+def _said(value: Any, what: str) -> str:
     try:
         return as_text(value)
     except ValueError as e:
-        raise BadRecordError("unclear field", f"field {field!r}: {e}") from e
+        raise BadRecordError("unclear field", f"{what}: {e}") from e
 
 
 def _listed(record: Mapping[str, Any]) -> Any:
@@ -124,8 +149,10 @@ def _listed(record: Mapping[str, Any]) -> Any:
     given = [record[name] for name in ("choices", "options") if not absent(record.get(name))]
     if len(given) > 1 and given[0] != given[1]:
         raise BadRecordError("bad choices", "choices and options differ")
-    if not given and not absent(record.get("A")) and not absent(record.get("B")):
-        raise BadRecordError("bad choices", "choices in fields A, B, ...; write them as one list in field 'choices'")
+    fields = [name for name in record if _ONE_CHOICE.fullmatch(name) and not absent(record[name])]
+    if not given and len(fields) > 1:
+        have = ", ".join(fields)
+        raise BadRecordError("bad choices", f"choices in fields {have}; write them as one list in field 'choices'")
     return given[0] if given else None
 
 
@@ -135,16 +162,69 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
         return ()
     if not isinstance(raw, list):
         raise BadRecordError("bad choices", "choices is not a list")
-    fields = {f"choice {number}": value for number, value in enumerate(raw, start=1)}
-    options = tuple(" ".join(_text(fields, field).split()) for field in fields)
+    for number, value in enumerate(raw, start=1):
+        if absent(value):
+            raise BadRecordError("missing field", f"choice {number} has no text")
+    said = (_said(value, f"choice {number}") for number, value in enumerate(raw, start=1))
+    options = tuple(" ".join(text.split()) for text in said)
     if options and all(map(is_picture, options)):
         raise LeftOut("choices are pictures")
     if not 2 <= len(options) <= most:
         hint = "" if options else "; an open question has null there, or no such field"
         raise BadRecordError("bad choices", f"{len(options)} choices; 2 to {most} can be lettered{hint}")
+    options = _unmarked(options)
     if len(set(options)) < len(options):
         raise BadRecordError("bad choices", f"the same choice twice: {', '.join(options)}")
     return options
+
+
+def _unmarked(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Choices without letters of their own: they are lettered anew, in an order of ours.
+
+    Raises:
+        BadRecordError: the letters are in disorder, so that a letter as answer may mean a mark or a place.
+    """
+    marks = [found for option in options if (found := _MARK.fullmatch(option))]
+    letters, own = [mark[1].upper() for mark in marks], list(LETTERS[: len(options)])
+    if letters != own and sorted(letters) == own:
+        raise BadRecordError("bad choices", f"choices are marked {', '.join(letters)}; bring them in order")
+    return tuple(mark[2] for mark in marks) if letters == own else options
+
+
+def _uncontradicted(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
+    """The position of the right choice, which a field that is not read may name, too (an index from 0 or from 1).
+
+    Raises:
+        BadRecordError: such a field names another; or see :func:`_right`.
+    """
+    unread = _unread(record)
+    if unread and absent(record.get("answer")) and absent(record.get("answer_index")):
+        how = "write answer (a text or letter) or answer_index (from 0)"
+        raise BadRecordError("missing field", f"field {unread[0]!r} is not read; {how}")
+    right = _right(record, options)
+    for name in unread:
+        value = record[name]
+        number, text = as_index(value), " ".join(value.split()) if isinstance(value, str) else ""
+        named = set(_readings(text, options)) if number is None else {number, number - 1} & set(range(len(options)))
+        if named and right not in named:
+            said = f"field {name!r} says {shown(value)}, but the right choice is {options[right]!r}"
+            raise BadRecordError("answer in two ways", f"{said}; leave one out")
+    return right
+
+
+def _unread(record: Mapping[str, Any]) -> list[str]:
+    """Fields that may name the right choice and are not read."""
+    bare = {name: re.sub(r"[\W_]+", "", name).casefold() for name in record}
+    return [name for name, form in bare.items() if form in _NAMES_RIGHT and not absent(record[name])]
+
+
+def _tell_unread(asked: Sequence[Asked]) -> None:
+    for entry in asked:
+        if (absent(entry.record.get("choices")) and absent(entry.record.get("options"))) or not _unread(entry.record):
+            continue
+        fields = ", ".join(_unread(entry.record))
+        log.warning("%s: %s is not read; answer and answer_index name the right choice", entry.where, fields)
+        return
 
 
 def _right(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
@@ -196,9 +276,13 @@ def _readings(said: str, options: tuple[str, ...]) -> dict[int, str]:
     same = [i for i, option in enumerate(options) if option == said]
     alike = same or [i for i, option in enumerate(options) if option.casefold() == said.casefold()]
     readings = {i: f"the text {options[i]!r}" for i in alike}
-    if len(said) == 1 and said.upper() in LETTERS[: len(options)]:
-        at = LETTERS.index(said.upper())
+    if (letter := _LETTER.fullmatch(said)) and letter[1].upper() in LETTERS[: len(options)]:
+        at = LETTERS.index(letter[1].upper())
         readings.setdefault(at, f"the letter of {options[at]!r}")
+    if (mark := _MARK.fullmatch(said)) and mark[1].upper() in LETTERS[: len(options)]:
+        at = LETTERS.index(mark[1].upper())
+        if options[at].casefold() == mark[2].casefold():
+            readings.setdefault(at, f"the letter and text of {options[at]!r}")
     return readings
 
 
@@ -212,10 +296,9 @@ def _counts_from_zero(asked: Sequence[Asked]) -> None:
     """
     indexed = []
     for entry in asked:
-        index, choices = (
-            as_index(entry.record.get("answer_index")),
-            entry.record.get("choices", entry.record.get("options")),
-        )
+        index, choices = as_index(entry.record.get("answer_index")), None
+        with suppress(BadRecordError):  # told where the row is read
+            choices = _listed(entry.record)
         if index is not None and isinstance(choices, list):
             indexed.append((entry, index, len(choices)))
     inside = [entry for entry, index, count in indexed if 0 < index < count]
@@ -240,9 +323,12 @@ def read_jsonl(tree: Tree, name: str, prefix: str, problems: Problems) -> Iterat
         CraftError: the file cannot be read; or the first bad line, named by file and number, unless they are skipped.
     """
     try:
-        lines = tree.read(name).splitlines()
+        content = tree.read(name)
     except OSError as error:
         raise CraftError(f"{tree.place(name)} cannot be read ({error})") from error
+    lines = content.splitlines()
+    if strange := _no_lines(content, lines):
+        raise CraftError(f"{tree.place(name)} holds {strange} instead of one JSON object a line")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -251,11 +337,27 @@ def read_jsonl(tree: Tree, name: str, prefix: str, problems: Problems) -> Iterat
             record = _object(line)
             missing = "image" in record and absent(record["image"])
             picture = None if missing else _picture(tree, posixpath.dirname(name), _text(record, "image"))
-            key = number if absent(record.get("id")) else _text(record, "id")
+            given = record.get("id")
+            whole = as_index(given) if isinstance(given, float) else None  # a table with gaps makes 1.0 of 1
+            key = number if absent(given) else _text(record, "id") if whole is None else whole
         except BadRecordError as e:
             problems.bad(e.kind, f"{where}: {e}")
             continue
         yield Asked(where, f"{prefix}/{key}", record, picture)
+
+
+def _no_lines(content: bytes, lines: Sequence[bytes]) -> str:
+    """What a file looks like that is no JSONL as a whole; empty: it may be."""
+    first = next((line.strip() for line in lines if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first:
+        return "UTF-16 text (save it as UTF-8)"
+    if first == b"{":
+        return "JSON objects over several lines"
+    if first.startswith(b"["):
+        with suppress(ValueError, RecursionError):
+            return "one JSON list" if isinstance(json.loads(content), list) else ""
+    table = any(mark in first for mark in (b",", b";", b"\t"))
+    return "a table (CSV)" if table and not any(line.lstrip().startswith((b"{", b"[")) for line in lines) else ""
 
 
 def _picture(tree: Tree, base: str, name: str) -> Picture:

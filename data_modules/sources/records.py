@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.picture_files import told
 from craft_lightning.text import multiple_choice as mcq
 from data_modules.backbone_reader import Reader
 from data_modules.datasets.facts import DatasetFacts
@@ -246,7 +247,10 @@ class RecordSource(Source):
         self.class_names = self._order(set().union(*shown.values()))
         self._spelt_alike(shown.get("train", set()))
         self._choices(self.class_names, "it shows")
-        self.held_out = mcq.hold_out(self.class_names, self.select.holdout, self.dataset.name)
+        held = mcq.hold_out(self.class_names, self.select.holdout, self.dataset.name)
+        trained = {self._index[words] for words in shown.get("train", self.class_names)}
+        back = max(2 - len(trained - held), 0)  # where few of the classes are trained, two of them stay
+        self.held_out = held - set(sorted(trained & held)[:back])
         if train := self._rows("train"):
             seen = {row.item.label for row in train}
             self._choices([self.class_names[label] for label in seen], "its training pictures show")
@@ -258,7 +262,8 @@ class RecordSource(Source):
     def _choices(self, names: Sequence[str], shows: str) -> None:
         """Refuse a single class: its question would have no choices."""
         if len(names) == 1:
-            raise CraftError(f"{self.found.place}: {shows} one class, {names[0]!r}; a question needs two or more")
+            left = f"; left out: {told(self.problems.skipped)}" if self.problems.skipped else ""
+            raise CraftError(f"{self.found.place}: {shows} one class, {names[0]!r}; a question needs two or more{left}")
 
     def _spelt_alike(self, trained: set[str]) -> None:
         """Refuse a class that is trained under one spelling and tested under another: it would count as unseen."""
@@ -285,5 +290,5 @@ class RecordSource(Source):
 
 
 def _bare(name: str) -> str:
-    """Letters and digits of a name: what is left of it in any spelling."""
-    return re.sub(r"[\W_]+", "", name.casefold())
+    """What is left of a name in any spelling; signs stay, for C, C++ and C# are three."""
+    return re.sub(r"[\s_-]+", "", name.casefold())

@@ -156,12 +156,15 @@ class FolderTree(Tree):
     """Files below a folder; what is hidden or lies behind a link to a folder is not there.
 
     Args:
-        root: the folder. only: a file of it that is all there is; None: look what there is.
+        root: the folder. only: the one question file of it that counts; None: whatever there is.
     """
 
     def __init__(self, root: Path, only: str | None = None) -> None:
         self.root = root
-        found = listing(root) if only is None else Listing((only,), frozenset(), Counter())
+        found = listing(root)
+        if only is not None:
+            names = (only, *(name for name in found.names if is_picture(name)))
+            found = Listing(names, found.folders, found.left_out)
         there = (*sorted(found.folders), *found.names)
         self._stored = {nfc(name): name for name in there}
         self.names, self.folders = tuple(sorted(map(nfc, found.names))), frozenset(map(nfc, found.folders))

@@ -1,6 +1,7 @@
 """Class folders: layouts, splits, wording, and one clear line for each bad input."""
 
 import os
+import re
 import shutil
 import struct
 import unicodedata
@@ -464,3 +465,118 @@ def test_accents_written_in_two_ways_are_one_name(class_folder, tmp_path, form):
     shutil.copytree(root / "train" / "elk", root / "train" / unicodedata.normalize("NFD", "élk"))
     with pytest.raises(CraftError, match=r"holds 'train/élk' twice, with its accents written in two ways; rename one"):
         own(root)
+
+
+def pictures(root, *names):
+    for seed, name in enumerate(names):
+        for i in range(5):
+            save_picture(root / name / f"{i}.png", seed=10 * seed + i)
+    return root
+
+
+DOUBTFUL = {
+    "splits by another name": (
+        ["train_images/cat", "train_images/dog", "test_images/cat", "test_images/dog"],
+        r"holds t.*_images and t.*_images, which look like splits; name them train and test \(or val\)",
+    ),
+    "splits with a year": (["train2017", "val2017"], "holds train2017 and val2017, which look like splits"),
+    "splits with two years": (["Train 2014", "Val 2017"], "holds Train 2014 and Val 2017, which look like splits"),
+    "splits behind": (["flowers-train/a", "flowers-test/a"], "holds flowers-test and flowers-train, which look like"),
+    "a split of each version": (
+        ["v1/train/cat", "v1/train/dog", "v2/train/cat", "v2/train/dog"],
+        r"v1 is no class, it holds splits \(train\); name one set of them as --data.root",
+    ),
+    "the same folders": (
+        ["first/cat", "first/dog", "second/cat", "second/dog"],
+        "first and second both hold cat and dog",
+    ),
+    "the same folders within a split": (
+        ["train/a/cat", "train/a/dog", "train/b/cat", "train/b/dog", "test/a/cat"],
+        "train: a and b both hold cat and dog, in folders: which are the classes?",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_folders_that_are_hardly_classes_are_refused(tmp_path, name):
+    folders, said = DOUBTFUL[name]
+    root = pictures(tmp_path / "data", *folders)
+    for place in (root, zipped(root)):
+        with pytest.raises(CraftError, match=said) as error:
+            own(place)
+        assert "\n" not in str(error.value)
+
+
+TOLD = {
+    "folders that hold no pictures": (["data/cat", "data/dog", "docs/figures"], "2 classes .*: data, docs; are these"),
+    "kinds of kinds": (["pets/cat", "pets/dog", "plants/oak", "plants/elm"], "2 classes .*: pets, plants; are these"),
+    "one of them": (
+        ["pets/cat", "pets/dog", "plants"],
+        "1 class with pictures in inner folders alone: pets; are these",
+    ),
+    "shots": (["cup/01", "cup/02", "pot/01", "pot/02"], ""),
+    "one folder each": (["cup/pictures", "pot/pictures"], ""),
+    "words for splits": (["train_station", "test_tube", "bus"], ""),
+    "a class with a picture of its own": (["cup", "cup/train", "cup/test1", "pot"], ""),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_folders_that_may_be_no_classes_are_told(tmp_path, name, caplog):
+    folders, said = TOLD[name]
+    data = all_of(pictures(tmp_path / "data", *folders))
+    classes = sorted({folder.split("/")[0].replace("_", " ") for folder in folders})
+    assert sorted(data.open()[0].class_names) == classes
+    assert len(caplog.messages) == bool(said)
+    assert all(re.search(said, message) for message in caplog.messages)
+
+
+def test_the_holdout_leaves_two_trained_classes(tmp_path):
+    """Of three classes one is held out; where two are trained, none of these."""
+    for tested in ("owl", "elk", "fox", "ant", "yak"):
+        root = pictures(tmp_path / tested, "train/cat", "train/dog", "test/cat", "test/dog", f"test/{tested}")
+        data = own(root, batch_size=2)
+        assert {e.meta["answer_text"] for e in data.examples("train")} == {"cat", "dog"}
+        assert data.describe()["held_out"] == [tested]
+
+
+def test_signs_tell_classes_apart(tmp_path):
+    root = pictures(tmp_path, "train/C", "train/C++", "train/+", "test/C", "test/C#", "test/-", "test/+")
+    assert all_of(root).open()[0].class_names == ("+", "-", "C", "C#", "C++")
+    (root / "test" / "C#").rename(root / "test" / "c_++")
+    with pytest.raises(CraftError, match=r"class 'c \+\+' is tested, 'C\+\+' is trained; name them alike"):
+        own(root)
+
+
+def test_refusals_say_what_was_left_out(tmp_path):
+    elsewhere = pictures(tmp_path / "elsewhere", "cat", "dog")
+    root = pictures(tmp_path / "data", "test/cat", "test/dog")
+    (root / "train").symlink_to(elsewhere)
+    (root / "test" / "notes.txt").write_text("none")
+    with pytest.raises(CraftError, match=r"has no items; left out: 1 x link to a folder, 1 x .txt file$"):
+        own(root)
+    shutil.rmtree(root / "test")
+    with pytest.raises(CraftError, match=r"holds no class folders .*; left out: 1 x link to a folder$"):
+        own(root)
+    (root / "train").unlink()
+    pictures(root, "cat")
+    (root / "dog").symlink_to(elsewhere / "dog")
+    with pytest.raises(CraftError, match=r"one class, 'cat'; a question needs two or more; left out: 1 x link to a fo"):
+        own(root)
+
+
+@pytest.mark.parametrize("stray", ["preview.png", "data/preview.png"])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_picture_beside_wrapped_classes_is_named(tmp_path, stray, split):
+    root = pictures(tmp_path, *(f"{split}data/{name}" for name in ("cat", "dog")))
+    save_picture(root / split / stray)
+    said = r"one class, 'data', for a picture lies beside its folders \(preview.png\); move it away$"
+    with pytest.raises(CraftError, match=said):
+        own(root)
+
+
+def test_an_empty_picture_says_so(class_folder):
+    root = class_folder(CLASSES)
+    (root / "train" / "elk" / "03.png").write_bytes(b"")
+    with pytest.raises(CraftError, match=r"elk/03.png: broken picture \(an empty file\)"):
+        own(root, holdout=0.0)

@@ -183,6 +183,11 @@ def test_pictures_that_no_question_asks_about(question_folder):
     wanted = {"hidden picture": 1, ".txt file": 1, "picture that no question asks about": 3}
     assert data.describe()["skipped"] == wanted
     assert data.describe()["skipped"] == wanted
+    (root / "train.jsonl").rename(root / "all.jsonl")
+    data = VqaDataModule(dataset="folder", source="folder", root=str(root / "all.jsonl"), batch_size=1)
+    data.setup("fit")
+    assert data.describe()["skipped"] == {"hidden picture": 1, "picture that no question asks about": 3}
+    (root / "all.jsonl").rename(root / "train.jsonl")
     (root / "dev.jsonl").write_text("\n".join(json.dumps({**row, "image": "loose.png"}) for row in rows[:1]))
     data = own(root, batch_size=1)
     assert data.describe()["skipped"] == {**wanted, "picture that no question asks about": 2}

@@ -174,8 +174,39 @@ BAD = {
     "choices in fields": (record(98, A="cat", B="dog", answer="B"), "write them as one list in field 'choices'"),
     "an index of nothing": (record(98, answer_index=1), "answer_index without choices"),
     "two lists": (record(98, choices=["a", "b"], options=["b", "a"]), "choices and options differ"),
-    "an empty choice": (record(98, choices=["a", " "], answer_index=0), "no text in field 'choice 2'"),
-    "no choice": (record(98, choices=["a", None], answer_index=0), "no text in field 'choice 2'"),
+    "an empty choice": (record(98, choices=["a", " "], answer_index=0), "line 6: choice 2 has no text"),
+    "no choice": (record(98, choices=["a", None], answer_index=0), "line 6: choice 2 has no text"),
+    "a choice of things": (record(98, choices=["a", ["b"]], answer_index=0), "choice 2: a list is no text"),
+    "marks in disorder": (
+        record(98, choices=["B. dog", "A. cat"], answer="B"),
+        "choices are marked B, A; bring them in order",
+    ),
+    "the same choice behind marks": (
+        record(98, choices=["A. cat", "B. cat"], answer="B"),
+        "the same choice twice: cat",
+    ),
+    "choices in small fields": (record(98, a="cat", b="dog", answer="b"), "choices in fields a, b; write them as one"),
+    "choices in named fields": (
+        record(98, option_a="cat", option_b="dog", answer="b"),
+        "choices in fields option_a, option_b; write them as one list in field 'choices'",
+    ),
+    "choices in short fields": (record(98, opa="cat", opb="dog", cop=1), "choices in fields opa, opb; write"),
+    "choices in counted fields": (
+        record(98, choice1="cat", choice2="dog", answer="cat"),
+        "choices in fields choice1, choice2; write",
+    ),
+    "an index that is not read": (
+        record(98, choices=["cat", "dog"], answer=None, answer_idx=1),
+        "field 'answer_idx' is not read; write answer",
+    ),
+    "a label against the answer": (
+        record(98, choices=["cat", "dog", "owl"], answer="cat", label=2),
+        "field 'label' says 2, but the right choice is 'cat'; leave one out",
+    ),
+    "a text against the index": (
+        record(98, choices=["cat", "dog"], answer=None, answer_index=0, correctAnswer="dog"),
+        "field 'correctAnswer' says 'dog', but the right choice is 'cat'",
+    ),
     "NaN": (record(98, answer=float("nan")), "no text in field 'answer'"),
     "infinity": (record(98, question=float("inf")), "no text in field 'question'"),
     "a truth": (record(98, answer=True), "true may be the text 'yes' or 'true'; write the text"),
@@ -226,6 +257,16 @@ RIGHT = {
     "letters": (["A", "B", "C"], {"answer": "B"}, "B"),
     "letters in disorder": (["B", "A"], {"answer_index": 1, "answer": "A"}, "A"),
     "the word None": (["None", "one"], {"answer": "None"}, "None"),
+    "marks": (["A. cat", "B. dog"], {"answer": "B. dog"}, "dog"),
+    "marks in brackets": (["(A) cat", "(B) dog"], {"answer": "(B)"}, "dog"),
+    "marks behind": (["a) cat", "b) dog"], {"answer": "b)"}, "dog"),
+    "marks that the answer lacks": (["A: cat", "B: dog"], {"answer": "dog"}, "dog"),
+    "marks by index": (["A. cat", "B. dog"], {"answer_index": 1}, "dog"),
+    "a mark in the answer alone": (ANIMALS, {"answer": "B. dog"}, "dog"),
+    "initials": (["C. Lewis", "A. Milne"], {"answer": "A. Milne"}, "A. Milne"),
+    "an index that agrees": (ANIMALS, {"answer": "dog", "answer_idx": 1}, "dog"),
+    "an index that agrees from 1": (ANIMALS, {"answer": "dog", "label": 2}, "dog"),
+    "a label of something else": (ANIMALS, {"answer": "dog", "label": "mammals"}, "dog"),
     "blanks": (["two  legs", "six legs"], {"answer": " six   legs "}, "six legs"),
 }
 
@@ -236,7 +277,8 @@ def test_the_right_choice(question_folder, name):
     bare = {"id": "q", "image": "images/0.png", "question": "Which?", "choices": choices, **said}
     (example,) = own(question_folder({"test": [bare]}), "test").examples("test")
     assert example.meta["answer_text"] == example.options["ABCD".index(example.answer)] == right
-    assert sorted(example.options) == sorted(" ".join(str(choice).split()) for choice in choices)
+    shown = sorted(" ".join(str(choice).split()) for choice in choices)
+    assert sorted(example.options) == (["cat", "dog"] if name.startswith("marks") else shown)
 
 
 WRONG = {
@@ -296,12 +338,51 @@ def test_indices_that_count_from_one_are_refused_whole(question_folder, caplog):
     root = question_folder({"test": rows})
     with pytest.raises(CraftError, match=r"test.jsonl, line 3: .* none of 6 answer_index is 0: it counts from 0 here"):
         own(root, "test", on_bad="skip")
+    rows = [record(i, choices=None, options=ANIMALS, answer=None, answer_index=1 + i % 3) for i in range(6)]
+    with pytest.raises(CraftError, match="none of 6 answer_index is 0: it counts from 0 here"):
+        own(question_folder({"test": rows}), "test", on_bad="skip")
     rows = [record(i, choices=ANIMALS, answer=None, answer_index=i % 3) for i in range(6)]
     assert [e.meta["answer_text"] for e in own(question_folder({"test": rows}), "test").examples("test")] == 2 * ANIMALS
     assert not caplog.records
     rows = [record(i, choices=ANIMALS, answer=None, answer_index=1 + i % 2) for i in range(30)]
     own(question_folder({"test": rows}), "test")
     assert "none of 30 answer_index is 0; it counts from 0" in caplog.text
+
+
+def test_fields_that_are_not_read_are_told_once(question_folder, caplog):
+    rows = [record(i, choices=ANIMALS, answer="dog", answer_idx=1, label="mammals") for i in range(3)]
+    own(question_folder({"test": rows}), "test")
+    (said,) = caplog.messages
+    assert said.endswith("line 1: answer_idx, label is not read; answer and answer_index name the right choice")
+
+
+WHOLE = [record(i) for i in range(3)]
+STRANGE = {
+    "one JSON list": json.dumps(WHOLE).encode(),
+    "one JSON list ": json.dumps(WHOLE, indent=1).encode(),
+    "JSON objects over several lines": "\n".join(json.dumps(row, indent=1) for row in WHOLE).encode(),
+    "UTF-16 text (save it as UTF-8)": json.dumps(WHOLE[0]).encode("utf-16"),
+    "UTF-16 text (save it as UTF-8) ": json.dumps(WHOLE[0]).encode("utf-16-be"),
+    "a table (CSV)": b"image,question,answer\nimages/0.png,Is it?,yes\n",
+}
+
+
+@pytest.mark.parametrize("looks", STRANGE)
+def test_a_file_that_is_no_jsonl_says_what_it_looks_like(question_folder, looks):
+    root = question_folder({"test": []})
+    (root / "test.jsonl").write_bytes(STRANGE[looks])
+    with pytest.raises(CraftError) as error:
+        own(root, "test", on_bad="skip")
+    assert str(error.value) == f"{root / 'test.jsonl'} holds {looks.strip()} instead of one JSON object a line"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_windows_ways_to_write_a_text_are_read(question_folder, start, end):
+    root = question_folder({"test": []})
+    rows = [record(1, id=1.0), record(2, id=2)]
+    (root / "test.jsonl").write_bytes(start + end.join(json.dumps(row).encode() for row in rows))
+    assert [e.key for e in own(root, "test").examples("test")] == ["folder/test/1", "folder/test/2"]
 
 
 def test_what_says_nothing_never_becomes_a_word(question_folder):
