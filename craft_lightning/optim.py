@@ -37,13 +37,13 @@ class OptimSpec:
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "eps"):
-            if getattr(self, name) < 0:
-                raise CraftError(f"--model.optim.{name} {getattr(self, name)}: at least 0")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise CraftError(f"--model.optim.{name} {getattr(self, name)}: a number, at least 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise CraftError(f"--model.optim.betas {list(self.betas)}: in [0, 1)")
         if not 0 <= self.warmup <= 1:
             raise CraftError(f"--model.optim.warmup {self.warmup}: a share of the steps, in [0, 1]")
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not 0 < self.clip < math.inf:
             raise CraftError(f"--model.optim.clip {self.clip}: above 0; null does not clip")
 
 

@@ -86,17 +86,22 @@ def is_finished(folder: Path, step: int) -> bool:
     return isinstance(found, dict) and (found.get("verb"), found.get("steps")) == ("fit", step)
 
 
-def claim(folder: Path, checkpoint: str | None, overwrite: bool) -> None:
+def claim(folder: Path, checkpoint: str | None, overwrite: bool, asked: bool = False) -> None:
     """Make sure that a fit begins in a clean run folder, or goes on in its own.
 
     Args:
         checkpoint: that the fit goes on from; one of another folder begins a run.
+        overwrite: remove an earlier run; asked: by a flag, for the config of a run keeps what its first start was told.
 
     Raises:
         CraftError: the folder holds a run, or files named like a run's that are none's, and neither ``--ckpt_path`` of
             that run nor ``--overwrite`` was given.
     """
     if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(folder.resolve()):
+        if asked:
+            raise CraftError(
+                f"--overwrite true would remove {checkpoint}, which --ckpt_path goes on from: give one of the two"
+            )
         return
     kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))
     named = [path for pattern in OUTPUTS for path in folder.glob(pattern)]

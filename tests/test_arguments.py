@@ -109,7 +109,7 @@ def test_null_is_a_value_of_a_part_of_a_part(flags: tuple[str, ...]) -> None:
         ("data.distractors", "one of 'nearest', 'random' or null"),
         ("prune.keep", "a number or null"),
         ("trainer.max_epochs", "a whole number or null"),
-        ("seed_everything", "true or false or a whole number"),
+        ("seed_everything", "a whole number"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_setting_and_what_fits(name: str, expected: str, tmp_path: Path) -> None:

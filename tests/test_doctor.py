@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -195,8 +196,19 @@ def test_a_check_that_breaks_is_a_cross(monkeypatch: Any) -> None:
     assert all(one.mend for one in found.values())
 
 
-def test_packages_of_two_checkouts_are_named(monkeypatch: Any, tmp_path: Path) -> None:
-    real = doctor.importlib.util.find_spec
-    strange = SimpleNamespace(origin=str(tmp_path / "callbacks" / "__init__.py"))
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda n: strange if n == "callbacks" else real(n))
-    assert crosses()["source"].text == f"callbacks comes from {tmp_path}, not from {ROOT}"
+@pytest.mark.parametrize("foreign", ["callbacks/__init__.py", "data_modules.py"])
+def test_what_hides_our_packages_is_told_once_as_every_verb_tells_it(
+    foreign: str, here: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    file = here / foreign
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("raise SystemExit('run')")
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("callbacks", "data_modules"):
+            monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+    other = here / foreign.removesuffix("/__init__.py")
+    found = doctor.Found(False, f"{other} hides {ROOT / other.stem}", "rename it, or work in another folder")
+    assert crosses() == {"shadows": found}
+    assert entry.main(["fit"]) == 2
+    assert capsys.readouterr().err == f"craft_lightning: {found.text}: {found.mend}\n"

@@ -226,7 +226,28 @@ REFUSED = [
     ),
     ("--trainer.gradient_clip_algorithm=value", "--trainer.gradient_clip_algorithm value clips with --tra", "null"),
     ("--model.optim.clip=0", "--model.optim.clip 0.0: above 0; null does not clip", ""),
-    ("--model.optim.lr=-1", "--model.optim.lr -1.0: at least 0", ""),
+    ("--model.optim.lr=-1", "--model.optim.lr -1.0: a number, at least 0", ""),
+    *(
+        (f"--{name}={value}", f"--{name} {value.replace('.', '')}: a number is wanted", "")
+        for name, value in (
+            *((f"model.optim.{name}", ".nan") for name in ("lr", "weight_decay", "eps", "warmup", "clip")),
+            *(
+                (name, ".nan")
+                for name in ("data.holdout", "prune.keep", "prune.rule.alpha", "prune.rule.residual_weight")
+            ),
+            *((f"model.lambda_{name}", ".nan") for name in ("sal", "commitment", "contrastive")),
+            *(
+                (f"trainer.{name}", ".nan")
+                for name in ("limit_train_batches", "val_check_interval", "gradient_clip_val")
+            ),
+            *(("model.optim.lr", ".inf"), ("model.lambda_sal", "-.inf"), ("prune.rule.alpha", ".inf")),
+        )
+    ),
+    ("--model.optim.betas=[.nan,0.9]", "model.optim.betas: expected a number, got 'nan'", ""),
+    ("--prune.also=[.nan]", "--prune.also nan: a number is wanted", ""),
+    ("--seed_everything=1.5", "seed_everything: expected a whole number, got '1.5'", ""),
+    ("--seed_everything=null", "seed_everything: expected a whole number, got null", ""),
+    ("--seed_everything=x", "seed_everything: expected a whole number, got 'x'", ""),
     ("--model.optim.betas=[0.9,1.5]", "--model.optim.betas [0.9, 1.5]: in [0, 1)", ""),
     ("--model.optim.warmup=2", "--model.optim.warmup 2.0: a share of the steps, in [0, 1]", ""),
     ("--trainer.profiler=foo", "When passing string value for the `profiler` parameter", "'simple'"),

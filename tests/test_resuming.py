@@ -300,6 +300,26 @@ def test_a_finished_run_says_so_and_keeps_its_result(root: Path, said: Any) -> N
     assert "data.batch_size" in said(argv("--ckpt_path=last", "--data.batch_size=6"), code=2)[0]
 
 
+def test_of_a_finished_run_nothing_else_is_told(root: Path, said: Any) -> None:
+    """Settings that may differ change nothing where nothing is computed."""
+    assert said(argv("--ckpt_path=last")) == []
+    (root / "data").rename("data2")
+    (line,) = said(argv("--ckpt_path=last", "--data.root=data2"))
+    assert line.startswith("craft_lightning: run is finished after 6 steps")
+
+
+def test_a_run_is_not_removed_and_gone_on_with(root: Path, said: Any) -> None:
+    before = files(root / "run")
+    (line,) = said(argv("--ckpt_path=last", "--overwrite=true"), code=2)
+    assert line == (
+        "craft_lightning: --overwrite true would remove run/checkpoints/last.ckpt, which --ckpt_path goes on from: "
+        "give one of the two"
+    )
+    assert files(root / "run") == before
+    (root / "again.yaml").write_text("overwrite: true\n")  # as a run's own config says it
+    assert said(argv("--config=again.yaml", "--ckpt_path=last")) == []
+
+
 def test_more_steps_are_the_same_run(root: Path, said: Any, tmp_path: Path) -> None:
     """Its batches are those of a run that was as long from the start; what was planned otherwise is told."""
     whole, rest = Seen(), Seen()

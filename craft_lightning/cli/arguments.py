@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -110,6 +111,21 @@ def links_hold(layers: Sequence[Layer], links: Mapping[str, str], parsed: Mappin
             )
 
 
+def check_numbers(parsed: Mapping[str, Any]) -> None:
+    """Refuse NaN and infinity: what is compared with a bound lets them pass, and a run would end in them.
+
+    Args:
+        parsed: every setting.
+
+    Raises:
+        CraftError: the first of them.
+    """
+    for name, value in parsed.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise CraftError(f"--{name.replace('.init_args.', '.')} {number}: a number is wanted")
+
+
 def named_settings(layers: Sequence[Layer]) -> frozenset[str]:
     """Every setting that a flag or a config file names, as ``model.backbone.dtype``; all others have their defaults."""
     return frozenset(name for _, settings in layers for name in settings)
@@ -149,7 +165,9 @@ def wrong_value(message: str, settings: Callable[[], Iterable[str]]) -> str | No
             return None
         expected.append(f"one of {kind[2]}" if kind[2] else TYPES[kind[1]])
     name = next((s for s in settings() if s == key or s.endswith(f".{key}")), key)
-    return f"{name}: expected {' or '.join(expected)}, got {given!r}"
+    if name == "seed_everything":  # Lightning draws one for a bool, and a run may not
+        expected = [TYPES["int"]]
+    return f"{name}: expected {' or '.join(expected)}, got {'null' if given == 'None' else repr(given)}"
 
 
 EXPECTED = re.compile(r"Expected a|Not a valid subclass|Import path .+ does not correspond|Does not validate")

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_lightning import __version__
-from craft_lightning.checkout import PACKAGES, ROOT, in_checkout
+from craft_lightning.checkout import PACKAGES, ROOT, in_checkout, no_shadows
+from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import BACKBONES, POCKET, hub_folder, models_root
 
 if TYPE_CHECKING:
@@ -189,6 +190,16 @@ def packages() -> Found:
 
 
 def shadows() -> Found:
+    """What Python finds in place of our packages, of an installed one or of a part of itself."""
+    try:
+        no_shadows()
+    except CraftError as error:
+        text, _, mend = str(error).rpartition(": ")
+        return Found(False, text, mend)
+    return in_the_way()
+
+
+def in_the_way() -> Found:
     """Files in the working folder that Python takes for an installed package or a part of itself."""
     here = Path.cwd()
     if not {"", str(here)} & set(sys.path):
@@ -208,15 +219,7 @@ def _is_module(name: str, places: list[str]) -> bool:
 
 
 def source() -> Found:
-    """Whether our three packages come from one place."""
-    places = {}
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        places[name] = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent.parent
-    strange = [f"{name} comes from {place or 'nowhere'}" for name, place in places.items() if place != ROOT]
-    if strange:
-        mend = f"cd {ROOT}" if in_checkout() else AGAIN
-        return Found(False, f"{'; '.join(strange)}, not from {ROOT}", mend)
+    """Version and place of our packages."""
     return Found(True, f"craft_lightning {__version__} in {ROOT}")
 
 
@@ -242,7 +245,7 @@ def _memory_gib() -> tuple[float | None, float | None]:
 
 def devices(scale: str) -> Found:
     """GPUs as torch sees them, with their memory; torch is imported here, unless something hides it."""
-    hidden = shadows()
+    hidden = in_the_way()
     if not hidden.ok:
         return Found(False, "not looked at: importing torch might run a file of yours", hidden.mend)
     import torch

@@ -48,6 +48,7 @@ from craft_lightning.checkout import placed
 from craft_lightning.cli import trainer_flags as flags
 from craft_lightning.cli.arguments import (
     Layer,
+    check_numbers,
     links_hold,
     named_settings,
     one_class,
@@ -197,6 +198,7 @@ class CraftCLI(LightningCLI):
             raise CraftError(f"config: {' '.join(str(error).split())}") from error
         verb, config = self.config.subcommand, self.config[self.config.subcommand]
         links_hold(self.layers, LINKS, flat(config))
+        check_numbers(flat(config))
         clip = config.model.init_args.optim.clip
         flags.check_seed(config.seed_everything)
         flags.put_right(config.trainer, clip)
@@ -229,12 +231,12 @@ class CraftCLI(LightningCLI):
             resuming.check_settings(changed, path)
         else:  # an evaluation has data of its own
             changed = {k: v for k, v in changed.items() if k.startswith("model.")}
-        if changed:
-            rank_zero_only(print)(resuming.tell(changed), file=sys.stderr)
         limit = resuming.out_of_steps(held, trainer.max_steps, trainer.max_epochs)
         folder, step = Path(trainer.default_root_dir), held["global_step"]
         if self.subcommand == "fit" and limit and is_finished(folder, step):
             raise FinishedError(f"{folder} is finished after {step} steps, its result is kept; to go on, raise {limit}")
+        if changed:
+            rank_zero_only(print)(resuming.tell(changed), file=sys.stderr)
 
     def before_instantiate_classes(self) -> None:
         """Fix the run folder and the checkpoint, and refuse a folder that is used."""
@@ -258,7 +260,8 @@ class CraftCLI(LightningCLI):
         if config.get("ckpt_path") is not None:
             config.ckpt_path = find_checkpoint(str(config.ckpt_path), fit_folder)
         if self.subcommand == "fit" and first:
-            claim(folder, config.get("ckpt_path"), config.overwrite)
+            asked = config.overwrite and any(where == "--overwrite" for where, _ in self.layers)
+            claim(folder, config.get("ckpt_path"), config.overwrite, asked)
         elif first:
             claim_evaluation(folder, self.subcommand, config.overwrite)
         if config.get("ckpt_path") is not None:

@@ -242,7 +242,9 @@ def made_text(made: Made) -> str:
         f"{made.nodes} trainings and tests, {made.seconds / 60:.0f} minutes of one worker's time",
     ]
     if made.arithmetic:
-        parts.append("; ".join(made.arithmetic))
+        # One machine is named above: its processor need not be told again.
+        here = f"{made.machines[0].rpartition(', ')[0]}, " if len(made.machines) == 1 else ""
+        parts.append("; ".join(told.removeprefix(here) for told in made.arithmetic))
     if made.commits:
         parts.append(f"commit {', '.join(f'`{commit}`' for commit in made.commits)}")
     return "; ".join(parts)
