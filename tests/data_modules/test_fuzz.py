@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
 import shutil
 import zipfile
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +24,7 @@ from PIL import Image
 
 from craft_lightning.errors import CraftError
 from data_modules.datamodule import VqaDataModule
+from data_modules.sources.values import absent
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 drawn = settings(
@@ -68,9 +71,9 @@ LEVELS = (60, 120, 180, 230)
 
 
 def upright(level: int) -> np.ndarray:
-    """``[16, 16]`` uint8: the class's grey, half as bright in all but the top left quarter."""
-    grey = np.full((16, 16), level // 2, np.uint8)
-    grey[:8, :8] = level
+    """``[24, 16]`` uint8: the class's grey, half as bright in all but the top left quarter."""
+    grey = np.full((24, 16), level // 2, np.uint8)
+    grey[:12, :8] = level
     return grey
 
 
@@ -81,7 +84,7 @@ def in_mode(grey: np.ndarray, mode: str) -> Image.Image:
     if mode == "F":
         return Image.fromarray(grey.astype(np.float32) / 255)
     if mode == "hidden":  # black under full transparency is white to a person
-        seen = Image.new("RGBA", grey.shape, (0, 0, 0, 255))
+        seen = Image.new("RGBA", grey.shape[::-1], (0, 0, 0, 255))
         seen.putalpha(Image.fromarray(255 - grey))
         return seen
     picture = Image.fromarray(grey)
@@ -133,17 +136,21 @@ def pictures_of(draw, splits):
     return found
 
 
-JUNK = {
-    "hidden file": lambda top, inner: (inner / ".hidden.png", "picture"),
-    "hidden folder": lambda top, inner: (inner / ".ipynb_checkpoints" / "a.png", "picture"),
-    "macOS": lambda top, inner: (top / "__MACOSX" / "._a.png", b"\0\5\26\7"),
-    "text": lambda top, inner: (inner / "notes.txt", b"none"),
-    "readme": lambda top, inner: (top / "README.md", b"# mine"),
-    "loose picture": lambda top, inner: (top / "loose.png", "picture"),
-    "broken picture": lambda top, inner: (inner / "broken.jpg", b"\xff\xd8\xff no picture"),
-    "empty picture": lambda top, inner: (inner / "empty.png", b""),
-    "no ending": lambda top, inner: (inner / "thumb", "picture"),
-    "empty class": lambda top, inner: (inner.parent / "nothing in it" / "notes.txt", b"none"),
+JUNK = {  # where it lies, what it holds, and why it is left out
+    "hidden file": lambda top, inner: (inner / ".hidden.png", "picture", "hidden picture"),
+    "hidden folder": lambda top, inner: (inner / ".ipynb_checkpoints" / "a.png", "picture", "hidden picture"),
+    "macOS": lambda top, inner: (top / "__MACOSX" / "._a.png", b"\0\5\26\7", "hidden picture"),
+    "text": lambda top, inner: (inner / "notes.txt", b"none", ".txt file"),
+    "readme": lambda top, inner: (top / "README.md", b"# mine", ".md file"),
+    "loose picture": lambda top, inner: (
+        top / "loose.png",
+        "picture",
+        "picture beside the " + ("class folders" if inner.parent == top else "splits"),
+    ),
+    "broken picture": lambda top, inner: (inner / "broken.jpg", b"\xff\xd8\xff no picture", "broken picture"),
+    "empty picture": lambda top, inner: (inner / "empty.png", b"", "broken picture"),
+    "no ending": lambda top, inner: (inner / "thumb", "picture", "file without ending"),
+    "empty class": lambda top, inner: (inner.parent / "nothing in it" / "notes.txt", b"none", ".txt file"),
 }
 
 
@@ -167,25 +174,21 @@ def test_class_folders(data, tmp_path_factory):
         save(path, p.level, p.mode, p.orientation)
         labels[path.relative_to(top).as_posix()] = p.folder.replace("_", " ")
         levels[path.relative_to(top).as_posix()] = p.level
+    wanted = Counter({"class without pictures": 1} if "empty class" in junk else {})
     for name in junk:
-        path, content = JUNK[name](top, top / own[0] / pictures[0].folder)
+        path, content, reason = JUNK[name](top, top / own[0] / pictures[0].folder)
+        wanted[reason] += 1
         path.parent.mkdir(parents=True, exist_ok=True)
         if content == "picture":
             Image.new("RGB", (4, 4)).save(path, "PNG")
         else:
             path.write_bytes(content)
-    files = [p for p in root.rglob("*") if p.is_file()]
-    place = root
-    if data.draw(st.booleans(), label="zip"):
-        place = root.with_suffix(".zip")
-        with zipfile.ZipFile(place, "w") as archive:
-            for path in files:
-                archive.write(path, path.relative_to(root).as_posix())
+    place = zipped(root) if data.draw(st.booleans(), label="zip") else root
     # A lone folder with a picture of its own may be a class whose pictures lie at two depths: asked back.
     unclear = own == ("",) and wrappers and "loose picture" in junk
     try:
         with pytest.raises(CraftError, match="one class") if unclear else nullcontext():
-            module = read(place, holdout=0.0)
+            module = read(place, holdout=0.0, on_bad="skip" if junk else "error")
     finally:
         shutil.rmtree(root)
         if place != root:
@@ -205,15 +208,23 @@ def test_class_folders(data, tmp_path_factory):
             expected = np.asarray(Image.fromarray(upright(levels[key])).resize(pixels.shape[::-1]))
             assert abs(pixels.astype(int) - expected).mean() < 12, key
     assert used.keys() == labels.keys()
-    left_out = module.describe()["skipped"]
-    assert sum(left_out.values()) >= len(files) - len(used), left_out
+    assert module.describe()["skipped"] == wanted
 
 
 def read(place, **options):
-    module = VqaDataModule(dataset="folder", source="folder", root=str(place), batch_size=1, on_bad="skip", **options)
+    module = VqaDataModule(dataset="folder", source="folder", root=str(place), batch_size=1, **options)
     module.setup("fit")
     module.setup("test")
     return module
+
+
+def zipped(root):
+    place = root.with_suffix(".zip")
+    with zipfile.ZipFile(place, "w") as archive:
+        for path in root.rglob("*"):
+            if path.is_file():
+                archive.write(path, path.relative_to(root).as_posix())
+    return place
 
 
 # questions ----------------------------------------------------------------------------------------------------------
@@ -227,6 +238,27 @@ GOOD = (
     {"question": "Which is it?", "answer_index": 1, "choices": ["cat", "None", "A"]},
     {"question": "Which is it?", "answer": "b", "answer_index": 1, "choices": ["Cat", "cat", "a b"]},
 )
+
+
+@st.composite
+def stored(draw, record):
+    """A record as somebody else might write it: with letters before its choices, or another name for them."""
+    record = dict(record)
+    choices = record.get("choices")
+    if isinstance(choices, list | tuple) and all(map(plain, choices)) and draw(st.booleans()):
+        form = draw(st.sampled_from(("{}. {}", "({}) {}", "{}) {}")))
+        record["choices"] = [form.format(letter, choice) for letter, choice in zip("ABCD", choices, strict=False)]
+    if "choices" in record and draw(st.booleans()):
+        record["options"] = record.pop("choices")
+        record |= {"choices": None} if draw(st.booleans()) else {}
+    return record
+
+
+def plain(value):
+    try:
+        return text(value) is not None
+    except ValueError:
+        return False
 
 
 @st.composite
@@ -296,24 +328,29 @@ def person(record):
 def test_question_files(data, tmp_path_factory):
     root = tmp_path_factory.mktemp("set")
     top = root.joinpath(*data.draw(st.lists(st.sampled_from(["data", "v1.0"]), max_size=2), label="wrappers"))
-    plain = [{"question": "Is it?", "answer": "yes"}] * 6
-    records = [
-        dict(record) for record in plain + data.draw(st.lists(others(), min_size=3, max_size=12), label="records")
-    ]
-    for i, record in enumerate(records):
-        record |= {"image": f"images/{i}.png", "id": i}
+    spoilt = data.draw(st.booleans(), label="spoilt")
+    drawn_records = st.lists(others() if spoilt else st.sampled_from(GOOD), min_size=3, max_size=12)
+    records = [{"question": "Is it?", "answer": "yes"}] * 6 + data.draw(drawn_records, label="records")
+    written = [data.draw(stored(record)) for record in records]
+    for i, record in enumerate(written):
+        record |= {"image": f"images/{i}.png", "id": data.draw(st.sampled_from((i, float(i), str(i))))}
         save(top / "images" / f"{i}.png", 200, "RGB", 1)
     names = data.draw(st.sampled_from([("all",), ("train", "test"), ("train", "dev", "test")]), label="files")
     for k, name in enumerate(names):
-        lines = [json.dumps(record) for record in records[k :: len(names)]]
-        (top / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        lines = [json.dumps(record).encode() for record in written[k :: len(names)]]
+        start, end = data.draw(st.sampled_from(((b"", b"\n"), (b"", b"\r\n"), (codecs.BOM_UTF8, b"\r\n"))))
+        (top / f"{name}.jsonl").write_bytes(start + end.join(lines) + end)
     place = top / "all.jsonl" if names == ("all",) else root
+    if data.draw(st.booleans(), label="zip"):
+        place = zipped(root)
     try:
-        module, refused = read(place), ""
+        module, refused = read(place, on_bad="skip" if spoilt else "error"), ""
     except CraftError as error:
         module, refused = None, str(error)
     finally:
         shutil.rmtree(root)
+        if place.suffix == ".zip":
+            place.unlink()
     if module is None:  # the one thing about a whole file that makes all of it unsure
         assert "counts from 0" in refused
         assert not any(whole(record.get("answer_index")) == 0 for record in records)
@@ -327,4 +364,8 @@ def test_question_files(data, tmp_path_factory):
     for example in found.values():
         if example.options:
             assert example.options["ABCD".index(example.answer)] == example.meta["answer_text"]
-    assert sum(module.describe()["skipped"].values()) == len(records) - len(found)
+    skipped = module.describe()["skipped"]
+    assert sum(skipped.values()) == len(records) - len(found)
+    odd = Counter("nothing" if absent(r["question"]) else plain(r["question"]) for r in records)
+    assert skipped.get("missing field", 0) >= odd["nothing"]
+    assert skipped.get("unclear field", 0) >= odd[False]
