@@ -32,7 +32,7 @@ def lowest() -> dict[str, Requirement]:
     return found
 
 
-def test_every_dependency_has_one_lower_bound() -> None:
+def test_every_dependency_has_one_lower_bound_that_this_environment_meets() -> None:
     """Not above what is installed here, however new that is."""
     bounds = {name: next(iter(pin.specifier)).version for name, pin in lowest().items()}
     assert len(bounds) > 15

@@ -77,6 +77,7 @@ class _Runner:
         self.idle: list[Worker] = []
         self.busy: dict[Worker, Running] = {}
         self.in_a_row = 0
+        self.left_out: dict[str, tuple[Node, str]] = {}
         self.metrics = metrics_read(plan)
 
     def run(self) -> Progress:
@@ -116,7 +117,9 @@ class _Runner:
         for node in [n for n in self.progress.waiting if n.facts["weights"] == NO_WEIGHTS]:
             if node in self.progress.waiting:  # not the test of a training that has just been left out
                 self.progress.waiting.remove(node)
-                self._failed(node, no_weights(self.plan.spec.backbone(node.facts["backbone"])))
+                error = no_weights(self.plan.spec.backbone(node.facts["backbone"]))
+                self.left_out[node.name] = node, error
+                self._failed(node, error)
         self.in_a_row = 0
 
     def _hand_out(self) -> None:
@@ -130,6 +133,9 @@ class _Runner:
                 return
             node, lock = picked
             resuming = store.prepare(node)
+            for test, error in self.left_out.values():
+                if test.parent is not None and test.parent.name == node.name:  # it went with the training's old files
+                    store.write_failure(test, error)
             process = self.idle.pop() if self.idle else self.start(self.events)
             self.busy[process] = Running(node, lock, time.monotonic())
             self.progress.running = list(self.busy.values())

@@ -29,6 +29,7 @@ from craft_lightning.workers import pool
 ROOT = Path(__file__).resolve().parents[2]
 ARITHMETIC = {"processor": "a loom", "threads": 1, "torch": "AVX2", "onednn": "AVX2", "mkl": "as it likes"}
 MADE = {"date": "2026-03-07", "machine": "a loom, 2 shafts"}
+ARITHMETIC_TEXT = "a loom, threads 1, torch AVX2, onednn AVX2, mkl as it likes"
 
 
 def value(node: Any, luck: float = 0.0) -> float:
@@ -123,10 +124,12 @@ def test_status_says_how_results_compare(plan: Plan, capsys: pytest.CaptureFixtu
     assert told[-1] == told[-2].replace("computed", "published")
     made = read(plan, stored_table(plan)).made
     assert made is not None
-    assert "; a loom, threads 1, torch AVX2, onednn AVX2, mkl as it likes; " not in made_text(
-        replace(made, arithmetic=())
-    )
-    assert "; a loom, threads 1, torch AVX2, onednn AVX2, mkl as it likes" in made_text(made)
+    told_of = ARITHMETIC_TEXT.partition(", ")[2]
+    assert told_of not in made_text(replace(made, arithmetic=()))
+    assert f"; {told_of}" in made_text(made)
+    assert made_text(made).count("a loom") == 1, "one machine is named once"
+    several = made_text(replace(made, machines=("a loom, 2 shafts", "a mill, 1 shaft")))
+    assert f"; {ARITHMETIC_TEXT}" in several, "which of them it is of has to be told"
 
 
 def test_status_is_silent_without_published_results(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import table_kit
 from craft_lightning.benchmark import cache_key as fingerprint
 from craft_lightning.benchmark import result_store as store
 from craft_lightning.benchmark import scheduler as run_module
+from craft_lightning.benchmark.cells import collect
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.progress_estimate import Progress
 from craft_lightning.benchmark.scheduler import run_plan
@@ -183,6 +184,11 @@ def test_a_backbone_without_weights_fails_alone(
     needs = {n.name for n in plan.nodes if "big" in n.name}
     assert {n.name for n in plan.nodes if store.state(n) == "done"} == {n.name for n in plan.nodes} - needs
     assert len(needs) == 10
+    without = [n for n in plan.nodes if n.facts["backbone"] == "big" and n.kind == "eval" and n.parent]
+    tested = [n for n in without if n.parent is not None and n.parent.facts["backbone"] == "small"]
+    assert [store.failure(n) for n in tested] == [line] * 2, "though their training was done after they had failed"
+    errors = Counter(cell.error for cell in collect(plan).values())
+    assert errors == {line: 2 * 4, None: 2 * 2}, "every cell that lacks a number says why"
     assert main(["status", *arguments]) == 0
     assert f"{line} (8 nodes wait for them)" in capsys.readouterr().out
     shutil.move(house / "elsewhere", house / "weights/big")
