@@ -22,7 +22,7 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 
-READING = "2"
+READING = "3"
 """Changes with what is read of the same file: a part of the key of whatever is kept of pictures."""
 
 MAX_PIXELS = 100_000_000

@@ -73,7 +73,7 @@ def _doubt(tree: Tree, home: str) -> None:
         raise CraftError(
             f"{place} holds {' and '.join(twins)}, which look like splits; name them train and test (or val)"
         )
-    stray = own.get("") or own.get(names[0])
+    stray = next((own[name] for name in ("", *names) if name in own), None)
     if len(names) == 1 and stray and len(below.get(names[0], ())) > 1:
         beside = f"a picture lies beside its folders ({PurePosixPath(stray).name})"
         raise CraftError(f"{place}: it shows one class, {names[0]!r}, for {beside}; move it away")

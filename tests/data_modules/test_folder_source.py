@@ -531,6 +531,16 @@ def test_folders_that_may_be_no_classes_are_told(tmp_path, name, caplog):
     assert all(re.search(said, message) for message in caplog.messages)
 
 
+@pytest.mark.parametrize("loose", ["", "train/loose.png"])
+def test_a_split_without_classes_is_one_line(tmp_path, loose):
+    root = pictures(tmp_path, "test/cat", "test/dog")
+    (root / "train").mkdir()
+    if loose:
+        save_picture(root / loose)
+    with pytest.raises(CraftError, match=r"the train split .* has no items" + ("; left out: 1 x pic" if loose else "")):
+        own(root)
+
+
 def test_the_holdout_leaves_two_trained_classes(tmp_path):
     """Of three classes one is held out; where two are trained, none of these."""
     for tested in ("owl", "elk", "fox", "ant", "yak"):
