@@ -63,11 +63,11 @@ def _doubt(tree: Tree, home: str) -> None:
     for picture in tree.pictures():
         if home and not picture.startswith(f"{home}/"):
             continue
-        name, *inner = (picture[len(home) + 1 :] if home else picture).split("/")
-        if len(inner) > 1:
-            below.setdefault(name, set()).add(inner[0])
+        name, *rest = (picture[len(home) + 1 :] if home else picture).split("/")
+        if len(rest) > 1:
+            below.setdefault(name, set()).add(rest[0])
         else:
-            own.setdefault(name if inner else "", picture)
+            own.setdefault(name if rest else "", picture)
     place, names = tree.place(home), tree.children(home)
     if twins := _split_twins(names):
         raise CraftError(
