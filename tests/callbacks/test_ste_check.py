@@ -32,7 +32,8 @@ def fit(checkpoints: Path, tmp_path: Path) -> Callable[..., Any]:
         small = ["--data.train_size=16", "--data.val_size=6", "--data.test_size=4", "--data.batch_size=8"]
         steps = ["--trainer.max_steps=3", "--trainer.val_check_interval=3", "--ste_check.every=1"]
         where = [f"--model.backbone.name={checkpoints / backbone}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
-        quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false", "--overwrite=true"]
+        quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+        quiet += [] if any(flag.startswith("--ckpt_path") for flag in flags) else ["--overwrite=true"]
         rate = [] if verb == "test" else ["--model.optim.lr=0.01"]
         extra = [Plant(plants)] if plants else []
         return build_cli([verb, *configs, *small, *steps, *where, *quiet, *rate, *flags], callbacks=extra)
