@@ -30,7 +30,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 class ResultWriter(Callback):
-    """Always on. Writes to its :func:`.folders.places`.
+    """Always on. Writes to its :func:`.run_folder.places`.
 
     Args:
         verb: ``fit``, ``validate``, ``test`` or ``predict``.

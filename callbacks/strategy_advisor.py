@@ -15,7 +15,7 @@ class StrategyAdvisor(Callback):
     """Says after the first step how much memory it took, beside the estimate that the layout was chosen by.
 
     Args:
-        choice: shown by the run's first lines, see :func:`.strategy`.
+        choice: shown by the run's first lines, see :func:`.run_facts.strategy`.
     """
 
     def __init__(self, choice: Choice) -> None:

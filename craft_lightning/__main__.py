@@ -26,13 +26,13 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "list": ("craft_lightning.cli.list", "methods, datasets, backbones or tables, one line each"),
     "table": ("craft_lightning.cli.table", "plan, run and render a table of the paper"),
-    "board": ("craft_lightning.report.tensorboard", "name all runs for TensorBoard"),
+    "board": ("craft_lightning.cli.board", "name all runs for TensorBoard"),
     "tokenize": ("craft_lightning.cli.tokenize", "pictures to discrete visual tokens"),
     "tokens": ("craft_lightning.cli.tokens", "a picture of the visual tokens of pictures: codes, changed, kept"),
     "draw": ("craft_lightning.cli.draw", "contact sheet of the drawn datasets"),
     "export": ("craft_lightning.cli.export", "write an adapted encoder back into a whole checkpoint"),
     "doctor": ("craft_lightning.cli.doctor", "what this machine has and what is missing"),
-    "surrogate": ("craft_lightning.pretraining.family", "build a surrogate model, or the pocket family from nothing"),
+    "surrogate": ("craft_lightning.cli.surrogate", "build a surrogate model, or the pocket family from nothing"),
 }
 
 

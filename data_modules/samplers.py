@@ -23,7 +23,7 @@ class StoredSampler(DistributedSampler[Any]):
     """Deals stored items out to the processes in turn.
 
     All take the same number, so that they reach every collective together; what fills up the last round is marked as a
-    repetition (see :data:`Draw`) and counted by the process that has it as its own.
+    repetition (see :data:`.dataset.Draw`) and counted by the process that has it as its own.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:

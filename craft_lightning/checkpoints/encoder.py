@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def weights_hash(tower: VisionTower) -> str:
-    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.tower.VisionTower.used_parameters`
+    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.siglip.VisionTower.used_parameters`
     yields: what an adapted encoder replaces."""
     digest = hashlib.sha256()
     for name, parameter in tower.used_parameters():

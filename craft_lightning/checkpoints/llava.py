@@ -62,7 +62,7 @@ def projector_kind(root: Path) -> str:
 
 
 def projector_state(root: Path) -> dict[str, Tensor]:
-    """The projector's tensors by the names of :class:`.vlm.Projector`."""
+    """The projector's tensors by the names of :class:`.projector.Projector`."""
     if is_single(root):
         return {f"layers.{name}": value for name, value in TensorFiles(root).under(PROJECTOR).items()}
     return TensorFiles(root / "mm_projector").under("")

@@ -271,7 +271,7 @@ def write_encoder(
     """An adapted encoder: ``encoder.safetensors``, ``config.json`` and, if given, ``token_prior.safetensors``.
 
     Args:
-        state: the adapted parameters by the names of :meth:`.tower.VisionTower.used_parameters`, all of them.
+        state: the adapted parameters by the names of :meth:`.siglip.VisionTower.used_parameters`, all of them.
         base: checkpoint that it was adapted from.
         codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower.
         method: name of the method.

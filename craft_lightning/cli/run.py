@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: the only module that knows jsonargparse.
+"""``fit``, ``validate``, ``test`` and ``predict``; only this module and :mod:`.parser` know jsonargparse.
 
 What LightningCLI does otherwise is replaced here where it would run another experiment than the one asked for: a
 checkpoint changes weights and never settings, a used run folder is never written over, errors are one line.
@@ -6,17 +6,15 @@ checkpoint changes weights and never settings, a used run folder is never writte
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
@@ -24,8 +22,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,16 +51,14 @@ from craft_lightning.cli.arguments import (
     one_class,
     read_layers,
     wrong_part,
-    wrong_value,
 )
-from craft_lightning.errors import CraftError, nearest, unknown
+from craft_lightning.cli.parser import CraftParser, class_names
+from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.checkpoint_checks import check_method, read_checkpoint
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.optim import OptimSpec
 from craft_lightning.run_folder import (
     EVENTS,
     check_folder,
@@ -89,75 +84,6 @@ LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
 
 class FinishedError(Exception):
     """A run that is asked to go on has nothing left to do."""
-
-
-class CraftParser(LightningArgumentParser):
-    """Errors are one line with the nearest name that exists."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Turn whatever was wrong on the command line or in a config file into a :class:`CraftError`."""
-        text = " ".join(str(message).split())
-        if told := wrong_value(text, _settings):
-            raise CraftError(told)
-        if told := wrong_part(text, _classes):
-            raise CraftError(told)
-        # jsonargparse lists what was wrong with each type that a part may have; the first one is ours.
-        found = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", text)
-        text = found.group(1) if found else text
-        if found := re.search(r"Option '([\w.]+)' is not accepted", text):
-            self._unknown(f"model.{found.group(1)}")
-        if found := re.search(r"(?:[Uu]nrecognized arguments?: --|does not accept option ')([\w.+-]+)", text):
-            self._unknown(found.group(1))
-        if found := re.search(r"Expected a dot import path string: (\w+)", text):
-            raise unknown("class", found.group(1), [m.class_name for m in METHODS.values()])
-        if "not accepted before subcommand" in text:
-            raise CraftError("-c and --config come after the verb: python -m craft_lightning fit --config FILE")
-        if text.startswith("Not a valid subclass of BaseMethod"):
-            raise CraftError("the config that names the method (model.class_path) comes before those that fill it in")
-        if re.search(r"required: \w+\.model$", text):
-            raise CraftError("no method is named; for example --config experiments/methods/craft.yaml")
-        raise CraftError(text)
-
-    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
-        """Parse; the parser of a part is handed ``--model.optim.clip null`` as ``--optim.clip=None``."""
-        if args is not None:
-            args = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in args]
-        return super().parse_args(args, *others, **kwargs)
-
-    def _unknown(self, name: str) -> NoReturn:
-        known = _settings()
-        # Parts of parts report their own name alone: ``lrr``, not ``model.optim.lrr``.
-        by_end = {setting.rsplit(".", 1)[-1]: setting for setting in known}
-        close = nearest(name, known) if "." in name else by_end.get(str(nearest(name, by_end)))
-        hint = f"; did you mean {close!r}?" if close else "."
-        raise CraftError(f"no setting {name!r}{hint} All settings: --help")
-
-
-def _settings() -> list[str]:
-    """What can be set, as ``model.optim.lr``."""
-    parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
-    parts += [("token_map", TokenMap), ("ste_check", SteCheck)]
-    parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
-    parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
-    parts += [
-        ("model", cls) for entry in METHODS.values() for cls in entry.load().__mro__ if issubclass(cls, BaseMethod)
-    ]
-    names = [f"{part}.{name}" for part, cls in parts for name in inspect.signature(cls).parameters if name != "kwargs"]
-    return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
-
-
-PARTS = {"trainer.logger": Logger, "trainer.callbacks": Callback, "trainer.profiler": Profiler}
-"""Classes that a setting of the trainer takes; a bare name is looked for among them."""
-
-
-def _classes(setting: str) -> list[str]:
-    """Names of the classes that a setting takes."""
-    names, found = [], [PARTS[setting]] if setting in PARTS else []
-    for cls in found:
-        below = cls.__subclasses__()
-        found += below
-        names += [c.__name__ for c in below if not c.__name__.startswith("_")]
-    return sorted(set(names))
 
 
 class CraftCLI(LightningCLI):
@@ -272,7 +198,7 @@ class CraftCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            told = wrong_part(" ".join(str(error).split()), _classes)
+            told = wrong_part(" ".join(str(error).split()), class_names)
             raise CraftError(told) if told else error from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -426,9 +352,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")  # a test's folder is not its training's
-    warnings.filterwarnings(
-        "ignore", message=r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'"
-    )  # refused
+    warnings.filterwarnings("ignore", message=r"You passed `Trainer\(accelerator='cpu', precision='16")  # refused
     warnings.filterwarnings("ignore", message=r".*all_gather is deprecated")
     warnings.filterwarnings("ignore", message=r".*returned a view tensor")  # sharded: nothing is changed in place
     # The seed is in the run's config, result and folder; told here, it would stand before the one line of a mistake.

@@ -5,14 +5,12 @@ Everything else (steps, optimiser, logging, evaluation, checkpoints) is the same
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from craft_lightning.checkpoints.meta import skeleton
@@ -22,8 +20,8 @@ from craft_lightning.evaluation.generate import scored_replies
 from craft_lightning.methods._support import checkpoint_checks as state
 from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.caption_table import CaptionRows, CaptionTable
+from craft_lightning.methods._support.checkpointed import Checkpointed
 from craft_lightning.methods._support.feature_cache import SeenPictures
-from craft_lightning.methods._support.step_accounts import StepAccounts
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.pruning import PruneRule, prune_each
 from craft_lightning.models.sharding import shard
@@ -43,7 +41,7 @@ FINAL = (
 torch.serialization.add_safe_globals([VlmSpec, OptimSpec])
 
 
-class BaseMethod(StepAccounts, ABC):
+class BaseMethod(Checkpointed, ABC):
     """A way to adapt a discrete vision-language model.
 
     Subclasses override the five hooks in :data:`HOOKS` and nothing else; their constructors take typed keywords of
@@ -59,8 +57,6 @@ class BaseMethod(StepAccounts, ABC):
         usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
-        weights: hashes of the backbone's parts as they were loaded, see :func:`.resuming.weight_hashes`.
-        moved: weights are not the backbone's own any more: in ``fit``, and with a checkpoint's weights.
         seen: pictures that a frozen encoder saw in this fit; None where it has to see each again.
         beside_encoder: what an evaluation needs besides the encoder's own parameters, in words; empty for nothing.
         token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
@@ -85,9 +81,6 @@ class BaseMethod(StepAccounts, ABC):
         self.token_also: tuple[float, ...] = ()
         self.token_prior: Tensor | None = None
         self.token_rule = PruneRule()
-        self.weights: dict[str, str] = {}
-        self._planned: tuple[int | None, int] = (None, 0)  # steps, when the checkpoint was written and now
-        self.moved = False
         self.beside_encoder = ""
         self.seen: SeenPictures | None = None
         self._built = False
@@ -214,9 +207,7 @@ class BaseMethod(StepAccounts, ABC):
         own = type(self).visual_tokens is not BaseMethod.visual_tokens
         moves = any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
         self.seen = None if own or moves or self.vlm.lockstep else SeenPictures(self.vlm.grid)
-        before, now = self._planned
-        if before not in (None, now):
-            _say(f"the learning rate was planned for {before} steps, and goes on as one planned for {now}")
+        self._tell_plan()
 
     def on_fit_end(self) -> None:
         """Forget it again."""
@@ -301,64 +292,6 @@ class BaseMethod(StepAccounts, ABC):
         if value is not None:
             self.clip_gradients(optimizer, value, gradient_clip_algorithm or "norm")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep trained tensors only, and say whose they are."""
-        kept = {name for name, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
-        checkpoint["craft_lightning"] = {
-            "format": state.FORMAT,
-            "method": self.name,
-            "codebook_hash": self.vlm.codebook_hash,
-            "base_hash": self.vlm.tower.base_hash,
-            "weights": self.weights,
-            "data": self._data_digest(),
-            "steps": self._planned[1],
-            "first_gradients": self.first_gradients,
-            "parts": self._parts(),
-            "trainer": self._of_trainer(),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what does not fit: another method or codebook, missing, unexpected or misshapen tensors; and what
-        would make another training of one that goes on.
-
-        Raises:
-            CraftError: with both names, both hashes, both settings, or the first tensors concerned.
-        """
-        self.configure_model()
-        self.moved = True
-        facts = state.check_method(checkpoint, self.name)
-        state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
-        state.check_readers(facts, checkpoint["state_dict"], self.vlm.tower, self.weights, self.backbone.name)
-        if self._trainer is not None and self.trainer.state.fn == "fit":
-            self._go_on(checkpoint, facts)
-        wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        state.check_names(checkpoint["state_dict"], wanted, self.name)
-        self.first_gradients = dict(facts.get("first_gradients", {}))
-        state.count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
-
-    def _go_on(self, checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        path, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
-        given = {**resuming.named(self.hparams, getattr(data, "hparams", {})), **self._of_trainer()}
-        found = resuming.check_settings(resuming.changes(checkpoint, given), path)
-        if machine := {name: pair for name, pair in found.items() if name.startswith("trainer.")}:
-            _say(resuming.tell(machine))
-        if "weights" not in facts:
-            _say(f"{path} says nothing of its data and weights: whether these are the same cannot be checked")
-            return
-        self._planned = facts["steps"], self._planned[1]
-        resuming.check_weights(facts["weights"], self.weights, self.backbone.name, path)
-        resuming.check_data(facts["data"], self._data_digest(), path)
-
-    def _of_trainer(self) -> dict[str, Any]:
-        if self._trainer is None or getattr(self.trainer, "fast_dev_run", False):  # which takes one batch of anything
-            return {}
-        return resuming.of_trainer(self.trainer, self.optim.clip)
-
-    def _data_digest(self) -> dict[str, Any]:
-        digest = getattr(None if self._trainer is None else getattr(self.trainer, "datamodule", None), "digest", None)
-        return digest() if digest else {}
-
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def _evaluate(self, batch: VqaBatch, count: bool = True) -> dict[str, Any]:
@@ -387,8 +320,3 @@ class BaseMethod(StepAccounts, ABC):
             values[f"{stage}/codebook_perplexity"] = usage["perplexity"][0]
             values[f"{stage}/codebook_dead"] = usage["dead"].float()
         self.log_dict(values, sync_dist=True)  # equal on all processes already; this says so to Lightning
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    print(f"craft_lightning: {line}", file=sys.stderr)

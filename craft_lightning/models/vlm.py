@@ -28,14 +28,14 @@ class DiscreteVlm(nn.Module):
     """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
 
     Args:
-        tower: a :class:`.tower.VisionTower` (or a CLIP or timm tower).
+        tower: a :class:`.siglip.VisionTower` (or a CLIP or timm tower).
         projector: visual token width to language-model width.
         language_model: a transformers causal language model.
         tokenizer: its tokenizer, with a pad token.
         image_wrap: put picture tokens between the embeddings of ``<im_start>`` and ``<im_end>``. Prompts then hold
             the bare placeholder: the wrapping happens here and nowhere else.
         conversation: ``"vicuna_v1"`` or ``"chat_template"``, for whoever writes prompts.
-        aspect: how a picture becomes a square, for whoever makes pixels (:func:`.pixels.preprocess`).
+        aspect: how a picture becomes a square, for whoever makes pixels (:func:`.image_processing.preprocess`).
 
     Attributes:
         wrap_ids: (start, end) or None. codebook_hash: SHA-256 of the tower's codebook, None for a continuous tower.
@@ -109,7 +109,7 @@ class DiscreteVlm(nn.Module):
         return found
 
     def encode(self, pixel_values: Tensor, cls: Tensor | None = None, attention: Attention = "one_way") -> VisualTokens:
-        """See :meth:`.tower.VisionTower.encode`."""
+        """See :meth:`.siglip.VisionTower.encode`."""
         return self.tower.encode(pixel_values) if cls is None else self.tower.encode(pixel_values, cls, attention)
 
     def embed(

@@ -1,4 +1,4 @@
-"""``surrogate``: build a family of frozen parts, or one model at paper scale, from one config, resumable to the step.
+"""Builds a family of frozen parts from one config, resumable to the step.
 
 Stage 0 trains a tower with its codebook, a text-only stage teaches new language models to read, stages 1 and 2 are
 the paper's appendix 8. What is shipped is written in half precision, and the language models are trained on the tower
@@ -7,24 +7,19 @@ as it is shipped.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
-from craft_lightning.checkout import find
 from craft_lightning.checkpoints.registry import load_tokenizer, load_tower
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
-from craft_lightning.errors import unknown
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.vlm import DiscreteVlm
-from craft_lightning.pretraining.family_plan import FamilyPlan, LanguagePlan, read_plan
-from craft_lightning.pretraining.family_report import report
+from craft_lightning.pretraining.family_plan import FamilyPlan, LanguagePlan
 from craft_lightning.pretraining.language_stage import (
     Shown,
     StoredTokens,
@@ -33,8 +28,6 @@ from craft_lightning.pretraining.language_stage import (
     new_language_model,
     store_tokens,
 )
-from craft_lightning.pretraining.surrogate import SurrogateBuilder, fabric_of
-from craft_lightning.pretraining.surrogate_plan import read_settings, surrogate_plan
 from craft_lightning.pretraining.tokenizers import train_tokenizer
 from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
 from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
@@ -244,45 +237,3 @@ class FamilyBuilder:
         rng = rng_of("words")
         texts += [self.studio.description(i % len(self.studio), rng) for i in range(_TOKENIZER_PICTURES)]
         return sorted({word.strip(".,?()") for text in texts for word in text.split()} - {""})
-
-
-def main(argv: Sequence[str]) -> int:
-    """``python -m craft_lightning surrogate --config FILE [--only NAME ...]``.
-
-    A config with a ``language_model`` is a surrogate at paper scale (:mod:`.surrogate`), any other a family.
-    """
-    parser = argparse.ArgumentParser(prog="python -m craft_lightning surrogate", description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("experiments/surrogates/pocket.yaml"))
-    parser.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
-    parser.add_argument("--devices", default="auto", help="of a paper-scale config: how many (default: all)")
-    parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")
-    parser.add_argument("--threads", type=int, default=1, help="threads of this process (CPU)")
-    parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")
-    parser.add_argument("--items", type=int, default=200, help="with --report: unseen pictures of each dataset")
-    args = parser.parse_args(argv)
-    args.config = find(args.config)
-    settings = read_settings(args.config)
-    if "language_model" in settings:
-        given = {} if args.data is None else {"data": args.data}
-        surrogate = surrogate_plan({**settings, **given})
-        fabric = fabric_of(surrogate.precision, args.devices, surrogate.strategy)
-        fabric.launch()
-        SurrogateBuilder(surrogate, fabric).build()
-        return 0
-    plan = read_plan(args.config)
-    names = [TOWER, *(p.name for p in plan.language)]
-    for name in args.only or ():
-        if name not in names:
-            raise unknown("part", name, names)
-    torch.set_num_threads(args.threads)
-    if args.report is not None:
-        models = [p.name for p in plan.language if not args.only or p.name in args.only]
-        report([str(plan.output / name) for name in models], plan.output / TOWER, args.report, args.items)
-        return 0
-    builder = FamilyBuilder(plan)
-    if not args.only or TOWER in args.only:
-        builder.tower()
-    for part in plan.language:
-        if not args.only or part.name in args.only:
-            builder.language(part)
-    return 0

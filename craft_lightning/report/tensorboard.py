@@ -1,4 +1,4 @@
-"""``board``: what TensorBoard shows, a folder of links whose names suit its filter box.
+"""What TensorBoard shows: a folder of links whose names suit its filter box.
 
 Nodes are shared between tables, so their folders say what a node is, and not which row it stands in. Here a training is
 ``<table>/<dataset>/<row>/seed<k>``, its test in that row ``<table>/<dataset>/<row>/seed<k>-eval-<backbone>``, and the
@@ -7,9 +7,8 @@ runs of no table keep their names.
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from craft_lightning.benchmark.plan import Line, Plan
@@ -77,15 +76,3 @@ def _unlink(paths: Iterable[Path], kept: Container[Path]) -> None:
     for path in paths:
         if path.is_symlink() and path not in kept:
             path.unlink()
-
-
-def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="craft_lightning board",
-        description="Gives the runs of no table a place beside those that `table run` names for TensorBoard.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
-    print(f"tensorboard --logdir {link_others(parser.parse_args(argv).runs)}")
-    return 0

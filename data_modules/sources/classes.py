@@ -45,14 +45,13 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
         found = inner
     at = found or {None: top}
     problems.leave_out_all(_left_out(tree, top, sorted(at.values())))
-    if not facts.labels:
-        for home in at.values():
-            _doubt(tree, home)
+    for home in at.values():
+        _doubt(facts, tree, home)
     splits: Splits = {split: partial(_labelled, facts, tree, top, folder, problems) for split, folder in at.items()}
     return Found(tree.place(top), "class folders", splits)
 
 
-def _doubt(tree: Tree, home: str) -> None:
+def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
     """Whether the folders in a folder may be something else than classes: refused where it is likely, else told.
 
     Raises:
@@ -68,6 +67,13 @@ def _doubt(tree: Tree, home: str) -> None:
             below.setdefault(name, set()).add(rest[0])
         else:
             own.setdefault(name if rest else "", picture)
+    for name, inner in below.items():
+        splits = sorted(filter(split_named, inner))
+        if facts.class_words(name) and splits and (name not in own or len(splits) > 1):
+            held = f"it holds splits ({', '.join(splits)})"
+            raise CraftError(f"{tree.place(join(home, name))} is no class, {held}; {_SPLITS}")
+    if facts.labels:  # folders of these names are classes
+        return
     place, names = tree.place(home), tree.children(home)
     if twins := _split_twins(names):
         raise CraftError(
@@ -78,11 +84,6 @@ def _doubt(tree: Tree, home: str) -> None:
         beside = f"a picture lies beside its folders ({PurePosixPath(stray).name})"
         raise CraftError(f"{place}: it shows one class, {names[0]!r}, for {beside}; move it away")
     deep = {name: inner for name, inner in below.items() if name not in own}
-    for name, inner in deep.items():
-        if splits := sorted(filter(split_named, inner)):
-            raise CraftError(
-                f"{tree.place(join(home, name))} is no class, it holds splits ({', '.join(splits)}); {_SPLITS}"
-            )
     named = {name: {i for i in inner if not re.search(r"\d", i)} for name, inner in deep.items()}  # no serial numbers
     shared = sorted(i for i, count in Counter(i for inner in named.values() for i in inner).items() if count > 1)
     if len(shared) > 1:
@@ -168,8 +169,6 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
         files = [f for f in files if not _undecoded(f)]
         if words is None:
             problems.bad("unknown class", f"{place}: {facts.no_class(name)}", max(len(files), 1))
-        elif len({split_named(inner) for inner in tree.children(sub)} - {None}) > 1:
-            raise CraftError(f"{place} is no class, it holds splits ({', '.join(tree.children(sub))}); {_SPLITS}")
         elif not words:
             problems.bad("class without a name", f"{place}: no class has that name", max(len(files), 1))
         elif words in origin:

@@ -21,7 +21,7 @@ from craft_lightning.models.picture_files import no_pictures, told
 from data_modules.datasets.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
 from data_modules.sources.found import Asked, Found, Splits, split_named
-from data_modules.sources.questions import read_jsonl
+from data_modules.sources.jsonl import read_jsonl
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import Tree, open_tree
 

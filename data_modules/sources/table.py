@@ -16,7 +16,7 @@ from data_modules.sources.found import SPLIT_NAMES, Asked, Entries, Found, Label
 from data_modules.sources.images import BytesPicture, Picture, Shelf
 from data_modules.sources.split import Problems, SplitName
 from data_modules.sources.tree import open_tree
-from data_modules.sources.values import absent, as_index
+from data_modules.sources.values import absent, as_index, shown
 
 if TYPE_CHECKING:
     import datasets
@@ -182,10 +182,12 @@ def _labelled(
 ) -> list[Labelled]:
     rows = _load(facts, table, paths, place)
     values = [_label(value) for value in rows[table.label][:]]
-    shown = [(p, v) for p, v in zip(_pictures(table, rows, split, place), values, strict=True) if p]
-    problems.leave_out("row without a picture", len(values) - len(shown))
-    words = _words(facts, table, rows.features[table.label], [value for _, value in shown], place, problems)
-    return [Labelled(picture, words[value]) for picture, value in shown if value in words]
+    if strange := next((value for value in values if isinstance(value, list | dict)), None):
+        raise CraftError(f"{place}: column {table.label!r} holds {shown(strange)}, and a picture has one label")
+    pictured = [(p, v) for p, v in zip(_pictures(table, rows, split, place), values, strict=True) if p]
+    problems.leave_out("row without a picture", len(values) - len(pictured))
+    words = _words(facts, table, rows.features[table.label], [value for _, value in pictured], place, problems)
+    return [Labelled(picture, words[value]) for picture, value in pictured if value in words]
 
 
 def _asked(
@@ -214,14 +216,14 @@ def _pictures(table: HubTable, rows: datasets.Dataset, split: str | None, place:
 
     column = rows.data.column(table.image)
     if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-        absent = [not length for length in compute.list_value_length(column).to_pylist()]
+        empty = [not length for length in compute.list_value_length(column).to_pylist()]
     else:
         stored = compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
-        absent = compute.is_null(stored).to_pylist()
+        empty = compute.is_null(stored).to_pylist()
     files = _file_names(rows, table.image)
     shelf = _Column(rows, table.image)
     found: list[Picture | None] = []
-    for row, (missing, file) in enumerate(zip(absent, files, strict=True)):
+    for row, (missing, file) in enumerate(zip(empty, files, strict=True)):
         name = f"{split or 'all'}/{row:06d}{'/' if file else ''}{file}"
         if table.repeats and not missing:
             name = hashlib.sha256(shelf.read(row)).hexdigest()[:16]

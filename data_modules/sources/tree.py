@@ -90,8 +90,8 @@ class Tree(Shelf):
 
         try:
             found: dict[str, Any] = loadmat(BytesIO(self.read(name)), squeeze_me=True)
-        except (ValueError, TypeError, NotImplementedError, OSError) as error:
-            raise CraftError(f"{self.root}: {name} is no MATLAB file ({error})") from error
+        except (ValueError, TypeError, NotImplementedError, OSError) as error:  # the third: MATLAB's HDF5 files
+            raise CraftError(f"{self.root}: {name} is no MATLAB file that is read ({error})") from error
         return found
 
     def place(self, name: str) -> str:
@@ -213,8 +213,10 @@ class ZipTree(Tree):
         if member.file_size > MAX_BYTES:
             raise CraftError(f"{self.root}: {key} unpacks to {member.file_size:,} bytes, more than {MAX_BYTES:,}")
         try:
-            return self._archive().read(member.filename)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            return self._archive().read(member)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:  # damaged
+            raise OSError(str(error)) from error
+        except (RuntimeError, NotImplementedError) as error:  # with a password, or packed in a way that Python lacks
             raise OSError(str(error)) from error
 
     def _archive(self) -> zipfile.ZipFile:

@@ -11,8 +11,8 @@ import table_kit
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.scheduler import Progress
 from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.cli import board as verb
 from craft_lightning.cli.table import main
-from craft_lightning.report import tensorboard as board
 from craft_lightning.report.tensorboard import link_others, link_table
 
 
@@ -95,7 +95,7 @@ def test_other_runs_keep_their_names(toy: Plan, tmp_path: Path, capsys: pytest.C
     (runs / "pocket/.locks").mkdir(parents=True)
     for name in ("mine", "eurosat/pocket-vila-u"):
         (runs / name).mkdir(parents=True)
-    assert board.main(["--runs", str(runs)]) == 0
+    assert verb.main(["--runs", str(runs)]) == 0
     assert capsys.readouterr().out == f"tensorboard --logdir {runs / 'tensorboard'}\n"
     top = {p.name: p.is_symlink() for p in (runs / "tensorboard").iterdir()}
     assert top == {"toy": False, "mine": True, "eurosat": True}
@@ -117,8 +117,8 @@ def test_running_a_table_names_its_runs_before_the_first_of_them(
         return Progress(total=len(plan.nodes), jobs=1)
 
     monkeypatch.setattr("craft_lightning.benchmark.scheduler.run_plan", watch)
-    for verb in (["plan"], ["run", "--dry-run"]):
-        main([verb[0], str(path), "--runs", str(runs), *verb[1:]])
+    for words in (["plan"], ["run", "--dry-run"]):
+        main([words[0], str(path), "--runs", str(runs), *words[1:]])
         assert not runs.exists()
     main(["run", str(path), "--runs", str(runs), "--only", "d0/small"])
     assert seen == [16]

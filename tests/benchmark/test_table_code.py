@@ -20,8 +20,9 @@ DATASETS = sorted(path.stem for path in (ROOT / "experiments/datasets").glob("*.
 FRAGMENTS = sorted(path.stem for path in (ROOT / "experiments/methods").glob("*.yaml"))
 
 OTHER_VERBS = (
-    *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "draw", "dry_run", "export", "list", "predict", "table")),
-    *("craft_lightning.__main__", "craft_lightning.cli.tokenize", "craft_lightning.cli.tokens"),
+    *(f"craft_lightning.cli.{verb}" for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table")),
+    *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens")),
+    *("craft_lightning.__main__",),
     *("craft_lightning.pretraining", "craft_lightning.checkpoints.tiny", "craft_lightning.strategies.flops"),
     *("data_modules.datasets.expected_sizes", "data_modules.twins.contact_sheet"),
     *("data_modules.sources.llava_conversations", "data_modules.twins.studio"),

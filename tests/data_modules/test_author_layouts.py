@@ -71,9 +71,11 @@ def test_flowers102_without_one_of_its_lists(tmp_path):
     (tmp_path / "setid.mat").unlink()
     with pytest.raises(CraftError, match=r"has imagelabels.mat but no setid.mat; .*robots.ox.ac.uk"):
         opened("flowers102", tmp_path, stages=("test",))
-    (tmp_path / "setid.mat").write_bytes(b"MATLAB 5.0 nonsense" * 20)
-    with pytest.raises(CraftError, match=r"setid.mat is no MATLAB file"):
-        opened("flowers102", tmp_path, stages=("test",))
+    newer = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(128)
+    for content, why in ((b"MATLAB 5.0 nonsense" * 20, ""), (newer, "HDF reader")):
+        (tmp_path / "setid.mat").write_bytes(content)
+        with pytest.raises(CraftError, match=rf"setid.mat is no MATLAB file that is read \(.*{why}"):
+            opened("flowers102", tmp_path, stages=("test",))
 
 
 # Stanford Cars
@@ -411,6 +413,23 @@ def test_a_damaged_member_of_an_archive_is_a_broken_picture(tmp_path, method, at
         out.write(file, "0.jpg")
     damaged(archive, "0.jpg", at)
     with pytest.raises(CraftError, match=r"e.zip: 0.jpg: broken picture \((Bad CRC-32|Error -3)"):
+        read_square(tree_module.open_tree(archive).picture("0.jpg"), 8)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "why"),
+    [(8, 1, "password required"), (10, 97, "compression method is not supported")],
+    ids=["locked", "packed"],
+)
+def test_a_member_that_python_cannot_unpack_is_a_broken_picture(tmp_path, at, value, why):
+    file = write_pictures(tmp_path / "e", ["River/0.jpg"]) / "River" / "0.jpg"
+    archive = tmp_path / "e.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.write(file, "0.jpg")
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\1\2") + at] = value  # of the directory's entry: its flags, its method
+    archive.write_bytes(content)
+    with pytest.raises(CraftError, match=rf"e.zip: 0.jpg: broken picture \(.*{why}"):
         read_square(tree_module.open_tree(archive).picture("0.jpg"), 8)
 
 

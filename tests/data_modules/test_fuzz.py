@@ -25,6 +25,7 @@ from PIL import Image
 from craft_lightning.errors import CraftError
 from data_modules.datamodule import VqaDataModule
 from data_modules.sources.values import absent
+from tests.picture_kit import TURNED
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 drawn = settings(
@@ -56,16 +57,6 @@ MODES = {
     ".tiff": ("F", "LAB"),
 }
 ORIENTED = (".png", ".jpg", ".JPEG", ".jfif", ".webp", ".tif", ".tiff")
-STORED = {  # what a camera does that is held so: the inverse of showing it upright
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 LEVELS = (60, 120, 180, 230)
 """The grey of each class: a bright top left quarter on it says which way is up."""
 
@@ -98,7 +89,7 @@ def in_mode(grey: np.ndarray, mode: str) -> Image.Image:
 
 def save(path: Path, level: int, mode: str, orientation: int) -> None:
     picture = in_mode(upright(level), mode)
-    turn = STORED[orientation]
+    turn = TURNED[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from craft_lightning.models.image_processing import (
     suffixes,
     to_rgb,
 )
+from tests.picture_kit import TURNED
 
 
 def picture(width: int = 40, height: int = 24, mode: str = "RGB") -> Image.Image:
@@ -111,18 +112,6 @@ def stored(image: Image.Image, form: str, **options: Any) -> Image.Image:
 
 def array(image: Image.Image) -> Any:
     return np.asarray(to_rgb(image)).astype(int)
-
-
-TURNED = {  # how an upright picture is stored, by its orientation
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @pytest.mark.parametrize("orientation", TURNED)

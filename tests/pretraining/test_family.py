@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from craft_lightning.checkpoints.registry import load_text_tower, load_tower, load_vlm
+from craft_lightning.cli import surrogate as verb
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import POCKET, VlmSpec
 from craft_lightning.pretraining import family as build
@@ -54,7 +55,7 @@ def write_plan(folder: Path, text: str = PLAN) -> Path:
 
 def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_plan(tmp_path)
-    assert build.main(["--config", str(config)]) == 0
+    assert verb.main(["--config", str(config)]) == 0
     tower = load_tower(tmp_path / "family" / build.TOWER)
     assert tower.quantizer is not None
     assert (tower.quantizer.entries, tower.quantizer.levels) == (8, 2)
@@ -69,7 +70,7 @@ def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "work" / "wide" / "tokenizer").exists()
     assert torch.isfinite(load_text_tower(tmp_path / "family" / "small").embed_texts(["a river"])).all()
     capsys.readouterr()
-    assert build.main(["--config", str(config)]) == 0
+    assert verb.main(["--config", str(config)]) == 0
     assert capsys.readouterr().out.count("there already") == 4
 
 
@@ -115,11 +116,11 @@ def test_the_report_measures_the_shipped_files_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_plan(tmp_path)
-    build.main(["--config", str(config)])
+    verb.main(["--config", str(config)])
     monkeypatch.setattr(report, "TWINS", {name: TWINS[name] for name in ("eurosat", "vqa_rad")})
     monkeypatch.setattr(report, "_CODEBOOK_PICTURES", 5)
     capsys.readouterr()
-    assert build.main(["--config", str(config), "--report", str(tmp_path / "out/figures.json"), "--items", "4"]) == 0
+    assert verb.main(["--config", str(config), "--report", str(tmp_path / "out/figures.json"), "--items", "4"]) == 0
     told = json.loads((tmp_path / "out/figures.json").read_text())
     assert set(told["models"]) == {str(tmp_path / "family" / name) for name in ("small", "twin", "wide")}
     weights = (tmp_path / "family" / "small").rglob("*.safetensors")

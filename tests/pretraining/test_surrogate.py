@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from craft_lightning.checkpoints.registry import load_language_model, load_tower, load_vlm
+from craft_lightning.cli import surrogate as verb
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess, read_image
 from craft_lightning.models.vlm import WRAP_TOKENS
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
-from craft_lightning.pretraining import family as build
 from craft_lightning.pretraining import stored_codes as stored_module
 from craft_lightning.pretraining import surrogate
 from craft_lightning.pretraining.language_stage import Shown, VisionLanguageStage, store_tokens
@@ -323,7 +323,7 @@ def test_what_is_missing_is_one_line(
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump({**settings(place, checkpoints, tmp_path), **change}), encoding="utf-8")
     with pytest.raises(CraftError, match=message) as caught:
-        build.main(["--config", str(path), "--devices", "1"])
+        verb.main(["--config", str(path), "--devices", "1"])
     assert "\n" not in str(caught.value)
 
 

@@ -60,7 +60,7 @@ class ClipTower(nn.Module):
         return self.features_after((self.depth,), pixel_values)[0]
 
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`.tower.VisionTower.features_after`."""
+        """As :meth:`.siglip.VisionTower.features_after`."""
         mean, std = (torch.tensor(v, device=pixel_values.device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
         hidden = self.vision.pre_layrnorm(self.vision.embeddings((pixel_values * 0.5 + 0.5 - mean) / std))
         found = {0: hidden} if 0 in blocks else {}

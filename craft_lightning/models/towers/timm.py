@@ -70,7 +70,7 @@ class TimmTower(nn.Module):
         return self.features_after((self.depth,), pixel_values)[0]
 
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`.tower.VisionTower.features_after`; the embeddings are what the first block reads."""
+        """As :meth:`.siglip.VisionTower.features_after`; the embeddings are what the first block reads."""
         numbers = sorted({0, self.depth, *blocks})
         embedded: list[Tensor] = []
         # timm hands out what blocks return, and its families differ in what comes before the first one.

@@ -1,0 +1,94 @@
+"""The parser of a run's flags and config files: whatever is wrong with them is one line with the nearest name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, NoReturn
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+
+from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.prune_at_validation import PruneAtValidation
+from callbacks.ste_check import SteCheck
+from callbacks.token_map import TokenMap
+from craft_lightning.cli.arguments import wrong_part, wrong_value
+from craft_lightning.errors import CraftError, nearest, unknown
+from craft_lightning.methods import METHODS
+from craft_lightning.methods.base import BaseMethod
+from craft_lightning.models.pruning import PruneRule
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.optim import OptimSpec
+from data_modules.datamodule import VqaDataModule
+
+
+class CraftParser(LightningArgumentParser):
+    """Errors are one line with the nearest name that exists."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Turn whatever was wrong on the command line or in a config file into a :class:`CraftError`."""
+        text = " ".join(str(message).split())
+        if told := wrong_value(text, settings):
+            raise CraftError(told)
+        if told := wrong_part(text, class_names):
+            raise CraftError(told)
+        # jsonargparse lists what was wrong with each type that a part may have; the first one is ours.
+        found = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", text)
+        text = found.group(1) if found else text
+        if found := re.search(r"Option '([\w.]+)' is not accepted", text):
+            self._unknown(f"model.{found.group(1)}")
+        if found := re.search(r"(?:[Uu]nrecognized arguments?: --|does not accept option ')([\w.+-]+)", text):
+            self._unknown(found.group(1))
+        if found := re.search(r"Expected a dot import path string: (\w+)", text):
+            raise unknown("class", found.group(1), [m.class_name for m in METHODS.values()])
+        if "not accepted before subcommand" in text:
+            raise CraftError("-c and --config come after the verb: python -m craft_lightning fit --config FILE")
+        if text.startswith("Not a valid subclass of BaseMethod"):
+            raise CraftError("the config that names the method (model.class_path) comes before those that fill it in")
+        if re.search(r"required: \w+\.model$", text):
+            raise CraftError("no method is named; for example --config experiments/methods/craft.yaml")
+        raise CraftError(text)
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse; the parser of a part is handed ``--model.optim.clip null`` as ``--optim.clip=None``."""
+        if args is not None:
+            args = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in args]
+        return super().parse_args(args, *others, **kwargs)
+
+    def _unknown(self, name: str) -> NoReturn:
+        known = settings()
+        # Parts of parts report their own name alone: ``lrr``, not ``model.optim.lrr``.
+        by_end = {setting.rsplit(".", 1)[-1]: setting for setting in known}
+        close = nearest(name, known) if "." in name else by_end.get(str(nearest(name, by_end)))
+        hint = f"; did you mean {close!r}?" if close else "."
+        raise CraftError(f"no setting {name!r}{hint} All settings: --help")
+
+
+def settings() -> list[str]:
+    """What can be set, as ``model.optim.lr``."""
+    parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
+    parts += [("token_map", TokenMap), ("ste_check", SteCheck)]
+    parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
+    parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
+    parts += [
+        ("model", cls) for entry in METHODS.values() for cls in entry.load().__mro__ if issubclass(cls, BaseMethod)
+    ]
+    names = [f"{part}.{name}" for part, cls in parts for name in inspect.signature(cls).parameters if name != "kwargs"]
+    return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
+
+
+PARTS = {"trainer.logger": Logger, "trainer.callbacks": Callback, "trainer.profiler": Profiler}
+"""Classes that a setting of the trainer takes; a bare name is looked for among them."""
+
+
+def class_names(setting: str) -> list[str]:
+    """Names of the classes that a setting takes."""
+    names, found = [], [PARTS[setting]] if setting in PARTS else []
+    for cls in found:
+        below = cls.__subclasses__()
+        found += below
+        names += [c.__name__ for c in below if not c.__name__.startswith("_")]
+    return sorted(set(names))
