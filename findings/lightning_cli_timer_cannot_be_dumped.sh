@@ -9,6 +9,13 @@
 #   which knows str but none of its subclasses. LightningCLI dumps the config before it builds the trainer
 #   (lightning/pytorch/cli.py, _dump_config). Typed as the enum, the same default is dumped by name.
 # What to do: name the value on the command line; annotate parameters by the enum, not by str.
+# Output seen, 30 November 2026:
+#   jsonargparse 4.53.0 lightning 2.6.6
+#   yaml: Timer: ('cannot represent an object', <Interval.step: 'step'>); Timer with interval=step: Timer
+#   omegaconf+: Timer: ('cannot represent an object', <Interval.step: 'step'>); Timer with interval=step: Timer
+#   jsonargparse alone, typed_as_str: RepresenterError
+#   jsonargparse alone, typed_as_enum: unit: step
+#   As found: a str that is an enum's member is taken as a default and cannot be dumped.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

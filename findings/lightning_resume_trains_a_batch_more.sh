@@ -10,6 +10,13 @@
 #   val_loop._has_run, still False; advance, with no validation to go back to, takes a batch. With max_epochs the
 #   finished epoch does not count as a restart (loops/fit_loop.py, restarting).
 # What to do: bound the training by max_epochs, or let _is_validation_done be true where no validation is due.
+# Output seen, 30 November 2026:
+#   lightning 2.6.6 torch 2.14.1+cu130
+#   {'max_epochs': 2}, (epoch, batch, row): uninterrupted [(1, 0, 0), (1, 1, 1), (1, 2, 2), (1, 3, 3)] after step 4, weight -1.2
+#       resumed from the end of epoch 0: [(1, 0, 0), (1, 1, 1), (1, 2, 2), (1, 3, 3)], weight -1.2
+#   {'max_steps': 8}, (epoch, batch, row): uninterrupted [(1, 0, 0), (1, 1, 1), (1, 2, 2), (1, 3, 3)] after step 4, weight -1.2
+#       resumed from the end of epoch 0: [(0, 4, 0), (1, 0, 0), (1, 1, 1), (1, 2, 2)], weight -0.9
+#   As found: by max_steps, batch 4 of epoch 0, which has batches 0 to 3, is trained on resume.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

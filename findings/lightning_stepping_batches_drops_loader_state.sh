@@ -9,6 +9,13 @@
 #   (loops/fit_loop.py) before the checkpoint's loops are read; the later call of setup_data returns early, and so
 #   _load_combined_loader_states is not reached again. Reported upstream as issue 20550, open.
 # What to do: reckon the steps from the length of the loader, or train by max_steps alone.
+# Output seen, 30 November 2026:
+#   lightning 2.6.6 torch 2.14.1+cu130
+#   does not ask, {'max_epochs': 1}: checkpoint keeps [{'next': 3}]; resumed, (batch, row): [(3, 3), (4, 4), (5, 5), (6, 6), (7, 7)]
+#   does not ask, {'max_steps': 8}: checkpoint keeps [{'next': 3}]; resumed, (batch, row): [(3, 3), (4, 4), (5, 5), (6, 6), (7, 7)]
+#   asks for the steps, {'max_epochs': 1}: checkpoint keeps [{'next': 3}]; resumed, (batch, row): [(3, 0), (4, 1), (5, 2), (6, 3), (7, 4)]
+#   asks for the steps, {'max_steps': 8}: checkpoint keeps [{'next': 3}]; resumed, (batch, row): [(3, 3), (4, 4), (5, 5), (6, 6), (7, 7)]
+#   As found: with the question and max_epochs the resumed run begins with row 0.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

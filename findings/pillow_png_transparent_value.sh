@@ -10,6 +10,15 @@
 #   "L;4" and "RGB;16B"; PIL/Image.py, Image.convert compares it with scaled pixels.
 # What to do: before convert, read the raw mode (im.tile[0].args) and scale info["transparency"]: times 85 for "L;2",
 #   times 17 for "L;4", shifted right by 8 for each part of "RGB;16B".
+# Output seen, 30 November 2026:
+#   Pillow 13.0.0
+#   1-bit grey: raw mode 1, first pixel 0, info {'transparency': 0}, alpha [0, 255]
+#   2-bit grey: raw mode L;2, first pixel 85, info {'transparency': 1}, alpha [255, 255]
+#   4-bit grey: raw mode L;4, first pixel 85, info {'transparency': 5}, alpha [255, 255]
+#   8-bit grey: raw mode L, first pixel 5, info {'transparency': 5}, alpha [0, 255]
+#   16-bit RGB: raw mode RGB;16B, first pixel (18, 86, 154), info {'transparency': (4660, 22136, 39612)}, alpha [255, 255]
+#   4-bit grey, scaled by hand: alpha [0, 255]
+#   As found: the transparent pixel of 2-bit, 4-bit and 16-bit pictures is opaque.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

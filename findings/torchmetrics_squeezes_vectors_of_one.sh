@@ -8,6 +8,13 @@
 # Where: torchmetrics/metric.py, Metric._wrap_compute puts every result through _squeeze_if_scalar of
 #   torchmetrics/utilities/data.py, which squeezes each tensor of one element in a collection. Meant for scalars.
 # What to do: do not trust the shape after compute(): torch.atleast_1d(value) or value.reshape(-1) where it is read.
+# Output seen, 30 November 2026:
+#   torchmetrics 1.9.0 torch 2.14.1+cu130
+#   3 classes: tensor([1., 1., 1.]), shape (3,)
+#   2 classes: tensor([1., 1.]), shape (2,)
+#   1 classes: 1.0, shape ()
+#   first class: IndexError('invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ to convert a 0-dim tensor to a number')
+#   As found: a vector per class is a scalar for one class.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

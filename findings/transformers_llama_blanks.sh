@@ -11,6 +11,18 @@
 #   score). Of equal scores sentencepiece takes the leftmost pair in the text, and a table that ranks pairs cannot say
 #   that.
 # What to do: encode by sentencepiece itself, e.g. a subclass of SentencePieceBackend; compare ids on runs of blanks.
+# Output seen, 30 November 2026:
+#   transformers 5.24.0 sentencepiece 0.2.3
+#   'an assistant': sentencepiece ['▁an', '▁assistant']
+#       AutoTokenizer (LlamaTokenizer) ['▁an', '▁assistant']: same ids
+#       PreTrainedTokenizerFast (TokenizersBackend) ['▁an', '▁assistant']: same ids
+#   'an  assistant': sentencepiece ['▁an', '▁', '▁assistant']
+#       AutoTokenizer (LlamaTokenizer) ['▁an', '▁▁', 'a', 'ssist', 'ant']: OTHER ids
+#       PreTrainedTokenizerFast (TokenizersBackend) ['▁an', '▁', '▁assistant']: same ids
+#   '   three': sentencepiece ['▁▁▁', '▁t', 'hree']
+#       AutoTokenizer (LlamaTokenizer) ['▁▁▁', 't', 'hree']: OTHER ids
+#       PreTrainedTokenizerFast (TokenizersBackend) ['▁▁', '▁t', 'hree']: OTHER ids
+#   As found: runs of blanks get other ids.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -4,7 +4,7 @@ import errno
 
 import datasets
 import pytest
-from datasets import ClassLabel, Image, Value
+from datasets import ClassLabel, Image, List, Value
 
 from craft_lightning.errors import CraftError
 from craft_lightning.text import multiple_choice as mcq
@@ -127,6 +127,14 @@ def test_pictures_without_a_label_are_told_and_none_is_called_nan(tmp_path, kind
     data = opened("stanford_cars", tmp_path, "hub", ("test",), on_bad="skip", holdout=0.0)
     assert list(texts(data, "test").values()) == [names[3], names[195]]
     assert data.describe()["skipped"] == {"picture without a label": 4}
+
+
+def test_several_labels_of_a_picture_are_one_line(tmp_path):
+    kinds = {"image": Image(), "label": List(Value("string"))}
+    names = list(labels.STANFORD_CARS)
+    write_table(tmp_path / "data" / "test-0.parquet", kinds, image=[stored(0)], label=[names[:1]])
+    with pytest.raises(CraftError, match=r"column 'label' holds \['.*, and a picture has one label"):
+        opened("stanford_cars", tmp_path, "hub", ("test",))
 
 
 def test_official_numbers_as_names_in_the_order_of_the_alphabet(tmp_path):
