@@ -221,7 +221,9 @@ def zipped(root):
 # questions ----------------------------------------------------------------------------------------------------------
 
 TEXTS = ("", " ", "cat", "Cat", " cat ", "dog", "a  b", "a b", "A", "b", "1", "2", "nan", "None", "yes")
-VALUES = st.sampled_from((None, True, False, -1, 0, 1, 2, 3, 0.0, 1.0, 0.5, math.nan, math.inf, *TEXTS, (), ("cat",)))
+NUMBERS = (-1, 0, 1, 2, 3, 10**30, 0.0, 1.0, 0.5, math.nan, math.inf)
+LISTS = ((), ("cat",), (("cat",),), {}, {"a": 1})
+VALUES = st.sampled_from((None, True, False, *NUMBERS, *TEXTS, *LISTS))
 FILLED = st.sampled_from(("cat", "dog", "A", "b", "1", "2", "None", 1, 2, 0.5))
 GOOD = (
     {"question": "Which is it?", "answer": "cat"},
@@ -270,13 +272,13 @@ def text(value):
         or (isinstance(value, str) and not value.strip())
     ):
         return None
-    if isinstance(value, bool | tuple | list) or (isinstance(value, float) and value.is_integer()):
+    if isinstance(value, bool | tuple | list | dict) or (isinstance(value, float) and value.is_integer()):
         raise ValueError
     return " ".join(str(value).split())
 
 
 def whole(value):
-    if isinstance(value, bool | tuple | list):
+    if isinstance(value, bool | tuple | list | dict):
         return None
     try:
         return int(value) if float(value) == int(float(value)) else None

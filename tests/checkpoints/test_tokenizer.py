@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 from random import Random
 
-import original_kit as kit
 import pytest
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -18,6 +17,7 @@ from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.checkpoints.tokenizer import tokenizer_bytes
 from craft_lightning.errors import CraftError
 from craft_lightning.text.prompts import PromptBuilder
+from tests.checkpoints import original_kit as kit
 
 TEXTS = [
     "an  assistant",

@@ -30,7 +30,7 @@ from craft_lightning.methods._support.resuming import weight_hashes
 from craft_lightning.models.vlm_spec import VlmSpec
 from data_modules.datamodule import VqaDataModule
 
-SMOKE = str(Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml")
+SMOKE = str(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 
 
 CLIP = ["--model.optim.clip=null"]

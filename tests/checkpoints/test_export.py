@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import original_kit as kit
 import pytest
 import torch
 from safetensors import safe_open
@@ -21,6 +20,7 @@ from craft_lightning.checkpoints.tiny import write_tiny, write_tiny_tower
 from craft_lightning.checkpoints.vila_u_writer import write_encoder
 from craft_lightning.cli import export as module
 from craft_lightning.models.vlm_spec import VlmSpec
+from tests.checkpoints import original_kit as kit
 
 FORMS: list[tuple[kit.Form, kit.Books, int]] = [("safetensors", "copied", 2), ("bin", "aliased", 1)]
 

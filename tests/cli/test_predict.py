@@ -24,7 +24,7 @@ from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.text.prompts import PromptBuilder
 from craft_lightning.types import IMAGE_TOKEN_ID, VqaExample
 
-SMOKE = str(Path(__file__).resolve().parent.parent / "experiments" / "smoke.yaml")
+SMOKE = str(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from craft_lightning.cli import trainer_flags as flags
 from craft_lightning.cli.run import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMOKE = str(ROOT / "experiments" / "smoke.yaml")
 SMALL = ["--data.train_size=16", "--data.val_size=4", "--data.test_size=4", "--data.eval_batch_size=2"]
 STEPS = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]

@@ -22,7 +22,7 @@ from craft_lightning.methods._support.checkpoint_checks import load_method
 from craft_lightning.models import vlm_spec as spec
 from craft_lightning.models.vlm_spec import BACKBONES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMOKE = str(ROOT / "experiments" / "smoke.yaml")
 SMALL = ["--data.train_size=16", "--data.val_size=4", "--data.test_size=4", "--trainer.enable_progress_bar=false"]
 

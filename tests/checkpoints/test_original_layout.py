@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import original_kit as kit
 import pytest
 import sentencepiece
 import torch
@@ -23,6 +22,7 @@ from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.text.prompts import VICUNA_SYSTEM, PromptBuilder
 from craft_lightning.types import VqaBatch
+from tests.checkpoints import original_kit as kit
 
 FORMS: list[tuple[kit.Form, kit.Books, int]] = [
     ("safetensors", "copied", 1),

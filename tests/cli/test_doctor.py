@@ -17,7 +17,7 @@ import pytest
 from craft_lightning import __main__ as entry
 from craft_lightning.cli import doctor
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     *("python", "packages", "shadows", "source", "memory", "devices", "disk", "folders", "models", "hub token"),
 ]
