@@ -19,7 +19,7 @@ from craft_lightning.checkpoints.registry import load_tokenizer, load_tower
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.vlm import DiscreteVlm
-from craft_lightning.pretraining.family_plan import FamilyPlan, LanguagePlan
+from craft_lightning.pretraining.family_plan import FamilyPlan, LanguagePlan, TowerPlan
 from craft_lightning.pretraining.language_stage import (
     Shown,
     StoredTokens,
@@ -28,6 +28,7 @@ from craft_lightning.pretraining.language_stage import (
     new_language_model,
     store_tokens,
 )
+from craft_lightning.pretraining.quiz import QuizRows
 from craft_lightning.pretraining.tokenizers import train_tokenizer
 from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
 from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
@@ -62,14 +63,16 @@ class FamilyBuilder:
 
     @cached_property
     def studio(self) -> Studio:
-        """The pool of pictures, drawn on first use."""
-        studio = Studio(self.twins, self.plan.tower.shape.image_size, self.plan.pictures_per_twin)
+        """The pool of pictures of the language models (and the tokenizers), drawn on first use."""
+        return self._draw(self.plan.pictures_per_twin)
+
+    def _draw(self, per_twin: int) -> Studio:
+        studio = Studio(self.twins, self.plan.tower.shape.image_size, per_twin)
         self.log(f"drew {len(studio)} studio pictures of {len(self.twins)} twins")
         return studio
 
-    @property
-    def _data(self) -> str:
-        return f"seed {self.plan.seed}, {self.plan.pictures_per_twin} pictures a twin"
+    def _data(self, pool: FamilyPlan | TowerPlan) -> str:
+        return f"seed {self.plan.seed}, {pool.pictures_per_twin} pictures a twin"
 
     def tower(self) -> None:
         """Stage 0, written to ``<output>/vision_tower``."""
@@ -77,23 +80,23 @@ class FamilyBuilder:
         if (folder / "config.json").is_file():
             self.log(f"{folder}: there already")
             return
-        plan, studio = self.plan.tower, self.studio
-        tokenizer = self.tokenizer("siglip", plan.vocabulary)
+        plan = self.plan.tower
+        tokenizer, studio = self.tokenizer("siglip", plan.vocabulary), self._draw(plan.pictures_per_twin)
         model = TowerPretraining(
-            plan.shape, len(tokenizer), tokenizer.pad_token_id, len(studio.tag_names), self.plan.seed
+            plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, self.plan.seed
         )
         positions = plan.shape.text_positions
 
         def batch(step: int) -> PairBatch:
-            groups = 2 if step % 2 else 4
+            groups = 2 if step // 2 % 2 else 4  # contrast, on even steps, meets both
             rows = grouped_rows(len(studio), len(self.twins), plan.loop.batch_size, groups, step, self.plan.seed)
             rng = rng_of("sentences", self.plan.seed, step)
             said = [studio.sentence(row, rng) for row in rows]
             ids = tokenizer(said, padding="max_length", max_length=positions, truncation=True, return_tensors="pt")
             same = studio.same_meaning(rows, said)
-            return PairBatch(studio.images(rows), ids.input_ids, same, studio.tags[rows].float(), step)
+            return PairBatch(studio.images(rows), ids.input_ids, same, QuizRows(*studio.quiz(rows)), step)
 
-        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log, self._data)
+        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log, self._data(plan))
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
         self.log(f"wrote {folder}")
 
@@ -201,7 +204,7 @@ class FamilyBuilder:
                 return Shown([row for row, _ in pairs], [turns for _, turns in pairs])
 
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector").train()
-            run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data)
+            run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data(self.plan))
         vlm.eval()
 
     def tokenizer(self, name: str, size: int, style: Any = "siglip") -> PreTrainedTokenizerBase:

@@ -19,11 +19,12 @@ _STAGES = ("text", "match", "projector", "joint", "questions")
 
 @dataclass(frozen=True)
 class TowerPlan:
-    """Stage 0: entries of the text tokenizer, shape, length."""
+    """Stage 0: entries of the text tokenizer, shape, length, and studio pictures of each twin it is trained on."""
 
     vocabulary: int
     shape: TowerSpec
     loop: LoopSpec
+    pictures_per_twin: int
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ The recipe of the host's first stage at small scale (VILA-U, section 3): a sigmo
 head over the *quantised* tokens, pixel reconstruction from the quantised tokens, and commitment; the codebook follows
 by moving averages, after some steps without quantisation. Three things differ because batches and budgets are small:
 commitment pulls to the final sum only (pulling to every partial sum leaves the later levels nothing to do), the bias
-of the contrastive loss starts where a batch of dozens balances, and tags (what is true of a picture, in words) are
-predicted by a linear layer beside the contrastive loss.
+of the contrastive loss starts where a batch of dozens balances, and a quiz on the quantised tokens stands beside the
+contrastive loss (see :mod:`craft_lightning.pretraining.quiz`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from craft_lightning.models.quantizer import straight_through
 from craft_lightning.models.towers.siglip import VisionTower
 from craft_lightning.pretraining.attention import FLOAT32_SDPA
 from craft_lightning.pretraining.codebook import EmaCodebook
+from craft_lightning.pretraining.quiz import Quiz, QuizRows, grid_positions
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class TowerSpec:
         width, layers, heads, mlp: of the vision transformer; the last layer serves the contrastive loss only.
         image_size, patch_size: pixels. text_layers: of the text tower (same width). text_positions: its context.
         codes, levels: of the codebook. quantize_from: step at which quantisation starts.
-        reconstruction, commitment, tagging: weights beside the contrastive loss.
+        places: amplitude of the initial position embeddings.
+        reconstruction, commitment, quiz: weights beside the contrastive loss.
+        contrast_every: steps between two that compute the contrastive loss, the text tower's only one.
     """
 
     width: int = 128
@@ -48,26 +51,27 @@ class TowerSpec:
     codes: int = 1024
     levels: int = 4
     quantize_from: int = 200
+    places: float = 0.5
     reconstruction: float = 1.0
     commitment: float = 1.0
-    tagging: float = 0.2
+    quiz: float = 1.0
+    contrast_every: int = 2
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pictures and one sentence each.
+    """Pictures, one sentence each, and all questions about them.
 
     Attributes:
         pixel_values: ``[B, 3, S, S]`` in [-1, 1]. text_ids: ``[B, L]`` padded token ids.
         same: ``[B, B]`` bool, True where sentence j may be true of picture i (no negative).
-        tags: ``[B, T]`` float, 1 where a tag is true of the picture.
-        step: of the run, for the switch to quantisation.
+        quiz: the questions. step: of the run, for the switch to quantisation.
     """
 
     pixel_values: Tensor
     text_ids: Tensor
     same: Tensor
-    tags: Tensor
+    quiz: QuizRows
     step: int
 
 
@@ -75,11 +79,11 @@ class TowerPretraining(nn.Module):
     """All that stage 0 trains, and its loss.
 
     Args:
-        spec: shape and weights. vocabulary: entries of the text tokenizer. tags: number of tags.
+        spec: shape and weights. vocabulary: entries of the text tokenizer. allowed: see :class:`Quiz`.
         seed: of initial weights and restarts.
     """
 
-    def __init__(self, spec: TowerSpec, vocabulary: int, pad_id: int, tags: int, seed: int = 0) -> None:
+    def __init__(self, spec: TowerSpec, vocabulary: int, pad_id: int, allowed: Tensor, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.spec = spec
@@ -94,6 +98,9 @@ class TowerPretraining(nn.Module):
             ),
             attention=FLOAT32_SDPA,
         )
+        # Its own initial places are a tenth of the patches they are added to: too faint to learn "where" from.
+        places = self.tower.vision.embeddings.position_embedding.weight
+        places.data.copy_(grid_positions(*self.tower.grid, spec.width, spec.places))
         self.text = SiglipTextModel._from_config(
             SiglipTextConfig(
                 **shape,
@@ -109,8 +116,7 @@ class TowerPretraining(nn.Module):
         )
         self.codebook = EmaCodebook(spec.codes, spec.width, spec.levels)
         self.decoder = nn.Linear(spec.width, 3 * spec.patch_size**2)
-        self.tagger = nn.Linear(spec.width, tags)
-        nn.init.constant_(self.tagger.bias, -4.0)
+        self.quiz = Quiz(allowed, spec.width, spec.heads, self.tower.grid)
         self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
         self.logit_bias = nn.Parameter(torch.tensor(-4.5))
         self.seed = seed
@@ -132,10 +138,10 @@ class TowerPretraining(nn.Module):
         terms["reconstruction"] = spec.reconstruction * F.mse_loss(
             self.decoder(tokens), self.patches(batch.pixel_values)
         )
-        pooled = self.pooled(tokens)
-        terms["contrastive"] = self.contrastive(pooled, self.embed_text(batch.text_ids), batch.same)
-        tagged = F.binary_cross_entropy_with_logits(self.tagger(pooled).float(), batch.tags, reduction="sum")
-        terms["tagging"] = spec.tagging * tagged / len(batch.tags)
+        terms["quiz"] = spec.quiz * self.quiz(tokens, batch.quiz)
+        if batch.step % spec.contrast_every == 0:
+            pooled = self.pooled(tokens)
+            terms["contrastive"] = self.contrastive(pooled, self.embed_text(batch.text_ids), batch.same)
         return terms
 
     def _ready(self, z: Tensor, step: int) -> bool:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from craft_lightning.text.multiple_choice import LETTERS, OPTIONS, nearest_labels
-from craft_lightning.text.prompts import JUSTIFY_DIRECTIVE, LETTER_DIRECTIVE, SHORT_DIRECTIVE
-from craft_lightning.types import Fact
+from craft_lightning.text.prompts import JUSTIFY_DIRECTIVE, LETTER_DIRECTIVE, SHORT_DIRECTIVE, pad_right
+from craft_lightning.types import IGNORED_LABEL, Fact
 from data_modules.twins.base import ClassificationTwin, Qa, QuestionTwin, Twin
 
 Turn = tuple[str, str]
@@ -69,23 +69,39 @@ class Studio:
             if isinstance(twin, ClassificationTwin)
         }
         self.names = _all_names(self.twins)
-        self.tag_names, self.tags = self._tag()
+        self.questions_asked, self.answer_words, self._sheet = self._all_questions()
 
-    def _tag(self) -> tuple[list[str], Tensor]:
-        """Everything true of each picture: label, fact phrases and the answers to its questions, ``[n, T]`` bool."""
+    def _all_questions(self) -> tuple[list[str], list[str], list[list[tuple[int, int]]]]:
+        """What can be asked of the pictures: label, facts and benchmark questions, each with its twin's name.
+
+        Returns:
+            All questions and all answers (sorted), and of each picture the numbers of its questions and right answers.
+        """
         said = []
         for i, (facts, questions) in enumerate(zip(self.facts, self.questions, strict=True)):
             twin = self.twin_of(i)
-            true = [f.phrase for f in facts] + [f"{q.question} {q.answer}" for q in questions]
+            pairs = [(f.name, f.phrase) for f in facts] + [(q.question, q.answer) for q in questions]
             if isinstance(twin, ClassificationTwin):
-                true.append(twin.class_names[self.labels[i]])
-            said.append([f"{twin.name}: {text}" for text in true])
-        names = sorted({text for true in said for text in true})
-        column = {text: k for k, text in enumerate(names)}
-        tags = torch.zeros(len(self), len(names), dtype=torch.bool)
-        for i, true in enumerate(said):
-            tags[i, [column[text] for text in true]] = True
-        return names, tags
+                pairs.append((twin.query, twin.class_names[self.labels[i]]))
+            said.append([(f"{twin.name}: {question}", f"{twin.name}: {answer}") for question, answer in pairs])
+        asked, answers = (sorted({pair[k] for pairs in said for pair in pairs}) for k in (0, 1))
+        number, place = ({text: k for k, text in enumerate(texts)} for texts in (asked, answers))
+        return asked, answers, [[(number[q], place[a]) for q, a in pairs] for pairs in said]
+
+    @property
+    def answers_allowed(self) -> Tensor:
+        """``[Q, A]`` bool: the answers that each question has among these pictures."""
+        allowed = torch.zeros(len(self.questions_asked), len(self.answer_words), dtype=torch.bool)
+        for pairs in self._sheet:
+            for question, answer in pairs:
+                allowed[question, answer] = True
+        return allowed
+
+    def quiz(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """``[B, M]`` numbers of all questions about pictures (0: none) and of their answers (or ``IGNORED_LABEL``)."""
+        sheets = [self._sheet[i] for i in rows]
+        asked, answers = ([[pair[k] for pair in pairs] for pairs in sheets] for k in (0, 1))
+        return pad_right(asked, 0), pad_right(answers, IGNORED_LABEL)
 
     def __len__(self) -> int:
         return len(self.pixels)

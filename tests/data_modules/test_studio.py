@@ -65,12 +65,25 @@ def test_pictures_of_one_class_are_no_negatives_of_each_other(studio: Studio) ->
                 assert bool(same[i, j]) == (studio.labels[i] == studio.labels[j])
 
 
-def test_tags_hold_what_is_true_and_nothing_else(studio: Studio) -> None:
+def test_the_quiz_asks_all_that_is_known_of_a_picture(studio: Studio) -> None:
+    rows = [4, 15, 26]
+    asked, answers = studio.quiz(rows)
+    for i, questions, right in zip(rows, asked.tolist(), answers.tolist(), strict=True):
+        name = studio.twin_of(i).name
+        told = {
+            (studio.questions_asked[q], studio.answer_words[a]) for q, a in zip(questions, right, strict=True) if a >= 0
+        }
+        true = {(f"{name}: {fact.name}", f"{name}: {fact.phrase}") for fact in studio.facts[i]}
+        true |= {(f"{name}: {qa.question}", f"{name}: {qa.answer}") for qa in studio.questions[i]}
+        assert true <= told
+        assert len(told) - len(true) == (studio.labels[i] >= 0)
+
+
+def test_every_right_answer_is_allowed_and_no_other_twins(studio: Studio) -> None:
+    allowed = studio.answers_allowed
     for i in range(len(studio)):
-        twin = studio.twin_of(i)
-        true = {fact.phrase for fact in studio.facts[i]} | {f"{q.question} {q.answer}" for q in studio.questions[i]}
-        if isinstance(twin, ClassificationTwin):
-            true.add(twin.class_names[studio.labels[i]])
-        told = {studio.tag_names[k] for k in studio.tags[i].nonzero().flatten().tolist()}
-        assert told == {f"{twin.name}: {text}" for text in true}
-    assert studio.tags.any(dim=0).all()
+        asked, answers = studio.quiz([i])
+        assert allowed[asked[0], answers[0]].all()
+    for q, question in enumerate(studio.questions_asked):
+        twin = question.split(":")[0]
+        assert {studio.answer_words[a].split(":")[0] for a in allowed[q].nonzero().flatten().tolist()} == {twin}

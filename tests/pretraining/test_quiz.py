@@ -1,0 +1,56 @@
+"""Questions asked of tokens: places, allowed answers, and that both what and where can be learnt from it."""
+
+import math
+
+import torch
+
+from craft_lightning.pretraining.quiz import Quiz, QuizRows, grid_positions
+from craft_lightning.types import IGNORED_LABEL
+
+
+def test_places_differ_and_have_the_amplitude_asked_for() -> None:
+    places = grid_positions(8, 8, 32, scale=0.5)
+    assert places.shape == (64, 32)
+    assert torch.cdist(places, places).fill_diagonal_(9.0).min() > 0.3
+    # A sine and a cosine of each angle: every row has the same norm.
+    torch.testing.assert_close(places.norm(dim=1), torch.full((64,), 0.5 * math.sqrt(16)))
+
+
+def test_a_token_moves_the_loss_of_its_own_picture_only_and_unasked_questions_none() -> None:
+    torch.manual_seed(0)
+    quiz = Quiz(torch.ones(3, 5, dtype=torch.bool), 16, 2, (2, 2))
+    tokens = torch.randn(2, 4, 16, requires_grad=True)
+    asked = torch.tensor([[0, 1], [2, 0]])
+    quiz(tokens, QuizRows(asked, torch.tensor([[3, IGNORED_LABEL], [IGNORED_LABEL, IGNORED_LABEL]]))).backward()
+    assert tokens.grad is not None
+    assert tokens.grad[0].abs().sum() > 0
+    assert torch.equal(tokens.grad[1], torch.zeros(4, 16))
+
+
+def test_answers_of_other_questions_do_not_compete() -> None:
+    torch.manual_seed(0)
+    allowed = torch.tensor([[True, True, False, False], [False, False, True, True]])
+    quiz = Quiz(allowed, 16, 2, (2, 2))
+    with torch.no_grad():
+        quiz.answer.bias.copy_(torch.tensor([0.0, 0.0, 50.0, 50.0]))
+    loss = quiz(torch.randn(1, 4, 16), QuizRows(torch.tensor([[0]]), torch.tensor([[1]])))
+    assert loss < 3.0
+
+
+def test_what_and_where_are_learnt() -> None:
+    """One token of four is marked: which place it has, and which of two marks it is."""
+    torch.manual_seed(0)
+    marks = torch.randn(2, 16)
+    allowed = torch.tensor([[True] * 4 + [False] * 2, [False] * 4 + [True] * 2])
+    quiz = Quiz(allowed, 16, 2, (2, 2))
+    optimizer = torch.optim.AdamW(quiz.parameters(), lr=1e-2)
+    asked = torch.tensor([[0, 1]]).expand(64, 2)
+    for _ in range(150):
+        place, kind = torch.randint(4, (64,)), torch.randint(2, (64,))
+        tokens = 0.1 * torch.randn(64, 4, 16)
+        tokens[torch.arange(64), place] += marks[kind]
+        loss = quiz(tokens, QuizRows(asked, torch.stack([place, 4 + kind], dim=1)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
