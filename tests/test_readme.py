@@ -162,31 +162,6 @@ def test_the_flags_named_in_the_text_exist() -> None:
     assert (given.table, given.seeds, given.limit) == ("table1", [0, 1, 2], 1)
 
 
-def test_the_layout_names_every_module() -> None:
-    (tree,) = [b for b in blocks("text") if "data_modules/" in b]
-    named = set(re.findall(r"[\w.]+", tree))
-    modules = [
-        p for p in (ROOT / "craft_lightning").iterdir() if p.name not in ("__init__.py", "__pycache__", "py.typed")
-    ]
-    assert [p.name for p in modules if not {p.name, p.stem} & named] == ["pocket"], "what was trained is no module"
-
-
-def test_the_layout_names_what_exists() -> None:
-    (tree,) = [b for b in blocks("text") if "data_modules/" in b]
-    package = ""
-    for line in tree.splitlines():
-        names = line.split("  ")[0]
-        first = re.match(r"\s*\d?\s*(\S+)", line[26:])
-        if names:
-            package = names.strip()
-            assert (ROOT / package).is_dir(), line
-        elif first and package == "craft_lightning/":
-            held = re.split(r"[,\s]+", re.split(r"\s{2,}", line[29:])[0].strip())
-            for name in held:
-                options = [ROOT / package / name, ROOT / package / f"{name}.py"]
-                assert any(path.exists() for path in options), line
-
-
 def test_the_picture_is_small_and_the_blocks_to_fill_are_marked() -> None:
     picture = ROOT / "docs" / "worlds.png"
     assert 100_000 < picture.stat().st_size < 1_500_000
