@@ -32,8 +32,8 @@ from craft_lightning.pretraining.surrogate import add_marks
 from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
 from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, collate
 from craft_lightning.types import IMAGE_TOKEN_ID
-from data_modules.twins.eurosat import EuroSatTwin
-from data_modules.twins.plantvillage import PlantVillageTwin
+from data_modules.twins.drawings.draw_eurosat import EuroSatTwin
+from data_modules.twins.drawings.draw_plantvillage import PlantVillageTwin
 from data_modules.twins.studio import Studio, template
 
 PICTURES, HELD_OUT = 160, 16

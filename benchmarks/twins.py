@@ -11,8 +11,8 @@ import time
 import numpy as np
 import torch
 
-from data_modules.twins.base import Twin
 from data_modules.twins.registry import TWINS
+from data_modules.twins.twin import Twin
 
 BOUND = 400
 SIDE, PICTURES, ROUNDS = 64, 256, 5

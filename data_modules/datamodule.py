@@ -24,13 +24,13 @@ from data_modules.captioning.captioner import agree, captioned
 from data_modules.dataset import Distractors, Row, VqaDataset
 from data_modules.datasets.facts import OWN, DatasetFacts, dataset_facts, own_facts
 from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
+from data_modules.sources.drawn import TwinSource, draw_studio
 from data_modules.sources.folder import Place, check_root, look, open_folder
 from data_modules.sources.hub import open_hub
 from data_modules.sources.images import to_pixels
 from data_modules.sources.records import RecordSource, Selection, Unit
 from data_modules.sources.split import OnBad, Problems, Source, SplitName
-from data_modules.sources.twin import TwinSource, draw_studio
-from data_modules.twins.base import Look
+from data_modules.twins.twin import Look
 
 SOURCES = ("twin", "folder", "hub")
 TWIN_SIZES: dict[SplitName, int] = {"train": 1024, "val": 256, "test": 400}

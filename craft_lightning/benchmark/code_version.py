@@ -83,7 +83,7 @@ def starts(settings: Mapping[str, Any], method: str, dataset: str) -> Iterator[s
     """The modules that a node begins with: the worker, and those that its settings name."""
     named = [_classes().get(path, path.rpartition(".")[0]) for path in _class_paths(settings)]
     chosen = str(_setting(settings, "data.dataset") or dataset)
-    yield from (WORKER, *named, f"data_modules.datasets.{chosen}", f"data_modules.twins.{chosen}")
+    yield from (WORKER, *named, f"data_modules.datasets.{chosen}", f"data_modules.twins.drawings.draw_{chosen}")
     if not any(name.startswith(f"{METHODS}.") for name in named):
         yield f"{METHODS}.{method}"
     if _setting(settings, "prune.prior") == "generic":  # counted on the studio pictures of every twin
@@ -122,7 +122,7 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
 def _version(names: tuple[str, ...]) -> str:
     total = hashlib.sha256()
     for name in reached(names):
-        total.update(f"{name}\0{house()[name].digest}\0".encode())
+        total.update(f"{name}\0{house()[name].digest}\0".encode() + house().tables.get(name, b""))
     house().keep()
     return total.hexdigest()
 
@@ -146,13 +146,17 @@ def apart(name: str) -> bool:
 
 class House(Mapping[str, Module]):
     """The modules of the three packages by name, each parsed when it is asked for. The packages themselves are left
-    out: they hold the version."""
+    out: they hold the version. ``tables``: the JSON file beside a module, of the same name, which it reads."""
 
     def __init__(self, root: Path) -> None:
         self.sources: dict[str, bytes] = {}
+        self.tables: dict[str, bytes] = {}
         for file in [file for package in PACKAGES for file in (root / package).rglob("*.py")]:
             parts = file.relative_to(root).with_suffix("").parts
-            self.sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file.read_bytes()
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            self.sources[name] = file.read_bytes()
+            if (table := file.with_suffix(".json")).is_file():
+                self.tables[name] = table.read_bytes()
         self.sources = {name: source for name, source in self.sources.items() if name not in PACKAGES}
         self.hashes = {name: hashlib.sha256(OWN_CODE + source).hexdigest() for name, source in self.sources.items()}
         self.known = self.before = _stored()

@@ -34,7 +34,7 @@ FACTS = DatasetFacts(
     ),
     domain="land cover",
     query="Which land cover is shown in this satellite image?",
-    labels=labels.EUROSAT,
+    labels=labels.LABELS["eurosat"],
     label_words=labels.eurosat_words,
     aliases=_OTHER_WORDS,
     cite="helber2019eurosat",

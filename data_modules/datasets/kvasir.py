@@ -20,7 +20,7 @@ FACTS = DatasetFacts(
     ),
     domain="endoscopic finding",
     query="Which of these endoscopic findings is shown in the image?",
-    labels=labels.KVASIR,
+    labels=labels.LABELS["kvasir"],
     label_words=labels.kvasir_words,
     cite="pogorelov2017kvasir",
     counts=({"all": 4_000},),

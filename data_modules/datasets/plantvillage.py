@@ -23,7 +23,7 @@ _ID = re.compile(r"[0-9a-f-]{36}___")
 
 _MENDELEY = {
     name.replace("Cherry_(including_sour)", "Cherry").replace("Corn_(maize)", "Corn"): name
-    for name in labels.PLANTVILLAGE
+    for name in labels.LABELS["plantvillage"]
     if name.startswith(("Cherry", "Corn"))
 }
 """Class names of the re-release on Mendeley Data."""
@@ -60,7 +60,7 @@ FACTS = DatasetFacts(
     ),
     domain="plant leaf",
     query="Which crop disease is shown in this leaf image?",
-    labels=labels.PLANTVILLAGE,
+    labels=labels.LABELS["plantvillage"],
     label_words=labels.plantvillage_words,
     aliases=_MENDELEY,
     cite="hughes2015plantvillage",

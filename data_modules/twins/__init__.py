@@ -1,1 +1,1 @@
-"""The pocket world: ten drawn twins of the ten benchmarks."""
+"""Synthetic datasets: a drawn stand-in for each of the ten benchmarks. The drawings themselves lie in ``drawings/``."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_modules.twins.base import ClassificationTwin, Drawing, Look, Twin
 from data_modules.twins.registry import TWINS, twin
+from data_modules.twins.twin import ClassificationTwin, Drawing, Look, Twin
 
 PAPER, INK, MUTED = "#ffffff", "#1a1a1a", "#666666"
 TEXT = 12

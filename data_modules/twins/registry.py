@@ -6,17 +6,17 @@ import hashlib
 from functools import cache
 
 from craft_lightning.errors import unknown
-from data_modules.twins.base import Look, Twin
-from data_modules.twins.eurosat import EuroSatTwin
-from data_modules.twins.flowers102 import FlowersTwin
-from data_modules.twins.iconqa import IconQaTwin
-from data_modules.twins.kvasir import KvasirTwin
-from data_modules.twins.ocrvqa import OcrVqaTwin
-from data_modules.twins.plantvillage import PlantVillageTwin
-from data_modules.twins.scienceqa import ScienceQaTwin
-from data_modules.twins.stanford_cars import CarsTwin
-from data_modules.twins.stanford_dogs import DogsTwin
-from data_modules.twins.vqa_rad import VqaRadTwin
+from data_modules.twins.drawings.draw_eurosat import EuroSatTwin
+from data_modules.twins.drawings.draw_flowers102 import FlowersTwin
+from data_modules.twins.drawings.draw_iconqa import IconQaTwin
+from data_modules.twins.drawings.draw_kvasir import KvasirTwin
+from data_modules.twins.drawings.draw_ocrvqa import OcrVqaTwin
+from data_modules.twins.drawings.draw_plantvillage import PlantVillageTwin
+from data_modules.twins.drawings.draw_scienceqa import ScienceQaTwin
+from data_modules.twins.drawings.draw_stanford_cars import CarsTwin
+from data_modules.twins.drawings.draw_stanford_dogs import DogsTwin
+from data_modules.twins.drawings.draw_vqa_rad import VqaRadTwin
+from data_modules.twins.twin import Look, Twin
 
 TWINS: dict[str, type[Twin]] = {
     "iconqa": IconQaTwin,

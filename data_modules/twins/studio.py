@@ -18,7 +18,7 @@ from torch import Tensor
 from craft_lightning.text.multiple_choice import LETTERS, OPTIONS, nearest_labels
 from craft_lightning.text.prompts import JUSTIFY_DIRECTIVE, LETTER_DIRECTIVE, SHORT_DIRECTIVE, pad_right
 from craft_lightning.types import IGNORED_LABEL, Fact
-from data_modules.twins.base import ClassificationTwin, Qa, QuestionTwin, Twin
+from data_modules.twins.twin import ClassificationTwin, Qa, QuestionTwin, Twin
 
 Turn = tuple[str, str]
 """What the user says and what is replied."""

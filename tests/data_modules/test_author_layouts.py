@@ -53,7 +53,7 @@ def flowers(root):
 
 def test_flowers102_with_its_official_split(tmp_path):
     data = alike("flowers102", flowers(tmp_path / "102flowers"), holdout=0.0)
-    name = {n: labels.FLOWERS102[n - 1] for n in (1, 7, 52, 102)}
+    name = {n: labels.LABELS["flowers102"][n - 1] for n in (1, 7, 52, 102)}
     key = "flowers102/jpg/image_0000{}.jpg".format
     assert parts(data) == {
         "train": {key(1): name[102], key(3): name[1], key(5): name[52]},
@@ -100,7 +100,7 @@ def cars(root, train="cars_train", test="cars_test"):
 
 def test_stanford_cars_with_its_devkit(tmp_path):
     data = alike("stanford_cars", cars(tmp_path / "stanford_cars"), stages=("test",))
-    name = {n: labels.STANFORD_CARS[n - 1] for n in (14, 145, 196)}
+    name = {n: labels.LABELS["stanford_cars"][n - 1] for n in (14, 145, 196)}
     test = {f"stanford_cars/cars_test/0000{i}.jpg": name[n] for i, n in ((1, 196), (2, 14))}
     assert parts(data) == {"test": test}
     assert list(data.open()[0].class_names) == list(name.values())
@@ -180,7 +180,7 @@ def test_the_lists_part_a_table_that_merged_the_splits(tmp_path):
 
 @pytest.mark.parametrize("depth", ["", "2750/", "EuroSAT_RGB/2750/"])
 def test_eurosat_folders_are_found_at_any_depth_and_cut_alike(tmp_path, depth):
-    names = [f"{name}/{name}_{i}.jpg" for name in labels.EUROSAT[:3] for i in range(10)]
+    names = [f"{name}/{name}_{i}.jpg" for name in labels.LABELS["eurosat"][:3] for i in range(10)]
     data = alike("eurosat", write_pictures(tmp_path / "x", [depth + name for name in names]), holdout=0.0)
     assert data.describe()["splits"] == {"train": 21, "val": 3, "test": 6}
     flat = opened("eurosat", write_pictures(tmp_path / "flat", names), stages=("fit", "test"), holdout=0.0)
@@ -188,7 +188,7 @@ def test_eurosat_folders_are_found_at_any_depth_and_cut_alike(tmp_path, depth):
 
 
 def test_incomplete_class_folders_are_told_not_refused(tmp_path, caplog):
-    names = [f"{name}/{i}.jpg" for name in labels.KVASIR for i in range(4)]
+    names = [f"{name}/{i}.jpg" for name in labels.LABELS["kvasir"] for i in range(4)]
     data = opened("kvasir", write_pictures(tmp_path, names))
     data.prepare_data()
     assert data.describe()["differs"] == ["32; published: 4,000"]
@@ -197,13 +197,13 @@ def test_incomplete_class_folders_are_told_not_refused(tmp_path, caplog):
 
 def test_two_kvasirs_in_one_folder_are_not_mixed(tmp_path):
     for version in ("kvasir-dataset", "kvasir-dataset-v2"):
-        write_pictures(tmp_path, [f"{version}/{name}/{i}.jpg" for name in labels.KVASIR for i in range(3)])
+        write_pictures(tmp_path, [f"{version}/{name}/{i}.jpg" for name in labels.LABELS["kvasir"] for i in range(3)])
     with pytest.raises(
         CraftError, match=r"kvasir-dataset and kvasir-dataset-v2; name one: --data.root .*/kvasir-dataset$"
     ):
         opened("kvasir", tmp_path, stages=("test",))
     one = opened("kvasir", tmp_path / "kvasir-dataset", stages=("test",))
-    assert {key.split("/")[1] for key in texts(one, "test")} <= set(labels.KVASIR)
+    assert {key.split("/")[1] for key in texts(one, "test")} <= set(labels.LABELS["kvasir"])
 
 
 def test_relatives_of_a_dataset_are_named(tmp_path):

@@ -18,9 +18,9 @@ from craft_lightning.types import IGNORED_LABEL
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets.facts import dataset_facts
 from data_modules.datasets.registry import DATASETS
-from data_modules.twins.base import ClassificationTwin
 from data_modules.twins.registry import twin as find_twin
 from data_modules.twins.registry import world_hash
+from data_modules.twins.twin import ClassificationTwin
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 

@@ -156,7 +156,7 @@ def test_folders_below_a_class_belong_to_it(class_folder):
 def test_known_labels_get_their_words_and_holdout_is_the_twins(class_folder, tmp_path):
     from data_modules.datasets import labels
 
-    root = class_folder(labels.EUROSAT, each=4)
+    root = class_folder(labels.LABELS["eurosat"], each=4)
     data = VqaDataModule(dataset="eurosat", source="folder", root=str(root), batch_size=4)
     twin = VqaDataModule(dataset="eurosat")
     assert data.open()[0].class_names == twin.open()[0].class_names

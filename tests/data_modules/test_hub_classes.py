@@ -37,7 +37,7 @@ def eurosat(root, names=BLANCHON, splits=("train", "validation", "test"), each=1
 def test_labels_are_read_by_name_whatever_their_order(tmp_path):
     straight = opened("eurosat", eurosat(tmp_path / "a"), "hub", ("test",))
     turned = opened("eurosat", eurosat(tmp_path / "b", BLANCHON[::-1]), "hub", ("test",))
-    words = [labels.eurosat_words(name) for name in labels.EUROSAT]
+    words = [labels.eurosat_words(name) for name in labels.LABELS["eurosat"]]
     assert list(straight.open()[0].class_names) == words
     assert list(texts(straight, "test").values()) == words
     assert list(texts(turned, "test").values()) == words[::-1]
@@ -111,7 +111,7 @@ def test_a_strange_class_is_named_or_skipped_and_counted(tmp_path):
 
 @pytest.mark.parametrize("kind", ["names", "numbers", "words"])
 def test_pictures_without_a_label_are_told_and_none_is_called_nan(tmp_path, kind):
-    names = list(labels.STANFORD_CARS)
+    names = list(labels.LABELS["stanford_cars"])
     column, said = {
         "names": (ClassLabel(names=names), [None, -1, 3, 195]),
         "numbers": (Value("float32"), [None, float("nan"), 3, 195]),
@@ -131,7 +131,7 @@ def test_pictures_without_a_label_are_told_and_none_is_called_nan(tmp_path, kind
 
 def test_several_labels_of_a_picture_are_one_line(tmp_path):
     kinds = {"image": Image(), "label": List(Value("string"))}
-    names = list(labels.STANFORD_CARS)
+    names = list(labels.LABELS["stanford_cars"])
     write_table(tmp_path / "data" / "test-0.parquet", kinds, image=[stored(0)], label=[names[:1]])
     with pytest.raises(CraftError, match=r"column 'label' holds \['.*, and a picture has one label"):
         opened("stanford_cars", tmp_path, "hub", ("test",))
@@ -145,7 +145,7 @@ def test_official_numbers_as_names_in_the_order_of_the_alphabet(tmp_path):
     for split in ("train", "test"):
         write_table(tmp_path / "data" / f"{split}-00000-of-00001-abc.parquet", kinds, **columns)
     data = opened("flowers102", tmp_path, "hub", ("test",))
-    assert list(texts(data, "test").values()) == [labels.FLOWERS102[int(n) - 1] for n in wanted]
+    assert list(texts(data, "test").values()) == [labels.LABELS["flowers102"][int(n) - 1] for n in wanted]
 
 
 def test_numbers_without_names_need_a_checked_order(tmp_path):
@@ -154,13 +154,13 @@ def test_numbers_without_names_need_a_checked_order(tmp_path):
     for split in ("train", "test", "gaussian_noise"):
         write_table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", kinds, **columns)
     data = opened("stanford_cars", tmp_path, "hub", ("test",))
-    assert list(texts(data, "test").values()) == [labels.STANFORD_CARS[i] for i in (0, 7, 144, 195)]
+    assert list(texts(data, "test").values()) == [labels.LABELS["stanford_cars"][i] for i in (0, 7, 144, 195)]
     with pytest.raises(CraftError, match=r"labels without names.*try --data.hub_id Multimodal-Fatima/"):
         opened("stanford_cars", tmp_path, "hub", ("test",), hub_id="Donghyun99/Stanford-Cars")
 
 
 def test_a_merged_table_with_another_picture_column_is_cut(tmp_path):
-    kinds = {"pixel_values": Image(), "label": ClassLabel(names=[n.lower() for n in labels.STANFORD_DOGS])}
+    kinds = {"pixel_values": Image(), "label": ClassLabel(names=[n.lower() for n in labels.LABELS["stanford_dogs"]])}
     columns = {"pixel_values": [stored(i) for i in range(30)], "label": [i % 3 for i in range(30)]}
     write_table(tmp_path / "data" / "train-00000-of-00001.parquet", kinds, **columns)
     data = opened("stanford_dogs", tmp_path, "hub", ("fit", "test"), hub_id="amaye15/stanford-dogs", holdout=0.0)
@@ -173,7 +173,7 @@ def test_a_merged_table_with_another_picture_column_is_cut(tmp_path):
 
 def test_shots_of_one_leaf_stay_together(tmp_path):
     names = [f"{i:08x}-0000-0000-0000-000000000000___FREC_Scab {3000 + i}.JPG" for i in range(60)]
-    kinds = {"image": Image(), "label": ClassLabel(names=list(labels.PLANTVILLAGE))}
+    kinds = {"image": Image(), "label": ClassLabel(names=list(labels.LABELS["plantvillage"]))}
     columns = {"image": [stored(i, name) for i, name in enumerate(names)], "label": [0] * 60}
     write_table(tmp_path / "data" / "train-00000-of-00001.parquet", kinds, **columns)
     with pytest.raises(CraftError, match="it shows one class, 'apple scab'; a question needs two or more"):

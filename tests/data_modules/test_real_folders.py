@@ -142,7 +142,7 @@ def test_cars_with_a_devkit_and_dogs_with_lists(tmp_path):
     for split, file in (("train", "cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
         rows = []
         for folder in sorted((root / "stanford_cars" / split).iterdir())[:6]:
-            number = labels.STANFORD_CARS.index(folder.name) + 1
+            number = labels.LABELS["stanford_cars"].index(folder.name) + 1
             for path in sorted(folder.iterdir())[:2]:
                 place("stanford_cars", path.relative_to(root / "stanford_cars"), tmp_path / f"cars_{split}" / path.name)
                 rows.append((1, 1, 2, 2, number, path.name))
@@ -195,7 +195,7 @@ def test_flowers_with_its_mat_files(tmp_path):
     numbers = np.zeros((1, 8189), dtype=int) + 1
     for path in found:
         place("flowers102", path.relative_to(Path(str(ROOT)) / "flowers102"), tmp_path / "jpg" / path.name)
-        numbers[0, int(path.stem[-5:]) - 1] = labels.FLOWERS102.index(path.parent.name) + 1
+        numbers[0, int(path.stem[-5:]) - 1] = labels.LABELS["flowers102"].index(path.parent.name) + 1
     savemat(tmp_path / "imagelabels.mat", {"labels": numbers})
     test = np.array([[int(path.stem[-5:]) for path in found]])
     savemat(tmp_path / "setid.mat", {"trnid": np.array([[1]]), "valid": np.array([[2]]), "tstid": test})

@@ -6,9 +6,9 @@ import pytest
 
 from craft_lightning.pretraining.family_report import grounded
 from craft_lightning.text.multiple_choice import LETTERS
-from data_modules.twins.base import ClassificationTwin
 from data_modules.twins.registry import TWINS
 from data_modules.twins.studio import Studio, rng_of
+from data_modules.twins.twin import ClassificationTwin
 
 
 @pytest.fixture(scope="module")

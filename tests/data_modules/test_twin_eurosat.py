@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from data_modules.datasets import labels
-from data_modules.twins import eurosat
-from data_modules.twins.eurosat import EuroSatTwin
+from data_modules.twins.drawings import draw_eurosat as eurosat
+from data_modules.twins.drawings.draw_eurosat import EuroSatTwin
 
 TWIN = EuroSatTwin()
 
 
 def test_classes_are_the_real_ten_balanced_and_different() -> None:
-    assert TWIN.class_names == tuple(map(labels.eurosat_words, labels.EUROSAT))
+    assert TWIN.class_names == tuple(map(labels.eurosat_words, labels.LABELS["eurosat"]))
     table = TWIN.class_attributes()
     assert table.shape == (10, 21)
     assert len(np.unique(table, axis=0)) == 10

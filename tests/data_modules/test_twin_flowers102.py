@@ -5,17 +5,17 @@ import pytest
 import torch
 
 from data_modules.datasets import labels
-from data_modules.twins import flowers102
-from data_modules.twins.flowers102 import FlowersTwin
+from data_modules.twins.drawings import draw_flowers102 as flowers102
+from data_modules.twins.drawings.draw_flowers102 import FlowersTwin
 from data_modules.twins.rng import Rng
 
 TWIN = FlowersTwin()
 
 
 def test_classes_are_every_fourth_real_name_balanced_and_different() -> None:
-    assert TWIN.class_names == labels.FLOWERS102[::4]
+    assert TWIN.class_names == labels.LABELS["flowers102"][::4]
     assert len(TWIN.class_names) == 26
-    assert TWIN.all_class_names == labels.FLOWERS102
+    assert TWIN.all_class_names == labels.LABELS["flowers102"]
     assert len(np.unique(TWIN.class_attributes(), axis=0)) == 26
     drawn = TWIN.draw("train", range(78), 16, "studio").labels
     assert np.array_equal(np.bincount(drawn), np.full(26, 3))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.twins.base import Qa
-from data_modules.twins.iconqa import IconQaTwin
-from data_modules.twins.iconqa_words import COLORS, KINDS, NUMBER_WORDS, NUMBERS, PLURALS, SHAPES
+from data_modules.twins.drawings.draw_iconqa import IconQaTwin
+from data_modules.twins.drawings.iconqa_words import COLORS, KINDS, NUMBER_WORDS, NUMBERS, PLURALS, SHAPES
+from data_modules.twins.twin import Qa
 
 TWIN = IconQaTwin()
 STRETCH = 8 * 120

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.twins.base import Drawing, Look
-from data_modules.twins.kvasir import CLASS_TABLE, KvasirTwin
+from data_modules.twins.drawings.draw_kvasir import CLASS_TABLE, KvasirTwin
+from data_modules.twins.twin import Drawing, Look
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.twins.draw import Canvas
-from data_modules.twins.font import Texts, bitmap
-from data_modules.twins.ocrvqa import (
+from data_modules.twins.drawings.canvas import Canvas
+from data_modules.twins.drawings.draw_ocrvqa import (
     _AUTHOR_TEXTS,
     _TITLE_TEXTS,
     AUTHORS,
@@ -18,6 +17,7 @@ from data_modules.twins.ocrvqa import (
     OcrVqaTwin,
     _perspective,
 )
+from data_modules.twins.drawings.font import Texts, bitmap
 from data_modules.twins.rng import Rng
 
 TWIN = OcrVqaTwin()

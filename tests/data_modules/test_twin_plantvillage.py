@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from data_modules.datasets import labels
-from data_modules.twins import plantvillage
-from data_modules.twins.plantvillage import PlantVillageTwin
+from data_modules.twins.drawings import draw_plantvillage as plantvillage
+from data_modules.twins.drawings.draw_plantvillage import PlantVillageTwin
 
 TWIN = PlantVillageTwin()
 
 
 def test_classes_are_the_real_38_balanced_and_different() -> None:
-    assert TWIN.class_names == tuple(map(labels.plantvillage_words, labels.PLANTVILLAGE))
+    assert TWIN.class_names == tuple(map(labels.plantvillage_words, labels.LABELS["plantvillage"]))
     assert len(set(TWIN.class_names)) == 38
     assert len(np.unique(TWIN.class_attributes(), axis=0)) == 38
     drawn = TWIN.draw("train", range(76), 16, "studio").labels

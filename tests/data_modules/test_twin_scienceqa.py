@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.twins.diagrams import ACCENT_RGB, KINDS, ORGANISMS
+from data_modules.twins.drawings.diagrams import ACCENT_RGB, KINDS, ORGANISMS
+from data_modules.twins.drawings.draw_scienceqa import ANSWERS, EVIDENCE, ScienceQaTwin
 from data_modules.twins.rng import Rng
-from data_modules.twins.scienceqa import ANSWERS, EVIDENCE, ScienceQaTwin
 
 COUNT = 360
 TWIN = ScienceQaTwin()

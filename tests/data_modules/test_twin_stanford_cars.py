@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.twins import stanford_cars
-from data_modules.twins.base import Drawing, Look
+from data_modules.twins.drawings import draw_stanford_cars as stanford_cars
+from data_modules.twins.drawings.draw_stanford_cars import BODIES, CLASS_TABLE, MODELS, PAINTS, CarsTwin
 from data_modules.twins.rng import Rng
-from data_modules.twins.stanford_cars import BODIES, CLASS_TABLE, MODELS, PAINTS, CarsTwin
+from data_modules.twins.twin import Drawing, Look
 
 
 @pytest.fixture(scope="module")

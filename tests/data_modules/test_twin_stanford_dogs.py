@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.twins.base import Drawing, Look
+from data_modules.twins.drawings.draw_stanford_dogs import BREEDS, CLASS_TABLE, DogsTwin
 from data_modules.twins.rng import Rng
-from data_modules.twins.stanford_dogs import BREEDS, CLASS_TABLE, DogsTwin
+from data_modules.twins.twin import Drawing, Look
 
 
 @pytest.fixture(scope="module")

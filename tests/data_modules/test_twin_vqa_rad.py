@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from data_modules.twins.drawings.draw_vqa_rad import KINDS, MODALITIES, VqaRadTwin
 from data_modules.twins.rng import Rng
-from data_modules.twins.vqa_rad import KINDS, MODALITIES, VqaRadTwin
 
 COUNT = 360
 TWIN = VqaRadTwin()

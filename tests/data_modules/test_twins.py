@@ -16,11 +16,11 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import VqaExample
 from data_modules.backbone_reader import read_backbone
-from data_modules.twins.base import ClassificationTwin, Drawing, Look, Qa, QuestionTwin
 from data_modules.twins.contact_sheet import contact_sheet
-from data_modules.twins.draw import Canvas
+from data_modules.twins.drawings.canvas import Canvas
 from data_modules.twins.registry import TWINS, twin, world_hash
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import ClassificationTwin, Drawing, Look, Qa, QuestionTwin
 
 CLASSIFICATION = [name for name, kind in TWINS.items() if issubclass(kind, ClassificationTwin)]
 BLANK = Image.new("RGB", (1, 1))

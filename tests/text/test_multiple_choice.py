@@ -19,12 +19,12 @@ EXAMPLE = VqaExample("d/test/1", Image.new("RGB", (4, 4)), "Which?", "B", option
 @pytest.mark.parametrize(
     ("names", "count"),
     [
-        (labels.EUROSAT, 2),
-        (labels.KVASIR, 2),
-        (labels.PLANTVILLAGE, 8),
-        (labels.FLOWERS102, 20),
-        (labels.STANFORD_DOGS, 24),
-        (labels.STANFORD_CARS, 39),
+        (labels.LABELS["eurosat"], 2),
+        (labels.LABELS["kvasir"], 2),
+        (labels.LABELS["plantvillage"], 8),
+        (labels.LABELS["flowers102"], 20),
+        (labels.LABELS["stanford_dogs"], 24),
+        (labels.LABELS["stanford_cars"], 39),
     ],
 )
 def test_hold_out_counts_are_the_papers(names, count):

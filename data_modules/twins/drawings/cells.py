@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data_modules.twins.draw import Number, per_picture
+from data_modules.twins.drawings.canvas import Number, per_picture
 from data_modules.twins.rng import Rng
 
 _PERIOD = 16

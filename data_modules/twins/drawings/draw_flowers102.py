@@ -15,10 +15,10 @@ from torch import Tensor
 
 from craft_lightning.types import Fact
 from data_modules.datasets import labels
-from data_modules.twins.base import Attributes, ClassificationTwin
-from data_modules.twins.cells import Cells
-from data_modules.twins.draw import Canvas, both, capsule, choose, disc, ellipse, grain, per_picture, rotate
+from data_modules.twins.drawings.canvas import Canvas, both, capsule, choose, disc, ellipse, grain, per_picture, rotate
+from data_modules.twins.drawings.cells import Cells
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, ClassificationTwin
 
 NIGHT = (0.3, 0.55)
 """Range of the light that is left outside the torch spot."""
@@ -83,7 +83,7 @@ _TABLE = {
     "mallow": (_OPEN, 5, _NOTCHED, _PINK, _STRIPES, _PURPLE, _WHITE, 1),
     "trumpet creeper": (_TRUMPET, 4, _TUBES, _ORANGE, _TIPS, _RED, _RED, 0),
 }
-_NAMES = labels.every_kth(labels.FLOWERS102, 4)
+_NAMES = labels.LABELS["flowers102"][::4]
 _ROWS = np.array([_TABLE[name] for name in _NAMES], dtype=np.int64)
 _RGB = np.array([rgb for _, rgb in _COLOURS], dtype=np.float32)
 _COUNTS = {
@@ -112,7 +112,7 @@ class FlowersTwin(ClassificationTwin):
     shift_name: ClassVar[str] = "night"
     query: ClassVar[str] = "Which of these flowers is shown in the image?"
     class_names: ClassVar[tuple[str, ...]] = _NAMES
-    all_class_names: ClassVar[tuple[str, ...]] = labels.FLOWERS102
+    all_class_names: ClassVar[tuple[str, ...]] = labels.LABELS["flowers102"]
 
     def class_attributes(self) -> NDArray[np.float64]:
         """``[26, 35]`` one-hot form, shape and mark; petal count on a log scale; colours as RGB; size of the centre."""

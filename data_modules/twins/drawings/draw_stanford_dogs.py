@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.datasets.labels import STANFORD_DOGS, every_kth, plain_words
-from data_modules.twins.base import Attributes, ClassificationTwin
-from data_modules.twins.draw import (
+from data_modules.datasets.labels import LABELS, plain_words
+from data_modules.twins.drawings.canvas import (
     Canvas,
     Colour,
     both,
@@ -36,6 +35,7 @@ from data_modules.twins.draw import (
     rotate,
 )
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, ClassificationTwin
 
 # Strength of the field look: width of the fence's boards and wires, and how much the place itself (hedge, sun, blocks)
 # takes over.
@@ -82,7 +82,7 @@ MARKINGS = (
     "three colours",
 )
 HAIRS = {"smooth hair": 0.0, "fluffy hair": 0.06, "shaggy hair": 0.11, "bearded chin": 0.03}
-# One row a breed, in the order of ``every_kth(STANFORD_DOGS, 4)``: ears, snout, head, coat, second colour, marking and
+# One row a breed, in the order of ``LABELS["stanford_dogs"][::4]``: ears, snout, head, coat, second colour, marking and
 # hair. The second colour is that of the marking.
 BREEDS = (
     ("bat ears", "short snout", "narrow head", "fawn", "fawn", "one colour", "smooth hair"),  # Chihuahua
@@ -143,8 +143,8 @@ class DogsTwin(ClassificationTwin):
     domain: ClassVar[str] = "dog"
     shift_name: ClassVar[str] = "behind the fence"
     query: ClassVar[str] = "Which of these dog breeds is shown in the image?"
-    class_names: ClassVar[tuple[str, ...]] = tuple(map(plain_words, every_kth(STANFORD_DOGS, 4)))
-    all_class_names: ClassVar[tuple[str, ...]] = tuple(map(plain_words, STANFORD_DOGS))
+    class_names: ClassVar[tuple[str, ...]] = tuple(map(plain_words, LABELS["stanford_dogs"][::4]))
+    all_class_names: ClassVar[tuple[str, ...]] = tuple(map(plain_words, LABELS["stanford_dogs"]))
 
     def class_attributes(self) -> NDArray[np.float64]:
         """See the base class: ears, snout, width of the head, both colours, marking and hair."""

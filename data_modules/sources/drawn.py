@@ -14,10 +14,10 @@ from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.types import Fact
 from data_modules.datasets.facts import DatasetFacts
 from data_modules.sources.split import Item, Source, Split, SplitName
-from data_modules.twins.base import ClassificationTwin, Drawing, Look, Qa
 from data_modules.twins.registry import TWINS, world_hash
 from data_modules.twins.registry import twin as twin_of
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import ClassificationTwin, Drawing, Look, Qa
 
 _CHUNK = 256  # pictures drawn at once: enough to be fast, little enough to keep memory small
 STUDIO_PICTURES = 100

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.twins.base import Attributes, Qa, QuestionTwin
-from data_modules.twins.draw import (
+from data_modules.twins.drawings.canvas import (
     Canvas,
     both,
     box,
@@ -30,8 +29,9 @@ from data_modules.twins.draw import (
     polygon,
     ring,
 )
-from data_modules.twins.font import Texts
+from data_modules.twins.drawings.font import Texts
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, Qa, QuestionTwin
 
 TILT = 1.0
 """Scales rotation, shear and perspective of the photograph (0: the book lies straight)."""

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.twins.base import Attributes, Qa, QuestionTwin
-from data_modules.twins.diagrams import ACCENT_RGB, KINDS, ORGANISMS, PAINTERS
-from data_modules.twins.draw import Canvas, blur, box, choose, grain, noise, per_picture, rotate
+from data_modules.twins.drawings.canvas import Canvas, blur, box, choose, grain, noise, per_picture, rotate
+from data_modules.twins.drawings.diagrams import ACCENT_RGB, KINDS, ORGANISMS, PAINTERS
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, Qa, QuestionTwin
 
 SKEW = 0.09
 """Field look: largest rotation (radians) and shear of the page."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_modules.twins.draw import Canvas, Number, per_picture
+from data_modules.twins.drawings.canvas import Canvas, Number, per_picture
 
 # One letter a row, its seven lines from the top, # is ink.
 _GLYPHS = {

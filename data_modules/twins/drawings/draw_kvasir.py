@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.datasets.labels import KVASIR, kvasir_words
-from data_modules.twins.base import Attributes, ClassificationTwin
-from data_modules.twins.draw import Canvas, both, box, choose, ellipse, noise, per_picture, ring
+from data_modules.datasets.labels import LABELS, kvasir_words
+from data_modules.twins.drawings.canvas import Canvas, both, box, choose, ellipse, noise, per_picture, ring
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, ClassificationTwin
 
 # Strength of the field look: size of the lamp's glare spots, and how much the lens adds (window, blur, drift of hue).
 GLARE = 1.0
@@ -69,7 +69,7 @@ class KvasirTwin(ClassificationTwin):
     domain: ClassVar[str] = "endoscopic finding"
     shift_name: ClassVar[str] = "endoscope"
     query: ClassVar[str] = "Which of these endoscopic findings is shown in the image?"
-    class_names: ClassVar[tuple[str, ...]] = tuple(map(kvasir_words, KVASIR))
+    class_names: ClassVar[tuple[str, ...]] = tuple(map(kvasir_words, LABELS["kvasir"]))
     all_class_names: ClassVar[tuple[str, ...]] = class_names
 
     def class_attributes(self) -> NDArray[np.float64]:

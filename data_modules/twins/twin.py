@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from craft_lightning.types import Fact
-from data_modules.twins.draw import Canvas
+from data_modules.twins.drawings.canvas import Canvas
 from data_modules.twins.rng import Rng
 
 Attributes = Mapping[str, NDArray[np.int64]]

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.datasets.labels import STANFORD_CARS, every_kth
-from data_modules.twins.base import Attributes, ClassificationTwin
-from data_modules.twins.draw import Canvas, both, box, choose, either, ellipse, per_picture
+from data_modules.datasets.labels import LABELS
+from data_modules.twins.drawings.canvas import Canvas, both, box, choose, either, ellipse, per_picture
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, ClassificationTwin
 
 # Strength of the field look: half-length of the motion blur in units of half the side, and opacity of rain and haze.
 MOTION = 0.10
@@ -104,7 +104,7 @@ PAINTS = {
 }
 RIMS = {"silver wheels": (0.88, 0.90, 0.92), "dark wheels": (0.22, 0.22, 0.24), "gold wheels": (0.93, 0.72, 0.15)}
 EXTRAS = ("no extras", "roof rack", "rear spoiler", "white stripe", "red stripe", "dark side blade", "no side windows")
-# One row a model, in the order of ``every_kth(STANFORD_CARS, 7)``: body, paint, rims, extra.
+# One row a model, in the order of ``LABELS["stanford_cars"][::7]``: body, paint, rims, extra.
 MODELS = (
     ("square", "yellow", "dark wheels", "roof rack"),  # AM General Hummer SUV
     ("convertible", "green", "silver wheels", "no extras"),  # Aston Martin V8 Vantage Convertible
@@ -156,8 +156,8 @@ class CarsTwin(ClassificationTwin):
     domain: ClassVar[str] = "car"
     shift_name: ClassVar[str] = "rain and motion"
     query: ClassVar[str] = "Which of these cars is shown in the image?"
-    class_names: ClassVar[tuple[str, ...]] = every_kth(STANFORD_CARS, 7)
-    all_class_names: ClassVar[tuple[str, ...]] = STANFORD_CARS
+    class_names: ClassVar[tuple[str, ...]] = LABELS["stanford_cars"][::7]
+    all_class_names: ClassVar[tuple[str, ...]] = LABELS["stanford_cars"]
 
     def class_attributes(self) -> NDArray[np.float64]:
         """See the base class: roof line, length, paint, rims and extra."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from craft_lightning.types import Fact
-from data_modules.twins.base import Qa
+from data_modules.twins.twin import Qa
 
 Picture = dict[str, Any]
 """The attributes of one picture as plain integers and lists."""

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from craft_lightning.types import Fact
 from data_modules.datasets import labels
-from data_modules.twins.base import Attributes, ClassificationTwin
-from data_modules.twins.cells import Cells
-from data_modules.twins.draw import Canvas, blur, choose, noise, per_picture, rotate
+from data_modules.twins.drawings.canvas import Canvas, blur, choose, noise, per_picture, rotate
+from data_modules.twins.drawings.cells import Cells
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, ClassificationTwin
 
 CLUTTER = 0.35
 """Share of places behind the leaf that hold leaves of other plants, in each of two layers."""
@@ -93,7 +93,7 @@ _DISEASES = {
     "yellow leaf curl virus": ("curled yellow margin", _RIM, 0, 0, _YELLOW, 0, 0.3, 0.0, 1.0),
     "mosaic virus": ("light dark mosaic", _MOSAIC, 0, 0, _LIME, 0, 0.3, 0.0, 1.0),
 }  # fmt: skip
-_NAMES = tuple(map(labels.plantvillage_words, labels.PLANTVILLAGE))
+_NAMES = tuple(map(labels.plantvillage_words, labels.LABELS["plantvillage"]))
 _CROP_NAMES, _DISEASE_NAMES = tuple(_CROPS), tuple(_DISEASES)
 
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_modules.twins.base import Attributes
-from data_modules.twins.draw import Canvas, Number, box, choose, per_picture, ring
+from data_modules.twins.drawings.canvas import Canvas, Number, box, choose, per_picture, ring
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes
 
 KINDS = ("magnets", "concentration", "food chain", "symmetry", "temperature", "state")
 ORGANISMS = ("grass", "bug", "fish", "mouse", "snake", "owl")

@@ -15,9 +15,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from craft_lightning.types import Fact
-from data_modules.twins.base import Attributes, Qa, QuestionTwin
-from data_modules.twins.draw import Canvas, blur, box, choose, disc, ellipse, grain, noise, per_picture, ring, rotate
+from data_modules.twins.drawings.canvas import (
+    Canvas,
+    blur,
+    box,
+    choose,
+    disc,
+    ellipse,
+    grain,
+    noise,
+    per_picture,
+    ring,
+    rotate,
+)
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, Qa, QuestionTwin
 
 TILT = 0.14
 """Field look: largest rotation in radians."""

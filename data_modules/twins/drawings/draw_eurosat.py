@@ -14,10 +14,10 @@ from torch import Tensor
 
 from craft_lightning.types import Fact
 from data_modules.datasets import labels
-from data_modules.twins.base import Attributes, ClassificationTwin
-from data_modules.twins.cells import Cells
-from data_modules.twins.draw import Canvas, blur, both, choose, ellipse, noise, rotate
+from data_modules.twins.drawings.canvas import Canvas, blur, both, choose, ellipse, noise, rotate
+from data_modules.twins.drawings.cells import Cells
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, ClassificationTwin
 
 SENSOR_STRENGTH = (0.35, 0.85)
 """Range of the share of the false-colour mix in a field picture (0 leaves natural colours)."""
@@ -39,7 +39,7 @@ _TABLE = {
     "River": (0, 0, 0, 0, 2, 0),
     "SeaLake": (0, 0, 0, 0, 0, 1),
 }
-_ROWS = np.array([_TABLE[name] for name in labels.EUROSAT], dtype=np.int64)
+_ROWS = np.array([_TABLE[name] for name in labels.LABELS["eurosat"]], dtype=np.int64)
 # [season, ground, rgb]; season 0 green, 1 dry
 _GROUND = [
     [
@@ -89,7 +89,7 @@ class EuroSatTwin(ClassificationTwin):
     domain: ClassVar[str] = "land cover"
     shift_name: ClassVar[str] = "false-colour sensor"
     query: ClassVar[str] = "Which land cover is shown in this satellite image?"
-    class_names: ClassVar[tuple[str, ...]] = tuple(map(labels.eurosat_words, labels.EUROSAT))
+    class_names: ClassVar[tuple[str, ...]] = tuple(map(labels.eurosat_words, labels.LABELS["eurosat"]))
     all_class_names: ClassVar[tuple[str, ...]] = class_names
 
     def class_attributes(self) -> NDArray[np.float64]:

@@ -16,10 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from craft_lightning.types import Fact
-from data_modules.twins import iconqa_words as words
-from data_modules.twins.base import Attributes, Qa, QuestionTwin
-from data_modules.twins.draw import Canvas, Number, blur, both, box, choose, disc, either, noise, per_picture, ring
-from data_modules.twins.iconqa_words import (
+from data_modules.twins.drawings import iconqa_words as words
+from data_modules.twins.drawings.canvas import (
+    Canvas,
+    Number,
+    blur,
+    both,
+    box,
+    choose,
+    disc,
+    either,
+    noise,
+    per_picture,
+    ring,
+)
+from data_modules.twins.drawings.iconqa_words import (
     BARS,
     COLORS,
     FRACTIONS,
@@ -35,6 +46,7 @@ from data_modules.twins.iconqa_words import (
     SPREAD,
 )
 from data_modules.twins.rng import Rng
+from data_modules.twins.twin import Attributes, Qa, QuestionTwin
 
 DUST = 0.55
 """How much of the chalk is missing at the thinnest places (0: solid chalk)."""
