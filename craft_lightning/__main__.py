@@ -14,31 +14,30 @@ from craft_lightning import __version__
 from craft_lightning.checkout import PACKAGES, install_command, no_shadows
 from craft_lightning.errors import CraftError, unknown
 
-RUN = "craft_lightning.cli.run"
-
-VERBS: dict[str, tuple[str, str]] = {
-    "fit": (RUN, "train a method"),
-    "validate": (RUN, "evaluate on the validation items"),
-    "test": (RUN, "evaluate on the stored test items"),
-    "predict": (
-        "craft_lightning.cli.predict",
-        "answer the questions of a split, or one about a picture; write its logits",
-    ),
-    "list": ("craft_lightning.cli.list", "methods, datasets, backbones or tables, one line each"),
-    "table": ("craft_lightning.cli.table", "plan, run and render a table of the paper"),
-    "board": ("craft_lightning.cli.board", "name all runs for TensorBoard"),
-    "tokenize": ("craft_lightning.cli.tokenize", "pictures to discrete visual tokens"),
-    "tokens": ("craft_lightning.cli.tokens", "a picture of the visual tokens of pictures: codes, changed, kept"),
-    "draw": ("craft_lightning.cli.draw", "contact sheet of the drawn datasets"),
-    "export": ("craft_lightning.cli.export", "write an adapted encoder back into a whole checkpoint"),
-    "doctor": ("craft_lightning.cli.doctor", "what this machine has and what is missing"),
-    "surrogate": ("craft_lightning.cli.surrogate", "build a surrogate model, or the pocket family from nothing"),
+VERBS = {
+    "fit": "train a method",
+    "validate": "evaluate on the validation items",
+    "test": "evaluate on the stored test items",
+    "predict": "answer the questions of a split, or one about an image; write its logits",
+    "list": "methods, datasets, backbones or tables, one line each",
+    "table": "plan, run and render a table of the paper",
+    "board": "name all runs for TensorBoard",
+    "tokenize": "images to discrete visual tokens",
+    "tokens": "draw the visual tokens of images: codes, changed, kept",
+    "draw": "contact sheet of the synthetic datasets",
+    "export": "write an adapted encoder back into a whole checkpoint",
+    "doctor": "what this machine has and what is missing",
+    "surrogate": "build a surrogate model, or the pocket family from nothing",
 }
+"""What each verb does; its module is ``craft_lightning.cli.VERB``."""
+
+RUNS = ("fit", "validate", "test")
+"""Verbs that ``craft_lightning.cli.run`` answers for, each told by its name."""
 
 
 def usage() -> str:
     """The text of ``--help``."""
-    verbs = "\n".join(f"  {verb:<10} {line}" for verb, (_, line) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10} {line}" for verb, line in VERBS.items())
     return (
         f"usage: python -m craft_lightning VERB ...\n\n{verbs}\n\n"
         "VERB --help says more; a run is described by config files, for example\n"
@@ -62,12 +61,11 @@ def dispatch(argv: Sequence[str]) -> int:
         raise CraftError(f"{argv[0]} comes after the verb: python -m craft_lightning VERB {argv[0]} ...")
     if argv[0] not in VERBS:
         raise unknown("verb", argv[0], VERBS)
-    module = VERBS[argv[0]][0]
-    arguments = list(argv) if module == RUN else list(argv[1:])
+    module, arguments = ("run", argv) if argv[0] in RUNS else (argv[0], argv[1:])
     if argv[0] != "doctor":  # which says it among all else
         no_shadows()
     try:
-        result: int = import_module(module).main(arguments)
+        result: int = import_module(f"craft_lightning.cli.{module}").main(list(arguments))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in PACKAGES:
             raise

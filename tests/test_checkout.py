@@ -14,7 +14,7 @@ from craft_lightning import __main__ as entry
 from craft_lightning import checkout
 from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.checkout import ROOT, experiments, find, placed
-from craft_lightning.cli.arguments import read_layers
+from craft_lightning.cli.config_layers import read_layers
 from craft_lightning.cli.list import entries
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError

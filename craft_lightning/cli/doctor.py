@@ -5,7 +5,6 @@ Nothing heavy is imported before it is looked at, and a check that breaks is a c
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from craft_lightning import __version__
 from craft_lightning.checkout import PACKAGES, ROOT, in_checkout, no_shadows
+from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import BACKBONES, POCKET, hub_folder, models_root
 
@@ -51,40 +51,27 @@ class Found:
     mend: str = ""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="craft_lightning doctor",
-        description="What this machine has, and what is missing with the command that mends it. Exit 1 on a cross.",
-    )
-    p.add_argument("--scale", default="pocket", choices=["pocket", "paper"], help="what it is to run (%(default)s)")
-    p.add_argument("--json", action="store_true", help="the same as one JSON object")
-    return p
-
-
 def main(argv: Sequence[str]) -> int:
     """The verb; returns 0 if every check passes, else 1."""
-    args = parser().parse_args(argv)
+    parser = verb_parser(
+        "doctor", "What this machine has, and what is missing with the command that mends it. Exit 1 on a cross."
+    )
+    parser.shared("--scale")
+    parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+    args = parser.parse_args(argv)
     found = examine(args.scale)
     healthy = all(f.ok for f in found.values())
     if args.json:
         checks = [{"number": n, "name": k, **asdict(f)} for n, (k, f) in enumerate(found.items(), 1)]
         print(json.dumps({"version": __version__, "scale": args.scale, "ok": healthy, "checks": checks}, indent=1))
         return 0 if healthy else 1
-    marks = ("✓", "✗") if _speaks("✓✗") else ("ok", "NO")
+    speaks = "✓✗".encode(sys.stdout.encoding or "ascii", "ignore")
+    marks = ("✓", "✗") if speaks else ("ok", "NO")
     for number, (name, one) in enumerate(found.items(), 1):
         print(f"{number:>2} {marks[not one.ok]} {name:<9} {one.text}")
         if not one.ok:
             print(f"{'':>{5 + len(marks[1])}}{'':<9}mend it: {one.mend}")
     return 0 if healthy else 1
-
-
-def _speaks(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def examine(scale: str) -> dict[str, Found]:
@@ -97,7 +84,7 @@ def examine(scale: str) -> dict[str, Found]:
         "python": python,
         "packages": packages,
         "shadows": shadows,
-        "source": source,
+        "source": lambda: Found(True, f"craft_lightning {__version__} in {ROOT}"),
         "memory": memory,
         "devices": lambda: devices(scale),
         "disk": lambda: disk(scale),
@@ -135,12 +122,10 @@ def declared() -> list[str]:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project.get("optional-dependencies", {}).items()
-    return project["dependencies"] + [_marked(line, extra) for extra, lines in extras for line in lines]
-
-
-def _marked(line: str, extra: str) -> str:
-    text, _, marker = line.partition(";")
-    return f"{text} ; " + (f"({marker}) and " if marker else "") + f'extra == "{extra}"'
+    marked = [(*line.partition(";")[::2], extra) for extra, lines in extras for line in lines]
+    return project["dependencies"] + [
+        f'{text} ; {f"({marker}) and " if marker else ""}extra == "{extra}"' for text, marker, extra in marked
+    ]
 
 
 def requirements(lines: Sequence[str], extras: Iterable[str] = ("",)) -> Iterator[Requirement]:
@@ -206,7 +191,12 @@ def in_the_way() -> Found:
         return Found(True, f"modules are not looked for in {here}")
     elsewhere = [place for place in sys.path if place not in ("", str(here))]
     files = [*here.glob("*.py"), *(file.parent for file in here.glob("*/__init__.py"))]
-    hiding = sorted(file for file in files if file.stem not in (*PACKAGES, "test") and _is_module(file.stem, elsewhere))
+    hiding = sorted(
+        file
+        for file in files
+        if file.stem not in (*PACKAGES, "test")
+        and (file.stem in sys.stdlib_module_names or PathFinder.find_spec(file.stem, elsewhere))
+    )
     if hiding:
         listed = ", ".join(file.name for file in hiding)
         renames = " && ".join(f"mv {file} {file.with_name(f'my_{file.name}')}" for file in hiding)
@@ -214,33 +204,17 @@ def in_the_way() -> Found:
     return Found(True, f"nothing in {here} hides a module")
 
 
-def _is_module(name: str, places: list[str]) -> bool:
-    return name in sys.stdlib_module_names or PathFinder.find_spec(name, places) is not None
-
-
-def source() -> Found:
-    """Version and place of our packages."""
-    return Found(True, f"craft_lightning {__version__} in {ROOT}")
-
-
 def memory() -> Found:
     """Working memory that is free."""
-    total, free = _memory_gib()
-    if total is None or free is None:
+    try:
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
         return Found(True, "unknown on this system")
-    text = f"{free:.1f} of {total:.1f} GiB free, {os.cpu_count()} cores"
-    if free < MEMORY_GIB:
+    gib = {name: int(kib) * 1024 / GIB for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", told, re.MULTILINE)}
+    text = f"{gib['MemAvailable']:.1f} of {gib['MemTotal']:.1f} GiB free, {os.cpu_count()} cores"
+    if gib["MemAvailable"] < MEMORY_GIB:
         return Found(False, f"{text}; a pocket run takes {MEMORY_GIB:.0f}", "ps aux --sort=-rss | head")
     return Found(True, text)
-
-
-def _memory_gib() -> tuple[float | None, float | None]:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None, None
-    fields = {name: int(kib) * 1024 / GIB for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    return fields.get("MemTotal"), fields.get("MemAvailable")
 
 
 def devices(scale: str) -> Found:
@@ -267,7 +241,9 @@ def devices(scale: str) -> Found:
 def disk(scale: str) -> Found:
     """Room and permission to write where runs and checkpoints go."""
     texts, needed = [], DISK_GIB[scale]
-    for place in dict.fromkeys((Path.cwd(), _existing(models_root()))):
+    root = models_root().absolute()
+    existing = next(folder for folder in (root, *root.parents) if folder.is_dir())
+    for place in dict.fromkeys((Path.cwd(), existing)):
         free = shutil.disk_usage(place).free / GIB
         texts.append(f"{free:.0f} GiB free in {place}")
         if place == Path.cwd() and not os.access(place, os.W_OK):
@@ -276,12 +252,6 @@ def disk(scale: str) -> Found:
             text = f"{free:.1f} GiB free in {place}, {needed:.0f} are needed at {scale} scale"
             return Found(False, text, f"du -xh --max-depth=2 {place} | sort -h | tail")
     return Found(True, ", ".join(texts))
-
-
-def _existing(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(p for p in (path, *path.parents) if p.is_dir())
 
 
 def folders() -> Found:
@@ -297,10 +267,8 @@ def folders() -> Found:
 
 def models(scale: str) -> Found:
     """Checkpoints on this machine: the shipped ones, and at paper scale the paper's host."""
-    shipped = [
-        b.name for b in BACKBONES.values() if b.source == "pocket" and (POCKET / b.name / "config.json").is_file()
-    ]
-    local = [b.name for b in BACKBONES.values() if b.source != "pocket" and (models_root() / b.name).is_dir()]
+    shipped = [n for n, b in BACKBONES.items() if b.source == "pocket" and (POCKET / n / "config.json").is_file()]
+    local = [n for n, b in BACKBONES.items() if b.source != "pocket" and (models_root() / n).is_dir()]
     text = f"{', '.join(shipped) or 'no pocket model'}; in {models_root()}: {', '.join(local) or 'none'}"
     if not shipped:
         return Found(False, text, f"git -C {ROOT} checkout -- craft_lightning/pocket" if in_checkout() else AGAIN)

@@ -23,7 +23,7 @@ from craft_lightning.benchmark.plan import Node, Plan
 from craft_lightning.checkpoints.meta import Profile, profile
 from craft_lightning.checkpoints.published_configs import BLUEPRINTS
 from craft_lightning.cli import doctor
-from craft_lightning.cli.arguments import named_settings, read_layers
+from craft_lightning.cli.config_layers import named_settings, read_layers
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from craft_lightning.checkout import EXPERIMENTS, places
-from craft_lightning.errors import CraftError, unknown
+from craft_lightning.cli.arguments import verb_parser
+from craft_lightning.errors import unknown
 from craft_lightning.models.vlm_spec import BACKBONES
 
 KINDS = ("methods", "datasets", "backbones", "tables")
@@ -33,14 +34,12 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         CraftError: not exactly one kind, or an unknown one.
     """
-    if any(a in ("-h", "--help") for a in argv):
-        print(f"usage: python -m craft_lightning list {'|'.join(KINDS)}")
-        return 0
-    if len(argv) != 1:
-        raise CraftError(f"list takes one of {', '.join(KINDS)}")
-    if argv[0] not in KINDS:
-        raise unknown("list of", argv[0], KINDS)
-    listed = entries(argv[0])
+    parser = verb_parser("list", "List what there is, a line each.")
+    parser.add_argument("kind", metavar="|".join(KINDS))
+    kind = parser.parse_args(argv).kind
+    if kind not in KINDS:
+        raise unknown("list of", kind, KINDS)
+    listed = entries(kind)
     width = max(map(len, listed), default=0)
     for name, line in listed.items():
         print(f"{name:<{width}}  {line}".rstrip())

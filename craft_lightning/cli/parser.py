@@ -15,7 +15,6 @@ from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.ste_check import SteCheck
 from callbacks.token_map import TokenMap
-from craft_lightning.cli.arguments import wrong_part, wrong_value
 from craft_lightning.errors import CraftError, nearest, unknown
 from craft_lightning.methods import METHODS
 from craft_lightning.methods.base import BaseMethod
@@ -31,9 +30,7 @@ class CraftParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Turn whatever was wrong on the command line or in a config file into a :class:`CraftError`."""
         text = " ".join(str(message).split())
-        if told := wrong_value(text, settings):
-            raise CraftError(told)
-        if told := wrong_part(text, class_names):
+        if told := wrong_value(text) or wrong_part(text):
             raise CraftError(told)
         # jsonargparse lists what was wrong with each type that a part may have; the first one is ours.
         found = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", text)
@@ -57,6 +54,14 @@ class CraftParser(LightningArgumentParser):
         if args is not None:
             args = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in args]
         return super().parse_args(args, *others, **kwargs)
+
+    def format_help(self) -> str:
+        """One line of usage, then what a run is about; the many settings of Lightning's trainer come last."""
+        verb = self.prog.rsplit(" ", 1)[-1]
+        if "--trainer" in self.format_usage():
+            self.usage = f"python -m craft_lightning {verb} --config FILE ... [--SETTING VALUE ...]"
+            self._action_groups.sort(key=lambda group: "every aspect of training" in str(group.title))
+        return str(super().format_help())
 
     def _unknown(self, name: str) -> NoReturn:
         known = settings()
@@ -92,3 +97,64 @@ def class_names(setting: str) -> list[str]:
         found += below
         names += [c.__name__ for c in below if not c.__name__.startswith("_")]
     return sorted(set(names))
+
+
+COMPLAINT = re.compile(r'Parser key "([\w.]+)": (.+?)(?:\. Got value:| Given value type: .+ Given value:) (.*)')
+TYPES = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "NoneType": "null",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+}
+"""What jsonargparse's names of types are called to a user."""
+
+
+def wrong_value(message: str) -> str | None:
+    """What a parser's message says of a value of the wrong type, with the setting's whole name and without jargon.
+
+    Args:
+        message: on one line. None is returned if it is about anything else.
+    """
+    found = COMPLAINT.fullmatch(message)
+    if found is None:
+        return None
+    key, reasons, given = found.groups()
+    expected = []
+    for reason in (reasons.partition("Errors: - ")[2] or reasons).split(" - "):
+        kind = re.fullmatch(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+)\])", reason)
+        if kind is None or kind[1] not in (None, *TYPES):
+            return None
+        expected.append(f"one of {kind[2]}" if kind[2] else TYPES[kind[1]])
+    # A part of a part is reported by the end of its name.
+    name = next((s for s in settings() if s == key or s.endswith(f".{key}")), key)
+    if name == "seed_everything":  # Lightning draws one for a bool, and a run may not
+        expected = [TYPES["int"]]
+    return f"{name}: expected {' or '.join(expected)}, got {'null' if given == 'None' else repr(given)}"
+
+
+EXPECTED = re.compile(r"Expected a|Not a valid subclass|Import path .+ does not correspond|Does not validate")
+
+
+def wrong_part(message: str) -> str | None:
+    """What a parser's message says of a class that a setting of the trainer names, or of that class's own settings.
+
+    Args:
+        message: on one line. None is returned if it is about anything else.
+    """
+    found = re.match(r'Parser key "(trainer\.\w+)": |Does not validate against any of the Union subtypes', message)
+    if found is None:
+        return None
+    setting = found[1]
+    listed = re.split(r"Errors: - ", message)[-1].partition(" Given value")[0].split(" - ")
+    if missing := re.search(r"Expected a dot import path string: (\w+)", message):
+        return str(unknown(f"{setting} class", missing[1], class_names(setting)))
+    reason = next((r for r in listed if not EXPECTED.match(r)), listed[0])
+    if missing := re.match(r"the following arguments are required: (\w+)", reason):
+        return f"{setting} needs {missing[1]}: --{setting}.{missing[1]} VALUE"
+    if missing := re.match(r"no setting 'model\.(\w+)'", reason):
+        return f"{setting}: no setting {missing[1]!r} of its class"
+    return f"{setting}: {reason}" if setting else reason

@@ -43,16 +43,15 @@ from craft_lightning import __version__
 from craft_lightning import settings as defaults
 from craft_lightning.checkout import placed
 from craft_lightning.cli import trainer_flags as flags
-from craft_lightning.cli.arguments import (
+from craft_lightning.cli.config_layers import (
     Layer,
     check_numbers,
     links_hold,
     named_settings,
     one_class,
     read_layers,
-    wrong_part,
 )
-from craft_lightning.cli.parser import CraftParser, class_names
+from craft_lightning.cli.parser import CraftParser, wrong_part
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods._support import resuming
@@ -74,8 +73,8 @@ from craft_lightning.strategies.fsdp2 import register
 from craft_lightning.strategies.lost_process import lost_process
 from data_modules.datamodule import VqaDataModule
 
-ALIASES = {"--encoder": "--model.backbone.encoder"}
-"""Flags that people type, and what they stand for."""
+ALIASES = {"--backbone": "--model.backbone.name", "--encoder": "--model.backbone.encoder"}
+"""Flags that every verb has by these names, and the settings that they stand for."""
 
 LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)}
 LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
@@ -198,7 +197,7 @@ class CraftCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            told = wrong_part(" ".join(str(error).split()), class_names)
+            told = wrong_part(" ".join(str(error).split()))
             raise CraftError(told) if told else error from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -6,7 +6,7 @@ Lightning does something else than some values say, without a word, and ends oth
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, callbacks
@@ -33,7 +33,7 @@ WORK = {
 """Flags that leave a verb nothing to do if they are 0."""
 
 USELESS: dict[str, tuple[Any, str]] = {
-    "overfit_batches": (0.0, "the order of training is the experiment's; take few pictures: --data.train_size N"),
+    "overfit_batches": (0.0, "the order of training is the experiment's; take few images: --data.train_size N"),
     "barebones": (False, "without metrics and checkpoints there is no result: leave it out"),
     "model_registry": (None, "nothing is uploaded, checkpoints stay in the run folder: leave it out"),
 }
@@ -42,19 +42,20 @@ USELESS: dict[str, tuple[Any, str]] = {
 OLD_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 STRATEGIES = {
-    r"spawn|fork|notebook": "processes are started by ddp",
-    r"^fsdp$|^fsdp_|model_parallel|stage_3": "weights are sharded by fsdp2",
+    r"spawn|fork|notebook": "processes are started by ddp, take that",
+    r"^fsdp$|^fsdp_|model_parallel|stage_3": "weights are sharded by fsdp2, take that",
 }
 """Strategies of Lightning that a run cannot follow, as patterns, and what does their work."""
 
+LAST_STEP = "results are those of the weights of the last step"
 CALLBACKS: dict[type[Callback], str] = {
     callbacks.BatchSizeFinder: "the rows of a step are the experiment's: --data.batch_size",
     callbacks.LearningRateFinder: "learning rates are compared by whole trainings (make sweep): --model.optim.lr",
     callbacks.GradientAccumulationScheduler: "all steps are cut alike: --trainer.accumulate_grad_batches",
     callbacks.BaseFinetuning: "the method says what trains",
     callbacks.ModelPruning: "what is frozen stays as it is",
-    callbacks.StochasticWeightAveraging: "results are those of the weights of the last step",
-    callbacks.WeightAveraging: "results are those of the weights of the last step",
+    callbacks.StochasticWeightAveraging: LAST_STEP,
+    callbacks.WeightAveraging: LAST_STEP,
 }
 """Lightning's callbacks that would make another experiment of a run, and why, or what to do instead."""
 
@@ -96,52 +97,44 @@ def check(verb: str, trainer: Any, clip: float | None) -> None:
     Raises:
         CraftError: the first of them, with its value and what to do.
     """
+    for name, told in _refused(verb, trainer, clip):
+        raise CraftError(f"--trainer.{name} {trainer[name]}{told}")
+
+
+def _refused(verb: str, trainer: Any, clip: float | None) -> Iterator[tuple[str, str]]:
+    """Flags that a run refuses, and what follows their value in the message."""
     for name, least in LEAST.items():
-        value = trainer[name]
-        if isinstance(value, int | float) and value < least:
-            raise CraftError(f"--trainer.{name} {value}: at least {least}")
+        if isinstance(trainer[name], int | float) and trainer[name] < least:
+            yield name, f": at least {least}"
     for name, (nothing, told) in USELESS.items():
         if trainer[name] != nothing:
-            raise CraftError(f"--trainer.{name} {trainer[name]}: {told}")
+            yield name, f": {told}"
     for name in WORK[verb]:
         if trainer[name] == 0 and not isinstance(trainer[name], bool):
-            raise CraftError(f"--trainer.{name} {trainer[name]}: that leaves nothing to {verb}")
+            yield name, f": that leaves nothing to {verb}"
     if "://" in str(trainer.default_root_dir):
-        raise CraftError(f"--trainer.default_root_dir {trainer.default_root_dir}: a run writes to this machine's disk")
+        yield "default_root_dir", ": a run writes to this machine's disk"
     if isinstance(trainer.max_time, str) and not re.fullmatch(r"\d+(:\d\d){3}", trainer.max_time):
-        raise CraftError(f"--trainer.max_time {trainer.max_time}: days, hours, minutes, seconds, as 00:12:30:00")
+        yield "max_time", ": days, hours, minutes, seconds, as 00:12:30:00"
     if trainer.val_check_interval == 0:
-        raise CraftError("--trainer.val_check_interval 0: to validate nothing, set --trainer.limit_val_batches 0")
-    if trainer.precision not in (None, *OLD_PRECISIONS.values()):
-        raise CraftError(
-            f"--trainer.precision {trainer.precision}: trained weights are float32; compute in "
-            f"{', '.join(OLD_PRECISIONS.values())}, and hold frozen weights in --model.backbone.dtype bfloat16"
-        )
+        yield "val_check_interval", ": to validate nothing, set --trainer.limit_val_batches 0"
+    if trainer.precision not in (None, *(known := OLD_PRECISIONS.values())):
+        told = f"trained weights are float32; compute in {', '.join(known)}"
+        yield "precision", f": {told}, and hold frozen weights in --model.backbone.dtype bfloat16"
     for pattern, told in STRATEGIES.items():
         if isinstance(trainer.strategy, str) and re.search(pattern, trainer.strategy):
-            raise CraftError(f"--trainer.strategy {trainer.strategy}: {told}, take that")
-    if verb == "fit":
-        if trainer.max_steps == trainer.max_epochs == -1:
-            raise CraftError(
-                "--trainer.max_steps -1: a training needs an end, which its learning rate falls to; set "
-                "--trainer.max_epochs"
-            )
-        _check_clip(trainer, clip)
-
-
-def _check_clip(trainer: Any, clip: float | None) -> None:
-    """Two flags say how gradients are clipped, the method's and Lightning's: they may not differ."""
+            yield "strategy", f": {told}"
+    if verb != "fit":
+        return
+    if trainer.max_steps == trainer.max_epochs == -1:
+        yield "max_steps", ": a training needs an end, which its learning rate falls to; set --trainer.max_epochs"
+    # Two flags say how gradients are clipped, the method's and Lightning's: they may not differ.
     value, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
     if clip is not None and value not in (None, clip):
-        raise CraftError(
-            f"--trainer.gradient_clip_val {value}, but --model.optim.clip {clip}: set --model.optim.clip {value} "
-            "alone, or null to clip by the trainer's"
-        )
+        told = f"set --model.optim.clip {value} alone, or null to clip by the trainer's"
+        yield "gradient_clip_val", f", but --model.optim.clip {clip}: {told}"
     if algorithm is not None and (value is None or (clip is not None and algorithm != "norm")):
-        raise CraftError(
-            f"--trainer.gradient_clip_algorithm {algorithm} clips with --trainer.gradient_clip_val V "
-            "--model.optim.clip null"
-        )
+        yield "gradient_clip_algorithm", " clips with --trainer.gradient_clip_val V --model.optim.clip null"
 
 
 def check_parts(found: Sequence[Callback], plugins: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from craft_lightning.cli.arguments import named_settings, read_layers
+from craft_lightning.cli.config_layers import named_settings, read_layers
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 
