@@ -55,13 +55,14 @@ class CraftParser(LightningArgumentParser):
             args = [f"{a.removesuffix('=None')}=null" if a.endswith("=None") else a for a in args]
         return super().parse_args(args, *others, **kwargs)
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: Any = None) -> str:
         """One line of usage, then what a run is about; the many settings of Lightning's trainer come last."""
         verb = self.prog.rsplit(" ", 1)[-1]
         if "--trainer" in self.format_usage():
             self.usage = f"python -m craft_lightning {verb} --config FILE ... [--SETTING VALUE ...]"
-            self._action_groups.sort(key=lambda group: "every aspect of training" in str(group.title))
-        return str(super().format_help())
+            groups = self._action_groups
+            self._action_groups = sorted(groups, key=lambda group: "every aspect of training" in str(group.title))
+        return str(super().format_help(formatter))
 
     def _unknown(self, name: str) -> NoReturn:
         known = settings()
