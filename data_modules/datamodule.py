@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from craft_lightning.errors import CraftError, unknown
+from craft_lightning.models.image_processing import to_pixels
 from craft_lightning.models.picture_files import told
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import rows_per_pass
@@ -26,10 +27,9 @@ from data_modules.datasets.facts import OWN, DatasetFacts, dataset_facts, own_fa
 from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
 from data_modules.sources.drawn import TwinSource, draw_studio
 from data_modules.sources.folder import Place, check_root, look, open_folder
-from data_modules.sources.hub import open_hub
-from data_modules.sources.images import to_pixels
+from data_modules.sources.items import OnBad, Problems, Source, SplitName
 from data_modules.sources.records import RecordSource, Selection, Unit
-from data_modules.sources.split import OnBad, Problems, Source, SplitName
+from data_modules.sources.table import open_hub
 from data_modules.twins.twin import Look
 
 SOURCES = ("twin", "folder", "hub")

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from craft_lightning.models.image_processing import to_pixels
 from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text
 from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
 from craft_lightning.types import VqaBatch, VqaExample
-from data_modules.sources.images import to_picture, to_pixels
-from data_modules.sources.split import Item, Source, Split, SplitName
+from data_modules.sources.images import to_picture
+from data_modules.sources.items import Item, Source, Split, SplitName
 
 Distractors = Literal["nearest", "random"]
 Draw = int | tuple[int, int]

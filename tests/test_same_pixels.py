@@ -17,11 +17,10 @@ from safetensors.torch import load_file
 from craft_lightning import __main__ as entry
 from craft_lightning.checkpoints.registry import load_tower
 from craft_lightning.cli import tokens
-from craft_lightning.models.image_processing import preprocess
+from craft_lightning.models.image_processing import preprocess, to_pixels
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.visualization import TokenView, draw_tokens
 from data_modules.datamodule import VqaDataModule
-from data_modules.sources.images import to_pixels
 
 
 def turned(orientation: int) -> Image.Exif:

@@ -249,10 +249,8 @@ def _say_once(what: str) -> None:
     log.warning("%s", what)
 
 
-def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
-    """``[3, side, side]`` float32 in [-1, 1].
-
-    The picture is read by :func:`to_rgb` first, then resized as a whole with PIL's antialiased bicubic filter.
+def square(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
+    """``[3, side, side]`` uint8: read by :func:`to_rgb`, resized as a whole with PIL's antialiased bicubic filter.
 
     Args:
         image: any mode, any size.
@@ -262,14 +260,23 @@ def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tens
     """
     image = to_rgb(image)
     if aspect != "resize" and image.width != image.height:
-        square = max(image.size)
-        canvas = Image.new("RGB", (square, square), PAD_COLOURS[aspect])
-        canvas.paste(image, ((square - image.width) // 2, (square - image.height) // 2))
+        longer = max(image.size)
+        canvas = Image.new("RGB", (longer, longer), PAD_COLOURS[aspect])
+        canvas.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
         image = canvas
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-    return torch.from_numpy((pixels - np.float32(0.5)) / np.float32(0.5)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 images as a tower takes them: float32 in [-1, 1], of the same shape."""
+    return (images.float() / 255.0 - 0.5) / 0.5
+
+
+def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
+    """:func:`square` of an image, as :func:`to_pixels`: ``[3, side, side]`` float32 in [-1, 1]."""
+    return to_pixels(square(image, side, aspect))
 
 
 def picture_batches(files: Sequence[Path], side: int, aspect: Aspect, size: int) -> Iterator[Tensor]:

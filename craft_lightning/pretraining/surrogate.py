@@ -24,7 +24,7 @@ from craft_lightning.checkpoints.registry import load_language_model, load_token
 from craft_lightning.checkpoints.tokenizer import tokenizer_bytes
 from craft_lightning.checkpoints.vila_u_writer import write_vlm
 from craft_lightning.errors import CraftError
-from craft_lightning.models.image_processing import READING
+from craft_lightning.models.image_processing import READING, to_pixels
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.sharding import recompute, shard
 from craft_lightning.models.towers.siglip import VisionTower
@@ -36,7 +36,7 @@ from craft_lightning.pretraining.stored_codes import StoredCodes, StoredConversa
 from craft_lightning.pretraining.surrogate_plan import StagePlan, SurrogatePlan
 from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
 from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, length_grouped
-from data_modules.sources.images import read_square, to_pixels
+from data_modules.sources.images import read_square
 from data_modules.sources.llava_conversations import PUBLISHED, Talks
 
 STAGES = ("projector", "joint")

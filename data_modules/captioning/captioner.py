@@ -26,7 +26,7 @@ from data_modules.backbone_reader import Reader
 from data_modules.samplers import world
 from data_modules.sources.hub import hub_error, no_space
 from data_modules.sources.images import LazyImages, to_picture
-from data_modules.sources.split import Split
+from data_modules.sources.items import Split
 
 KINDS = ("blip", "blip-2")
 """Models that caption a picture without being asked anything."""
@@ -280,7 +280,7 @@ def _kind(folder: Path) -> str:
 def _identity(images: Tensor | LazyImages, index: int) -> str:
     """A hash of a picture: of its file's bytes and how they are read where that is when needed, else of its pixels."""
     if isinstance(images, LazyImages):
-        content = READING.encode() + images.content(index)
+        content = READING.encode() + images.pictures[index].content()
     else:
         content = images[index].numpy().tobytes()
     return hashlib.sha256(content).hexdigest()

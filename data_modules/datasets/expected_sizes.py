@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts
-from data_modules.sources.cut import TEST_SHARE, VAL_SHARE
+from data_modules.sources.records import TEST_SHARE, VAL_SHARE
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from data_modules.datasets.registry import DATASETS
 from data_modules.sources.values import nfc
 
 if TYPE_CHECKING:
-    from data_modules.sources.found import Found
-    from data_modules.sources.split import Problems, SplitName
+    from data_modules.sources.items import Found, Problems, SplitName
     from data_modules.sources.tree import Tree
 
 Kind = Literal["classification", "question"]

@@ -14,8 +14,7 @@ import numpy as np
 from craft_lightning.errors import CraftError
 from data_modules.datasets import labels
 from data_modules.datasets.facts import DatasetFacts, HubTable
-from data_modules.sources.found import Found, Labelled, Splits
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.items import Found, Labelled, Problems, SplitName, Splits
 from data_modules.sources.tree import Tree
 
 _IDS: dict[SplitName, str] = {"train": "trnid", "val": "valid", "test": "tstid"}

@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes, Record
-from data_modules.sources import cauldron
-from data_modules.sources.found import Asked, Found, Splits, split_named
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits, split_named
+from data_modules.sources.table import turns_as_records
 from data_modules.sources.tree import Tree
 from data_modules.sources.values import absent
 
@@ -58,7 +57,7 @@ def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
     Nobody says whether an answer is the text of a choice or its index: it is an index if that fits every row.
     """
     if rows and "texts" in rows[0]:
-        yield from (list(filter(lambda record: record["choices"], cauldron.records(row))) for row in rows)
+        yield from (list(filter(lambda record: record["choices"], turns_as_records(row))) for row in rows)
         return
     answers = [_said(row.get("answer", row.get("answers"))) for row in rows]
     chosen = [row["ques_type"] == TASK for row in rows]

@@ -14,9 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes, Record
-from data_modules.sources import cauldron
-from data_modules.sources.found import Asked, Found, Splits
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits
+from data_modules.sources.table import turns_as_records
 from data_modules.sources.tree import Tree
 from data_modules.sources.values import as_index
 
@@ -56,7 +55,7 @@ def _pairs(row: Record) -> list[dict[str, Any]]:
 def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
     """All questions of each cover."""
     for row in rows:
-        yield list(cauldron.records(row)) if "texts" in row else _pairs(row)
+        yield list(turns_as_records(row)) if "texts" in row else _pairs(row)
 
 
 FACTS = DatasetFacts(

@@ -11,8 +11,7 @@ import re
 from data_modules.datasets import labels
 from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
 from data_modules.sources.classes import class_folders
-from data_modules.sources.found import Found
-from data_modules.sources.split import Problems
+from data_modules.sources.items import Found, Problems
 from data_modules.sources.tree import Tree
 
 SHOTS = 10

@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts, HubTable, Record
-from data_modules.sources.found import Asked, Found, split_named
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.items import Asked, Found, Problems, SplitName, split_named
 from data_modules.sources.tree import Tree
 
 

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.image_processing import opened
 from data_modules.datasets import labels
 from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
-from data_modules.sources.found import Found, Labelled
 from data_modules.sources.images import Picture
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.items import Found, Labelled, Problems, SplitName
 from data_modules.sources.tree import Tree
 
 _LISTS: dict[SplitName, tuple[str, str]] = {
@@ -56,7 +54,7 @@ def _cropped(pictures: list[Picture], rows: list[Any]) -> bool:
     for picture, row in zip(pictures[:_LOOKED_AT], rows, strict=False):
         box = [int(row[f"bbox_{side}"]) for side in ("x1", "y1", "x2", "y2")]
         try:
-            with opened(picture.source(), picture.place) as image:
+            with picture.opened() as image:
                 width, height = image.size
         except CraftError:
             continue

@@ -13,8 +13,7 @@ import numpy as np
 
 from data_modules.datasets import labels
 from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
-from data_modules.sources.found import Found, Labelled
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.items import Found, Labelled, Problems, SplitName
 from data_modules.sources.tree import Tree
 
 _LISTS: dict[SplitName, str] = {"train": "train_list.mat", "test": "test_list.mat"}

@@ -12,8 +12,7 @@ from pathlib import PurePosixPath
 from craft_lightning.errors import CraftError
 from craft_lightning.models.picture_files import escaped, gathered, is_picture, no_pictures, told
 from data_modules.datasets.facts import DatasetFacts
-from data_modules.sources.found import Found, Labelled, Splits, split_named
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.items import Found, Labelled, Problems, SplitName, Splits, split_named
 from data_modules.sources.tree import Tree, join
 
 log = logging.getLogger("craft_lightning.data")
@@ -59,10 +58,8 @@ def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
     """
     own: dict[str, str] = {}
     below: dict[str, set[str]] = {}
-    for picture in tree.pictures():
-        if home and not picture.startswith(f"{home}/"):
-            continue
-        name, *rest = (picture[len(home) + 1 :] if home else picture).split("/")
+    for picture in filter(is_picture, tree.inside(home)):
+        name, *rest = picture[len(join(home, "")) :].split("/")
         if len(rest) > 1:
             below.setdefault(name, set()).add(rest[0])
         else:
@@ -127,28 +124,24 @@ def _base(facts: DatasetFacts, tree: Tree) -> str:
 
 
 def _left_out(tree: Tree, top: str, homes: Sequence[str]) -> Counter[str]:
-    """What is in no class folder, by reason.
-
-    Args:
-        tree: the files. top: folder that the data start from. homes: folders that class folders are in.
-    """
-    others, strays = no_pictures(tree.names), []
-    for name in tree.pictures():
-        within = [name[len(home) + 1 :] if home else name for home in homes if not home or name.startswith(f"{home}/")]
-        if within and "/" not in within[0]:
-            strays.append("picture beside the class folders")
-        elif not within:
+    """What is in no class folder, by reason; ``homes``: folders that class folders are in."""
+    others, strays, pictures = no_pictures(tree.names), [], list(tree.pictures())
+    for name in pictures:
+        start = next((start for home in homes if name.startswith(start := join(home, ""))), None)
+        if start is None:
             strays.append(_outside(name, top))
-    if others.total() > sum(1 for _ in tree.pictures()):
+        elif "/" not in name[len(start) :]:
+            strays.append("picture beside the class folders")
+    if others.total() > len(pictures):
         log.warning("%s: more files are left out for their endings than are pictures: %s", tree.root, told(others))
     return gathered(strays, "picture in other folders") + others
 
 
 def _outside(name: str, top: str) -> str:
     """Why a picture that is in no split's folder is left out."""
-    if top and not name.startswith(f"{top}/"):
+    if not name.startswith(join(top, "")):
         return f"picture outside of {escaped(top)}"
-    folder, _, below = name[len(top) + 1 if top else 0 :].partition("/")
+    folder, _, below = name[len(join(top, "")) :].partition("/")
     return f"picture in {escaped(folder)}, which is no split" if below else "picture beside the splits"
 
 
@@ -157,22 +150,22 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
     origin: dict[str, str] = {}
     for name in tree.children(folder):
         sub = join(folder, name)
-        place, words = tree.place(sub), facts.class_words(name)
+        place, words, there = tree.place(sub), facts.class_words(name), tree.below(sub)
+        files = list(filter(is_picture, there))
         if _undecoded(name):
-            inside = sum(map(is_picture, tree.below(sub)))
-            problems.bad("file name", f"{tree.root}: {escaped(sub)} is no name in UTF-8; rename it", max(inside, 1))
+            said = f"{tree.root}: {escaped(sub)} is no name in UTF-8; rename it"
+            problems.bad("file name", said, max(len(files), 1))
             continue
-        there = tree.below(sub)
-        files = [f for f in there if is_picture(f)]
         for strange in filter(_undecoded, files):
             problems.bad("file name", f"{tree.root}: {escaped(strange)} is no name in UTF-8; rename it")
         files = [f for f in files if not _undecoded(f)]
+        count = max(len(files), 1)
         if words is None:
-            problems.bad("unknown class", f"{place}: {facts.no_class(name)}", max(len(files), 1))
+            problems.bad("unknown class", f"{place}: {facts.no_class(name)}", count)
         elif not words:
-            problems.bad("class without a name", f"{place}: no class has that name", max(len(files), 1))
+            problems.bad("class without a name", f"{place}: no class has that name", count)
         elif words in origin:
-            problems.bad("label twice", f"{place}: label {words!r} twice, also in {origin[words]}", max(len(files), 1))
+            problems.bad("label twice", f"{place}: label {words!r} twice, also in {origin[words]}", count)
         elif not files:
             held = f", but {told(no_pictures(there))}" if there else ""
             problems.bad("class without pictures", f"{place}: class {words!r} has no picture{held}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.types import Fact
 from data_modules.datasets.facts import DatasetFacts
-from data_modules.sources.split import Item, Source, Split, SplitName
+from data_modules.sources.items import Item, Source, Split, SplitName
 from data_modules.twins.registry import TWINS, world_hash
 from data_modules.twins.registry import twin as twin_of
 from data_modules.twins.rng import Rng

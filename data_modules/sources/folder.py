@@ -1,29 +1,36 @@
-"""Pictures and questions on disk: the authors' own files, class folders, or JSONL, in a folder or a zip archive.
+"""Images and questions on disk: the authors' own files, class folders, or JSONL, in a folder or a zip archive.
 
-Known datasets are recognised as their authors hand them out, unpacked or as one zip archive
-(``data_modules/datasets/NAME.py``).
-Labelled images: ``ROOT/{train,test[,val]}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg`` alone; folders below a class belong to
-it; names that begin with a dot, links to folders and whatever else is not read are counted. Questions:
-``ROOT/{train,test[,val]}.jsonl``, or one ``FILE.jsonl`` of any name, with picture paths relative to its folder. All
-that may be in a folder that is alone in ROOT, or in one that is alone in that. Where a split is missing it is cut from
-what is there (:mod:`.cut`).
+Known datasets are recognised as their authors hand them out (``data_modules/datasets/NAME.py``). Labelled images:
+``ROOT/{train,test[,val]}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg`` alone; folders below a class belong to it; names that
+begin with a dot, links to folders and whatever else is not read are counted. Question files:
+``ROOT/{train,test[,val]}.jsonl``, or one ``FILE.jsonl`` of any name, with an object a line, as :mod:`.questions` reads
+it; ``image`` is a path relative to the file's folder, which it may not leave, and ``id`` names the item (default: the
+line number). All that may be in a folder that is alone in ROOT, or in one that is alone in that. Where a split is
+missing it is cut (:mod:`.records`).
 """
 
 from __future__ import annotations
 
+import codecs
+import json
+import os
 import posixpath
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.models.picture_files import no_pictures, told
 from data_modules.datasets.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
-from data_modules.sources.found import Asked, Found, Splits, split_named
-from data_modules.sources.jsonl import read_jsonl
-from data_modules.sources.split import Problems, SplitName
-from data_modules.sources.tree import Tree, open_tree
+from data_modules.sources.images import Picture, file_picture
+from data_modules.sources.items import Asked, Found, Problems, SplitName, split_named
+from data_modules.sources.questions import BadRecordError, text_of
+from data_modules.sources.tree import FolderTree, Tree, open_tree
+from data_modules.sources.values import absent, as_index, nfc, shown
 
 _TABLES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 
@@ -107,13 +114,9 @@ def open_folder(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
 def _class_folders(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
     found = class_folders(facts, place.tree, problems)
     lone = len(place.tree.children(place.top)) == 1
-    if found is None or (lone and any(map(_table, place.tree.files(place.top)))):
+    if found is None or (lone and any(name.lower().endswith(_TABLES) for name in place.tree.files(place.top))):
         raise _empty(place)
     return found
-
-
-def _table(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in _TABLES
 
 
 def _empty(place: Place) -> CraftError:
@@ -129,14 +132,10 @@ def _empty(place: Place) -> CraftError:
 def _question_files(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
     files, tree = _split_files(place, problems), place.tree
     problems.leave_out_all(no_pictures(name for name in tree.names if name not in place.questions))
-    splits: Splits = {split: partial(_read, facts.name, tree, name, problems) for split, name in files.items()}
     at = tree.place(next(iter(files.values())) if None in files else place.top)
     there = frozenset(posixpath.relpath(name, place.top or ".") for name in tree.pictures())
-    return Found(at, "question files", splits, pictures=there)
-
-
-def _read(dataset: str, tree: Tree, name: str, problems: Problems) -> list[Asked]:
-    return list(read_jsonl(tree, name, f"{dataset}/{PurePosixPath(name).stem}", problems))
+    read = {s: partial(_read, tree, n, f"{facts.name}/{PurePosixPath(n).stem}", problems) for s, n in files.items()}
+    return Found(at, "question files", dict(read), pictures=there)
 
 
 def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str]:
@@ -158,3 +157,106 @@ def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str
     if strange:
         problems.leave_out("question file of no split", strange)
     return found
+
+
+def _read(tree: Tree, name: str, prefix: str, problems: Problems) -> list[Asked]:
+    """The records of a JSONL file that have a usable image path; ``prefix`` begins their keys.
+
+    Raises:
+        CraftError: the file cannot be read; or the first bad line, named by file and number, unless they are skipped.
+    """
+    asked = []
+    try:
+        content = tree.read(name)
+    except OSError as error:
+        raise CraftError(f"{tree.place(name)} cannot be read ({error})") from error
+    lines = content.splitlines()
+    if strange := _no_lines(content, lines):
+        raise CraftError(f"{tree.place(name)} holds {strange} instead of one JSON object a line")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{tree.place(name)}, line {number}"
+        try:
+            record = _object(line)
+            missing = "image" in record and absent(record["image"])
+            picture = None if missing else _picture(tree, posixpath.dirname(name), text_of(record, "image"))
+            given = record.get("id")
+            whole = as_index(given) if isinstance(given, float) else None  # a table with gaps makes 1.0 of 1
+            key = number if absent(given) else text_of(record, "id") if whole is None else whole
+        except BadRecordError as e:
+            problems.bad(e.kind, f"{where}: {e}")
+            continue
+        asked.append(Asked(where, f"{prefix}/{key}", record, picture))
+    return asked
+
+
+def _no_lines(content: bytes, lines: Sequence[bytes]) -> str:
+    """What a file looks like that is no JSONL as a whole; empty: it may be."""
+    first = next((line.strip() for line in lines if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first:
+        return "UTF-16 text (save it as UTF-8)"
+    if first == b"{":
+        return "JSON objects over several lines"
+    if first.startswith(b"["):
+        with suppress(ValueError, RecursionError):
+            return "one JSON list" if isinstance(json.loads(content), list) else ""
+    table = any(mark in first for mark in (b",", b";", b"\t"))
+    return "a table (CSV)" if table and not any(line.lstrip().startswith((b"{", b"[")) for line in lines) else ""
+
+
+def _picture(tree: Tree, base: str, name: str) -> Picture:
+    """The image of a name that starts from a folder of a tree; raises as :func:`picture_in` does."""
+    path = posixpath.normpath(posixpath.join(base, name))
+    if isinstance(tree, FolderTree):
+        home = tree.path(base)
+        return picture_in(home, os.path.relpath(tree.path(path), home) if path in tree else name)
+    if posixpath.isabs(name) or posixpath.relpath(path, base or ".").startswith(".."):
+        raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {tree.place(base)}")
+    if path not in tree:
+        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {tree.place(base)}")
+    return tree.picture(path, posixpath.relpath(path, base or "."))
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line, object_pairs_hook=_object_of)
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair may stand in JSON, but in no text
+    except (ValueError, RecursionError) as e:
+        raise BadRecordError("no JSON", f"no JSON ({str(e) or type(e).__name__})") from e
+    if not isinstance(value, dict):
+        raise BadRecordError(
+            "no JSON", f"a JSON {type(value).__name__} instead of an object with image, question, answer"
+        )
+    return value
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} twice")
+    return fields
+
+
+def picture_in(folder: Path, name: str) -> Picture:
+    """The picture of a name; links are followed, so that neither ``..`` nor a link leads out of the folder.
+
+    Raises:
+        BadRecordError: it leads out, no file can have it, or none has.
+    """
+    path = folder / name
+    try:
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+        there = path.is_file()
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder} ({why})") from e
+    if not inside:
+        raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {folder}")
+    if not there:
+        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder}")
+    found = Path(os.path.normpath(path))  # one picture has one name, however a record writes it
+    known = found.relative_to(folder) if found.is_relative_to(folder) else found
+    return file_picture(nfc(known.as_posix()), path)

@@ -1,8 +1,6 @@
-"""Copies of the ten datasets on the hub: fetched once as a snapshot of parquet files, then read like a folder of them.
+"""Which copies of the datasets the hub has, and their download as a snapshot of parquet files.
 
-Only parquet files are fetched, so no code of a repository is ever there to run. A result names the snapshot's commit: a
-set that was read from an older local copy says so. On a machine without a network ``--data.root FOLDER`` takes a copy
-that was fetched elsewhere (``hf download ID --repo-type dataset --local-dir FOLDER``).
+Nothing else is fetched, so no code of a repository is ever there to run.
 """
 
 from __future__ import annotations
@@ -10,49 +8,25 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from craft_lightning.errors import CraftError
 from data_modules.datasets.facts import DatasetFacts, HubTable
-from data_modules.sources.folder import check_root
-from data_modules.sources.found import SPLIT_NAMES, Found
-from data_modules.sources.split import Problems
-from data_modules.sources.table import UNCUT, read_tables
+from data_modules.sources.items import SPLIT_NAMES
 
-
-def open_hub(
-    facts: DatasetFacts, hub_id: str | None, revision: str | None, root: str | None, problems: Problems
-) -> Found:
-    """A copy of the dataset from the hub.
-
-    Args:
-        facts: of the dataset. hub_id: a repository other than the first choice. revision: its branch, tag or commit.
-        root: a copy of the repository on this machine, which is read instead. problems: what happens to bad inputs.
-
-    Raises:
-        CraftError: no copy is known or it cannot be read; the message ends with the command to try next.
-    """
-    table = _choose(facts, hub_id)
-    table = replace(table, revision=revision or table.revision)
-    if root:
-        folder = check_root(root, facts.name)
-        return read_tables(facts, table, folder, _stamp(folder), f"{table.id} in {folder}", problems)
-    folder = _fetch(facts, table)
-    found = read_tables(facts, table, folder, folder.name, table.id, problems)
-    found.told["revision"] = folder.name
-    return found
+UNCUT = ("full", "all")
+"""Names that mirrors give to everything in one piece."""
 
 
 def fetched(facts: DatasetFacts, hub_id: str | None, revision: str | None) -> tuple[bool, str]:
     """Whether a copy is on this machine, and the command that fetches it. Asks no network.
 
     Raises:
-        CraftError: see :func:`open_hub`.
+        CraftError: no copy is known, or it cannot be read.
     """
     from huggingface_hub import errors, snapshot_download
 
-    table = _choose(facts, hub_id)
+    table = choose(facts, hub_id)
     revision = revision or table.revision
     pinned = f" --revision {revision}" if revision else ""
     command = f"hf download {table.id} --repo-type dataset{pinned} --include '*.parquet'"
@@ -72,19 +46,25 @@ def further(facts: DatasetFacts, table: HubTable) -> str:
     return "use the authors' files: --data.source folder --data.root FOLDER (docs/datasets.md)"
 
 
-def _choose(facts: DatasetFacts, hub_id: str | None) -> HubTable:
-    if hub_id is None and not any(not t.unusable for t in facts.hub):
+def choose(facts: DatasetFacts, hub_id: str | None) -> HubTable:
+    """A copy of the dataset: the first choice, or another repository.
+
+    Raises:
+        CraftError: none is known, or it cannot be read.
+    """
+    usable = [table.id for table in facts.hub if not table.unusable]
+    if hub_id is None and not usable:
         raise CraftError(
             f"no copy of {facts.title} on the hub is known; {facts.elsewhere}, "
             f"then --data.source folder --data.root FOLDER"
         )
     table = next((t for t in facts.hub if t.id == (hub_id or t.id)), HubTable(id=hub_id or ""))
     if table.unusable:
-        raise CraftError(f"{table.id} cannot be read: {table.unusable}; {further(facts, replace(table, id=''))}")
+        raise CraftError(f"{table.id} cannot be read: {table.unusable}; {further(facts, HubTable(''))}")
     return table
 
 
-def _fetch(facts: DatasetFacts, table: HubTable) -> Path:
+def download(facts: DatasetFacts, table: HubTable) -> Path:
     """The folder of the snapshot, downloaded as far as it is not there yet.
 
     Raises:
@@ -92,13 +72,9 @@ def _fetch(facts: DatasetFacts, table: HubTable) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    page = f"https://huggingface.co/datasets/{table.id}"
+    page, wanted = f"https://huggingface.co/datasets/{table.id}", _patterns(table.config)
     try:
-        folder = Path(
-            snapshot_download(
-                table.id, repo_type="dataset", revision=table.revision, allow_patterns=_patterns(table.config)
-            )
-        )
+        folder = Path(snapshot_download(table.id, repo_type="dataset", revision=table.revision, allow_patterns=wanted))
     except Exception as error:  # the client's transport has errors of its own
         absent = f"no dataset {table.id} on the hub (moved or private); {further(facts, table)}"
         copy = f"hf download {table.id} --repo-type dataset --local-dir FOLDER, then here --data.root FOLDER"
@@ -116,12 +92,6 @@ def _patterns(config: str | None) -> list[str]:
     start = f"{config}/" if config else ""
     words = [word for names in SPLIT_NAMES.values() for word in names] + list(UNCUT)
     return [pattern for w in words for pattern in (f"{start}{w}*.parquet", f"{start}*/{w}*.parquet", f"{start}*{w}/*")]
-
-
-def _stamp(folder: Path) -> str:
-    """What stands for the contents of a local copy: names and sizes."""
-    files = sorted(f for f in folder.rglob("*.parquet") if f.is_file()) if folder.is_dir() else []
-    return " ".join(f"{f.relative_to(folder).as_posix()}:{f.stat().st_size}" for f in files) or "empty"
 
 
 def hub_error(error: Exception, name: str, page: str, revision: str | None, absent: str, copy: str) -> CraftError:

@@ -14,8 +14,8 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.text.prompts import PLACEHOLDER
+from data_modules.sources.folder import picture_in
 from data_modules.sources.images import Picture
-from data_modules.sources.jsonl import picture_in
 from data_modules.sources.questions import BadRecordError
 from data_modules.sources.tree import ZipTree
 

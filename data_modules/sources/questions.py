@@ -3,8 +3,8 @@
 Fields: ``question`` and ``answer`` (text). Choice questions add ``choices`` (or ``options``), a list, and name the
 right one by its text or letter in ``answer``, or by ``answer_index``, which counts from 0; a number in ``answer`` is a
 text. An answer that can be read in two ways, or that ``answer_index`` contradicts, is refused. ``hint`` is put before
-the question. ``null``, NaN and empty texts say nothing, wherever they stand. Records without a picture or whose choices
-are pictures are left out and counted. Letters of choices (``B. dog``) are taken off.
+the question. ``null``, NaN and empty texts say nothing, wherever they stand. Records without an image or whose choices
+are images are left out and counted. Letters of choices (``B. dog``) are taken off.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.picture_files import is_picture
 from craft_lightning.text.multiple_choice import LETTERS
 from data_modules.captioning.statements import declarative
-from data_modules.sources.found import Asked
 from data_modules.sources.images import Picture
-from data_modules.sources.split import Item, Problems
+from data_modules.sources.items import Asked, Item, Problems
 from data_modules.sources.values import absent, as_index, as_text, shown
 
 _MANY = 30
@@ -60,15 +59,15 @@ class LeftOut(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Row:
-    """An item before its picture is read: ``item.picture`` is not set yet."""
+class Unread:
+    """An item whose image is not read yet: ``item.picture`` is -1."""
 
     picture: Picture
     item: Item
 
 
-def rows_of(asked: Sequence[Asked], most: int, problems: Problems, published: bool) -> Iterator[Row]:
-    """A row for every usable record.
+def unread_items(asked: Sequence[Asked], most: int, problems: Problems, published: bool) -> Iterator[Unread]:
+    """An item for every usable record.
 
     Args:
         asked: the records. most: options that can be lettered. problems: what happens to bad records.
@@ -90,23 +89,22 @@ def rows_of(asked: Sequence[Asked], most: int, problems: Problems, published: bo
                 raise BadRecordError("id twice", f"id {entry.key.split('/', 2)[-1]!r} twice, also in {keys[entry.key]}")
         except LeftOut as e:
             problems.leave_out(str(e))
-            continue
         except BadRecordError as e:
             if published:
                 problems.leave_out(e.kind)
             else:
                 problems.bad(e.kind, f"{entry.where}: {e}")
-            continue
-        keys[entry.key] = entry.where.rsplit(", ", 1)[-1]
-        yield Row(entry.picture, item)
+        else:
+            keys[entry.key] = entry.where.rsplit(", ", 1)[-1]
+            yield Unread(entry.picture, item)
 
 
 def item_of(record: Mapping[str, Any], key: str, most: int) -> Item:
-    """The item of a record; its picture and ``label_id`` are not set yet.
+    """The item of a record; its image and ``label_id`` are not set yet.
 
     Raises:
         BadRecordError: a field is missing or contradicts another.
-        LeftOut: the choices are pictures.
+        LeftOut: the choices are images.
     """
     asked = question = text_of(record, "question")
     if not absent(record.get("hint")):
@@ -119,11 +117,7 @@ def item_of(record: Mapping[str, Any], key: str, most: int) -> Item:
 
 
 def text_of(record: Mapping[str, Any], field: str) -> str:
-    """The text of a field.
-
-    Raises:
-        BadRecordError: there is none, or it can be read in two ways.
-    """
+    """The text of a field. Raises BadRecordError if there is none, or it can be read in two ways."""
     value = record.get(field)
     if absent(value):
         have = ", ".join(record) or "nothing"
@@ -138,12 +132,11 @@ def _said(value: Any, what: str) -> str:
         raise BadRecordError("unclear field", f"{what}: {e}") from e
 
 
-def _listed(record: Mapping[str, Any]) -> Any:
-    """The choices as they are given, None of an open question.
+# choices
 
-    Raises:
-        BadRecordError: they are given twice, or elsewhere.
-    """
+
+def _listed(record: Mapping[str, Any]) -> Any:
+    """The choices as they are given, None of an open question; refused where they are given twice, or elsewhere."""
     given = [record[name] for name in ("choices", "options") if not absent(record.get(name))]
     if len(given) > 1 and given[0] != given[1]:
         raise BadRecordError("bad choices", "choices and options differ")
@@ -163,30 +156,24 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
     for number, value in enumerate(raw, start=1):
         if absent(value):
             raise BadRecordError("missing field", f"choice {number} has no text")
-    said = (_said(value, f"choice {number}") for number, value in enumerate(raw, start=1))
-    options = tuple(" ".join(text.split()) for text in said)
+    options = tuple(" ".join(_said(value, f"choice {n}").split()) for n, value in enumerate(raw, start=1))
     if options and all(map(is_picture, options)):
         raise LeftOut("choices are pictures")
     if not 2 <= len(options) <= most:
         hint = "" if options else "; an open question has null there, or no such field"
         raise BadRecordError("bad choices", f"{len(options)} choices; 2 to {most} can be lettered{hint}")
-    options = _unmarked(options)
+    # Without letters of their own, for they are lettered anew, in an order of ours.
+    marks = [found for option in options if (found := _MARK.fullmatch(option))]
+    letters, own = [mark[1].upper() for mark in marks], list(LETTERS[: len(options)])
+    if letters != own and sorted(letters) == own:  # a letter as answer may mean a mark or a place
+        raise BadRecordError("bad choices", f"choices are marked {', '.join(letters)}; bring them in order")
+    options = tuple(mark[2] for mark in marks) if letters == own else options
     if len(set(options)) < len(options):
         raise BadRecordError("bad choices", f"the same choice twice: {', '.join(options)}")
     return options
 
 
-def _unmarked(options: tuple[str, ...]) -> tuple[str, ...]:
-    """Choices without letters of their own: they are lettered anew, in an order of ours.
-
-    Raises:
-        BadRecordError: the letters are in disorder, so that a letter as answer may mean a mark or a place.
-    """
-    marks = [found for option in options if (found := _MARK.fullmatch(option))]
-    letters, own = [mark[1].upper() for mark in marks], list(LETTERS[: len(options)])
-    if letters != own and sorted(letters) == own:
-        raise BadRecordError("bad choices", f"choices are marked {', '.join(letters)}; bring them in order")
-    return tuple(mark[2] for mark in marks) if letters == own else options
+# the right one
 
 
 def _uncontradicted(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
@@ -227,14 +214,14 @@ def _tell_unread(asked: Sequence[Asked]) -> None:
 
 
 def _right(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
-    """The position of the right choice.
-
-    Raises:
-        BadRecordError: nothing names it, or two things do.
-    """
-    index, value = _index(record, len(options)), record.get("answer")
-    if index is not None and absent(value):
-        return index
+    """The position of the right choice. Raises BadRecordError if nothing names it, or two things do."""
+    given, value, index = record.get("answer_index"), record.get("answer"), None
+    if not absent(given):
+        index = as_index(given)
+        if index is None or not 0 <= index < len(options):
+            raise BadRecordError("bad choices", f"answer_index {shown(given)} is none of 0 to {len(options) - 1}")
+        if absent(value):
+            return index
     said, number = " ".join(text_of(record, "answer").split()), as_index(value)
     readings = _readings(said, options)
     if index is not None:
@@ -250,24 +237,8 @@ def _right(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
         ways = f"answer {said!r} may be {' or '.join(readings.values())}; say which by answer_index, from 0"
         raise BadRecordError("answer in two ways", ways)
     hint = "" if number is None else "; an index is answer_index, which counts from 0"
-    raise BadRecordError(
-        "bad choices", f"the right choice is not named: answer {said!r}, choices {', '.join(options)}{hint}"
-    )
-
-
-def _index(record: Mapping[str, Any], count: int) -> int | None:
-    """``answer_index``, if it is there.
-
-    Raises:
-        BadRecordError: it is none of a choice.
-    """
-    value = record.get("answer_index")
-    if absent(value):
-        return None
-    index = as_index(value)
-    if index is None or not 0 <= index < count:
-        raise BadRecordError("bad choices", f"answer_index {shown(value)} is none of 0 to {count - 1}")
-    return index
+    unnamed = f"the right choice is not named: answer {said!r}, choices {', '.join(options)}{hint}"
+    raise BadRecordError("bad choices", unnamed)
 
 
 def _readings(said: str, options: tuple[str, ...]) -> dict[int, str]:
@@ -275,10 +246,11 @@ def _readings(said: str, options: tuple[str, ...]) -> dict[int, str]:
     same = [i for i, option in enumerate(options) if option == said]
     alike = same or [i for i, option in enumerate(options) if option.casefold() == said.casefold()]
     readings = {i: f"the text {options[i]!r}" for i in alike}
-    if (letter := _LETTER.fullmatch(said)) and letter[1].upper() in LETTERS[: len(options)]:
+    own = LETTERS[: len(options)]
+    if (letter := _LETTER.fullmatch(said)) and letter[1].upper() in own:
         at = LETTERS.index(letter[1].upper())
         readings.setdefault(at, f"the letter of {options[at]!r}")
-    if (mark := _MARK.fullmatch(said)) and mark[1].upper() in LETTERS[: len(options)]:
+    if (mark := _MARK.fullmatch(said)) and mark[1].upper() in own:
         at = LETTERS.index(mark[1].upper())
         if options[at].casefold() == mark[2].casefold():
             readings.setdefault(at, f"the letter and text of {options[at]!r}")
@@ -289,14 +261,11 @@ def _counts_from_zero(asked: Sequence[Asked]) -> None:
     """Refuse indices that count from 1: none is 0, and some are as large as the number of choices.
 
     Row by row only the largest would be refused, and all others would name the choice after the right one.
-
-    Raises:
-        CraftError: they do.
     """
     indexed = []
     for entry in asked:
         index, choices = as_index(entry.record.get("answer_index")), None
-        with suppress(BadRecordError):  # told where the row is read
+        with suppress(BadRecordError):  # told where the record is read
             choices = _listed(entry.record)
         if index is not None and isinstance(choices, list):
             indexed.append((entry, index, len(choices)))

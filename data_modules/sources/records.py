@@ -1,4 +1,10 @@
-"""The one way from a dataset as it was found to stored items: words, hold-out, missing splits, caps, pictures."""
+"""The one way from a dataset as it was found to stored items: words, hold-out, missing splits, caps, images.
+
+Splits that a dataset lacks are cut by a hash of the image's name: the same on every machine and for every seed. Shares
+are rounded, and at least one of four or more images: of everything in one piece 20 % test, 10 % validation, the rest
+training; of training without validation 10 %. Classes are cut one by one; questions by image, with all that is asked
+about it, so that no validation image is trained on. Images that belong together (shots of one leaf) stay together.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -20,17 +26,17 @@ from craft_lightning.models.picture_files import told
 from craft_lightning.text import multiple_choice as mcq
 from data_modules.backbone_reader import Reader
 from data_modules.datasets.facts import DatasetFacts
-from data_modules.sources.cut import divide, owner
-from data_modules.sources.found import Asked, Found, Labelled
 from data_modules.sources.images import LazyImages, Picture, check, read_square
-from data_modules.sources.questions import Row, rows_of
-from data_modules.sources.split import Item, Problems, Source, Split, SplitName
+from data_modules.sources.items import Asked, Found, Item, Labelled, Problems, Source, Split, SplitName
+from data_modules.sources.questions import Unread, unread_items
 
 CACHE_BYTES = 1 << 30
 """A split whose pictures need more memory than this is read picture by picture."""
 
 HASHED_BYTES = 1 << 30
 """Pictures of a split are told from others by all their bytes, or, if those are more, by names and numbers of bytes."""
+
+VAL_SHARE, TEST_SHARE = 0.1, 0.2
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -74,8 +80,8 @@ class RecordSource(Source):
         self, facts: DatasetFacts, reader: Reader, found: Found, select: Selection, problems: Problems
     ) -> None:
         self.dataset, self.reader, self.found, self.select, self.problems = facts, reader, found, select, problems
-        self._own: dict[SplitName | None, list[Row]] = {}
-        self._cut: dict[SplitName, list[Row]] = {}
+        self._own: dict[SplitName | None, list[Unread]] = {}
+        self._cut: dict[SplitName, list[Unread]] = {}
         self._shown: set[str] = set()
         if facts.kind == "classification":
             self._classes()
@@ -121,11 +127,11 @@ class RecordSource(Source):
             items = [replace(item, label_id=item.picture) for item in items]
         return Split(tuple(items), images)
 
-    def _capped(self, name: SplitName) -> list[Row]:
+    def _capped(self, name: SplitName) -> list[Unread]:
         rows, cap = self._rows(name), self.select.sizes[name]
         unit = self.select.unit if name == "train" else "question"
         if unit == "one_each":
-            by_picture: dict[str, list[Row]] = {}
+            by_picture: dict[str, list[Unread]] = {}
             for row in rows:
                 by_picture.setdefault(row.picture.name, []).append(row)
             rows = [mine[mcq.pick(len(mine), "one of", self.dataset.name, at)] for at, mine in by_picture.items()]
@@ -188,7 +194,7 @@ class RecordSource(Source):
 
     # rows
 
-    def _rows(self, name: SplitName) -> list[Row]:
+    def _rows(self, name: SplitName) -> list[Unread]:
         """The rows of a split, before caps."""
         if name not in self._cut:
             rows = self._from_own(name)
@@ -198,30 +204,29 @@ class RecordSource(Source):
             self._cut[name] = rows
         return self._cut[name]
 
-    def _from_own(self, name: SplitName) -> list[Row]:
+    def _from_own(self, name: SplitName) -> list[Unread]:
         splits = self.found.splits
-        try:
-            own = owner(name, splits)
-        except KeyError:
+        own = None if None in splits else "train" if name == "val" and "val" not in splits else name
+        if own not in splits:
             return []
-        by_label: dict[int, list[Row]] = {}
+        by_label: dict[int, list[Unread]] = {}
         for row in self._entries(own):
             by_label.setdefault(row.item.label, []).append(row)
-        kept: list[Row] = []
+        kept: list[Unread] = []
         for rows in by_label.values():
             names = dict.fromkeys(row.picture.name for row in rows)
-            chosen = set(divide(own, names, "val" in splits, self.dataset.group).get(name, ()))
+            chosen = set(_divide(own, names, "val" in splits, self.dataset.group).get(name, ()))
             kept += [row for row in rows if row.picture.name in chosen]
         return [row for row in kept if name == "test" or row.item.label not in self.held_out]
 
-    def _entries(self, own: SplitName | None) -> list[Row]:
+    def _entries(self, own: SplitName | None) -> list[Unread]:
         if own not in self._own:
             if self.dataset.kind == "question":
                 letters = len(self.reader.builder.letters)
                 asked = self._wanted(own, cast("Sequence[Asked]", self.found.splits[own]()))
                 if self.found.pictures:
                     self._shown |= {entry.picture.name for entry in asked if entry.picture}
-                self._own[own] = list(rows_of(asked, letters, self.problems, self.found.published))
+                self._own[own] = list(unread_items(asked, letters, self.problems, self.found.published))
             else:
                 entries = cast("Sequence[Labelled]", self.found.entries(own))
                 self._own[own] = [self._labelled(entry) for entry in entries]
@@ -281,14 +286,46 @@ class RecordSource(Source):
     def _index(self) -> dict[str, int]:
         return {words: i for i, words in enumerate(self.class_names)}
 
-    def _labelled(self, entry: Labelled) -> Row:
+    def _labelled(self, entry: Labelled) -> Unread:
         label = self._index[entry.words]
         key = f"{self.dataset.name}/{entry.picture.name}"
         caption = self.dataset.caption(entry.words)
         item = Item(key, -1, self.dataset.query, entry.words, label, caption, label=label)
-        return Row(entry.picture, item)
+        return Unread(entry.picture, item)
 
 
 def _bare(name: str) -> str:
     """What is left of a name in any spelling; signs stay, for C, C++ and C# are three."""
     return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+def _divide(
+    split: SplitName | None, names: Iterable[str], has_val: bool, group: Callable[[str], str]
+) -> dict[SplitName, list[str]]:
+    """Cut the missing splits from the images of one of the dataset's own.
+
+    Args:
+        split: the own split, None for everything. names: of its images. has_val: there is an own validation split.
+        group: name of an image to the name of what it must not be parted from.
+    """
+    if split is not None and (split != "train" or has_val):
+        return {split: list(names)}
+    order = sorted(names, key=lambda name: (hashlib.sha256(group(name).encode()).digest(), name))
+    tests = _whole(order, _share(len(order), TEST_SHARE) if split is None else 0, group)
+    vals = _whole(order, tests + _share(len(order), VAL_SHARE), group)
+    parts: dict[SplitName, list[str]] = {"val": order[tests:vals], "train": order[vals:]}
+    if split is None:
+        parts["test"] = order[:tests]
+    return {name: sorted(part) for name, part in parts.items()}
+
+
+def _share(count: int, share: float) -> int:
+    """A rounded share, at least one of four or more."""
+    return max(int(share * count + 0.5), 1 if count >= 4 else 0)
+
+
+def _whole(order: list[str], end: int, group: Callable[[str], str]) -> int:
+    """The end moved on to where a group ends."""
+    while 0 < end < len(order) and group(order[end - 1]) == group(order[end]):
+        end += 1
+    return end

@@ -1,28 +1,41 @@
-"""Parquet files of a hub repository as records: which file is which split, and which label is which class."""
+"""A dataset of the hub from its parquet files: which file is which split, and which label is which class.
+
+A result names the snapshot's commit: a set that was read from an older local copy says so. On a machine without a
+network ``--data.root FOLDER`` takes a copy that was fetched elsewhere (``hf download ID --repo-type dataset --local-dir
+FOLDER``).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from craft_lightning.errors import CraftError
 from data_modules.datasets.facts import DatasetFacts, HubTable
-from data_modules.sources.found import SPLIT_NAMES, Asked, Entries, Found, Labelled, Splits, split_named
-from data_modules.sources.images import BytesPicture, Picture, Shelf
-from data_modules.sources.split import Problems, SplitName
+from data_modules.sources.folder import check_root
+from data_modules.sources.hub import UNCUT, choose, download, further, no_space
+from data_modules.sources.images import Picture, Shelf
+from data_modules.sources.items import (
+    SPLIT_NAMES,
+    Asked,
+    Found,
+    Labelled,
+    Problems,
+    SplitName,
+    Splits,
+    split_named,
+)
 from data_modules.sources.tree import open_tree
 from data_modules.sources.values import absent, as_index, shown
 
 if TYPE_CHECKING:
     import datasets
-
-UNCUT = ("full", "all")
-"""Names that mirrors give to everything in one piece."""
 
 FIELDS = frozenset(
     (
@@ -34,99 +47,221 @@ FIELDS = frozenset(
 
 FILE_NAMES = ("filename", "file_name", "image_id")
 
+_OPTION = re.compile(r"^\(?([A-Z])[.:)]\s*(.+)$", re.M)
+_LETTER = re.compile(r"^(?:Answer:\s*)?\(?([A-Z])\b[.:)]?", re.I)
 
-def read_tables(
-    facts: DatasetFacts, table: HubTable, folder: Path, stamp: str, place: str, problems: Problems
+
+def open_hub(
+    facts: DatasetFacts, hub_id: str | None, revision: str | None, root: str | None, problems: Problems
 ) -> Found:
-    """The dataset in a folder of parquet files.
+    """A copy of the dataset from the hub.
 
     Args:
-        facts: of the dataset. table: columns and known faults. folder: where the files are.
-        stamp: stands for their contents. place: for messages. problems: what happens to bad inputs.
+        facts: of the dataset. hub_id: a repository other than the first choice. revision: its branch, tag or commit.
+        root: a copy of the repository on this machine, which is read instead. problems: what happens to bad inputs.
 
     Raises:
-        CraftError: no files of known splits, or other columns than expected.
+        CraftError: no copy is known or it cannot be read; the message ends with the command to try next.
     """
-    files = _split_files(folder, table.config, place, problems)
-    read = _labelled if facts.kind == "classification" else _asked
-    splits: Splits = {
-        split: partial(read, facts, table, paths, split, place, problems) for split, paths in files.items()
-    }
-    counts: dict[str, int] = {split or "all": sum(map(_length, paths)) for split, paths in files.items()}
-    told = {"hub": table.id, **({"note": table.note} if table.note else {})}
-    found = Found(place, "hub table", splits, True, counts, stamp, told)
-    listed = facts.listed(open_tree(folder)) if facts.listed and None in files else {}
-    if listed:
-        at = {file.rsplit("/", 1)[-1]: split for file, split in listed.items()}
-        found.splits = {split: partial(_part, splits[None], at, split, place) for split in sorted(set(at.values()))}
-        found.counts = None
-    return found
+    table = choose(facts, hub_id)
+    table = replace(table, revision=revision or table.revision)
+    if not root:
+        folder = download(facts, table)
+        found = _Table(facts, table, table.id, problems).found(folder, folder.name)
+        found.told["revision"] = folder.name
+        return found
+    folder = check_root(root, facts.name)
+    files = sorted(f for f in folder.rglob("*.parquet") if f.is_file()) if folder.is_dir() else []
+    stamp = " ".join(f"{f.relative_to(folder).as_posix()}:{f.stat().st_size}" for f in files) or "empty"
+    return _Table(facts, table, f"{table.id} in {folder}", problems).found(folder, stamp)
 
 
-def _length(file: Path) -> int:
-    """Rows of a parquet file.
+@dataclass(frozen=True)
+class _Table:
+    """A dataset in parquet files.
 
-    Raises:
-        CraftError: it is broken, as half a download is.
+    Attributes:
+        facts: of the dataset. table: columns and known faults. place: for messages. problems: what happens to bad
+            inputs.
     """
-    import pyarrow
-    from pyarrow import parquet
 
-    try:
-        return int(parquet.read_metadata(file).num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise CraftError(f"{file} is no whole parquet file; delete it and run the same command again") from error
+    facts: DatasetFacts
+    table: HubTable
+    place: str
+    problems: Problems
 
+    def found(self, folder: Path, stamp: str) -> Found:
+        """The dataset in a folder; ``stamp`` stands for the contents of its files.
 
-def _part(whole: Callable[[], Entries], at: Mapping[str, SplitName], split: SplitName, place: str) -> list[Labelled]:
-    """What an official list puts into a split, by the names of files."""
-    rows = cast("Sequence[Labelled]", whole())
-    entries = [row for row in rows if at.get(row.picture.name.rsplit("/", 1)[-1]) == split]
-    if not entries:
-        raise CraftError(f"{place} kept no names of files, so the official list beside it cannot be used; remove it")
-    return entries
+        Raises:
+            CraftError: no files of known splits, or other columns than expected.
+        """
+        files = self._split_files(folder)
+        read = self._labelled if self.facts.kind == "classification" else self._asked
+        splits: Splits = {split: partial(read, paths, split) for split, paths in files.items()}
+        told = {"hub": self.table.id, **({"note": self.table.note} if self.table.note else {})}
+        counts: dict[str, int] = {split or "all": sum(map(_length, paths)) for split, paths in files.items()}
+        found = Found(self.place, "hub table", splits, True, counts, stamp, told)
+        listed = self.facts.listed(open_tree(folder)) if self.facts.listed and None in files else {}
+        if listed:
+            at = {file.rsplit("/", 1)[-1]: split for file, split in listed.items()}
+            found.splits = {split: partial(self._part, files[None], at, split) for split in sorted(set(at.values()))}
+            found.counts = None
+        return found
 
+    def _split_files(self, folder: Path) -> dict[SplitName | None, list[Path]]:
+        """The parquet files of each split. A lone training split is everything: it has to be cut.
 
-def _split_files(
-    folder: Path, config: str | None, place: str, problems: Problems
-) -> dict[SplitName | None, list[Path]]:
-    """The parquet files of each split. A lone training split is everything: it has to be cut.
+        Rows of other files are counted as left out: of splits of another name, and of a second table for a split.
+        """
+        found: dict[str, list[Path]] = {}
+        others: dict[str, list[Path]] = {}
+        homes: set[str] = set()
+        for path in sorted(folder.rglob("*.parquet")):
+            parts = path.relative_to(folder).parts
+            if self.table.config and self.table.config not in parts:
+                continue
+            word = re.split(r"[-.]", parts[-1])[0]
+            if word.isdigit() and len(parts) > 1:  # CONFIG/SPLIT/0000.parquet of converted branches
+                word, parts = parts[-2], parts[:-1]
+            known = split_named(word) or word in UNCUT
+            (found if known else others).setdefault(word.lower(), []).append(path)
+            if known:
+                homes.add("/".join(parts[:-1]))
+        if not found:
+            raise CraftError(f"{self.place} holds no parquet files of train, validation or test")
+        if len(homes) > 1:
+            raise CraftError(f"{self.place} holds several tables ({', '.join(sorted(homes))}); --data.root one of them")
+        order = [word for names in SPLIT_NAMES.values() for word in names] + list(UNCUT)
+        splits: dict[SplitName | None, list[Path]] = {}
+        for word in sorted(found, key=order.index):
+            split = split_named(word)
+            if split in splits or (split is None and splits):
+                others[word] = found[word]
+            else:
+                splits[split] = found[word]
+        for word, paths in others.items():
+            self.problems.leave_out(f"row of {word!r}, no split of its own", sum(map(_length, paths)))
+        return {None: splits["train"]} if set(splits) == {"train"} else splits
 
-    Rows of other files are counted as left out: of splits of another name, and of a second table for a split.
-    """
-    found: dict[str, list[Path]] = {}
-    others: dict[str, list[Path]] = {}
-    homes: set[str] = set()
-    for path in sorted(folder.rglob("*.parquet")):
-        parts = path.relative_to(folder).parts
-        if config and config not in parts:
-            continue
-        word = re.split(r"[-.]", parts[-1])[0]
-        if word.isdigit() and len(parts) > 1:  # CONFIG/SPLIT/0000.parquet of converted branches
-            word, parts = parts[-2], parts[:-1]
-        known = split_named(word) or word in UNCUT
-        (found if known else others).setdefault(word.lower(), []).append(path)
-        if known:
-            homes.add("/".join(parts[:-1]))
-    if not found:
-        raise CraftError(f"{place} holds no parquet files of train, validation or test")
-    if len(homes) > 1:
-        raise CraftError(f"{place} holds several tables ({', '.join(sorted(homes))}); --data.root one of them")
-    order = [word for names in SPLIT_NAMES.values() for word in names] + list(UNCUT)
-    splits: dict[SplitName | None, list[Path]] = {}
-    for word in sorted(found, key=order.index):
-        split = split_named(word)
-        if split in splits or (split is None and splits):
-            others[word] = found[word]
+    def _load(self, paths: list[Path]) -> datasets.Dataset:
+        """The rows of a split.
+
+        Raises:
+            CraftError: broken files, no space left, or no image column.
+        """
+        import datasets
+        import pyarrow
+
+        table, broken = self.table, (datasets.exceptions.DatasetsError, pyarrow.ArrowException)
+        try:
+            rows = datasets.load_dataset("parquet", data_files={"rows": [str(path) for path in paths]}, split="rows")
+        except (OSError, datasets.exceptions.DatasetGenerationError, *broken) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__ or error
+            if isinstance(cause, OSError):
+                raise no_space(cause, self.place) from error
+            raise CraftError(f"{self.place}: broken parquet files ({' '.join(str(cause).split())[:160]})") from error
+        for column in (table.image, table.label if self.facts.kind == "classification" else table.image):
+            kind = rows.features.get(column)
+            if kind is None or (column == table.image and getattr(kind, "dtype", "") == "string"):
+                have = ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in rows.features.items())
+                raise CraftError(
+                    f"{self.place} has no {'pictures in' if kind else 'column'} {column!r} of {self.facts.title}; "
+                    f"it has {have}; {further(self.facts, table)}"
+                )
+        return rows
+
+    def _labelled(self, paths: list[Path], split: SplitName | None) -> list[Labelled]:
+        rows, label = self._load(paths), self.table.label
+        values = [_label(value) for value in rows[label][:]]
+        if strange := next((value for value in values if isinstance(value, list | dict)), None):
+            raise CraftError(f"{self.place}: column {label!r} holds {shown(strange)}, and a picture has one label")
+        pictured = [(p, v) for p, v in zip(self._pictures(rows, split), values, strict=True) if p]
+        self.problems.leave_out("row without a picture", len(values) - len(pictured))
+        words = self._words(rows.features[label], [value for _, value in pictured])
+        return [Labelled(picture, words[value]) for picture, value in pictured if value in words]
+
+    def _part(self, paths: list[Path], at: Mapping[str, SplitName], split: SplitName) -> list[Labelled]:
+        """What an official list puts into a split, by the names of files."""
+        entries = [e for e in self._labelled(paths, None) if at.get(e.picture.name.rsplit("/", 1)[-1]) == split]
+        if not entries:
+            said = "kept no names of files, so the official list beside it cannot be used; remove it"
+            raise CraftError(f"{self.place} {said}")
+        return entries
+
+    def _asked(self, paths: list[Path], split: SplitName | None) -> list[Asked]:
+        rows = self._load(paths)
+        texts = rows.select_columns([name for name in rows.column_names if name in FIELDS]).to_list()
+        asked: list[Asked] = []
+        pairs = zip(self.facts.hub_records(texts), self._pictures(rows, split), strict=True)
+        for number, (records, picture) in enumerate(pairs):
+            where, key = f"{self.place}, row {number}", f"{self.facts.name}/{split or 'all'}/{number}"
+            asked += [Asked(where, f"{key}/{i}" if i else key, record, picture) for i, record in enumerate(records)]
+            self.problems.leave_out("row of another task", 0 if records else 1)
+        return asked
+
+    def _pictures(self, rows: datasets.Dataset, split: str | None) -> list[Picture | None]:
+        """The image of each row; None where there is none."""
+        import pyarrow
+        from pyarrow import compute
+
+        column, shelf, part = rows.data.column(self.table.image), _Column(rows, self.table.image), split or "all"
+        struct = pyarrow.types.is_struct(column.type)
+        if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
+            empty = [not length for length in compute.list_value_length(column).to_pylist()]
         else:
-            splits[split] = found[word]
-    for word, paths in others.items():
-        problems.leave_out(f"row of {word!r}, no split of its own", sum(map(_length, paths)))
-    return {None: splits["train"]} if set(splits) == {"train"} else splits
+            empty = compute.is_null(compute.struct_field(column, "bytes") if struct else column).to_pylist()
+        paths: Sequence[Any] = [None] * len(rows)  # what the files were called, where the table kept that
+        if named := next((name for name in FILE_NAMES if name in rows.column_names), None):
+            paths = rows[named][:]
+        elif struct:
+            paths = compute.struct_field(column, "path").to_pylist()
+        found: list[Picture | None] = []
+        for row, (missing, path) in enumerate(zip(empty, paths, strict=True)):
+            file = "" if absent(path) else Path(str(path)).name
+            name = f"{part}/{row:06d}{'/' if file else ''}{file}"
+            if self.table.repeats and not missing:
+                name = hashlib.sha256(shelf.read(row)).hexdigest()[:16]
+            found.append(None if missing else Picture(name, f"{self.place}, {part} row {row}", shelf, row))
+        return found
+
+    def _words(self, feature: Any, values: Iterable[Any]) -> dict[Any, str]:
+        """Every label value to the words of its class; by name wherever there are names. None is no label.
+
+        Raises:
+            CraftError: numbers without names whose order nobody has checked; or a strange label.
+        """
+        facts, table, place, counts = self.facts, self.table, self.place, Counter(values)
+        if unlabelled := counts.pop(None, 0):
+            self.problems.bad("picture without a label", f"{place}: {unlabelled} pictures without a label", unlabelled)
+        names: Mapping[Any, str] = dict(enumerate(getattr(feature, "names", None) or ()))
+        if not names and all(isinstance(value, str) for value in counts):
+            names = {value: value for value in counts}
+        size = len(facts.labels)
+        if names and {str(n) for n in names.values()} == {str(i) for i in range(1, size + 1)}:
+            # Official numbers as names, often in the order of the alphabet: 1, 10, 100, 101, ...
+            names = {value: facts.labels[int(name) - 1] for value, name in names.items()}
+        elif not names or all(str(name).isdigit() for name in names.values()):
+            if not table.by_index:
+                raise CraftError(
+                    f"{place} has labels without names, and their order was never checked; {further(facts, table)}"
+                )
+            names = {value: facts.labels[value] for value in counts if isinstance(value, int) and 0 <= value < size}
+        words: dict[Any, str] = {}
+        for value, count in counts.items():
+            known = facts.class_words(names[value]) if value in names else None
+            if known is None and table.by_index and value in names and len(names) == size:
+                known = facts.label_words(facts.labels[value])
+            if known is None:
+                said = facts.no_class(str(names.get(value, value)))
+                self.problems.bad("unknown class", f"{place}, {count} pictures: {said}", count)
+            else:
+                words[value] = known
+        return words
 
 
 class _Column(Shelf):
-    """The picture column of a table as it is stored: nothing but our own loader decodes a picture."""
+    """The image column of a table as it is stored: nothing but our own loader decodes an image."""
 
     def __init__(self, rows: datasets.Dataset, column: str) -> None:
         self.rows, self.column = rows.select_columns([column]), column
@@ -141,109 +276,15 @@ class _Column(Shelf):
         return data
 
 
-def _load(facts: DatasetFacts, table: HubTable, paths: list[Path], place: str) -> datasets.Dataset:
-    """The rows of a split.
-
-    Raises:
-        CraftError: broken files, no space left, or no picture column.
-    """
-    import datasets
+def _length(file: Path) -> int:
+    """Rows of a parquet file. Raises CraftError if it is broken, as half a download is."""
     import pyarrow
-
-    from data_modules.sources.hub import further, no_space
+    from pyarrow import parquet
 
     try:
-        rows = datasets.load_dataset("parquet", data_files={"rows": [str(path) for path in paths]}, split="rows")
-    except OSError as error:
-        raise no_space(error, place) from error
-    except (datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as e:
-        cause = e.__cause__ or e
-        if isinstance(cause, OSError):
-            raise no_space(cause, place) from e
-        raise CraftError(f"{place}: broken parquet files ({' '.join(str(cause).split())[:160]})") from e
-    for column in (table.image, table.label if facts.kind == "classification" else table.image):
-        kind = rows.features.get(column)
-        if kind is None or (column == table.image and getattr(kind, "dtype", "") == "string"):
-            have = ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in rows.features.items())
-            raise CraftError(
-                f"{place} has no {'pictures in' if kind else 'column'} {column!r} of {facts.title}; "
-                f"it has {have}; {further(facts, table)}"
-            )
-    return rows
-
-
-def _labelled(
-    facts: DatasetFacts,
-    table: HubTable,
-    paths: list[Path],
-    split: SplitName | None,
-    place: str,
-    problems: Problems,
-) -> list[Labelled]:
-    rows = _load(facts, table, paths, place)
-    values = [_label(value) for value in rows[table.label][:]]
-    if strange := next((value for value in values if isinstance(value, list | dict)), None):
-        raise CraftError(f"{place}: column {table.label!r} holds {shown(strange)}, and a picture has one label")
-    pictured = [(p, v) for p, v in zip(_pictures(table, rows, split, place), values, strict=True) if p]
-    problems.leave_out("row without a picture", len(values) - len(pictured))
-    words = _words(facts, table, rows.features[table.label], [value for _, value in pictured], place, problems)
-    return [Labelled(picture, words[value]) for picture, value in pictured if value in words]
-
-
-def _asked(
-    facts: DatasetFacts,
-    table: HubTable,
-    paths: list[Path],
-    split: SplitName | None,
-    place: str,
-    problems: Problems,
-) -> list[Asked]:
-    rows = _load(facts, table, paths, place)
-    pictures = _pictures(table, rows, split, place)
-    texts = rows.select_columns([name for name in rows.column_names if name in FIELDS])
-    asked: list[Asked] = []
-    for number, (records, picture) in enumerate(zip(facts.hub_records(texts.to_list()), pictures, strict=True)):
-        where, key = f"{place}, row {number}", f"{facts.name}/{split or 'all'}/{number}"
-        asked += [Asked(where, f"{key}/{i}" if i else key, record, picture) for i, record in enumerate(records)]
-        problems.leave_out("row of another task", 0 if records else 1)
-    return asked
-
-
-def _pictures(table: HubTable, rows: datasets.Dataset, split: str | None, place: str) -> list[Picture | None]:
-    """The picture of each row; None where there is none."""
-    import pyarrow
-    from pyarrow import compute
-
-    column = rows.data.column(table.image)
-    if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-        empty = [not length for length in compute.list_value_length(column).to_pylist()]
-    else:
-        stored = compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
-        empty = compute.is_null(stored).to_pylist()
-    files = _file_names(rows, table.image)
-    shelf = _Column(rows, table.image)
-    found: list[Picture | None] = []
-    for row, (missing, file) in enumerate(zip(empty, files, strict=True)):
-        name = f"{split or 'all'}/{row:06d}{'/' if file else ''}{file}"
-        if table.repeats and not missing:
-            name = hashlib.sha256(shelf.read(row)).hexdigest()[:16]
-        found.append(None if missing else BytesPicture(name, f"{place}, {split or 'all'} row {row}", shelf, row))
-    return found
-
-
-def _file_names(rows: datasets.Dataset, image: str) -> list[str]:
-    """What the picture files were called, where the table kept that."""
-    import pyarrow
-    from pyarrow import compute
-
-    column = rows.data.column(image)
-    if named := next((name for name in FILE_NAMES if name in rows.column_names), None):
-        paths = rows[named][:]
-    elif pyarrow.types.is_struct(column.type):
-        paths = compute.struct_field(column, "path").to_pylist()
-    else:
-        paths = [None] * len(rows)
-    return ["" if absent(path) else Path(str(path)).name for path in paths]
+        return int(parquet.read_metadata(file).num_rows)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CraftError(f"{file} is no whole parquet file; delete it and run the same command again") from error
 
 
 def _label(value: Any) -> Any:
@@ -253,40 +294,24 @@ def _label(value: Any) -> Any:
     return as_index(value) if isinstance(value, float) else value
 
 
-def _words(
-    facts: DatasetFacts, table: HubTable, feature: Any, values: Iterable[Any], place: str, problems: Problems
-) -> dict[Any, str]:
-    """Every label value to the words of its class; by name wherever there are names. None is no label.
+def turns_as_records(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    r"""The question records of a row of HuggingFaceM4/the_cauldron, whose questions are turns of a conversation.
 
-    Raises:
-        CraftError: numbers without names whose order nobody has checked; or a strange label (see :class:`Problems`).
+    Its wording was not seen, only described by programs that read it: what does not parse is left out and counted.
+
+    >>> turn = {"user": "Is it?\nChoices:\nA. yes\nB. no\nAnswer with the letter.", "assistant": "Answer: B"}
+    >>> list(turns_as_records({"texts": [turn]}))
+    [{'question': 'Is it?', 'choices': ['yes', 'no'], 'answer_index': 1}]
     """
-    from data_modules.sources.hub import further
-
-    counts = Counter(values)
-    if unlabelled := counts.pop(None, 0):
-        problems.bad("picture without a label", f"{place}: {unlabelled} pictures without a label", unlabelled)
-    names: Mapping[Any, str] = dict(enumerate(getattr(feature, "names", None) or ()))
-    if not names and all(isinstance(value, str) for value in counts):
-        names = {value: value for value in counts}
-    size = len(facts.labels)
-    if names and {str(n) for n in names.values()} == {str(i) for i in range(1, size + 1)}:
-        # Official numbers as names, often in the order of the alphabet: 1, 10, 100, 101, ...
-        names = {value: facts.labels[int(name) - 1] for value, name in names.items()}
-    elif not names or all(str(name).isdigit() for name in names.values()):
-        if not table.by_index:
-            raise CraftError(
-                f"{place} has labels without names, and their order was never checked; {further(facts, table)}"
-            )
-        names = {value: facts.labels[value] for value in counts if isinstance(value, int) and 0 <= value < size}
-    words: dict[Any, str] = {}
-    for value, count in counts.items():
-        known = facts.class_words(names[value]) if value in names else None
-        if known is None and table.by_index and value in names and len(names) == size:
-            known = facts.label_words(facts.labels[value])
-        if known is None:
-            said = facts.no_class(str(names.get(value, value)))
-            problems.bad("unknown class", f"{place}, {count} pictures: {said}", count)
-        else:
-            words[value] = known
-    return words
+    for turn in row["texts"] or ():
+        asked, _, listed = (turn["user"] or "").partition("\nChoices:")
+        choices = {letter: text.strip() for letter, text in _OPTION.findall(listed)}
+        said = (turn["assistant"] or "").strip()
+        letter = _LETTER.match(said)
+        at = [*choices].index(letter[1].upper()) if letter and letter[1].upper() in choices else None
+        named = {"answer": said} if at is None else {"answer_index": at}
+        # Without its label and, after a question mark, without the directive in the last lines.
+        text = asked.strip().removeprefix("Question:").strip()
+        end = text.rfind("?\n")
+        question = text[: end + 1] if end >= 0 else text
+        yield {"question": question, "choices": [*choices.values()] or None, **named}

@@ -19,8 +19,8 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.picture_files import Listing, is_hidden, is_picture, listing
-from data_modules.sources.found import split_named
-from data_modules.sources.images import BytesPicture, FilePicture, Picture, Shelf
+from data_modules.sources.images import Picture, Shelf, file_picture
+from data_modules.sources.items import split_named
 from data_modules.sources.values import nfc
 
 QUESTIONS = ".jsonl"
@@ -100,13 +100,16 @@ class Tree(Shelf):
 
     def children(self, folder: str) -> list[str]:
         """Names of the folders in a folder ("": the root), sorted."""
-        start = f"{folder}/" if folder else ""
+        start = join(folder, "")
         return sorted(f[len(start) :] for f in self.folders if f.startswith(start) and "/" not in f[len(start) :])
+
+    def inside(self, folder: str) -> list[str]:
+        """Paths of the files in a folder ("": the root) at any depth, sorted."""
+        return [name for name in self.names if name.startswith(join(folder, ""))]
 
     def files(self, folder: str) -> list[str]:
         """Paths of the files right in a folder ("": the root), sorted."""
-        start = f"{folder}/" if folder else ""
-        return [name for name in self.names if name.startswith(start) and "/" not in name[len(start) :]]
+        return [name for name in self.inside(folder) if "/" not in name[len(join(folder, "")) :]]
 
     def questions(self, folder: str) -> list[str]:
         """Paths of the question files right in a folder, sorted."""
@@ -132,13 +135,16 @@ class Tree(Shelf):
 
     def find(self, file: str) -> str | None:
         """The path of a file of that name, the least deep one."""
-        paths = [name for name in self.names if name.rsplit("/", 1)[-1] == file]
+        paths = [name for name in self.names if posixpath.basename(name) == file]
         return min(paths, key=lambda name: (name.count("/"), name), default=None)
+
+    def tails(self, parts: int) -> dict[str, str]:
+        """The last parts of an image's path to the path, as authors' lists name images."""
+        return {"/".join(name.split("/")[-parts:]): name for name in self.pictures()}
 
     def below(self, folder: str) -> list[str]:
         """Paths of the files in a folder at any depth: its own first, then those of each folder in it, by name."""
-        found = [name for name in self.names if name.startswith(f"{folder}/")]
-        return sorted(found, key=lambda name: (name.split("/")[:-1], name))
+        return sorted(self.inside(folder), key=lambda name: (name.split("/")[:-1], name))
 
     def matching(self, pattern: str) -> Iterator[tuple[str, re.Match[str]]]:
         """Paths that end in a regular expression (which starts at a whole path component)."""
@@ -176,11 +182,8 @@ class FolderTree(Tree):
     def read(self, key: str | int) -> bytes:
         return self.path(str(key)).read_bytes()
 
-    def size(self, key: str | int) -> int:
-        return self.path(str(key)).stat().st_size
-
     def picture(self, name: str, shown: str | None = None) -> Picture:
-        return FilePicture(shown or name, self.path(name))
+        return file_picture(shown or name, self.path(name))
 
     def path(self, name: str) -> Path:
         """Where a file or folder lies, under the name that it is stored under."""
@@ -229,7 +232,7 @@ class ZipTree(Tree):
         return f"{self.root}: {name}" if name else str(self.root)
 
     def picture(self, name: str, shown: str | None = None) -> Picture:
-        return BytesPicture(shown or name, self.place(name), self, name)
+        return Picture(shown or name, self.place(name), self, name)
 
 
 def open_tree(root: Path) -> Tree:

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.image_processing import preprocess
+from craft_lightning.models.image_processing import preprocess, square, to_pixels
 from data_modules.datamodule import VqaDataModule
 from data_modules.sources import records as records_module
-from data_modules.sources.images import LazyImages, to_bytes, to_pixels
+from data_modules.sources.images import LazyImages
 from tests.data_modules.conftest import save_picture
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
@@ -113,7 +113,7 @@ def test_pictures_are_the_models_own_pixels(class_folder):
         row = dataset[index]
         path = root / row.example.key.removeprefix("folder/")
         assert torch.equal(to_pixels(row.pixels), preprocess(Image.open(path), 16))
-        assert torch.equal(to_bytes(to_pixels(row.pixels)), row.pixels)
+        assert torch.equal(row.pixels, square(Image.open(path), 16))
 
 
 def test_large_sets_are_read_when_needed(class_folder, monkeypatch):

@@ -5,7 +5,7 @@ from datasets import Image, List, Value
 
 from craft_lightning.errors import CraftError
 from data_modules.datasets.iconqa import split_choices
-from data_modules.sources import cauldron
+from data_modules.sources.table import turns_as_records
 from tests.data_modules.published_kit import opened, stored, texts, write_table
 
 pytestmark = pytest.mark.usefixtures("stub_backbone", "table_cache")
@@ -216,7 +216,7 @@ def test_vqa_rad_repeats_pictures_and_validation_shares_none(tmp_path):
 def test_conversations_of_the_cauldron(tmp_path):
     turn = {"user": "Question: Which?\nChoices:\nA. one\nB. two\nAnswer with the letter.", "assistant": "Answer: B"}
     book = {"user": "What is the title?\nShort answer please.", "assistant": "War and Peace"}
-    assert list(cauldron.records({"texts": [turn, book]})) == [
+    assert list(turns_as_records({"texts": [turn, book]})) == [
         {"question": "Which?", "choices": ["one", "two"], "answer_index": 1},
         {"question": "What is the title?", "choices": None, "answer": "War and Peace"},
     ]
