@@ -7,7 +7,7 @@ One direction: rows become :class:`VqaExample`, examples become :class:`VqaBatch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 IMAGE_TOKEN_ID = -200
-"""Stands for the whole picture in ``input_ids``; replaced by the projected visual tokens (VILA-U's placeholder)."""
+"""Stands for the whole image in ``input_ids``; replaced by the projected visual tokens (VILA-U's placeholder)."""
 
 IGNORED_LABEL = -100
 """Positions of ``labels`` that carry no loss."""
@@ -23,12 +23,12 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Fact:
-    """One drawn attribute of a picture, in words: the ground truth for justifications and their offline judge.
+    """One attribute of a synthetic image, in words: the ground truth for justifications and their offline judge.
 
     Attributes:
-        name: the attribute, for example ``"petals"``.
-        phrase: how a sentence says it, for example ``"five petals"``; unique to this value of the attribute.
-        varies: True if pictures of one class differ in it (so it cannot be guessed from the label).
+        name: for example ``"petals"``.
+        phrase: how a sentence says it, ``"five petals"``; unique to this value.
+        varies: True if images of one class differ in it, so that it cannot be guessed from the label.
     """
 
     name: str
@@ -38,19 +38,18 @@ class Fact:
 
 @dataclass(frozen=True)
 class VqaExample:
-    """One picture with one question: the only row format between datasets and tensors.
+    """One image with one question: the only row format between datasets and tensors.
 
     Attributes:
         key: unique and stable within the dataset, for example ``"eurosat/test/17"``.
-        image: RGB picture of any size.
-        question: the question alone, without options and without an answer directive.
+        image: RGB, of any size. question: without options and without an answer directive.
         answer: the exact reply that is scored: an option letter if ``options`` is not empty, else a short text.
         options: option texts in the order of their letters; empty for open questions.
-        label_id: class of the picture (classification) or a number of the picture itself (questions): two examples
+        label_id: class of the image (classification) or a number of the image itself (questions): two examples
             with equal ``label_id`` are never each other's negatives in the contrastive loss.
         seen: False if the label is held out of training.
         captions: sentences that state the answer; the contrastive loss draws one.
-        meta: anything else; ``meta["facts"]`` is a tuple of :class:`Fact` for drawn pictures.
+        meta: anything else; ``meta["facts"]`` is a tuple of :class:`Fact` for synthetic images.
     """
 
     key: str
@@ -66,10 +65,9 @@ class VqaExample:
 
 @dataclass(frozen=True)
 class StepShare:
-    """A process's share of an optimiser step, as each of its parts knows it (gradient accumulation).
+    """A process's share of an optimiser step, as each of its accumulated parts knows it.
 
-    With it the loss of a part can be the part of the loss: the pictures of a part are scored against the sentences of
-    the whole step, and its tokens count among all of the step.
+    The images of a part are scored against the sentences of the whole step, and its tokens count among all of the step.
 
     Attributes:
         label_ids: ``[S]`` of the share. caption_ids: ``[S]`` of the share. tokens: number of its labelled tokens.
@@ -82,10 +80,6 @@ class StepShare:
     parts: int
     part: int
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> StepShare:
-        """A copy with ``function`` applied to its tensors."""
-        return replace(self, label_ids=function(self.label_ids), caption_ids=function(self.caption_ids))
-
 
 @dataclass(frozen=True)
 class VqaBatch:
@@ -95,14 +89,14 @@ class VqaBatch:
         pixel_values: ``[B, 3, H, W]`` float32 in [-1, 1].
         input_ids: ``[B, T]`` long, prompt and (in training) reply, right-padded; one :data:`IMAGE_TOKEN_ID` each.
         attention_mask: ``[B, T]`` bool, False at padding.
-        labels: ``[B, T]`` long, :data:`IGNORED_LABEL` except at the reply and its end-of-turn token.
+        labels: ``[B, T]`` long, :data:`IGNORED_LABEL` except at the reply and its end token.
         prompt_lengths: ``[B]`` long, number of leading positions of ``input_ids`` that are the prompt.
         label_ids: ``[B]`` long, see :class:`VqaExample`.
         caption_ids: ``[B]`` long, row of the data module's caption list drawn for this example; -1 without captions.
         seen: ``[B]`` bool.
         answers: reference replies. keys: example keys. option_counts: number of options, 0 for open questions.
-        pictures: names of the pictures: equal names, equal ``pixel_values`` in every epoch. Empty where that cannot be
-            said; whoever changes pixels at random empties it.
+        image_names: equal names, equal ``pixel_values`` in every epoch. Empty where that cannot be said; whoever
+            changes pixels at random empties it.
         repeats: ``[B]`` bool, rows that another process counts: they only fill up the last batch. None: no row is.
         step: the share of the optimiser step that the batch is a part of; None if it is all of it.
     """
@@ -118,7 +112,7 @@ class VqaBatch:
     answers: tuple[str, ...]
     keys: tuple[str, ...]
     option_counts: tuple[int, ...]
-    pictures: tuple[str, ...] = ()
+    image_names: tuple[str, ...] = ()
     repeats: Tensor | None = None
     step: StepShare | None = None
 
@@ -128,48 +122,49 @@ class VqaBatch:
     @property
     def share(self) -> StepShare:
         """The share of the optimiser step that the batch is a part of, or all of."""
-        return self.step or StepShare(self.label_ids, self.caption_ids, self._tokens(), parts=1, part=0)
+        return self.step or self._share(parts=1, part=0)
 
     @property
     def counted(self) -> Tensor:
         """``[B]`` bool: rows that are this process's to count."""
         return torch.ones_like(self.seen) if self.repeats is None else ~self.repeats
 
-    def _tokens(self) -> int:
-        return int((self.labels != IGNORED_LABEL).sum())
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> VqaBatch:
-        moved: dict[str, Any] = {k: function(v) for k, v in self._values() if isinstance(v, Tensor)}
-        return replace(self, **moved, step=None if self.step is None else self.step.map(function))
-
-    def _values(self) -> Iterator[tuple[str, Any]]:
-        return ((field.name, getattr(self, field.name)) for field in fields(self))
+    def _share(self, parts: int, part: int) -> StepShare:
+        tokens = int((self.labels != IGNORED_LABEL).sum())
+        return StepShare(self.label_ids, self.caption_ids, tokens, parts, part)
 
     def split(self, parts: int) -> Iterator[VqaBatch]:
         """The batch as ``parts`` batches of equal size, each with its :class:`StepShare`."""
-        tokens, size = self._tokens(), len(self) // parts
+        size, share = len(self) // parts, self._share(parts, part=0)
         for part in range(parts):
             rows = slice(part * size, (part + 1) * size)
-            cut: dict[str, Any] = {k: v[rows] for k, v in self._values() if isinstance(v, Tensor | tuple)}
-            yield replace(self, **cut, step=StepShare(self.label_ids, self.caption_ids, tokens, parts, part))
+            cut: dict[str, Any] = {k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor | tuple)}
+            yield replace(self, **cut, step=replace(share, part=part))
 
     def to(self, *args: Any, **kwargs: Any) -> VqaBatch:
         """A copy with every tensor moved, as ``Tensor.to`` (Lightning calls it for frozen dataclasses)."""
-        return self._map(lambda t: t.to(*args, **kwargs))
+        return _mapped(self, lambda t: t.to(*args, **kwargs))
 
     def pin_memory(self) -> VqaBatch:
         """A copy in pinned memory (the data loader calls it)."""
-        return self._map(torch.Tensor.pin_memory)
+        return _mapped(self, torch.Tensor.pin_memory)
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a dataclass with ``function`` applied to its tensors, those of dataclasses in it included."""
+    moved = {k: function(v) for k, v in vars(value).items() if isinstance(v, Tensor)}
+    inner = {k: _mapped(v, function) for k, v in vars(value).items() if is_dataclass(v)}
+    return replace(value, **moved, **inner)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which visual tokens of each picture stay when some are pruned.
+    """Which visual tokens of each image stay when some are pruned.
 
     Attributes:
         positions: ``[B, M]`` long, raster positions of the tokens kept, ascending. A row that keeps fewer than M
             repeats the last position of the grid behind its own.
-        counts: ``[B]`` long, tokens kept of each picture, where they differ; None if every row keeps M.
+        counts: ``[B]`` long, tokens kept of each image, where they differ; None if every row keeps M.
         gamma: ``[B]`` float64, the pruning strength that the budget came to: 0 where all are kept, inf beyond what
             quotas can reach, nan where no quota ruled.
         gaps: kept tokens have the language-model positions that they had before, with gaps between them.
@@ -192,7 +187,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """What the encoder made of the pictures.
+    """What the encoder made of the images.
 
     Attributes:
         features: ``[B, N, d]`` before quantisation, z.

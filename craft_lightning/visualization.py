@@ -1,6 +1,6 @@
-"""Pictures of visual tokens: which codes a picture became, which of them adaptation changed, which pruning keeps.
+"""Token maps: which codes an image became, which of them adaptation changed, which pruning keeps.
 
-What the paper shows in its figures 4 and 7. Drawn with PIL, so that a map needs no plotting library.
+What the paper shows in its figures 4 and 7, drawn with PIL.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ TEXT, TITLE, GAP = 13, 14, 8
 
 @dataclass(frozen=True)
 class TokenView:
-    """What is known of one picture's tokens; panels that nothing is known for are left out.
+    """What is known of one image's tokens; panels that nothing is known for are left out.
 
     Attributes:
-        picture: of any size. grid: (rows, columns) of tokens, N in all.
+        image: of any size. grid: (rows, columns) of tokens, N in all.
         codes: ``[N]`` first-level codes, or None for a continuous tower.
         before: ``[N]`` the same before adaptation. kept: ``[N]`` bool, False for pruned tokens.
         lines: texts below the panels, each with its colour.
     """
 
-    picture: Image.Image
+    image: Image.Image
     grid: tuple[int, int]
     codes: Tensor | None = None
     before: Tensor | None = None
@@ -43,7 +43,7 @@ class TokenView:
 
 
 def code_colours(table: Tensor) -> Tensor:
-    """``[K, 3]`` uint8, a colour for each codeword of ``[K, d]``: the same in every picture, alike for alike codewords.
+    """``[K, 3]`` uint8, a colour for each codeword of ``[K, d]``: the same in every image, alike for alike codewords.
 
     Red, green and blue are a codeword's ranks along the first three principal components of the table. Ranks use the
     whole range of colours whatever the distances; each component points to where its largest loading is positive, so
@@ -59,7 +59,7 @@ def code_colours(table: Tensor) -> Tensor:
 
 
 def draw_tokens(view: TokenView, colours: Tensor | None) -> Image.Image:
-    """The picture, its codes (before and after), the codes that changed, the tokens kept, and the texts below them.
+    """The image, its codes (before and after), the codes that changed, the tokens kept, and the texts below them.
 
     Args:
         colours: of :func:`code_colours`; None where there are no codes.
@@ -84,7 +84,7 @@ def draw_tokens(view: TokenView, colours: Tensor | None) -> Image.Image:
 
 
 def stack(rows: Sequence[Image.Image]) -> Image.Image:
-    """One picture of several, from top to bottom."""
+    """Several images in one, from top to bottom."""
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
     top = 0
     for row in rows:
@@ -96,29 +96,25 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
 def _panels(view: TokenView, colours: Tensor | None) -> list[tuple[str, Image.Image]]:
     """Titles and panels of one row, all of one size."""
     cell = min(max(PANEL // max(view.grid), CELL[0]), CELL[-1])
-    picture = view.picture.resize((view.grid[1] * cell, view.grid[0] * cell), Image.Resampling.NEAREST)
-    panels = [("picture", picture)]
+    image = view.image.resize((view.grid[1] * cell, view.grid[0] * cell), Image.Resampling.NEAREST)
+    panels, masks = [("image", image)], {"kept": view.kept}
     if view.codes is not None and colours is not None:
         maps = {"codes": view.codes}
         if view.before is not None:
             maps = {"codes before": view.before, "codes after": view.codes}
+            masks = {"changed": view.codes != view.before, "kept": view.kept}
         for name, codes in maps.items():
             panels.append((f"{name}: {len(codes.unique())} different", _map(codes, view, colours, cell)))
-        if view.before is not None:
-            changed = view.codes != view.before
-            panels.append((f"changed: {int(changed.sum())} of {len(changed)}", _masked(picture, changed, view, cell)))
-    if view.kept is not None:
-        panels.append((f"kept: {int(view.kept.sum())} of {len(view.kept)}", _masked(picture, view.kept, view, cell)))
+    for name, shown in masks.items():
+        if shown is not None:
+            panels.append((f"{name}: {int(shown.sum())} of {len(shown)}", _masked(image, shown, view, cell)))
     return panels
 
 
 def _squares(grid: tuple[int, int], cell: int) -> list[tuple[int, int, int, int]]:
     """Left, top, right and bottom pixel of each token's square, in raster order."""
-    return [
-        (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
-        for row in range(grid[0])
-        for column in range(grid[1])
-    ]
+    corners = ((column * cell, row * cell) for row in range(grid[0]) for column in range(grid[1]))
+    return [(left, top, left + cell - 1, top + cell - 1) for left, top in corners]
 
 
 def _map(codes: Tensor, view: TokenView, colours: Tensor, cell: int) -> Image.Image:
@@ -136,9 +132,9 @@ def _map(codes: Tensor, view: TokenView, colours: Tensor, cell: int) -> Image.Im
     return canvas
 
 
-def _masked(picture: Image.Image, shown: Tensor, view: TokenView, cell: int) -> Image.Image:
-    """The picture where ``shown`` ``[N]`` is True, struck-out paper elsewhere."""
-    canvas = picture.copy()
+def _masked(image: Image.Image, shown: Tensor, view: TokenView, cell: int) -> Image.Image:
+    """The image where ``shown`` ``[N]`` is True, struck-out paper elsewhere."""
+    canvas = image.copy()
     pen = ImageDraw.Draw(canvas)
     for keep, (left, top, right, bottom) in zip(shown.tolist(), _squares(view.grid, cell), strict=True):
         if not keep:

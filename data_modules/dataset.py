@@ -157,6 +157,6 @@ class VqaDataset(Dataset[Row]):
             answers=tuple(e.answer for e in examples),
             keys=tuple(e.key for e in examples),
             option_counts=tuple(len(e.options) for e in examples),
-            pictures=tuple(row.picture for row in rows),
+            image_names=tuple(row.picture for row in rows),
             repeats=torch.tensor([row.repeat for row in rows]) if any(row.repeat for row in rows) else None,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ from craft_lightning.checkpoints.paths import checkpoint_root, is_single, top_co
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import KNOWN_SIGLIP, load_tower, section_of, siglip_folder
 from craft_lightning.checkpoints.vila_u_writer import SIGLIP
+from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.errors import CraftError
-from craft_lightning.io import write_json
+from craft_lightning.io import fresh_file, write_json
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 
 LONG = 10**9
@@ -30,35 +30,27 @@ ADAPTATION = "adaptation"
 """Folder for what the encoder's own folder says besides its weights; other readers pass it by."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="craft_lightning export",
-        description="Write an adapted encoder back into its checkpoint's layout, in full. Of a checkpoint of VILA-U's "
-        "authors the original code loads the result.",
-        epilog="The adapted tensors keep the precision that they were stored in (the original code casts what it "
-        "loads); every other tensor and file is copied as it is. OUTPUT/adaptation/ holds the encoder's config.json "
-        "and its prior for --prune.prior.",
-    )
-    p.add_argument("--layout", default="vila-u", choices=["vila-u"], help="default: %(default)s")
-    p.add_argument("--checkpoint", required=True, help="folder in that layout, or a known backbone's name")
-    p.add_argument(
-        "--encoder", required=True, type=Path, help="folder of an adapted encoder, or its encoder.safetensors"
-    )
-    p.add_argument("--output", required=True, type=Path, help="folder to make")
-    return p
-
-
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code.
 
     Raises:
         CraftError: see :func:`export`; a folder that cannot be written.
     """
-    args = parser().parse_args(argv)
-    source = resolve(VlmSpec(args.checkpoint))
+    parser = verb_parser(
+        "export",
+        "Write an adapted encoder back into its checkpoint in VILA-U's layout, in full. Of a checkpoint of VILA-U's "
+        "authors the original code loads the result.",
+        "The adapted tensors keep the precision that they were stored in (the original code casts what it loads); "
+        "every other tensor and file is copied as it is. OUTPUT/adaptation/ holds the encoder's config.json and its "
+        "prior for --prune.prior.",
+    )
+    parser.add_argument("--layout", default="vila-u", choices=["vila-u"], help="of the checkpoint (%(default)s)")
+    parser.shared("--backbone", required=True)
+    parser.shared("--encoder", required=True, help="folder of an adapted encoder, or its encoder.safetensors")
+    parser.shared("--output", help="folder to make")
+    args = parser.parse_args(argv)
     try:
-        count = export(source, args.encoder, args.output)
+        count = export(resolve(VlmSpec(args.backbone)), args.encoder, args.output)
     except OSError as error:
         raise CraftError(f"--output {args.output} cannot be written ({first_line(error)})") from error
     print(
@@ -98,16 +90,19 @@ def export(checkpoint: Path, encoder: Path, output: Path) -> int:
             LLaVA's layout; an encoder of another codebook or of another shape.
     """
     root = checkpoint_root(checkpoint)
-    _check_output(output, root)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CraftError(f"--output {output} exists: name another folder, or remove it")
+    if output.resolve().is_relative_to(root.resolve()):
+        raise CraftError(f"--output {output} lies in the checkpoint {root}: name a folder outside of it")
     encoder = encoder.parent if encoder.name == "encoder.safetensors" else encoder
     folder = tower_folder(root)
     if is_single(root) or "rqvaesiglip" not in read_json(folder / "config.json"):
         raise CraftError(f"{checkpoint} has another tower: only checkpoints in VILA-U's layout can be exported")
-    for part in ("llm", "mm_projector"):
+    for part in ("llm", "mm_projector"):  # names a missing or damaged file before anything is copied
         if not (root / part / "config.json").is_file():
             raise CraftError(f"{checkpoint}: no {part}/config.json, so it is no whole checkpoint")
         if part == "llm" or projector_kind(root) != "identity":
-            TensorFiles(root / part)  # names a missing or damaged file before anything is copied
+            TensorFiles(root / part)
     apply_encoder(load_tower(root), encoder)  # refuses what does not fit
     state = load_file(encoder / "encoder.safetensors")
     adapted = {f"{SIGLIP}vision_model.{name.removeprefix('vision.')}": value for name, value in state.items()}
@@ -124,13 +119,6 @@ def export(checkpoint: Path, encoder: Path, output: Path) -> int:
             if (encoder / name).is_file():
                 shutil.copyfile(encoder / name, fresh / ADAPTATION / name)
     return replaced
-
-
-def _check_output(output: Path, root: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CraftError(f"--output {output} exists: name another folder, or remove it")
-    if output.resolve().is_relative_to(root.resolve()):
-        raise CraftError(f"--output {output} lies in the checkpoint {root}: name a folder outside of it")
 
 
 def _check_room(output: Path, sources: Sequence[Path]) -> None:
@@ -156,19 +144,16 @@ def _replace(file: Path, adapted: Mapping[str, Tensor]) -> int:
     """Put the adapted tensors of a weight file in place, if it has any; returns their number."""
     if file.suffix == ".safetensors":
         with safe_open(file, "pt") as opened:
-            names, metadata = set(opened.keys()), opened.metadata()
-        found = names & adapted.keys()
+            found, metadata = adapted.keys() & set(opened.keys()), opened.metadata()
         if found:
             save_tensors(file, load_file(file) | {name: adapted[name] for name in found}, metadata)
         return len(found)
     state = torch.load(file, map_location="cpu", weights_only=True)
-    found = state.keys() & adapted.keys()
+    found = adapted.keys() & state.keys()
     if found:
-        for name in found:
-            state[name] = adapted[name]
-        temporary = file.with_name(f".{file.name}.tmp")
-        torch.save(state, temporary)
-        temporary.replace(file)
+        state.update({name: adapted[name] for name in found})
+        with fresh_file(file) as temporary:
+            torch.save(state, temporary)
     return len(found)
 
 

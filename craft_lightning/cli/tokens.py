@@ -95,7 +95,7 @@ def _look(
     bytes_of = ((shown + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1)
     views = [
         TokenView(
-            picture=Image.fromarray(bytes_of[i].numpy()),
+            image=Image.fromarray(bytes_of[i].numpy()),
             grid=tower.grid,
             codes=after.codes[i, :, 0],
             before=None if before is None else before[i, :, 0],

@@ -214,7 +214,7 @@ class BaseMethod(Checkpointed, ABC):
         self.seen = None
 
     def _look(self, batch: VqaBatch) -> VisualTokens:
-        if self.seen is None or not batch.pictures:
+        if self.seen is None or not batch.image_names:
             return self.visual_tokens(batch.pixel_values)
         return self.seen.look(batch, self.visual_tokens)
 

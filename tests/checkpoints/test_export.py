@@ -61,7 +61,7 @@ def test_the_round_trip_is_bit_identical(form: kit.Form, books: kit.Books, shard
     (source / "README.md").write_text("the model card")
     encoder, out = adapted(source, tmp_path / "encoder"), tmp_path / "out" / "exported"
     before = digests(source)
-    assert export("--checkpoint", source, "--encoder", encoder / "encoder.safetensors", "--output", out) == 0
+    assert export("--backbone", source, "--encoder", encoder / "encoder.safetensors", "--output", out) == 0
 
     plugged = load_vlm(VlmSpec(str(source), encoder=str(encoder)))
     exported = load_vlm(VlmSpec(str(out)))
@@ -100,7 +100,7 @@ def test_a_shared_tower_is_written_in_full(tmp_path: Path) -> None:
     write_tiny_tower(tmp_path / "eyes")
     source = write_tiny(tmp_path / "small", llm="qwen2", tower="../eyes")
     encoder, out = adapted(source, tmp_path / "encoder"), tmp_path / "exported"
-    assert export("--checkpoint", source, "--encoder", encoder, "--output", out) == 0
+    assert export("--backbone", source, "--encoder", encoder, "--output", out) == 0
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     plugged = load_vlm(VlmSpec(str(source), encoder=str(encoder)))
     shutil.rmtree(tmp_path / "eyes")
@@ -119,7 +119,7 @@ def test_siglip_beside_the_tower_comes_along(tmp_path: Path) -> None:
     config = json.loads(path.read_text())
     config["rqvaesiglip"]["pretrained_model"] = str(tmp_path / "siglip")
     path.write_text(json.dumps(config))
-    assert export("--checkpoint", source, "--encoder", encoder, "--output", tmp_path / "out") == 0
+    assert export("--backbone", source, "--encoder", encoder, "--output", tmp_path / "out") == 0
     shutil.rmtree(tmp_path / "siglip")
     load_tower(tmp_path / "out")
 
@@ -127,7 +127,7 @@ def test_siglip_beside_the_tower_comes_along(tmp_path: Path) -> None:
 def test_what_the_original_cannot_load_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_tiny(tmp_path / "m", llm="qwen2")
     out = tmp_path / "out"
-    assert export("--checkpoint", source, "--encoder", adapted(source, tmp_path / "encoder"), "--output", out) == 0
+    assert export("--backbone", source, "--encoder", adapted(source, tmp_path / "encoder"), "--output", out) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: VILA-U's own code cannot load {out}: its SigLIP is ")
     assert "google/siglip-large-patch16-256" in line
@@ -174,13 +174,13 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, monkeypatch: An
         (write_clip(tmp_path / "clip"), own, out, "only checkpoints in VILA-U's layout can be exported"),
     ):
         capsys.readouterr()
-        assert export("--checkpoint", checkpoint, "--encoder", encoder, "--output", output) == 2
+        assert export("--backbone", checkpoint, "--encoder", encoder, "--output", output) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1, lines
         assert expected in lines[0]
         assert not out.exists()
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 10}))
-    assert export("--checkpoint", source, "--encoder", own, "--output", out) == 2
+    assert export("--backbone", source, "--encoder", own, "--output", out) == 2
     assert "GB left" in capsys.readouterr().err
     monkeypatch.undo()
 
@@ -188,5 +188,5 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, monkeypatch: An
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_replace", dies)
-    assert export("--checkpoint", source, "--encoder", own, "--output", out) == 130
+    assert export("--backbone", source, "--encoder", own, "--output", out) == 130
     assert not [p for p in tmp_path.iterdir() if p.name.startswith((".", "out"))]

@@ -55,7 +55,7 @@ def test_a_frozen_encoder_sees_a_picture_once(cls: Any, place: str, build: Any, 
         methods.append(build(cls, place))
         module = data(place)
         if not names:
-            module.on_before_batch_transfer = lambda batch, _: replace(batch, pictures=())
+            module.on_before_batch_transfer = lambda batch, _: replace(batch, image_names=())
         assert fitted(methods[-1], module, trainer) == pictures
         assert methods[-1].seen is None, "nothing is kept behind the fit"
     for (name, one), (_, other) in zip(*(method.trainable() for method in methods), strict=True):
@@ -103,7 +103,9 @@ def test_rows_are_the_encoders_own(place: str, build: Any, batch: VqaBatch) -> N
     method = build(ZeroShot, place)
     seen = SeenPictures(method.vlm.grid)
     order = [3, 1, 1, 5]
-    some = replace(batch, pixel_values=batch.pixel_values[order], pictures=tuple(batch.pictures[i] for i in order))
+    some = replace(
+        batch, pixel_values=batch.pixel_values[order], image_names=tuple(batch.image_names[i] for i in order)
+    )
     for asked in (some, batch, some):  # three are new, three more, none
         found, whole = seen.look(asked, method.visual_tokens), method.visual_tokens(asked.pixel_values)
         for field in fields(VisualTokens):

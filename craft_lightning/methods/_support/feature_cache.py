@@ -27,14 +27,14 @@ class SeenPictures:
     @torch.no_grad()
     def look(self, batch: VqaBatch, encode: Callable[[Tensor], VisualTokens]) -> VisualTokens:
         """What ``encode`` makes of the batch's pictures ``[B, 3, H, W]``; it is shown those that are new, each once."""
-        rows = {name: self.rows[name] for name in batch.pictures if name in self.rows}
-        new = {name: place for place, name in enumerate(batch.pictures) if name not in rows}
+        rows = {name: self.rows[name] for name in batch.image_names if name in self.rows}
+        new = {name: place for place, name in enumerate(batch.image_names) if name not in rows}
         if new:
             made = [column.cpu() for column in _columns(encode(batch.pixel_values[list(new.values())]))]
             for name, *row in zip(new, *made, strict=True):
                 rows[name] = tuple(row)
                 self._keep(name, rows[name])
-        columns = zip(*(rows[name] for name in batch.pictures), strict=True)
+        columns = zip(*(rows[name] for name in batch.image_names), strict=True)
         return _visual([torch.stack(column).to(batch.pixel_values.device) for column in columns], self.grid)
 
     def _keep(self, name: str, row: tuple[Tensor, ...]) -> None:
