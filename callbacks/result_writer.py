@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from craft_lightning import run_facts
-from craft_lightning.environment import versions
+from craft_lightning.environment import git_state, versions
 from craft_lightning.evaluation.predictions import everywhere, to_jsonl
 from craft_lightning.io import write_json, write_text
 from craft_lightning.run_folder import places
@@ -142,6 +142,6 @@ class ResultWriter(Callback):
             "data": run_facts.data_facts(trainer),
             "config_hash": self.hash,
             "versions": versions(),
-            "git": run_facts.git_state(),
+            "git": git_state(),
         }
         write_json(self._result, run_facts.plain(result))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from craft_lightning import __version__
-from craft_lightning.checkout import PACKAGES, install_command, no_shadows
+from craft_lightning.environment import PACKAGES, install_command, no_shadows
 from craft_lightning.errors import CraftError, unknown
 
 VERBS = {

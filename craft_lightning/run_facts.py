@@ -1,12 +1,10 @@
-"""What a run says of itself: the parts that train, the codebook, the strategy, the data and the code's state."""
+"""What a run says of itself: the parts that train, the codebook, the strategy, the data and the memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -17,9 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from craft_lightning.checkout import ROOT, in_checkout
-
-_DEPTH = 2
+from craft_lightning.environment import processor
 
 
 def method(trainer: Trainer, module: LightningModule) -> str:
@@ -32,18 +28,17 @@ def method(trainer: Trainer, module: LightningModule) -> str:
     return "zero_shot" if encoder is None else str(encoder.get("method", name))
 
 
-def trained_parts(module: LightningModule) -> dict[str, int]:
-    """Number of trained parameters by part: the first names of each parameter's path (``vlm.tower``, ``cls``)."""
-    counts: Counter[str] = Counter()
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            counts[".".join(name.split(".")[:_DEPTH])] += parameter.numel()
-    return dict(counts)
-
-
 def trained_names(module: LightningModule) -> list[str]:
     """Names of all trained parameters."""
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def trained_parts(module: LightningModule) -> dict[str, int]:
+    """Number of trained parameters by part: the first two names of each parameter's path (``vlm.tower``)."""
+    counts: Counter[str] = Counter()
+    for name in trained_names(module):
+        counts[".".join(name.split(".")[:2])] += module.get_parameter(name).numel()
+    return dict(counts)
 
 
 def codebook_hash(module: LightningModule) -> str | None:
@@ -64,13 +59,12 @@ def strategy(trainer: Trainer) -> str:
     devices = trainer.num_devices * trainer.num_nodes
     where = f"{devices} {trainer.strategy.root_device.type} device{'s' if devices > 1 else ''}"
     callbacks: list[Any] = getattr(trainer, "callbacks", [])
-    reasons = [callback.choice.reason for callback in callbacks if hasattr(callback, "choice")]
-    why = reasons[0] if reasons else "as the config names it"
+    why = next((c.choice.reason for c in callbacks if hasattr(c, "choice")), "as the config names it")
     return f"{name}, precision {trainer.precision}: {where} ({why})"
 
 
 def pruning(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """What the tokens of evaluated pictures went through; empty where nothing was asked to be pruned."""
+    """What the tokens of evaluated images went through; empty where nothing was asked to be pruned."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if getattr(callback, "enabled", False) and hasattr(callback, "describe"):
             return dict(callback.describe(module))
@@ -89,42 +83,12 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
     return {**describe(), **({"limits": limits} if limits else {})}
 
 
-def git_state() -> dict[str, Any]:
-    """Commit of the running code and whether the tree differs from it; empty outside a checkout.
-
-    An installed copy has none, though it may lie in somebody's repository.
-    """
-    if not in_checkout():
-        return {}
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return {}
-
-
 def device(trainer: Trainer) -> str:
     """Name of the device."""
     root = trainer.strategy.root_device
     if root.type == "cuda":
         return torch.cuda.get_device_name(root)
     return f"{root.type}, {torch.get_num_threads()} threads"
-
-
-def processor() -> str:
-    """Name of the processor, with its family and model where the name is that of many."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
-        told = {line[0].strip(): line[1].strip() for line in reversed(lines) if len(line) == 2}
-        name = told.get("model name", name)
-        if {"cpu family", "model"} <= told.keys():
-            name += f" (family {told['cpu family']}, model {told['model']})"
-    return name
 
 
 def arithmetic() -> dict[str, Any]:

@@ -34,7 +34,7 @@ from callbacks.learning_curves import LearningCurves
 from craft_lightning import __version__, run_facts
 from craft_lightning.benchmark.result_store import RESULT
 from craft_lightning.cli.run import CraftCLI, build_cli
-from craft_lightning.environment import versions
+from craft_lightning.environment import git_state, processor, versions
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.predictions import count_items
 from craft_lightning.io import write_json
@@ -137,8 +137,8 @@ def machine() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = torch.cuda.device_count()
     usable = f"{cores} core{'s' if cores != 1 else ''} usable"
-    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{run_facts.processor()}, {usable}"
-    return {"machine": name, "arithmetic": run_facts.arithmetic(), **run_facts.git_state()}
+    name = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{processor()}, {usable}"
+    return {"machine": name, "arithmetic": run_facts.arithmetic(), **git_state()}
 
 
 def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:

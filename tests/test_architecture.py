@@ -19,7 +19,6 @@ RANKS = {
     "craft_lightning.types": 0,
     "craft_lightning.errors": 0,
     "craft_lightning.io": 0,
-    "craft_lightning.checkout": 0,
     "craft_lightning.environment": 0,
     "craft_lightning.settings": 0,
     "craft_lightning.run_folder": 1,

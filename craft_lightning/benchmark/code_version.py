@@ -16,7 +16,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craft_lightning.checkout import PACKAGES, ROOT
+from craft_lightning.environment import PACKAGES, ROOT
 from craft_lightning.io import write_json
 
 WORKER = "craft_lightning.worker"
@@ -27,10 +27,9 @@ APART = {
     "craft_lightning.benchmark": "plans nodes; a run knows nothing of it",
     "craft_lightning.report": "shows results; a run knows nothing of it",
     "craft_lightning.workers": "start workers; a run knows nothing of them",
-    "craft_lightning.checkout": "where files are",
     "craft_lightning.errors": "texts of mistakes",
     "craft_lightning.visualization": "pictures for eyes",
-    "craft_lightning.environment": "told by each result",
+    "craft_lightning.environment": "where files are; what it says of the machine, each result tells",
     "craft_lightning.io": "whole files or none",
     METHODS: "a list of names; a node's own method is followed",
     "data_modules.datasets.registry": "a list of names; a node's own dataset is followed",

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from craft_lightning.benchmark.plan import CHECKPOINT, Node
-from craft_lightning.environment import PACKAGES, versions
+from craft_lightning.environment import LIBRARIES, versions
 from craft_lightning.io import write_json
 
 RESULT = "node.json"
@@ -61,7 +61,7 @@ def other_libraries(nodes: Iterable[Node]) -> str | None:
     """
     here, differences, count = versions(), dict[str, set[str]](), 0
     for there in [found["versions"] for found in map(result, nodes) if found is not None and "versions" in found]:
-        others = {name: there[name] for name in PACKAGES if there.get(name, here[name]) != here[name]}
+        others = {name: there[name] for name in LIBRARIES if there.get(name, here[name]) != here[name]}
         count += bool(others)
         for name, other in others.items():
             differences.setdefault(name, set()).add(other)

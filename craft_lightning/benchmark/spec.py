@@ -11,7 +11,7 @@ from craft_lightning.benchmark.paper_numbers import PaperKey, read_paper
 from craft_lightning.benchmark.row_expansion import at_keeps, swept
 from craft_lightning.benchmark.statistics import Claim, read_claims
 from craft_lightning.benchmark.yaml_values import Reader, check_known, read_mapping
-from craft_lightning.checkout import EXPERIMENTS, find, places
+from craft_lightning.environment import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
 

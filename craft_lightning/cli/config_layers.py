@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from craft_lightning.checkout import nearest_file
+from craft_lightning.environment import nearest_file
 from craft_lightning.errors import CraftError
 from craft_lightning.settings import flat
 

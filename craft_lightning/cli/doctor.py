@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_lightning import __version__
-from craft_lightning.checkout import PACKAGES, ROOT, in_checkout, no_shadows
 from craft_lightning.cli.arguments import verb_parser
+from craft_lightning.environment import PACKAGES, ROOT, in_checkout, no_shadows
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import BACKBONES, POCKET, hub_folder, models_root
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from craft_lightning.checkout import EXPERIMENTS, places
 from craft_lightning.cli.arguments import verb_parser
+from craft_lightning.environment import EXPERIMENTS, places
 from craft_lightning.errors import unknown
 from craft_lightning.models.vlm_spec import BACKBONES
 

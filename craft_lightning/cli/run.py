@@ -41,7 +41,6 @@ from callbacks.strategy_advisor import StrategyAdvisor
 from callbacks.token_map import TokenMap
 from craft_lightning import __version__
 from craft_lightning import settings as defaults
-from craft_lightning.checkout import placed
 from craft_lightning.cli import trainer_flags as flags
 from craft_lightning.cli.config_layers import (
     Layer,
@@ -52,6 +51,7 @@ from craft_lightning.cli.config_layers import (
     read_layers,
 )
 from craft_lightning.cli.parser import CraftParser, wrong_part
+from craft_lightning.environment import placed
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS, import_methods
 from craft_lightning.methods._support import resuming

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from craft_lightning.checkout import find
+from craft_lightning.environment import find
 from craft_lightning.errors import unknown
 from craft_lightning.pretraining.family import TOWER, FamilyBuilder
 from craft_lightning.pretraining.family_plan import read_plan

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from craft_lightning.checkout import places
+from craft_lightning.environment import places
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.pretraining.family_plan import make
 from data_modules.sources.llava_conversations import PUBLISHED

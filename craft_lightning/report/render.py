@@ -11,7 +11,7 @@ from rich.table import Table
 
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import Results, gather, read, stored_seeds, stored_table, to_csv, to_json
-from craft_lightning.checkout import in_checkout
+from craft_lightning.environment import in_checkout
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
 from craft_lightning.report import figure

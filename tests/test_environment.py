@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from craft_lightning import __main__ as entry
-from craft_lightning import checkout
+from craft_lightning import environment
 from craft_lightning.benchmark.spec import find_table, load_spec
-from craft_lightning.checkout import ROOT, experiments, find, placed
 from craft_lightning.cli.config_layers import read_layers
 from craft_lightning.cli.list import entries
 from craft_lightning.cli.run import build_cli
+from craft_lightning.environment import ROOT, experiments, find, placed
 from craft_lightning.errors import CraftError
 from craft_lightning.pretraining.surrogate_plan import read_settings
 
@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_package_hides_nothing(elsewhere: Path, monkeypatch:
     monkeypatch.syspath_prepend(elsewhere)
     for name in ("callbacks", "data_modules", "craft_lightning"):
         (elsewhere / name).mkdir()
-    checkout.no_shadows()
+    environment.no_shadows()
 
 
 def test_a_missing_package_is_one_line_with_the_command(
@@ -132,6 +132,6 @@ def test_a_missing_package_is_one_line_with_the_command(
     assert entry.main(["fit"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"craft_lightning: {sys.executable} has no package jsonargparse: `make -C {ROOT} install`")
-    monkeypatch.setattr(checkout, "in_checkout", lambda: False)
+    monkeypatch.setattr(environment, "in_checkout", lambda: False)
     assert entry.main(["fit"]) == 2
     assert "`python -m craft_lightning doctor` lists what is missing" in capsys.readouterr().err
