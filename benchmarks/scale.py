@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.spec import TableSpec, find_table, load_spec
 from craft_lightning.checkpoints.meta import Profile, profile
 from craft_lightning.checkpoints.published_configs import write_blueprint
 from craft_lightning.cli.dry_run import Cards, Layout, cards, eval_seconds, training_seconds
@@ -57,9 +57,16 @@ TEXT = {"cc3m": 15, "sharegpt4v": 200, "llava150k": 250}
 
 
 @cache
+def table() -> TableSpec:
+    """Table 1 at paper scale."""
+    return load_spec(find_table("table1", "paper"))
+
+
+@cache
 def numbers(method: str, backbone: str) -> tuple[Profile, int]:
     """Shapes of a method at paper scale on a blueprint, and the number of frozen towers beside it."""
-    given = yaml.safe_load((EXPERIMENTS / "paper" / "methods" / f"{method}.yaml").read_text(encoding="utf-8"))["model"]
+    fragment = next(row.method for row in table().rows if row.method.stem == method)
+    given = yaml.safe_load(fragment.read_text(encoding="utf-8"))["model"]
     settings = {name: value for name, value in given.get("init_args", {}).items() if name != "optim"}
     with tempfile.TemporaryDirectory() as folder:
         spec = VlmSpec(str(write_blueprint(folder, backbone)))
@@ -82,8 +89,9 @@ def layout(kind: str, method: str, backbone: str, machine: Machine) -> Layout:
 @cache
 def rows_of(dataset: str) -> Expected:
     """Expected rows at paper scale."""
-    data = yaml.safe_load((EXPERIMENTS / "paper" / "datasets" / f"{dataset}.yaml").read_text(encoding="utf-8"))["data"]
-    settings = {"train_size": None, "test_size": None, "holdout": 0.2, **data}
+    own = next(c.overrides.get("all", {}) for c in table().columns if c.id == dataset)
+    settings = {"source": "hub", "train_size": None, "test_size": None, "holdout": 0.2}
+    settings |= {name.removeprefix("data."): value for name, value in own.items()}
     return expected(dataset_facts(dataset), settings)
 
 
@@ -104,7 +112,7 @@ def hours(plan: Plan, on: Cards) -> Counter[tuple[str, str, str]]:
 
 def plans() -> dict[str, Plan]:
     """Table 1, and what Table 3 adds to it, with all seeds."""
-    one, three = (make_plan(load_spec(find_table(name, "paper"))) for name in ("table1", "table3"))
+    one, three = make_plan(table()), make_plan(load_spec(find_table("table3", "paper")))
     known = {node.name for node in one.nodes}
     added = tuple(node for node in three.nodes if node.name not in known)
     return {"Table 1": one, "Table 3 beyond it": replace(three, nodes=added)}
@@ -176,9 +184,7 @@ def ratios_block() -> str:
 def growth_block() -> str:
     """A Markdown table: CRAFT's cost by the model it trains with, one A100-40GB."""
     on = cards("1x40gb")
-    rows = sum(
-        rows_of(file.stem).train // BATCH * BATCH for file in (EXPERIMENTS / "paper" / "datasets").glob("*.yaml")
-    )
+    rows = sum(rows_of(column.id).train // BATCH * BATCH for column in table().columns)
     lines = [
         "| CRAFT with | parameters, 10^9 | tokens | TFLOP a row: tower | codes | language model "
         "| GiB, batch 24 | s a step | hours, ten sets |",

@@ -38,8 +38,6 @@ FILES = (
     "callbacks/ste_check.yaml",
     "callbacks/token_map.yaml",
     "methods/craft.yaml",
-    "backbones/pocket-vila-u.yaml",
-    "datasets/eurosat.yaml",
 )
 
 

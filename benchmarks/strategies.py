@@ -46,8 +46,6 @@ MACHINES = {
     "8x40gb": gpus(40, 8),
     "2x8x40gb": gpus(40, 8, 2),
 }
-"""Those without a comma and of which ``experiments/hardware/`` has a fragment bear its name."""
-
 
 PAPER = ("vila-u-7b-256", "qwen2-0.5b", "qwen2-1.5b", "qwen2.5-3b")
 """Models of the paper, by the names of ``python -m craft_lightning list backbones``."""

@@ -215,7 +215,7 @@ class Forgetful(Callback):
 def fit(folder: Path, watch: Callback, method: str, backbone: str, batch: int, steps: int, epochs: int = 1) -> None:
     """A ``fit`` on drawn satellite tiles, with the callbacks of Table 1's runs."""
     files = ["base.yaml", *(f"callbacks/{name}.yaml" for name in ("prune", "ste_check", "token_map"))]
-    files += [f"methods/{method}.yaml", "backbones/pocket-vila-u.yaml", "datasets/eurosat.yaml"]
+    files += [f"methods/{method}.yaml"]
     argv = ["fit", *(f"--config={EXPERIMENTS / file}" for file in files), f"--model.backbone.name={backbone}"]
     argv += [f"--trainer.max_steps={steps * epochs}", "--trainer.limit_val_batches=0", "--trainer.accelerator=cpu"]
     argv += [f"--data.batch_size={batch}", f"--data.train_size={batch * (steps + 1)}", "--data.val_size=1"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from craft_lightning.benchmark.cache_key import digest, named_files, resolve, weights_version
 from craft_lightning.benchmark.code_version import code_version
-from craft_lightning.benchmark.spec import Backbone, Column, Row, TableSpec
+from craft_lightning.benchmark.spec import Backbone, Column, Dataset, Row, TableSpec
 from craft_lightning.benchmark.yaml_values import read_mapping
 from craft_lightning.errors import CraftError, nearest
 
@@ -164,7 +164,7 @@ class _Builder:
         self.spec, self.root, self.limit = spec, root, limit
         self.nodes: dict[str, Node] = {}
 
-    def pairs(self, column: Column) -> list[tuple[Path, Path]]:
+    def pairs(self, column: Column) -> list[tuple[Dataset, Dataset]]:
         """Datasets that a column adapts to and tests on."""
         many = LIMIT_COLUMNS if self.limit is not None else None
         return [
@@ -174,7 +174,7 @@ class _Builder:
             if column.test_on == "same" or tested != adapted
         ]
 
-    def measured(self, line: Line, column: Column, adapted: Path, tested: Path, seed: int) -> Node:
+    def measured(self, line: Line, column: Column, adapted: Dataset, tested: Dataset, seed: int) -> Node:
         """The node whose result holds the table's metric."""
         if self.spec.metric.of_validation and line.surrogate:
             return self.training(line.row, line.surrogate, column, adapted, seed)
@@ -182,15 +182,15 @@ class _Builder:
         overrides = {**_overrides(line.row, column), **column.eval, **line.row.eval}
         size = "data.val_size" if self.spec.metric.of_validation else "data.test_size"
         flags: dict[str, Any] = {} if self.limit is None else {size: LIMIT_ITEMS * self.limit}
-        where = parent.name if parent else f"{tested.stem}/none/{_method_name(line.row)}/seed{seed}"
+        where = parent.name if parent else f"{tested.name}/none/{_method_name(line.row)}/seed{seed}"
         folder = "validate" if self.spec.metric.of_validation else "eval"
-        elsewhere = f"+{tested.stem}" if parent and tested != adapted else ""
+        elsewhere = f"+{tested.name}" if parent and tested != adapted else ""
         name = f"{where}/{folder}/{line.backbone.id}{elsewhere}{_suffix({**column.eval, **line.row.eval})}"
         return self._node("eval", name, line.row, line.backbone, tested, seed, {**overrides, **flags}, parent)
 
-    def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Path, seed: int) -> Node:
+    def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Dataset, seed: int) -> Node:
         flags: dict[str, Any] = {} if self.limit is None else LIMIT_TRAINING
-        name = f"{adapted.stem}/{surrogate.id}/{_method_name(row)}/seed{seed}"
+        name = f"{adapted.name}/{surrogate.id}/{_method_name(row)}/seed{seed}"
         return self._node("train", name, row, surrogate, adapted, seed, {**_overrides(row, column), **flags}, None)
 
     def _node(
@@ -199,22 +199,24 @@ class _Builder:
         name: str,
         row: Row,
         model: Backbone,
-        dataset: Path,
+        dataset: Dataset,
         seed: int,
         overrides: dict[str, Any],
         parent: Node | None,
     ) -> Node:
-        files = (*self.spec.base, row.method, model.config, dataset)
-        flags = {**overrides, "seed_everything": seed}
+        files = (*self.spec.base, row.method, *([dataset.config] if dataset.config else []))
+        flags: dict[str, Any] = {"model.init_args.backbone.name": model.name}
+        flags |= {} if dataset.config else {"data.dataset": dataset.name}
+        flags |= {**model.overrides, **overrides, "seed_everything": seed}
         settings = resolve([_merged(files)], flags)
         facts = {
             "kind": kind,
             "method": row.method.stem,
-            "dataset": dataset.stem,
+            "dataset": dataset.name,
             "surrogate": parent.facts["backbone"] if parent else None,
             "backbone": model.id,
             "seed": seed,
-            "code": code_version(settings, row.method.stem, dataset.stem),
+            "code": code_version(settings, row.method.stem, dataset.name),
             "weights": weights_version(model.weights),
             "config": digest({**settings, "files": named_files(settings)}),
         }

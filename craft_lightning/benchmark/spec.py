@@ -14,6 +14,7 @@ from craft_lightning.benchmark.yaml_values import Reader, check_known, read_mapp
 from craft_lightning.environment import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
+from data_modules.datasets.registry import DATASETS
 
 TABLES = Path(EXPERIMENTS) / "tables"
 SOURCES = ("encoder", "checkpoint")
@@ -23,18 +24,29 @@ TEST_ON = ("same", "others")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A language model with its vision tower: its config fragment, its files, and the paper's model beside it.
+    """A language model with its vision tower: its files, and the paper's model beside it.
 
     Attributes:
+        name: a known backbone or the folder of a checkpoint, as ``--model.backbone.name`` takes it.
         weights: checkpoint folders, which need not be there. origin: how to get them.
+        overrides: settings of this backbone, for training and testing.
     """
 
     id: str
     label: str
-    config: Path
+    name: str
     weights: tuple[Path, ...]
     paper: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     origin: str = "make pocket-family trains them"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is adapted to or tested on: a known dataset, or settings of the user's in a config file named after it."""
+
+    name: str
+    config: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Column:
     """What a method adapts to, and what it is tested on afterwards.
 
     Attributes:
-        datasets: config fragments of the sets to adapt to, each on its own; the column shows the mean over them.
+        datasets: those to adapt to, each on its own; the column shows the mean over them.
         test_on: ``same`` set as adapted to, or each of the ``others`` of the table.
         eval: settings for testing only, for example another look.
         paper: the column's name in the paper's table, empty if it has none.
@@ -51,7 +63,7 @@ class Column:
 
     id: str
     label: str
-    datasets: tuple[Path, ...]
+    datasets: tuple[Dataset, ...]
     paper: str = ""
     test_on: str = "same"
     eval: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +155,7 @@ class TableSpec:
     claims: tuple[Claim, ...] = ()
 
     @property
-    def datasets(self) -> tuple[Path, ...]:
+    def datasets(self) -> tuple[Dataset, ...]:
         """Every set that some column names."""
         return tuple(dict.fromkeys(d for column in self.columns for d in column.datasets))
 
@@ -252,30 +264,29 @@ def _check_unique(top: Reader, key: str, names: list[str]) -> None:
 def _backbones(top: Reader) -> tuple[Backbone, ...]:
     found = []
     for item in _items(top, "backbones"):
-        name = str(item.take("id", str) or "")
-        made = Backbone(name, item.take("label", str, name), item.file("config"), (), item.take("paper", str, ""))
+        known = str(item.take("id", str) or "")
+        name, overrides = item.take("name", str, known), item.take("overrides", dict, {})
+        made = Backbone(known, item.take("label", str, known), name, (), item.take("paper", str, ""), overrides)
         weights = item.take("weights", list, [])
         folders = tuple(top.folder / str(folder) for folder in weights)
-        found.append(replace(made, weights=folders) if "weights" in item.value else known_backbone(item, made))
+        found.append(replace(made, weights=folders) if "weights" in item.value else _with_weights(item, made))
         item.done()
     return tuple(found)
 
 
-def known_backbone(item: Reader, made: Backbone) -> Backbone:
-    """The backbone with the checkpoint that its fragment names: a folder, or a known one that is shipped, below
-    ``$CRAFT_MODELS`` or in the hub's cache."""
-    fragment = read_mapping(made.config) if made.config.is_file() else {}
-    name = str(fragment.get("model", {}).get("init_args", {}).get("backbone", {}).get("name", made.id))
-    if name not in BACKBONES and Path(name).is_dir():
-        return replace(made, weights=(Path(name),))
-    if name not in BACKBONES:
-        check_known(item, "weights", name, BACKBONES)
+def _with_weights(item: Reader, made: Backbone) -> Backbone:
+    """The backbone with its checkpoint: a folder, or a known one that is shipped, below ``$CRAFT_MODELS`` or in the
+    hub's cache."""
+    if made.name not in BACKBONES and Path(made.name).is_dir():
+        return replace(made, weights=(Path(made.name),))
+    if made.name not in BACKBONES:
+        check_known(item, "name", made.name, BACKBONES)
         return made
     try:
-        folder = resolve(VlmSpec(name))
+        folder = resolve(VlmSpec(made.name))
     except CraftError:
-        folder = models_root() / name
-    return replace(made, weights=(folder,), origin=BACKBONES[name].origin)
+        folder = models_root() / made.name
+    return replace(made, weights=(folder,), origin=BACKBONES[made.name].origin)
 
 
 def _rows(top: Reader, backbones: list[str]) -> tuple[Row, ...]:
@@ -313,11 +324,12 @@ def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:
             check_known(item, "overrides", str(row), ["all", *rows])
             if not isinstance(settings, dict):
                 item.fail(f"must be a mapping of settings, got {settings!r}", f"overrides.{row}")
-        several = "datasets" in item.value
+        key = "datasets" if "datasets" in item.value else "dataset"
+        named = item.take("datasets", list) if key == "datasets" else [item.take("dataset", str)]
         column = Column(
             id=name,
             label=item.take("label", str, name),
-            datasets=item.files("datasets") if several else (item.file("dataset"),),
+            datasets=tuple(_dataset(item, key, str(text or "")) for text in named or ()),
             paper=item.take("paper", str, ""),
             test_on=item.take("test_on", str, "same"),
             eval=item.take("eval", dict, {}),
@@ -327,6 +339,15 @@ def _columns(top: Reader, rows: list[str]) -> tuple[Column, ...]:
         found.append(column)
         item.done()
     return tuple(found)
+
+
+def _dataset(item: Reader, key: str, text: str) -> Dataset:
+    if text.endswith((".yaml", ".yml")):
+        file = item.existing(key, text)
+        return Dataset(file.stem, file)
+    if text:
+        check_known(item, key, text, DATASETS)
+    return Dataset(text)
 
 
 def _metric(top: Reader) -> Metric:

@@ -73,13 +73,14 @@ class Reader:
 
     def file(self, key: str) -> Path:
         """A path relative to the spec's folder that must exist."""
-        return self._existing(key, str(self.take(key, str) or ""))
+        return self.existing(key, str(self.take(key, str) or ""))
 
     def files(self, key: str) -> tuple[Path, ...]:
         """A list of paths as :meth:`file` takes one; empty if the key is not there."""
-        return tuple(self._existing(key, str(v)) for v in self.take(key, list, []))
+        return tuple(self.existing(key, str(v)) for v in self.take(key, list, []))
 
-    def _existing(self, key: str, text: str) -> Path:
+    def existing(self, key: str, text: str) -> Path:
+        """The path that ``text`` says, relative to the spec's folder; it must exist."""
         path = self.folder / text
         if text and not path.is_file():
             there = [p.name for p in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []

@@ -1,7 +1,7 @@
-"""``list methods|datasets|backbones|tables``: the config fragments there are, with the first comment of each.
+"""``list methods|datasets|backbones|tables``: the names there are, with a line on each.
 
-Of backbones it lists every name that is known, with where to get it. No YAML is
-parsed and no library imported, so the answer is there at once, and a new fragment lists itself.
+Datasets and backbones are registries; methods and tables are config files, with the first comment of each, so that a
+new one lists itself. No YAML is parsed and no library imported: the answer is there at once.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.environment import EXPERIMENTS, places
 from craft_lightning.errors import unknown
 from craft_lightning.models.vlm_spec import BACKBONES
+from data_modules.datasets.registry import DATASETS
 
 KINDS = ("methods", "datasets", "backbones", "tables")
 
 
 def entries(kind: str) -> dict[str, str]:
     """Names and descriptions of one of :data:`KINDS`."""
-    known = BACKBONES.values() if kind == "backbones" else ()
-    found = {backbone.name: f"{backbone.about}; {backbone.origin}" for backbone in known}
+    if kind == "backbones":
+        return {backbone.name: f"{backbone.about}; {backbone.origin}" for backbone in BACKBONES.values()}
+    if kind == "datasets":
+        return DATASETS
+    found: dict[str, str] = {}
     files = [path for folder in places(f"{EXPERIMENTS}/{kind}") for path in folder.glob("*.yaml")]
     for path in sorted(files, key=lambda path: path.stem):
         with path.open(encoding="utf-8") as file:

@@ -28,7 +28,7 @@ def spec_value(number: int = 2) -> dict[str, Any]:
         "base": ["../base.yaml"],
         "baseline": "zero_shot",
         "backbones": [
-            {"id": name, "config": f"../backbones/{name}.yaml", "weights": [f"../../weights/{name}"], "paper": paper}
+            {"id": name, "weights": [f"../../weights/{name}"], "paper": paper}
             for name, paper in (("big", "BIG"), ("small", "SMALL"))
         ],
         "rows": [
@@ -48,7 +48,6 @@ def write_house(root: Path, number: int = 2, **changes: Any) -> Path:
     fragments: dict[str, Any] = {"base": {"trainer": {"max_steps": 10}}}
     fragments |= {f"methods/{name}": value for name, value in METHODS.items()}
     for name in ("big", "small"):
-        fragments[f"backbones/{name}"] = {"model": {"init_args": {"backbone": {"name": name}}}}
         (root / "weights" / name).mkdir(parents=True, exist_ok=True)
         (root / "weights" / name / "config.json").write_text(json.dumps({"name": name}))
     fragments |= {f"datasets/d{n}": {"data": {"class_path": f"D{n}"}} for n in range(number)}

@@ -14,9 +14,9 @@ import pytest
 from craft_lightning.benchmark import code_version as code
 from craft_lightning.benchmark.plan import make_plan
 from craft_lightning.benchmark.spec import load_spec
+from data_modules.datasets.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parents[2]
-DATASETS = sorted(path.stem for path in (ROOT / "experiments/datasets").glob("*.yaml"))
 FRAGMENTS = sorted(path.stem for path in (ROOT / "experiments/methods").glob("*.yaml"))
 
 OTHER_VERBS = (

@@ -170,9 +170,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's ``experiments/``, with a tiny model in place of pocket-vila-u."""
     root = tmp_path_factory.mktemp("tiny")
     shutil.copytree(ROOT / "experiments", root / "experiments")
-    write_tiny(root / "craft_lightning/pocket/pocket-vila-u")
-    fragment = {"model": {"init_args": {"backbone": {"name": str(root / "craft_lightning/pocket/pocket-vila-u")}}}}
-    (root / "experiments/backbones/pocket-vila-u.yaml").write_text(yaml.safe_dump(fragment))
+    write_tiny(root / "vila-u")
+    for table in ("figure5", "pruning_parts"):
+        file = root / f"experiments/tables/{table}.yaml"
+        spec = yaml.safe_load(file.read_text())
+        spec["backbones"][0] |= {"name": str(root / "vila-u")}
+        file.write_text(yaml.safe_dump(spec))
     return root
 
 

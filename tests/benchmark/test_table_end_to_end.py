@@ -53,12 +53,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "twin").mkdir()
     write_tiny(root / "twin", tower="../vila/vision_tower", continuous=True)
     tiny = {"pocket-vila-u": "vila", "pocket-vila": "twin", "pocket-qwen2-xs": "qwen"}
-    for backbone, name in tiny.items():
-        fragment = {"model": {"init_args": {"backbone": {"name": str(root / name)}}}}
-        (experiments / f"backbones/{backbone}.yaml").write_text(yaml.safe_dump(fragment))
     table = experiments / "tables/table1.yaml"
     spec = yaml.safe_load(table.read_text())
-    spec["backbones"] = [{**b, "weights": [f"../../{tiny[b['id']]}"]} for b in spec["backbones"] if b["id"] in tiny]
+    spec["backbones"] = [{**b, "name": str(root / tiny[b["id"]])} for b in spec["backbones"] if b["id"] in tiny]
     for row in spec["rows"]:
         row |= {key: [name for name in row[key] if name in tiny] for key in ("train_on", "eval_on") if key in row}
     table.write_text(yaml.safe_dump(spec))

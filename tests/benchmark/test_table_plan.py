@@ -276,13 +276,15 @@ def test_arguments_are_what_a_person_would_type(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     made = make_plan(load_spec(path.relative_to(tmp_path)))
     train = next(n for n in made.nodes if n.name == "d0/small/craft/seed0")
-    fragments = ["base", "methods/craft", "backbones/small", "datasets/d0"]
+    fragments = ["base", "methods/craft", "datasets/d0"]
     shared = [part for name in fragments for part in ("--config", f"experiments/{name}.yaml")]
     place = "runs/pocket/d0/small/craft/seed0"
-    assert list(train.arguments) == ["fit", *shared, "--seed_everything=0", f"--trainer.default_root_dir={place}"]
+    backbone = "--model.init_args.backbone.name="
+    own = (f"{backbone}small", "--seed_everything=0", f"--trainer.default_root_dir={place}")
+    assert train.arguments == ("fit", *shared, *own)
     test = next(n for n in made.nodes if n.name == "d0/small/craft/seed0/eval/big")
     assert test.arguments[0] == "test"
-    assert "experiments/backbones/big.yaml" in test.arguments
+    assert f"{backbone}big" in test.arguments
     assert test.arguments[-2:] == (f"--trainer.default_root_dir={place}/eval/big", f"--encoder={place}/encoder")
 
 

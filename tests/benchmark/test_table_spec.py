@@ -23,7 +23,7 @@ def test_a_sound_table_is_read_whole(tmp_path: Path) -> None:
     assert spec.seeds == (0,)
     assert spec.metric.name == "test/exact_match"
     assert spec.paper["CRAFT", "SMALL", "BIG", "p1"] == 52.5
-    assert spec.columns[1].datasets[0].is_file()
+    assert [(d.name, d.config and d.config.is_file()) for d in spec.columns[1].datasets] == [("d1", True)]
 
 
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
         "rows[zero_shot]: unknown key 'lable'; did you mean 'label'?",
         "columns[d0].overrides: unknown name 'crafty'; did you mean 'craft'?",
         "columns: 'd0' is there 2 times",
-        "backbones[big].weights: unknown name 'big'",
+        "backbones[big].name: unknown name 'big'",
         "paper.columns[d0]: unknown name 'p7'",
         "baseline: unknown name 'zeroshot'; did you mean 'zero_shot'?",
         "seeds: must be whole numbers from 0, got 'one'",

@@ -20,13 +20,13 @@ SETTINGS = ["dataset", "learning_rate", "method", "parameters", "surrogate", "te
 
 
 def arguments(verb: str, method: str, backbone: Path, folder: Path, dataset: str = "eurosat") -> list[str]:
-    files = ("base.yaml", f"methods/{method}.yaml", f"datasets/{dataset}.yaml")
+    files = ("base.yaml", f"methods/{method}.yaml")
     small = ["--data.train_size=12", "--data.val_size=4", "--data.test_size=12", "--data.batch_size=4"]
     steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"]
     where = [f"--model.backbone.name={backbone}", f"--trainer.default_root_dir={folder}"]
     quiet = ["--trainer.enable_progress_bar=false"]
     configs = [part for file in files for part in ("--config", str(EXPERIMENTS / file))]
-    return [verb, *configs, *where, *small, *steps, *quiet]
+    return [verb, *configs, f"--data.dataset={dataset}", *where, *small, *steps, *quiet]
 
 
 def read(folder: Path) -> EventAccumulator:
