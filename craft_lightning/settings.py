@@ -8,7 +8,7 @@ SEED = 0
 """Of a run that names none."""
 
 CHECKPOINT: dict[str, Any] = {
-    # The weights of the last step, never the best of many (methods.md 1.5, DESIGN 4.7).
+    # The weights of the last step, never the best of many: all methods train equally long.
     "save_last": True,
     "save_top_k": 0,
     "save_on_train_epoch_end": True,

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -44,7 +45,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Found:
-    """What a check found: ``ok``, in words, and the command that mends it where it is not."""
+    """What a check found: whether all is well, in words, and the command that mends it where it is not."""
 
     ok: bool
     text: str
@@ -118,8 +119,6 @@ def declared() -> list[str]:
     """
     if not in_checkout():
         return list(metadata.requires(NAME) or ())
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project.get("optional-dependencies", {}).items()
     marked = [(*line.partition(";")[::2], extra) for extra, lines in extras for line in lines]
@@ -133,9 +132,6 @@ def requirements(lines: Sequence[str], extras: Iterable[str] = ("",)) -> Iterato
 
     Args:
         lines: in any form that the standard knows. extras: those that are asked for; an empty name for none.
-
-    Raises:
-        packaging.requirements.InvalidRequirement: a line in no such form.
     """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
@@ -162,11 +158,10 @@ def packages() -> Found:
         name = requirement.name
         try:
             have[name] = metadata.version(name)
+            if not requirement.specifier.contains(have[name], prereleases=True):
+                wrong[text] = f"{name} {have[name]} is not {requirement.specifier}"
         except metadata.PackageNotFoundError:
             wrong[text] = f"{name} is missing"
-            continue
-        if not requirement.specifier.contains(have[name], prereleases=True):
-            wrong[text] = f"{name} {have[name]} is not {requirement.specifier}"
     if wrong:
         again = " ".join(f"'{text.partition(';')[0].strip()}'" for text in wrong)
         return Found(False, "; ".join(wrong.values()), f"{PIP} --upgrade {again}")
@@ -190,14 +185,9 @@ def in_the_way() -> Found:
     if not {"", str(here)} & set(sys.path):
         return Found(True, f"modules are not looked for in {here}")
     elsewhere = [place for place in sys.path if place not in ("", str(here))]
-    files = [*here.glob("*.py"), *(file.parent for file in here.glob("*/__init__.py"))]
-    hiding = sorted(
-        file
-        for file in files
-        if file.stem not in (*PACKAGES, "test")
-        and (file.stem in sys.stdlib_module_names or PathFinder.find_spec(file.stem, elsewhere))
-    )
-    if hiding:
+    files = {file.stem: file for file in (*here.glob("*.py"), *(f.parent for f in here.glob("*/__init__.py")))}
+    hidden = [n for n in files if n in sys.stdlib_module_names or PathFinder.find_spec(n, elsewhere)]
+    if hiding := sorted(files[name] for name in hidden if name not in (*PACKAGES, "test")):
         listed = ", ".join(file.name for file in hiding)
         renames = " && ".join(f"mv {file} {file.with_name(f'my_{file.name}')}" for file in hiding)
         return Found(False, f"{listed} in {here} hides the module of that name", renames)
@@ -240,14 +230,14 @@ def devices(scale: str) -> Found:
 
 def disk(scale: str) -> Found:
     """Room and permission to write where runs and checkpoints go."""
-    texts, needed = [], DISK_GIB[scale]
+    here, texts, needed = Path.cwd(), [], DISK_GIB[scale]
+    if not os.access(here, os.W_OK):
+        return Found(False, f"{here} cannot be written to", f"chmod u+w {here}")
     root = models_root().absolute()
     existing = next(folder for folder in (root, *root.parents) if folder.is_dir())
-    for place in dict.fromkeys((Path.cwd(), existing)):
+    for place in dict.fromkeys((here, existing)):
         free = shutil.disk_usage(place).free / GIB
         texts.append(f"{free:.0f} GiB free in {place}")
-        if place == Path.cwd() and not os.access(place, os.W_OK):
-            return Found(False, f"{place} cannot be written to", f"chmod u+w {place}")
         if free < needed:
             text = f"{free:.1f} GiB free in {place}, {needed:.0f} are needed at {scale} scale"
             return Found(False, text, f"du -xh --max-depth=2 {place} | sort -h | tail")

@@ -11,11 +11,7 @@ from data_modules.twins.contact_sheet import contact_sheet
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code.
-
-    Raises:
-        CraftError: a wrong argument.
-    """
+    """The verb; returns the exit code."""
     parser = verb_parser("draw", "Draw images of the ten synthetic datasets, in source and in target domain.")
     parser.shared("--output", help="image file to write, for example sheet.png")
     parser.add_argument("--side", type=at_least_one, default=64, help="side length of an image in pixels")

@@ -7,11 +7,9 @@ arithmetic (:mod:`.flops`); the tables start this by name, since they know no to
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,12 +80,8 @@ def cards(devices: str | None) -> Cards:
 
 @dataclass(frozen=True)
 class Layout:
-    """A method on a backbone, without weights.
-
-    Attributes:
-        profile: its numbers. choice: how a device runs it. teachers: frozen towers beside it. keep: usual share of
-            visual tokens in an evaluation.
-    """
+    """A method on a backbone, without weights: its numbers, how a device runs it, the number of frozen towers beside
+    it, and the keep ratio of its evaluations."""
 
     profile: Profile
     choice: Choice
@@ -111,12 +105,14 @@ class Rehearsal:
     """What a dry run finds.
 
     Attributes:
-        configs: parsed ones. kinds: by label. data: expected rows of each dataset, and where they come from.
+        configs: number of parsed ones. kinds: by label. data: expected rows of each dataset, and where they come from.
         wrong: what would fail, with the reason. missing: what is not there, with the command that gets it.
+        layouts: by kind of node, method and its settings.
     """
 
     cards: Cards
     configs: int = 0
+    layouts: dict[str, Layout] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
     data: dict[str, tuple[Expected, str]] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
@@ -126,8 +122,7 @@ class Rehearsal:
 def rehearse(plan: Plan, devices: str | None) -> int:
     """Examine a plan and print what was found; 1 if it could not run as it is, else 0."""
     found = examine(plan, devices)
-    for line in report(plan, found):
-        print(line)
+    print("\n".join(report(plan, found)))
     return 1 if found.wrong or found.missing else 0
 
 
@@ -138,30 +133,23 @@ def examine(plan: Plan, devices: str | None = None) -> Rehearsal:
         CraftError: devices that say nothing.
     """
     found = Rehearsal(cards(devices))
-    rank_zero = logging.getLogger("lightning.fabric.utilities.seed")
-    level = rank_zero.level
-    rank_zero.setLevel(logging.WARNING)
-    layouts: dict[str, Layout] = {}
     parsed: dict[tuple[str, ...], Any] = {}
-    try:
-        for node in plan.nodes:
-            # Seed, run folder and what is read from it are no settings that could be wrong in one node alone.
-            own = ("--seed_everything", "--trainer.default_root_dir", "--encoder", "--ckpt_path")
-            shared = tuple(a for a in node.arguments if not a.startswith(own))
-            try:
-                if shared not in parsed:
-                    parsed[shared] = build_cli([*shared], run=False).config[node.arguments[0]]
-                _add(found, node, shared, parsed[shared], layouts)
-            except CraftError as error:
-                found.wrong[node.name] = " ".join(str(error).split())
-    finally:
-        rank_zero.setLevel(level)
+    for node in plan.nodes:
+        # Seed, run folder and what is read from it are no settings that could be wrong in one node alone.
+        own = ("--seed_everything", "--trainer.default_root_dir", "--encoder", "--ckpt_path")
+        shared = tuple(a for a in node.arguments if not a.startswith(own))
+        try:
+            if shared not in parsed:
+                parsed[shared] = build_cli([*shared], run=False).config[node.arguments[0]]
+            _add(found, node, shared, parsed[shared])
+        except CraftError as error:
+            found.wrong[node.name] = " ".join(str(error).split())
     found.configs = len(parsed)
     _look(found, plan)
     return found
 
 
-def _add(found: Rehearsal, node: Node, arguments: tuple[str, ...], config: Any, layouts: dict[str, Layout]) -> None:
+def _add(found: Rehearsal, node: Node, arguments: tuple[str, ...], config: Any) -> None:
     data = config.data
     if data.dataset not in found.data:
         facts = dataset_facts(data.dataset)
@@ -169,12 +157,12 @@ def _add(found: Rehearsal, node: Node, arguments: tuple[str, ...], config: Any, 
         found.data[data.dataset] = (expected(facts, data.as_dict()), f"{data.source} {place}")
         _data_missing(found, data)
     key = json.dumps([node.kind, config.model.class_path, config.model.init_args.as_dict()], default=str)
-    if key not in layouts:
-        layouts[key] = _layout(arguments, config, found.cards.machine)
-    layout = layouts[key]
+    if key not in found.layouts:
+        found.layouts[key] = _layout(arguments, config, found.cards.machine)
+    layout = found.layouts[key]
     surrogate = node.facts["surrogate"]
     adapted = f" adapted with {surrogate}" if surrogate and surrogate != node.facts["backbone"] else ""
-    label = f"{'train' if node.kind == 'train' else 'test'} {node.facts['method']} on {node.facts['backbone']}{adapted}"
+    label = f"{node.kind.replace('eval', 'test')} {node.facts['method']} on {node.facts['backbone']}{adapted}"
     kind = found.kinds.setdefault(label, Kind(label, layout))
     rows, card = found.data[data.dataset][0], found.cards.card
     if node.kind == "train":
@@ -204,7 +192,7 @@ def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
 
 
 def training_seconds(layout: Layout, card: Card, steps: int, batch: int) -> float:
-    """Of a training on one card, loading included."""
+    """Seconds of a training on one card, loading included."""
     numbers, choice = layout.profile, layout.choice
     work = training_work(numbers, choice.recompute, layout.teachers)
     spent = seconds(work, card, steps * batch, steps * choice.parts)
@@ -214,23 +202,21 @@ def training_seconds(layout: Layout, card: Card, steps: int, batch: int) -> floa
 
 
 def eval_seconds(layout: Layout, card: Card, items: int, keeps: Collection[float]) -> float:
-    """Of a test at some keep ratios on one card, loading included."""
+    """Seconds of a test at some keep ratios on one card, loading included."""
     choice = layout.choice
-    batches = -(-items // choice.eval_rows)
     # Two passes that take time of their own: the prefill, and the few tokens of the replies together.
-    spent = seconds(evaluation_work(layout.profile, keeps), card, items, 2 * batches * len(keeps))
+    passes = 2 * -(-items // choice.eval_rows) * len(keeps)
+    spent = seconds(evaluation_work(layout.profile, keeps), card, items, passes)
     return spent + choice.estimate.weights / LOADING
 
 
 def _data_missing(found: Rehearsal, data: Any) -> None:
     facts = dataset_facts(data.dataset)
     if data.root:
-        if not Path(data.root).expanduser().exists():
-            url = re.search(r"https?://\S+\.zip", facts.elsewhere)
-            got = f"curl -L --create-dirs -o {data.root} {url[0]}" if url else f"{facts.elsewhere}, as {data.root}"
-            found.missing[f"data of {facts.title}"] = got
-        return
-    there, command = fetched(facts, data.hub_id, data.hub_revision)
+        there, url = Path(data.root).expanduser().exists(), re.search(r"https?://\S+\.zip", facts.elsewhere)
+        command = f"curl -L --create-dirs -o {data.root} {url[0]}" if url else f"{facts.elsewhere}, as {data.root}"
+    else:
+        there, command = fetched(facts, data.hub_id, data.hub_revision)
     if not there:
         found.missing[f"data of {facts.title}"] = command
 
@@ -252,7 +238,6 @@ def _look(found: Rehearsal, plan: Plan) -> None:
             found.wrong[kind.label] = kind.layout.choice.reason
 
 
-@cache
 def leans_on(name: str) -> tuple[str, ...]:
     """Hub repositories that a known checkpoint's config names: CLIP's tower, or SigLIP for its text tokenizer."""
     configs = BLUEPRINTS.get(name, {})
@@ -262,32 +247,28 @@ def leans_on(name: str) -> tuple[str, ...]:
 
 
 def report(plan: Plan, found: Rehearsal) -> list[str]:
-    """The lines of :func:`rehearse`."""
-    card, seeds = found.cards.card, len({n.facts["seed"] for n in plan.nodes})
+    """The lines of :func:`rehearse`: what it comes to first, then each part of it."""
+    count, card, seeds = found.cards.count, found.cards.card, len({n.facts["seed"] for n in plan.nodes})
+    total = sum(kind.seconds for kind in found.kinds.values()) / 3600
     lines = [
-        "",
+        f"in all    {total:.1f} device hours, {total / count:.1f} on {count} devices at once; "
+        f"would fail: {len(found.wrong) or 'nothing'}, missing: {len(found.missing) or 'nothing'}",
         f"configs   {found.configs} different ones of {len(plan.nodes)} nodes parsed, {seeds} seed(s)",
-        f"devices   {found.cards.count} x {card.memory} GiB ({found.cards.said}); a node on each",
+        f"devices   {count} x {card.memory} GiB ({found.cards.said}); a node on each",
         f"time      {card.name}: {card.half:g} TFLOP/s in bfloat16 at {EFFICIENCY:.0%}, and {PASS_SECONDS} s a pass",
         "",
         f"{'nodes':>5}  {'steps':>7}  {'rows of a pass':<22} {'GiB a device':>12} {'hours':>7}  what",
     ]
-    lines += [_kind_line(kind) for kind in found.kinds.values()]
-    total = sum(kind.seconds for kind in found.kinds.values()) / 3600
-    nodes = sum(kind.nodes for kind in found.kinds.values())
-    across = f"{total / found.cards.count:.1f} on {found.cards.count} devices at once"
-    lines += [f"{nodes:>5}  {'':7}  {'':22} {'':>12} {total:>7.1f}  device hours in all, {across}", ""]
-    lines += [f"{'rows':>7}  {'tests':>6}  dataset (before broken pictures are left out)"]
+    for kind in found.kinds.values():
+        choice = kind.layout.choice
+        rows = f"{choice.parts} x {choice.rows}" if kind.label.startswith("train") else f"{choice.eval_rows}"
+        rows += ", recomputed" if choice.recompute else ""
+        held = f"{choice.estimate.peak / GIB:.1f}{'' if choice.fits else ' (!)'}"
+        hours = kind.seconds / 3600
+        lines.append(f"{kind.nodes:>5}  {kind.steps:>7,}  {rows:<22} {held:>12} {hours:>7.1f}  {kind.label}")
+    lines += ["", f"{'rows':>7}  {'tests':>6}  dataset (before broken images are left out)"]
     lines += [f"{rows.train:>7,}  {rows.test:>6,}  {name}: {place}" for name, (rows, place) in found.data.items()]
     for title, what in (("would fail", found.wrong), ("missing", found.missing)):
         lines += ["", f"{title}: {len(what) or 'nothing'}"]
         lines += [f"{n:>3} {name}\n    {mend}" for n, (name, mend) in enumerate(what.items(), 1)]
     return lines
-
-
-def _kind_line(kind: Kind) -> str:
-    choice = kind.layout.choice
-    rows = f"{choice.parts} x {choice.rows}" if kind.label.startswith("train") else f"{choice.eval_rows}"
-    again = ", recomputed" if choice.recompute else ""
-    held = f"{choice.estimate.peak / GIB:.1f}{'' if choice.fits else ' (!)'}"
-    return f"{kind.nodes:>5}  {kind.steps:>7,}  {rows + again:<22} {held:>12} {kind.seconds / 3600:>7.1f}  {kind.label}"

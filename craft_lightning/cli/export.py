@@ -31,11 +31,7 @@ ADAPTATION = "adaptation"
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code.
-
-    Raises:
-        CraftError: see :func:`export`; a folder that cannot be written.
-    """
+    """The verb; returns the exit code."""
     parser = verb_parser(
         "export",
         "Write an adapted encoder back into its checkpoint in VILA-U's layout, in full. Of a checkpoint of VILA-U's "

@@ -33,11 +33,7 @@ def entries(kind: str) -> dict[str, str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code.
-
-    Raises:
-        CraftError: not exactly one kind, or an unknown one.
-    """
+    """The verb; returns the exit code."""
     parser = verb_parser("list", "List what there is, a line each.")
     parser.add_argument("kind", metavar="|".join(KINDS))
     kind = parser.parse_args(argv).kind
