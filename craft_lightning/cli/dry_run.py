@@ -229,7 +229,7 @@ def _look(found: Rehearsal, plan: Plan) -> None:
             found.missing[f"checkpoint {name}"] = backbone.origin
         for repository in leans_on(name):
             if hub_folder(repository) is None:
-                found.missing[f"tower of {name}: {repository}"] = f"hf download {repository}"
+                found.missing[f"tower {repository}"] = f"hf download {repository}"
     for name, check in doctor.examine(plan.spec.scale).items():
         if not check.ok and name != "models":  # these have been looked at one by one
             found.missing[f"{name}: {check.text}"] = check.mend

@@ -40,7 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
         "run", parents=[shared, only], allow_abbrev=False, help="compute what is missing, then render"
     )
     run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
-    run.add_argument("--dry-run", action="store_true", help="print what would be computed; at paper scale examine it")
+    run.add_argument("--dry-run", action="store_true", help="say what would be computed; at paper scale examine it")
+    run.add_argument("--commands", action="store_true", help="with --dry-run: then list the nodes and their commands")
     run.add_argument("--devices", metavar="8x40gb", help="what --dry-run estimates for (default: what is here)")
     run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
     run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the nodes are computed")
@@ -88,12 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verb == "render":
         return _render(whole, args)
     plan = select(whole, args.only)
-    if args.verb == "plan" or (args.verb == "run" and args.dry_run):
-        _plan(plan, missing_only=args.verb == "run")
-        if args.verb == "plan" or spec.scale == "pocket":
-            return 0
+    if args.verb == "plan":
+        _plan(plan, missing_only=False, commands=True)
+        return 0
+    if args.verb == "run" and args.dry_run:
         # By name: what parses configs and builds models needs torch, and the tables do not.
-        code: int = import_module(REHEARSAL).rehearse(plan, args.devices)
+        code: int = 0 if spec.scale == "pocket" else import_module(REHEARSAL).rehearse(plan, args.devices)
+        _plan(plan, missing_only=True, commands=args.commands)
         return code
     if args.verb == "status":
         _status(plan)
@@ -104,15 +106,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if code == INTERRUPTED else max(code, _render(whole, args))
 
 
-def _plan(plan: Plan, missing_only: bool) -> None:
+def _plan(plan: Plan, missing_only: bool, commands: bool) -> None:
     from craft_lightning.benchmark import result_store as store
 
     nodes = [n for n in plan.nodes if not missing_only or store.state(n) != "done"]
-    for node in nodes:
+    kinds = Counter(n.kind for n in nodes)
+    more = "" if commands else "; --commands lists them"
+    print(f"{len(nodes)} nodes: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}{more}")
+    for node in nodes if commands else ():
         print(f"{store.state(node):8}{node.kind:6}{node.name}")
         print(f"        python -m craft_lightning {shlex.join(node.arguments)}")
-    kinds = Counter(n.kind for n in nodes)
-    print(f"{len(nodes)} nodes: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}")
 
 
 def _beside_published(plan: Plan) -> None:
