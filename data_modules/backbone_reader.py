@@ -39,11 +39,8 @@ class Reader:
 
 
 def read_backbone(spec: VlmSpec) -> Reader:
-    """Read tokenizer and configs of a checkpoint, no weights if its ``preprocessor_config.json`` tells the size.
-
-    Raises:
-        CraftError: no such backbone, or a tokenizer that multiple choice cannot be asked in.
-    """
+    """Read tokenizer and configs of a checkpoint, no weights if its ``preprocessor_config.json`` tells the size. Raises
+    CraftError: no such backbone, or a tokenizer that multiple choice cannot be asked in."""
     root = checkpoint_root(resolve(spec))
     config = top_config_of(root)
     builder = PromptBuilder(load_tokenizer(llm_folder(root)), config.get("conversation", "vicuna_v1"))

@@ -127,11 +127,8 @@ class VqaDataModule(LightningDataModule):
 
     @functools.cached_property
     def facts(self) -> DatasetFacts:
-        """Names, licence and wording of the dataset.
-
-        Raises:
-            CraftError: no such dataset; or, for a user's own data, no such folder.
-        """
+        """Names, licence and wording of the dataset. Raises CraftError: no such dataset; or, for a user's own data, no
+        such folder."""
         own = self.dataset == OWN
         facts = own_facts(OWN, self._place.kind) if own else dataset_facts(self.dataset)
         return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
@@ -146,11 +143,8 @@ class VqaDataModule(LightningDataModule):
         return self.facts.kind
 
     def open(self) -> tuple[Source, Reader]:
-        """The source and the reader of the backbone, opened once.
-
-        Raises:
-            CraftError: a wrong folder, a bad input, or options that exclude each other.
-        """
+        """The source and the reader of the backbone, opened once. Raises CraftError: a wrong folder, a bad input, or
+        options that exclude each other."""
         if self._opened is None:
             reader = read_backbone(self.backbone)
             if self.source != "folder" and self.dataset == OWN:
@@ -194,12 +188,8 @@ class VqaDataModule(LightningDataModule):
             self.splits["train"] = self._split("train")  # kept: what is skipped is counted once
 
     def setup(self, stage: str | None = None) -> None:
-        """Read or draw the splits of a stage.
-
-        Raises:
-            CraftError: see :meth:`open`; also if the method has another backbone, or a split is empty or, in training,
-                smaller than one batch.
-        """
+        """Read or draw the splits of a stage. Raises CraftError: see :meth:`open`; also if the method has another
+        backbone, or a split is empty or, in training, smaller than one batch."""
         self._agree_with_model()
         for name in _STAGES.get(getattr(stage, "value", stage) or "", ("train", "val", "test")):
             if name not in self.splits:
@@ -241,11 +231,8 @@ class VqaDataModule(LightningDataModule):
     # what is handed out
 
     def train_dataloader(self) -> DataLoader[Row]:
-        """Batches of a new permutation each epoch; incomplete batches are dropped.
-
-        Raises:
-            CraftError: the processes and accumulated batches do not divide the batch, or an epoch ends within a step.
-        """
+        """Batches of a new permutation each epoch; incomplete batches are dropped. Raises CraftError: the processes and
+        accumulated batches do not divide the batch, or an epoch ends within a step."""
         data, parts = self.splits["train"], self._parts()
         sampler = EpochSampler(data, self.batch_size, self.seed)
         sampler.taken = self._taken(sampler.batches, parts)
@@ -307,10 +294,7 @@ class VqaDataModule(LightningDataModule):
 
     def training_pictures(self) -> Iterator[Tensor]:
         """Every training picture once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
-
-        Raises:
-            CraftError: see :meth:`open`.
-        """
+        Raises CraftError: see :meth:`open`."""
         split = self.splits.get("train") or self.open()[0].split("train")
         for part in torch.arange(len(split.images)).split(self.eval_batch_size):
             yield to_pixels(torch.stack([split.images[i] for i in part.tolist()]))
@@ -351,10 +335,7 @@ class VqaDataModule(LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What the run banner and ``result.json`` say of the data: source, sizes, labels, hashes, skipped inputs.
-
-        Raises:
-            CraftError: see :meth:`open`.
-        """
+        Raises CraftError: see :meth:`open`."""
         (source, reader), facts = self.open(), self.facts
         return {
             "dataset": self.dataset,

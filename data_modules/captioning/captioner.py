@@ -57,11 +57,8 @@ class Captioner:
 
     @classmethod
     def named(cls, name: str) -> Captioner:
-        """A folder, or an id of the hub, with ``@REVISION`` or without.
-
-        Raises:
-            CraftError: a folder without a checkpoint, or neither.
-        """
+        """A folder, or an id of the hub, with ``@REVISION`` or without. Raises CraftError: a folder without a
+        checkpoint, or neither."""
         folder = Path(name).expanduser()
         if not folder.is_dir():
             if name.partition("@")[0].count("/") != 1 or name.startswith((".", "/", "~")):
@@ -151,11 +148,8 @@ def captioned(split: Split, name: str, dataset: str, reader: Reader, device: tor
 
 
 def agree(sentences: Sequence[str]) -> None:
-    """Make sure that a caption's row is the same sentence in every process: gathered rows are read by all.
-
-    Raises:
-        CraftError: machines that do not share the folder of captions made different ones.
-    """
+    """Make sure that a caption's row is the same sentence in every process: gathered rows are read by all. Raises
+    CraftError: machines that do not share the folder of captions made different ones."""
     if world()[0] == 1:
         return
     digests: list[Any] = [None] * world()[0]
@@ -263,11 +257,7 @@ class _Model:
 
 
 def _kind(folder: Path) -> str:
-    """The kind of a checkpoint.
-
-    Raises:
-        CraftError: none that captions.
-    """
+    """The kind of a checkpoint. Raises CraftError: none that captions."""
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     if kind not in KINDS:

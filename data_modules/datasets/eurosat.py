@@ -28,10 +28,6 @@ FACTS = DatasetFacts(
     title="EuroSAT",
     kind="classification",
     licence="MIT",
-    citation=(
-        "Helber et al., EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land "
-        "Cover Classification, IEEE JSTARS 2019"
-    ),
     domain="land cover",
     query="Which land cover is shown in this satellite image?",
     labels=labels.LABELS["eurosat"],

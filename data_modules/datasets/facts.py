@@ -75,13 +75,12 @@ class DatasetFacts:
         name: key in configs and results. title: as people write it.
         kind: ``"classification"`` (labels become four-option questions) or ``"question"``; the paper weighs the
             contrastive loss by it (1.0 and 0.1).
-        licence, citation: of the original data.
+        licence: of the original data. cite: key of the reference in ``docs/datasets.md``.
         domain: fills *An image of a {domain}, specifically a {label}.* (section 3.2)
         query: the question asked of a labelled picture.
         labels: the official label list as folders or hub features write it; empty if any label goes.
         label_words: official label to the words of questions and captions.
         aliases: other spelling of a label (folders, mirrors) to the official one.
-        cite: key of the citation in ``docs/datasets.md``.
         counts: of the whole dataset, as its authors or mirrors give it; any one of them is right.
         questions: usable ones of a counted row, on average.
         siblings: number of pictures of a dataset that is easily taken for this one, to its name. strangers: a class
@@ -98,7 +97,6 @@ class DatasetFacts:
     title: str
     kind: Kind
     licence: str
-    citation: str
     domain: str = "picture"
     query: str = "Which of these choices is shown in the image?"
     labels: tuple[str, ...] = ()
@@ -171,11 +169,7 @@ def _bare(text: str) -> str:
 
 
 def dataset_facts(name: str) -> DatasetFacts:
-    """The facts of a registered dataset.
-
-    Raises:
-        CraftError: no such dataset.
-    """
+    """The facts of a registered dataset. Raises CraftError: no such dataset."""
     if name not in DATASETS:
         raise unknown("dataset", name, [*DATASETS, OWN], "python -m craft_lightning list datasets")
     facts: DatasetFacts = importlib.import_module(f"data_modules.datasets.{name}").FACTS
@@ -184,4 +178,4 @@ def dataset_facts(name: str) -> DatasetFacts:
 
 def own_facts(name: str, kind: Kind) -> DatasetFacts:
     """Facts of a user's own folder: any label goes, underscores become spaces."""
-    return DatasetFacts(name=name, title=name, kind=kind, licence="the owner's", citation="")
+    return DatasetFacts(name=name, title=name, kind=kind, licence="the owner's")

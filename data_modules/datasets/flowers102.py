@@ -29,7 +29,7 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         there, lacks = (parts, "imagelabels.mat") if numbers is None else (numbers, "setid.mat")
         raise CraftError(f"{tree.root} has {there} but no {lacks}; {FACTS.elsewhere}")
     label, ids = tree.mat(numbers)["labels"], tree.mat(parts)
-    files = {name.rsplit("/", 1)[-1]: name for name in tree.pictures()}
+    files = tree.tails(1)
 
     def read(key: str) -> list[Labelled]:
         named = [(int(i), f"image_{int(i):05d}.jpg") for i in np.atleast_1d(ids[key])]
@@ -48,7 +48,6 @@ FACTS = DatasetFacts(
     title="Oxford Flowers-102",
     kind="classification",
     licence="not stated by the authors",
-    citation=("Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, ICVGIP 2008"),
     domain="flower",
     query="Which of these flowers is shown in the image?",
     labels=labels.LABELS["flowers102"],

@@ -104,10 +104,6 @@ FACTS = DatasetFacts(
     title="IconQA",
     kind="question",
     licence="CC BY-NC-SA",
-    citation=(
-        "Lu et al., IconQA: A New Benchmark for Abstract Diagram Understanding and Visual Language "
-        "Reasoning, NeurIPS 2021 Datasets and Benchmarks"
-    ),
     domain="diagram",
     cite="lu2021iconqa",
     counts=({"train": 18_946, "val": 6_316, "test": 6_316}, {"val": 21_488, "test": 21_489}),

@@ -14,10 +14,6 @@ FACTS = DatasetFacts(
     title="Kvasir",
     kind="classification",
     licence="free for research and education; commercial use needs consent",
-    citation=(
-        "Pogorelov et al., KVASIR: A Multi-Class Image Dataset for Computer Aided Gastrointestinal "
-        "Disease Detection, MMSys 2017"
-    ),
     domain="endoscopic finding",
     query="Which of these endoscopic findings is shown in the image?",
     labels=labels.LABELS["kvasir"],

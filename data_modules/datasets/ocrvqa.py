@@ -63,7 +63,6 @@ FACTS = DatasetFacts(
     title="OCR-VQA",
     kind="question",
     licence="not stated by the authors; cover images are from Amazon",
-    citation="Mishra et al., OCR-VQA: Visual Question Answering by Reading Text in Images, ICDAR 2019",
     domain="book cover",
     cite="mishra2019ocrvqa",
     counts=({"train": 166_022, "val": 20_731, "test": 20_796}, {"all": 207_572}),

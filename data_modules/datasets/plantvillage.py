@@ -53,10 +53,6 @@ FACTS = DatasetFacts(
     title="PlantVillage",
     kind="classification",
     licence="CC BY-SA 3.0",
-    citation=(
-        "Hughes and Salathe, An open access repository of images on plant health to enable the "
-        "development of mobile disease diagnostics, arXiv 1511.08060"
-    ),
     domain="plant leaf",
     query="Which crop disease is shown in this leaf image?",
     labels=labels.LABELS["plantvillage"],

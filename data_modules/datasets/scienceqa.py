@@ -10,16 +10,14 @@ from functools import partial
 from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts, HubTable, Record
-from data_modules.sources.items import Asked, Found, Problems, SplitName, split_named
+from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits, split_named
 from data_modules.sources.tree import Tree
 
 
 def _record(problem: Record) -> dict[str, Any]:
     """A question record of the authors' problem, whose answer is an index from 0."""
-    return {
-        **{field: problem.get(field) for field in ("question", "choices", "hint")},
-        "answer_index": problem.get("answer"),
-    }
+    fields = {"question": "question", "choices": "choices", "hint": "hint", "answer_index": "answer"}
+    return {field: problem.get(name) for field, name in fields.items()}
 
 
 def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
@@ -32,7 +30,7 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     at = tree.find("problems.json")
     if at is None:
         return None
-    files = {"/".join(name.split("/")[-2:]): name for name in tree.pictures()}
+    files = tree.tails(2)
     asked: dict[SplitName, list[Asked]] = {"train": [], "val": [], "test": []}
     for pid, problem in tree.entries(at):
         split = split_named(str(problem.get("split", "")))
@@ -42,12 +40,8 @@ def official(tree: Tree, problems: Problems) -> Found | None:
             picture = files.get(f"{pid}/{problem.get('image')}")
             shown = None if picture is None else tree.picture(picture, f"{split}/{pid}/{problem['image']}")
             asked[split].append(Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", _record(problem), shown))
-    return Found(
-        str(tree.root),
-        "ScienceQA problems.json",
-        {split: partial(list, entries) for split, entries in asked.items() if entries},
-        published=True,
-    )
+    splits: Splits = {split: partial(list, entries) for split, entries in asked.items() if entries}
+    return Found(str(tree.root), "ScienceQA problems.json", splits, published=True)
 
 
 FACTS = DatasetFacts(
@@ -55,10 +49,6 @@ FACTS = DatasetFacts(
     title="ScienceQA",
     kind="question",
     licence="CC BY-NC-SA 4.0",
-    citation=(
-        "Lu et al., Learn to Explain: Multimodal Reasoning via Thought Chains for Science Question "
-        "Answering, NeurIPS 2022"
-    ),
     domain="science diagram",
     cite="lu2022scienceqa",
     counts=({"train": 12_726, "val": 4_241, "test": 4_241}, {"train": 6_218, "val": 2_097, "test": 2_017}),

@@ -33,7 +33,7 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         raise CraftError(f"{tree.root}: {unlabelled} has no labels; put {_LISTS['test'][1]} beside it")
     if not lists:
         return None
-    files = {"/".join(name.split("/")[-2:]): name for name in tree.pictures()}
+    files = tree.tails(2)
     found = Found(str(tree.root), "Stanford Cars devkit", {}, published=True)
 
     def read(folder: str, file: str) -> list[Labelled]:
@@ -72,7 +72,6 @@ FACTS = DatasetFacts(
     title="Stanford Cars",
     kind="classification",
     licence="non-commercial research",
-    citation="Krause et al., 3D Object Representations for Fine-Grained Categorization, 3dRR 2013",
     domain="car",
     query="Which of these cars is shown in the image?",
     labels=labels.LABELS["stanford_cars"],

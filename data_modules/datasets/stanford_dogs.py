@@ -31,7 +31,7 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     """The authors' pictures with their split."""
     if not (splits := listed(tree)):
         return None
-    files = {"/".join(name.split("/")[-2:]): name for name in tree.pictures()}
+    files = tree.tails(2)
     words = {breed: FACTS.class_words(breed) for breed in {file.split("/")[0] for file in splits}}
 
     def read(wanted: SplitName) -> list[Labelled]:
@@ -47,7 +47,6 @@ FACTS = DatasetFacts(
     title="Stanford Dogs",
     kind="classification",
     licence="non-commercial research (ImageNet terms)",
-    citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization: Stanford Dogs, FGVC 2011",
     domain="dog",
     query="Which of these dog breeds is shown in the image?",
     labels=labels.LABELS["stanford_dogs"],

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
-from data_modules.sources.items import Asked, Found, Problems, SplitName
+from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits
 from data_modules.sources.tree import Tree
 
 
@@ -21,19 +21,15 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     at = next((name for name, _ in tree.matching(r"[^/]*VQA_RAD[^/]*\.json")), None)
     if at is None:
         return None
-    files = {name.rsplit("/", 1)[-1]: name for name in tree.pictures()}
+    files = tree.tails(1)
     asked: dict[SplitName, list[Asked]] = {"train": [], "test": []}
     for number, raw in tree.entries(at):
         split: SplitName = "test" if str(raw.get("phrase_type", "")).startswith("test") else "train"
         image = str(raw.get("image_name", ""))
         picture = tree.picture(files[image], image) if image in files else None
         asked[split].append(Asked(f"{at}, entry {number}", f"vqa_rad/{split}/{number}", _record(raw), picture))
-    return Found(
-        str(tree.root),
-        "VQA-RAD json",
-        {split: partial(list, entries) for split, entries in asked.items()},
-        published=True,
-    )
+    splits: Splits = {split: partial(list, entries) for split, entries in asked.items()}
+    return Found(str(tree.root), "VQA-RAD json", splits, published=True)
 
 
 def _record(raw: dict[str, Any]) -> dict[str, Any]:
@@ -46,10 +42,6 @@ FACTS = DatasetFacts(
     title="VQA-RAD",
     kind="question",
     licence="CC0 1.0",
-    citation=(
-        "Lau et al., A dataset of clinically generated visual questions and answers about radiology "
-        "images, Scientific Data 2018"
-    ),
     domain="medical scan",
     cite="lau2018vqarad",
     counts=({"train": 1_793, "test": 451}, {"train": 1_797, "test": 451}),

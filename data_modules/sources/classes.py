@@ -51,11 +51,8 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
 
 
 def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
-    """Whether the folders in a folder may be something else than classes: refused where it is likely, else told.
-
-    Raises:
-        CraftError: splits under other names, sets beside each other, or classes below a lone folder with a picture.
-    """
+    """Whether the folders in a folder may be something else than classes: refused where it is likely, else told. Raises
+    CraftError: splits under other names, sets beside each other, or classes below a lone folder with a picture."""
     own: dict[str, str] = {}
     below: dict[str, set[str]] = {}
     for picture in filter(is_picture, tree.inside(home)):

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from craft_lightning.text import multiple_choice as mcq
-from craft_lightning.types import Fact
 from data_modules.datasets.facts import DatasetFacts
 from data_modules.sources.items import Item, Source, Split, SplitName
 from data_modules.twins.registry import TWINS, world_hash
 from data_modules.twins.registry import twin as twin_of
 from data_modules.twins.rng import Rng
-from data_modules.twins.twin import ClassificationTwin, Drawing, Look, Qa
+from data_modules.twins.twin import ClassificationTwin, Drawing, Look
 
 _CHUNK = 256  # pictures drawn at once: enough to be fast, little enough to keep memory small
 STUDIO_PICTURES = 100
@@ -76,12 +75,14 @@ class TwinSource(Source):
             key, facts = f"{self.dataset.name}/{name}/{index}", drawing.facts[picture]
             label = int(drawing.labels[picture])
             if label >= 0:
-                items.append(self._labelled(key, picture, label, facts))
-                continue
+                words = self.class_names[label]
+                caption, query = self.dataset.caption(words), self.dataset.query
+                items.append(Item(key, picture, query, words, label, caption, label=label, facts=facts))
+            # Training asks everything about an image, evaluation the stored question alone.
             asked = drawing.questions[picture]
-            # Training asks everything about a picture, evaluation the stored question alone.
             for number, qa in enumerate(asked if name == "train" else asked[:1]):
-                items.append(_asked(f"{key}/{number}" if number else key, picture, qa, facts))
+                named, said = f"{key}/{number}" if number else key, qa.statement
+                items.append(Item(named, picture, qa.question, qa.answer, picture, said, qa.options, facts=facts))
         return Split(tuple(items), drawing.images)
 
     def _indices(self, name: SplitName) -> NDArray[np.int64]:
@@ -94,12 +95,3 @@ class TwinSource(Source):
         rng = Rng.for_items(self.twin.name, name, candidates)
         labels = self.twin.labels(self.twin.sample(rng.fork("sample"), candidates))
         return candidates[~np.isin(labels, sorted(self.held_out))][:wanted]
-
-    def _labelled(self, key: str, picture: int, label: int, facts: tuple[Fact, ...]) -> Item:
-        words = self.class_names[label]
-        caption = self.dataset.caption(words)
-        return Item(key, picture, self.dataset.query, words, label, caption, label=label, facts=facts)
-
-
-def _asked(key: str, picture: int, qa: Qa, facts: tuple[Fact, ...]) -> Item:
-    return Item(key, picture, qa.question, qa.answer, picture, qa.statement, options=qa.options, facts=facts)

@@ -36,11 +36,7 @@ _TABLES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 
 
 def check_root(root: str | None, dataset: str) -> Path:
-    """The folder (or JSONL file, or zip archive) to read.
-
-    Raises:
-        CraftError: none was given, or it does not exist; the message names the nearest one that does.
-    """
+    """The folder, JSONL file or archive to read. Raises CraftError if there is none, naming the nearest that exists."""
     if not root:
         raise CraftError(f"source 'folder' of {dataset} needs a folder: --data.root FOLDER")
     path = Path(root).expanduser()
@@ -54,10 +50,10 @@ def check_root(root: str | None, dataset: str) -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """What lies at ``--data.root``.
+    """What lies at ``--data.root``, a folder, question file or zip archive.
 
     Attributes:
-        root: folder, question file or zip archive. tree: its files. top: the folder in it that the data start from.
+        root: its path. tree: its files. top: the folder in it that the data start from.
         questions: paths of the question files right in there.
     """
 
@@ -68,22 +64,14 @@ class Place:
 
     @property
     def kind(self) -> Kind:
-        """Whether a user's own folder holds class folders or question files.
-
-        Raises:
-            CraftError: neither.
-        """
+        """Whether a user's own folder holds class folders or question files. Raises CraftError if neither."""
         if not self.questions and not self.tree.children(self.top):
             raise _empty(self)
         return "question" if self.questions else "classification"
 
 
 def look(root: Path) -> Place:
-    """What lies at a place that :func:`check_root` knows.
-
-    Raises:
-        CraftError: a file that is neither a question file nor a zip archive.
-    """
+    """What lies at a path. Raises CraftError if it is a file that is neither a question file nor a zip archive."""
     tree = open_tree(root)
     top = tree.top()
     return Place(root, tree, top, tuple(tree.questions(top)))
@@ -139,11 +127,7 @@ def _question_files(facts: DatasetFacts, place: Place, problems: Problems) -> Fo
 
 
 def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str]:
-    """The question file of each split; a lone file of another name is everything.
-
-    Raises:
-        CraftError: no file is a split's, or two are.
-    """
+    """The question file of each split; a lone file of another name is everything."""
     named = [(split_named(PurePosixPath(name).stem), name) for name in place.questions]
     found: dict[SplitName | None, str] = {split: name for split, name in named if split}
     if len(named) == 1 and (not found or (place.root.is_file() and place.questions == (place.root.name,))):
@@ -160,11 +144,8 @@ def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str
 
 
 def _read(tree: Tree, name: str, prefix: str, problems: Problems) -> list[Asked]:
-    """The records of a JSONL file that have a usable image path; ``prefix`` begins their keys.
-
-    Raises:
-        CraftError: the file cannot be read; or the first bad line, named by file and number, unless they are skipped.
-    """
+    """The records of a JSONL file that have a usable image path; ``prefix`` begins their keys. Raises CraftError: the
+    file cannot be read; or the first bad line, named by file and number, unless they are skipped."""
     asked = []
     try:
         content = tree.read(name)
@@ -241,11 +222,8 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def picture_in(folder: Path, name: str) -> Picture:
-    """The picture of a name; links are followed, so that neither ``..`` nor a link leads out of the folder.
-
-    Raises:
-        BadRecordError: it leads out, no file can have it, or none has.
-    """
+    """The picture of a name; links are followed, so that neither ``..`` nor a link leads out of the folder. Raises
+    BadRecordError: it leads out, no file can have it, or none has."""
     path = folder / name
     try:
         inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

@@ -19,11 +19,8 @@ UNCUT = ("full", "all")
 
 
 def fetched(facts: DatasetFacts, hub_id: str | None, revision: str | None) -> tuple[bool, str]:
-    """Whether a copy is on this machine, and the command that fetches it. Asks no network.
-
-    Raises:
-        CraftError: no copy is known, or it cannot be read.
-    """
+    """Whether a copy is on this machine, and the command that fetches it. Asks no network. Raises CraftError: no copy
+    is known, or it cannot be read."""
     from huggingface_hub import errors, snapshot_download
 
     table = choose(facts, hub_id)
@@ -47,11 +44,8 @@ def further(facts: DatasetFacts, table: HubTable) -> str:
 
 
 def choose(facts: DatasetFacts, hub_id: str | None) -> HubTable:
-    """A copy of the dataset: the first choice, or another repository.
-
-    Raises:
-        CraftError: none is known, or it cannot be read.
-    """
+    """A copy of the dataset: the first choice, or another repository. Raises CraftError: none is known, or it cannot be
+    read."""
     usable = [table.id for table in facts.hub if not table.unusable]
     if hub_id is None and not usable:
         raise CraftError(
@@ -65,11 +59,8 @@ def choose(facts: DatasetFacts, hub_id: str | None) -> HubTable:
 
 
 def download(facts: DatasetFacts, table: HubTable) -> Path:
-    """The folder of the snapshot, downloaded as far as it is not there yet.
-
-    Raises:
-        CraftError: moved, gated, no network and no copy, no space left, or no tables.
-    """
+    """The folder of the snapshot, downloaded as far as it is not there yet. Raises CraftError: moved, gated, no network
+    and no copy, no space left, or no tables."""
     from huggingface_hub import snapshot_download
 
     page, wanted = f"https://huggingface.co/datasets/{table.id}", _patterns(table.config)

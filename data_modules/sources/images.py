@@ -72,11 +72,7 @@ class Picture:
     key: str | int
 
     def content(self) -> bytes:
-        """All bytes of the file.
-
-        Raises:
-            CraftError: it cannot be read; the message names it.
-        """
+        """All bytes of the file. Raises CraftError: it cannot be read; the message names it."""
         try:
             return self.shelf.read(self.key)
         except OSError as error:
@@ -103,21 +99,14 @@ def file_picture(name: str, path: Path) -> Picture:
 
 
 def read_square(picture: Picture, side: int, aspect: Aspect = "resize") -> Tensor:
-    """``[3, side, side]`` uint8.
-
-    Raises:
-        CraftError: no image, broken, or too large; the message names it.
-    """
+    """``[3, side, side]`` uint8. Raises CraftError: no image, broken, or too large; the message names it."""
     with picture.opened() as image:
         return square(image, side, aspect)
 
 
 def check(picture: Picture, decode: bool) -> None:
-    """Refuse what is no image or a far too large one, and with ``decode`` also one whose body is broken.
-
-    Raises:
-        CraftError: see above.
-    """
+    """Refuse what is no image or a far too large one, and with ``decode`` also one whose body is broken. Raises
+    CraftError: see above."""
     with picture.opened() as image:
         if decode:
             image.load()

@@ -41,11 +41,7 @@ class Problems:
         self.skipped: Counter[str] = Counter()
 
     def bad(self, kind: str, message: str, count: int = 1) -> None:
-        """Report a bad input of a kind, or ``count`` of them.
-
-        Raises:
-            CraftError: unless bad inputs are skipped.
-        """
+        """Report a bad input of a kind, or ``count`` of them. Raises CraftError: unless bad inputs are skipped."""
         if self.on_bad == "error":
             raise CraftError(f"{message} (skip and count such inputs with --data.on_bad skip)")
         self.leave_out(kind, count)

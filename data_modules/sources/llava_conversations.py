@@ -97,7 +97,6 @@ class Talks:
             raise CraftError(f"no pictures of {published.title} in {' or '.join(map(str, places))}: {get}")
         self.pictures = found
         self.archive = ZipTree(found) if found.is_file() else None
-        self._members = frozenset(() if self.archive is None else self.archive.names)
         numbers: dict[str, int] = {}
         self.talks: list[Talk] = []
         self.without = 0
@@ -114,14 +113,11 @@ class Talks:
             raise CraftError(f"{file}: no conversation about a picture in it")
 
     def picture(self, number: int) -> Picture:
-        """A picture that is not read yet; neither ``..`` nor a link leads out of the folder.
-
-        Raises:
-            CraftError: it leaves the folder, has no possible name, or is not there.
-        """
+        """A picture that is not read yet; neither ``..`` nor a link leads out of the folder. Raises CraftError: it
+        leaves the folder, has no possible name, or is not there."""
         name = self.names[number]
         if self.archive is not None:
-            if name not in self._members:
+            if name not in self.archive:
                 raise CraftError(f"no picture {name} in {self.pictures}")
             return self.archive.picture(name)
         try:

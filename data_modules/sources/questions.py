@@ -178,10 +178,7 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
 
 def _uncontradicted(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
     """The position of the right choice, which a field that is not read may name, too (an index from 0 or from 1).
-
-    Raises:
-        BadRecordError: such a field names another; or see :func:`_right`.
-    """
+    Raises BadRecordError: such a field names another; or see :func:`_right`."""
     unread = _unread(record)
     if unread and absent(record.get("answer")) and absent(record.get("answer_index")):
         how = "write answer (a text or letter) or answer_index (from 0)"

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -71,9 +71,6 @@ class RecordSource(Source):
     Args:
         facts: of the dataset (kind, wording, label list). reader: what the backbone needs.
         found: the dataset. select: what is taken of it. problems: what happens to bad inputs.
-
-    Raises:
-        CraftError: the dataset is of another kind, or the first bad input (see :class:`Problems`).
     """
 
     def __init__(
@@ -100,11 +97,8 @@ class RecordSource(Source):
         }
 
     def check(self) -> None:
-        """Compare counts and labels with the published ones; what differs goes into the banner, too.
-
-        Raises:
-            CraftError: a published dataset is not whole, unless ``partial``.
-        """
+        """Compare counts and labels with the published ones; what differs goes into the banner, too. Raises CraftError:
+        a published dataset is not whole, unless ``partial``."""
         found = self.found
         differs = self.dataset.differences(found.count()) if self.dataset.counts else []
         missing = [w for label in self.dataset.labels if (w := self.dataset.label_words(label)) not in self.class_names]
@@ -120,8 +114,7 @@ class RecordSource(Source):
 
     def split(self, name: SplitName) -> Split:
         rows = self._capped(name)
-        pictures = list({row.picture.name: row.picture for row in rows}.values())
-        images, index = self._pictures(pictures)
+        images, index = self._pictures({row.picture.name: row.picture for row in rows}.values())
         items = [replace(row.item, picture=index[row.picture.name]) for row in rows if row.picture.name in index]
         if self.dataset.kind == "question":
             items = [replace(item, label_id=item.picture) for item in items]
@@ -144,23 +137,22 @@ class RecordSource(Source):
         kept = {cast("str", units[i]) for i in chosen}
         return [row for row in rows if row.picture.name in kept]
 
-    def _pictures(self, pictures: list[Picture]) -> tuple[Tensor | LazyImages, dict[str, int]]:
+    def _pictures(self, pictures: Collection[Picture]) -> tuple[Tensor | LazyImages, dict[str, int]]:
+        """The images that can be read, and the place of each by its name."""
         side, aspect = self.reader.side, self.reader.aspect
         lazy = len(pictures) * 3 * side**2 > CACHE_BYTES
         # Where bad pictures are left out, each is decoded now: which rows a batch holds is settled after this.
         skipping = self.problems.on_bad == "skip"
-        read: list[Tensor] = []
-        good: list[Picture] = []
+        read, good = list[Tensor](), list[Picture]()
         for picture in pictures:
             try:
                 if lazy:
                     check(picture, decode=skipping)
                 else:
                     read.append(read_square(picture, side, aspect))
+                good.append(picture)
             except CraftError as e:
                 self.problems.bad("broken picture", str(e))
-                continue
-            good.append(picture)
         empty = torch.empty(0, 3, side, side, dtype=torch.uint8)
         images = LazyImages(good, side, aspect) if lazy else (torch.stack(read) if read else empty)
         return images, {picture.name: i for i, picture in enumerate(good)}

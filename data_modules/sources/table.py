@@ -91,11 +91,8 @@ class _Table:
     problems: Problems
 
     def found(self, folder: Path, stamp: str) -> Found:
-        """The dataset in a folder; ``stamp`` stands for the contents of its files.
-
-        Raises:
-            CraftError: no files of known splits, or other columns than expected.
-        """
+        """The dataset in a folder; ``stamp`` stands for the contents of its files. Raises CraftError: no files of known
+        splits, or other columns than expected."""
         files = self._split_files(folder)
         read = self._labelled if self.facts.kind == "classification" else self._asked
         splits: Splits = {split: partial(read, paths, split) for split, paths in files.items()}
@@ -145,11 +142,7 @@ class _Table:
         return {None: splits["train"]} if set(splits) == {"train"} else splits
 
     def _load(self, paths: list[Path]) -> datasets.Dataset:
-        """The rows of a split.
-
-        Raises:
-            CraftError: broken files, no space left, or no image column.
-        """
+        """The rows of a split. Raises CraftError: broken files, no space left, or no image column."""
         import datasets
         import pyarrow
 
@@ -226,11 +219,8 @@ class _Table:
         return found
 
     def _words(self, feature: Any, values: Iterable[Any]) -> dict[Any, str]:
-        """Every label value to the words of its class; by name wherever there are names. None is no label.
-
-        Raises:
-            CraftError: numbers without names whose order nobody has checked; or a strange label.
-        """
+        """Every label value to the words of its class; by name wherever there are names. None is no label. Raises
+        CraftError: numbers without names whose order nobody has checked; or a strange label."""
         facts, table, place, counts = self.facts, self.table, self.place, Counter(values)
         if unlabelled := counts.pop(None, 0):
             self.problems.bad("picture without a label", f"{place}: {unlabelled} pictures without a label", unlabelled)

@@ -57,22 +57,15 @@ class Tree(Shelf):
         """The picture in a file, known as ``shown`` in keys (default: its path)."""
 
     def json(self, name: str) -> Any:
-        """A parsed JSON file.
-
-        Raises:
-            CraftError: it is no JSON.
-        """
+        """A parsed JSON file. Raises CraftError if it is none."""
         try:
             return json.loads(self.read(name))
         except (ValueError, RecursionError, OSError) as error:
             raise CraftError(f"{self.place(name)} is no JSON ({error})") from error
 
     def entries(self, name: str) -> list[tuple[Any, dict[str, Any]]]:
-        """The JSON objects of an author's file: of a list with their numbers, of an object with their names.
-
-        Raises:
-            CraftError: it holds anything else.
-        """
+        """The JSON objects of an author's file: of a list with their numbers, of an object with their names. Raises
+        CraftError: it holds anything else."""
         value = self.json(name)
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else [0]))
         for key, entry in pairs:
@@ -81,11 +74,7 @@ class Tree(Shelf):
         return pairs
 
     def mat(self, name: str) -> dict[str, Any]:
-        """The variables of a MATLAB file.
-
-        Raises:
-            CraftError: it is none.
-        """
+        """The variables of a MATLAB file. Raises CraftError if it is none."""
         from scipy.io import loadmat
 
         try:
@@ -124,14 +113,12 @@ class Tree(Shelf):
         while len(inner := self.children(top)) == 1 and not self.questions(top):
             within, below = join(top, inner[0]), self.children(join(top, inner[0]))
             holds_splits = any(map(split_named, below))
-            holds_classes = below and not (split_named(inner[0]) or self._pictured(top) or self._pictured(within))
+            beside = any(map(is_picture, self.files(top) + self.files(within)))
+            holds_classes = below and not (split_named(inner[0]) or beside)
             if not (self.questions(within) or holds_splits or holds_classes):
                 break
             top = within
         return top
-
-    def _pictured(self, folder: str) -> bool:
-        return any(map(is_picture, self.files(folder)))
 
     def find(self, file: str) -> str | None:
         """The path of a file of that name, the least deep one."""
@@ -149,9 +136,7 @@ class Tree(Shelf):
     def matching(self, pattern: str) -> Iterator[tuple[str, re.Match[str]]]:
         """Paths that end in a regular expression (which starts at a whole path component)."""
         wanted = re.compile(rf"(?:^|.*/){pattern}$")
-        for name in self.names:
-            if found := wanted.match(name):
-                yield name, found
+        yield from ((name, found) for name in self.names if (found := wanted.match(name)))
 
     def pictures(self) -> Iterator[str]:
         """Paths of all picture files."""
@@ -191,11 +176,7 @@ class FolderTree(Tree):
 
 
 class ZipTree(Tree):
-    """Members of a zip archive.
-
-    Raises:
-        CraftError: it is no zip archive.
-    """
+    """Members of a zip archive. Raises CraftError if the file is none."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -217,9 +198,8 @@ class ZipTree(Tree):
             raise CraftError(f"{self.root}: {key} unpacks to {member.file_size:,} bytes, more than {MAX_BYTES:,}")
         try:
             return self._archive().read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:  # damaged
-            raise OSError(str(error)) from error
-        except (RuntimeError, NotImplementedError) as error:  # with a password, or packed in a way that Python lacks
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            # Damaged, with a password, or packed in a way that Python lacks.
             raise OSError(str(error)) from error
 
     def _archive(self) -> zipfile.ZipFile:
@@ -236,11 +216,7 @@ class ZipTree(Tree):
 
 
 def open_tree(root: Path) -> Tree:
-    """The files of a folder or of a zip archive; or a question file, whose pictures start from its folder.
-
-    Raises:
-        CraftError: a file that is none of them.
-    """
+    """The files of a folder or of a zip archive; or a question file, whose images start from its folder."""
     if root.is_dir():
         return FolderTree(root)
     return FolderTree(root.parent, root.name) if root.name.lower().endswith(QUESTIONS) else ZipTree(root)

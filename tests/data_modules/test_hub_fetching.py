@@ -2,6 +2,7 @@
 
 import errno
 from fnmatch import fnmatch
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -58,7 +59,7 @@ def fetched(dataset="eurosat", **options):
 def test_first_choices(name):
     facts = dataset_facts(name)
     assert next((table.id for table in facts.hub if not table.unusable), None) == FIRST[name]
-    assert facts.cite
+    assert f"- {facts.cite}: " in (Path(__file__).parents[2] / "docs/datasets.md").read_text(encoding="utf-8")
     assert facts.counts
     assert facts.elsewhere
 
