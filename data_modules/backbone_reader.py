@@ -1,4 +1,4 @@
-"""What the data need to know of a backbone: its tokenizer, how its prompts are written, and its picture size."""
+"""What the data need to know of a backbone: its tokenizer, how its prompts are written, and its image size."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from craft_lightning.text.prompts import PromptBuilder
 
 @dataclass(frozen=True)
 class Reader:
-    """How a backbone reads text and pictures.
+    """How a backbone reads text and images.
 
     Attributes:
-        builder: writes prompts. side: side length of pictures in pixels. aspect: how a picture becomes a square.
+        builder: writes prompts. side: side length of images in pixels. aspect: how an image becomes a square.
     """
 
     builder: PromptBuilder

@@ -45,35 +45,35 @@ _STAGES: dict[str, tuple[SplitName, ...]] = {
 
 
 class VqaDataModule(LightningDataModule):
-    """Pictures and questions of a dataset, the same items in the same order for every method.
+    """Images and questions of a dataset, the same items in the same order for every method.
 
     Args:
-        backbone: whose tokenizer, prompt format and picture size are used. The command line links it to
+        backbone: whose tokenizer, prompt format and image size are used. The command line links it to
             ``model.backbone``, and refuses another value here.
         dataset: a name of ``python -m craft_lightning list datasets``, or ``folder`` for your own data.
         source: ``twin`` (drawn), ``folder`` (on disk) or ``hub`` (of datasets; ``docs/datasets.md``).
         root: the folder, JSONL file or zip archive of source ``folder``, whose layouts are told in
             ``data_modules/sources/folder.py``; for source ``hub`` a copy of the repository that was fetched before.
         hub_id: a repository of the hub other than the first choice, hub_revision: its branch, tag or commit.
-        query: the question asked of a labelled picture. None: the dataset's own wording.
+        query: the question asked of a labelled image. None: the dataset's own wording.
         domain: fills *An image of a {domain}, specifically a {label}.* None: the dataset's own.
-        look: of drawn pictures: ``field`` (to adapt to) or ``studio`` (as in pre-training); ``grey`` shows no picture
+        look: of drawn images: ``field`` (to adapt to) or ``studio`` (as in pre-training); ``grey`` shows no image
             at all, for any source: what can be answered from the text alone.
         batch_size: training rows of one optimiser step, shared equally by all processes and the batches that gradient
             accumulation adds up. eval_batch_size: rows of one process's evaluation batch.
         num_workers: processes that prepare batches; 0 prepares them in the run's own.
         seed: order, options and captions of training; stored items never depend on it. The command line's is
             ``seed_everything``.
-        train_size: training pictures. None: 1,024 drawn, all of a folder, the paper's number from the hub.
+        train_size: training images. None: 1,024 drawn, all of a folder, the paper's number from the hub.
         train_unit: what that counts of a question set on disk: a ``question``, a ``picture`` with all of its questions,
-            or ``one_each``, pictures with one question. None: pictures from the hub, else questions.
+            or ``one_each``, images with one question. None: images from the hub, else questions.
         val_size: validation items. None: 256. They show no held-out label.
         test_size: test items. None: 400 drawn, at most 1,000 of a folder, the paper's number from the hub.
         apart: leave what test shows, too, out of training and validation. partial: take a dataset that is not whole.
         holdout: share of the labels kept out of training and validation (OD-30).
         distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
             nearest where that is known.
-        captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training pictures, or none.
+        captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training images, or none.
         on_bad: ``error`` ends at the first bad input, ``skip`` leaves bad inputs out and counts them.
     """
 
@@ -201,8 +201,8 @@ class VqaDataModule(LightningDataModule):
         source, reader = self.open()
         split = source.split(name)
         if self.look == "grey":
-            split = split.without_pictures(reader.side)
-        # A handful of training pictures leaves nothing to validate on; the run is none the worse for it.
+            split = split.without_images(reader.side)
+        # A handful of training images leaves nothing to validate on; the run is none the worse for it.
         need = {"train": self.batch_size, "val": 0 if "train" in self.splits else 1, "test": 1}[name]
         if len(split.items) < need:
             what = f"{len(split.items)} items, fewer than one batch of {need}" if split.items else "no items"
@@ -293,14 +293,14 @@ class VqaDataModule(LightningDataModule):
         return {"num_workers": count, "persistent_workers": count > 0, "pin_memory": torch.cuda.is_available()}
 
     def training_pictures(self) -> Iterator[Tensor]:
-        """Every training picture once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
+        """Every training image once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
         Raises CraftError: see :meth:`open`."""
         split = self.splits.get("train") or self.open()[0].split("train")
         for part in torch.arange(len(split.images)).split(self.eval_batch_size):
             yield to_pixels(torch.stack([split.images[i] for i in part.tolist()]))
 
     def generic_pictures(self) -> Iterator[Tensor]:
-        """The same of studio pictures of all twins, which the pocket towers were pre-trained on (OD-14)."""
+        """The same of studio images of all twins, which the pocket towers were pre-trained on (OD-14)."""
         for images in draw_studio(self.open()[1].side).split(self.eval_batch_size):
             yield to_pixels(images)
 
@@ -322,14 +322,14 @@ class VqaDataModule(LightningDataModule):
         mcq.write_items(Path(path), self._asked(split))
 
     def digest(self) -> dict[SplitName, dict[str, Any]]:
-        """Of the training and validation splits that are set up: number of items, and hashes of items and pictures.
+        """Of the training and validation splits that are set up: number of items, and hashes of items and images.
 
         They are the same wherever the data lie and on every machine; settings of how they are read do not count.
         """
         for name, split in self.splits.items():
             if name != "test" and name not in self._digests:
-                pictures = "grey" if self.look == "grey" else split.source.identity(name)
-                hashes = {"items": split.items_hash(), "pictures": pictures}
+                images = "grey" if self.look == "grey" else split.source.identity(name)
+                hashes = {"items": split.items_hash(), "pictures": images}
                 self._digests[name] = {"count": len(split), **hashes}
         return dict(self._digests)
 

@@ -18,7 +18,7 @@ from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text
 from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
 from craft_lightning.types import VqaBatch, VqaExample
-from data_modules.sources.images import to_picture
+from data_modules.sources.images import to_pil
 from data_modules.sources.items import Item, Source, Split, SplitName
 
 Distractors = Literal["nearest", "random"]
@@ -32,11 +32,11 @@ _BLANK = Image.new("RGB", (1, 1))
 
 @dataclass(frozen=True)
 class Row:
-    """One example ready to be collated: ``example`` without its picture, which is ``pixels`` ``[3, S, S]`` uint8 and
-    known in the run as ``picture``."""
+    """One example ready to be collated: ``example`` without its image, which is ``pixels`` ``[3, S, S]`` uint8 and
+    known in the run as ``image_name``."""
 
     example: VqaExample
-    picture: str
+    image_name: str
     pixels: Tensor
     text: Encoded
     caption_id: int
@@ -50,7 +50,7 @@ class VqaDataset(Dataset[Row]):
     distractors, order and caption from (run seed, epoch, key).
 
     Args:
-        split: items and pictures. name: of the split. source: class names and their likeness.
+        split: items and images. name: of the split. source: class names and their likeness.
         dataset: name of the dataset, for the hashes. builder: writes prompts.
         distractors: how stored items get their wrong options. seed: of the run.
         captions: sentence to row of the data module's caption list; empty for stored splits.
@@ -92,16 +92,16 @@ class VqaDataset(Dataset[Row]):
         example = self.asked(index, epoch)
         said = example.captions
         drawn = said[mcq.pick(len(said), self.seed, epoch, example.key, "caption")]
-        picture = self.items[index].picture
+        image = self.items[index].image
         text, caption_id = self.builder.encode(example), self.captions.get(drawn, -1)
-        return Row(example, f"{self.name}/{picture}", self.images[picture], text, caption_id, repeat)
+        return Row(example, f"{self.name}/{image}", self.images[image], text, caption_id, repeat)
 
     def example(self, index: int, epoch: int = 0) -> VqaExample:
         """The example as asked in an epoch (stored items are the same in every epoch)."""
-        return replace(self.asked(index, epoch), image=to_picture(self.images[self.items[index].picture]))
+        return replace(self.asked(index, epoch), image=to_pil(self.images[self.items[index].image]))
 
     def asked(self, index: int, epoch: int = 0) -> VqaExample:
-        """:meth:`example` with a blank picture: nothing is read or decoded."""
+        """:meth:`example` with a blank image: nothing is read or decoded."""
         item = self.items[index]
         options, slot = self._options(item, index, epoch)
         answer = mcq.LETTERS[slot] if options else item.answer
@@ -118,10 +118,10 @@ class VqaDataset(Dataset[Row]):
         )
 
     def items_hash(self) -> str:
-        """SHA-256 of everything that can be asked and said of the pictures, in order."""
+        """SHA-256 of everything that can be asked and said of the images, in order."""
         digest = hashlib.sha256(repr([self.source.class_names[label] for label in self.pool]).encode())
         for item in self.items:
-            asked = (item.key, item.picture, item.question, item.answer, item.options, item.label_id, item.captions)
+            asked = (item.key, item.image, item.question, item.answer, item.options, item.label_id, item.captions)
             digest.update(repr(asked).encode())
         return digest.hexdigest()
 
@@ -157,6 +157,6 @@ class VqaDataset(Dataset[Row]):
             answers=tuple(e.answer for e in examples),
             keys=tuple(e.key for e in examples),
             option_counts=tuple(len(e.options) for e in examples),
-            image_names=tuple(row.picture for row in rows),
+            image_names=tuple(row.image_name for row in rows),
             repeats=torch.tensor([row.repeat for row in rows]) if any(row.repeat for row in rows) else None,
         )

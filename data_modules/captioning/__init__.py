@@ -1,1 +1,1 @@
-"""Sentences about training pictures: by rule, and by a captioning model."""
+"""Sentences about training images: by rule, and by a captioning model."""

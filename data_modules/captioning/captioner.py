@@ -1,4 +1,4 @@
-"""What a captioning model says of the training pictures: made once, kept, and read ever after (section 3.2, OD-12)."""
+"""What a captioning model says of the training images: made once, kept, and read ever after (section 3.2, OD-12)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from craft_lightning.models.image_processing import READING
 from data_modules.backbone_reader import Reader
 from data_modules.samplers import world
 from data_modules.sources.hub import hub_error, no_space
-from data_modules.sources.images import LazyImages, to_picture
+from data_modules.sources.images import LazyImages, to_pil
 from data_modules.sources.items import Split
 
 KINDS = ("blip", "blip-2")
-"""Models that caption a picture without being asked anything."""
+"""Models that caption an image without being asked anything."""
 CAPTIONS, BEAMS, LENGTH = 2, 5, 30
-"""Captions of a picture (L_i of OD-12): the best two of as many beams, and tokens at most, as BLIP-2's authors use."""
+"""Captions of an image (L_i of OD-12): the best two of as many beams, and tokens at most, as BLIP-2's authors use."""
 BATCH = 16
-"""Pictures captioned at once, and lost at most by a kill."""
+"""Images captioned at once, and lost at most by a kill."""
 
 PAPER = "Salesforce/blip2-opt-2.7b"
 """Of the captioners that the paper cites, the one that transformers has."""
@@ -77,7 +77,7 @@ class Captioner:
     def store(self, what: str) -> Path:
         """Where captions of ``what`` are kept, below ``HF_HOME`` whatever run asks for them.
 
-        The name holds all that a caption depends on but the picture and the commit, which stand in every line.
+        The name holds all that a caption depends on but the image and the commit, which stand in every line.
         """
         from huggingface_hub import cached_assets_path
 
@@ -120,17 +120,17 @@ class Captioner:
 
 
 def captioned(split: Split, name: str, dataset: str, reader: Reader, device: torch.device) -> tuple[Split, str]:
-    """A split with what a captioner says of its pictures, and the captioner with its commit.
+    """A split with what a captioner says of its images, and the captioner with its commit.
 
     What is kept already is read; only if some is missing is the model loaded. One process at a time makes captions of
     one data set, and others wait for them. A kill loses a batch.
 
     Args:
-        split: items and pictures. name: of the captioner. dataset: whose split it is. reader: how its pictures are
+        split: items and images. name: of the captioner. dataset: whose split it is. reader: how its images are
             read. device: for the captioner.
 
     Raises:
-        CraftError: no such captioner, or a picture that cannot be read.
+        CraftError: no such captioner, or an image that cannot be read.
     """
     captioner = Captioner.named(name)
     keys = [_identity(split.images, index) for index in range(len(split.images))]
@@ -143,7 +143,7 @@ def captioned(split: Split, name: str, dataset: str, reader: Reader, device: tor
             if missing:
                 _make(captioner, split.images, missing, kept, path, device)
     said = [tuple(kept[key]["captions"]) for key in keys]
-    items = tuple(replace(item, generated=said[item.picture]) for item in split.items)
+    items = tuple(replace(item, generated=said[item.image]) for item in split.items)
     return replace(split, items=items), f"{name} {_commit(kept)}"
 
 
@@ -176,7 +176,7 @@ def _make(
         with _disk():
             write_text(path, _written(kept.values()))  # without the line that a kill tore
         for batch in track(batches, about, console=Console(stderr=True)):
-            said = model([to_picture(images[missing[key]]) for key in batch])
+            said = model([to_pil(images[missing[key]]) for key in batch])
             made = [{"picture": key, "captions": s, "by": commit} for key, s in zip(batch, said, strict=True)]
             kept.update(zip(batch, made, strict=True))
             with _disk(), path.open("a", encoding="utf-8") as file:
@@ -221,7 +221,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 class _Model:
-    """A captioning model in memory; called with pictures it says :data:`CAPTIONS` sentences of each."""
+    """A captioning model in memory; called with images it says :data:`CAPTIONS` sentences of each."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -240,8 +240,8 @@ class _Model:
         self.model, self.device, self.dtype = model.to(device).eval(), device, dtype
 
     @torch.inference_mode()
-    def __call__(self, pictures: list[Image.Image]) -> Iterator[list[str]]:
-        pixels = self.processor(images=pictures, return_tensors="pt").pixel_values.to(self.device, self.dtype)
+    def __call__(self, images: list[Image.Image]) -> Iterator[list[str]]:
+        pixels = self.processor(images=images, return_tensors="pt").pixel_values.to(self.device, self.dtype)
         with quiet():
             ids = self.model.generate(
                 pixel_values=pixels,
@@ -268,16 +268,16 @@ def _kind(folder: Path) -> str:
 
 
 def _identity(images: Tensor | LazyImages, index: int) -> str:
-    """A hash of a picture: of its file's bytes and how they are read where that is when needed, else of its pixels."""
+    """A hash of an image: of its file's bytes and how they are read where that is when needed, else of its pixels."""
     if isinstance(images, LazyImages):
-        content = READING.encode() + images.pictures[index].content()
+        content = READING.encode() + images.stored[index].content()
     else:
         content = images[index].numpy().tobytes()
     return hashlib.sha256(content).hexdigest()
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The lines kept, by picture; what follows the last line feed was torn by a kill, or is being written."""
+    """The lines kept, by image; what follows the last line feed was torn by a kill, or is being written."""
     if not path.exists():
         return {}
     try:

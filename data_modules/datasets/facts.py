@@ -36,10 +36,10 @@ class HubTable:
 
     Attributes:
         id: of the repository. config: folder of the tables in it. revision: branch, tag or commit.
-        image, label: the columns of picture and label.
+        image, label: the columns of image and label.
         unusable: why it cannot be read as a table; it is listed so that the error can say so.
         by_index: its labels are numbers in the order of our list, and that was checked.
-        repeats: several rows show one picture, which is then told by its bytes.
+        repeats: several rows show one image, which is then told by its bytes.
         note: what to know of it.
     """
 
@@ -59,7 +59,7 @@ class PaperSizes:
     """How much of a dataset the paper uses, where that is not all of it; what source ``hub`` takes by default.
 
     Attributes:
-        train: largest training split; it counts pictures with all their questions. test: test items, inferred from the
+        train: largest training split; it counts images with all their questions. test: test items, inferred from the
             printed accuracies.
     """
 
@@ -77,15 +77,15 @@ class DatasetFacts:
             contrastive loss by it (1.0 and 0.1).
         licence: of the original data. cite: key of the reference in ``docs/datasets.md``.
         domain: fills *An image of a {domain}, specifically a {label}.* (section 3.2)
-        query: the question asked of a labelled picture.
+        query: the question asked of a labelled image.
         labels: the official label list as folders or hub features write it; empty if any label goes.
         label_words: official label to the words of questions and captions.
         aliases: other spelling of a label (folders, mirrors) to the official one.
         counts: of the whole dataset, as its authors or mirrors give it; any one of them is right.
         questions: usable ones of a counted row, on average.
-        siblings: number of pictures of a dataset that is easily taken for this one, to its name. strangers: a class
+        siblings: number of images of a dataset that is easily taken for this one, to its name. strangers: a class
             that only such a dataset has, to its name.
-        group: name of a picture to the name of what it must not be parted from when a split is cut.
+        group: name of an image to the name of what it must not be parted from when a split is cut.
         layout: recognises the authors' own files; None if this is something else. listed: files of an official list to
             their splits, for copies that merged them; empty if the list is not there.
         hub: copies on the hub, the first choice first. hub_records: rows of a table to the question records of each.
@@ -152,7 +152,7 @@ class DatasetFacts:
         return ["; ".join(said)]
 
     def caption(self, label: str) -> str:
-        """The task sentence of a labelled picture."""
+        """The task sentence of a labelled image."""
         return f"An image of a {self.domain}, specifically a {label}."
 
 

@@ -1,4 +1,4 @@
-"""Oxford Flowers-102: 102 flowers common in the United Kingdom; 1,020 training and 6,149 test pictures.
+"""Oxford Flowers-102: 102 flowers common in the United Kingdom; 1,020 training and 6,149 test images.
 
 Mirrors number the labels in several ways (the most used one in the order of the alphabet: 1, 10, 100, 101, ...), so
 they are read by name, or as the official numbers. The authors' files are ``jpg/image_00001.jpg``, ``imagelabels.mat``
@@ -21,7 +21,7 @@ _IDS: dict[SplitName, str] = {"train": "trnid", "val": "valid", "test": "tstid"}
 
 
 def official(tree: Tree, problems: Problems) -> Found | None:
-    """The authors' pictures with their split of ten training pictures a class."""
+    """The authors' images with their split of ten training images a class."""
     numbers, parts = tree.find("imagelabels.mat"), tree.find("setid.mat")
     if numbers is None and parts is None:
         return None
@@ -34,7 +34,7 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     def read(key: str) -> list[Labelled]:
         named = [(int(i), f"image_{int(i):05d}.jpg") for i in np.atleast_1d(ids[key])]
         return [
-            Labelled(tree.picture(files[file], f"jpg/{file}"), FACTS.labels[int(label[i - 1]) - 1])
+            Labelled(tree.image(files[file], f"jpg/{file}"), FACTS.labels[int(label[i - 1]) - 1])
             for i, file in named
             if file in files
         ]

@@ -1,7 +1,7 @@
 """IconQA: questions about abstract diagrams.
 
 The paper uses the sub-task with text choices (``choose_txt``, 18,946 training questions), and so does this module; the
-one whose choices are pictures needs several pictures a question. The hub has no training split of it, and writes the
+one whose choices are images needs several images a question. The hub has no training split of it, and writes the
 choices of a question in one string. The authors' zip holds ``{train,val,test}/choose_txt/ID/{data.json,image.png}``.
 """
 
@@ -31,23 +31,21 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         return None
     if len(homes) > 1 and (strays := homes.pop(None, [])):
         problems.leave_out("question of no split", len(strays))
-    place, pictures = str(tree.root), frozenset(tree.pictures())
-    splits: Splits = {split: partial(_read, tree, pictures, split, named) for split, named in homes.items()}
+    place, images = str(tree.root), frozenset(tree.images())
+    splits: Splits = {split: partial(_read, tree, images, split, named) for split, named in homes.items()}
     counts: dict[str, int] = {split or "all": len(named) for split, named in homes.items()}
     return Found(place, f"IconQA {TASK}", splits, published=True, counts=counts)
 
 
-def _read(
-    tree: Tree, pictures: frozenset[str], split: SplitName | None, named: Sequence[tuple[str, str]]
-) -> list[Asked]:
+def _read(tree: Tree, images: frozenset[str], split: SplitName | None, named: Sequence[tuple[str, str]]) -> list[Asked]:
     asked = []
     for name, pid in named:
         raw = value if isinstance(value := tree.json(name), dict) else {}
-        image = name.removesuffix("data.json") + "image.png"
+        file = name.removesuffix("data.json") + "image.png"
         key = f"{split or 'all'}/{pid}"
-        picture = tree.picture(image, f"{key}/image.png") if image in pictures else None
+        image = tree.image(file, f"{key}/image.png") if file in images else None
         record = {"question": raw.get("question"), "choices": raw.get("choices"), "answer_index": raw.get("answer")}
-        asked.append(Asked(f"{tree.root}: {name}", f"iconqa/{key}", record, picture))
+        asked.append(Asked(f"{tree.root}: {name}", f"iconqa/{key}", record, image))
     return asked
 
 

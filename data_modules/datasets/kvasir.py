@@ -1,7 +1,7 @@
-"""Kvasir, version 1: 8 endoscopic findings with 500 pictures each; there is no official split, and no copy on the hub.
+"""Kvasir, version 1: 8 endoscopic findings with 500 images each; there is no official split, and no copy on the hub.
 
-Version 2 has 1,000 a class, the first ones among them. Some pictures carry a green inset of the endoscope's position:
-a shortcut that the pictures keep, as in the paper.
+Version 2 has 1,000 a class, the first ones among them. Some images carry a green inset of the endoscope's position:
+a shortcut that the images keep, as in the paper.
 """
 
 from __future__ import annotations

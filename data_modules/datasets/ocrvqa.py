@@ -1,7 +1,7 @@
 """OCR-VQA: title, author and genre of book covers, open answers. The paper trains on 30k of its 166k images.
 
 A row of the hub's table is a cover with several questions. The authors' files are ``dataset.json`` (a key to questions,
-answers, image URL and split) and the pictures that its URLs gave, ``images/KEY.jpg``: some are gone, and some are GIFs
+answers, image URL and split) and the images that its URLs gave, ``images/KEY.jpg``: some are gone, and some are GIFs
 or PNGs under that name.
 """
 
@@ -32,7 +32,7 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         covers.setdefault(_NUMBERED.get(as_index(cover.get("split"))), {})[key] = cover
     if len(covers) > 1 and (strays := covers.pop(None, {})):
         problems.leave_out("cover of no split", len(strays))
-    files = {PurePosixPath(name).stem: name for name in tree.pictures()}
+    files = {PurePosixPath(name).stem: name for name in tree.images()}
     counts: dict[str, int] = {split or "all": len(mine) for split, mine in covers.items()}
     splits: Splits = {split: partial(_read, tree, at, split, mine, files) for split, mine in covers.items()}
     return Found(str(tree.root), "OCR-VQA dataset.json", splits, published=True, counts=counts)
@@ -41,9 +41,9 @@ def official(tree: Tree, problems: Problems) -> Found | None:
 def _read(tree: Tree, at: str, split: str | None, covers: dict[str, Any], files: dict[str, str]) -> list[Asked]:
     asked = []
     for key, cover in covers.items():
-        picture = tree.picture(files[key], f"{key}.jpg") if key in files else None
+        image = tree.image(files[key], f"{key}.jpg") if key in files else None
         for i, record in enumerate(_pairs(cover)):
-            asked.append(Asked(f"{at}, {key}", f"ocrvqa/{split or 'all'}/{key}/{i}", record, picture))
+            asked.append(Asked(f"{at}, {key}", f"ocrvqa/{split or 'all'}/{key}/{i}", record, image))
     return asked
 
 

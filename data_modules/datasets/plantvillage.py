@@ -1,6 +1,6 @@
 """PlantVillage: 54,303 leaves in 38 pairs of crop and disease; there is no official split.
 
-A leaf was photographed several times in a row, so pictures with neighbouring numbers stay in one part of a cut. The
+A leaf was photographed several times in a row, so images with neighbouring numbers stay in one part of a cut. The
 authors' repository holds three variants of each photo; the colour one is taken.
 """
 
@@ -29,7 +29,7 @@ _MENDELEY = {
 
 
 def leaf(name: str) -> str:
-    """The block of a photo series that a picture belongs to.
+    """The block of a photo series that an image belongs to.
 
     >>> leaf("Apple___Apple_scab/01a66316-0e98-4d3b-a56f-d78752cd043f___FREC_Scab 3003.JPG")
     'FREC_Scab 300'

@@ -1,4 +1,4 @@
-"""ScienceQA: school science with two to five text choices; records without a picture are left out.
+"""ScienceQA: school science with two to five text choices; records without an image are left out.
 
 The authors' files are ``problems.json``, ``pid_splits.json`` and ``{train,val,test}/ID/image.png``.
 """
@@ -37,8 +37,8 @@ def official(tree: Tree, problems: Problems) -> Found | None:
         if split is None:
             problems.leave_out("question of no split")
         else:
-            picture = files.get(f"{pid}/{problem.get('image')}")
-            shown = None if picture is None else tree.picture(picture, f"{split}/{pid}/{problem['image']}")
+            image = files.get(f"{pid}/{problem.get('image')}")
+            shown = None if image is None else tree.image(image, f"{split}/{pid}/{problem['image']}")
             asked[split].append(Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", _record(problem), shown))
     splits: Splits = {split: partial(list, entries) for split, entries in asked.items() if entries}
     return Found(str(tree.root), "ScienceQA problems.json", splits, published=True)

@@ -1,4 +1,4 @@
-"""Stanford Cars: 196 models; 8,144 training and 8,041 test pictures.
+"""Stanford Cars: 196 models; 8,144 training and 8,041 test images.
 
 The authors' files are ``cars_train/00001.jpg``, ``cars_test/``, and ``.mat`` lists, the test one of which comes with
 labels (``cars_test_annos_withlabels.mat``) and without. Their links are dead. Some copies are cropped to the bounding
@@ -15,7 +15,7 @@ import numpy as np
 from craft_lightning.errors import CraftError
 from data_modules.datasets import labels
 from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
-from data_modules.sources.images import Picture
+from data_modules.sources.images import StoredImage
 from data_modules.sources.items import Found, Labelled, Problems, SplitName
 from data_modules.sources.tree import Tree
 
@@ -27,7 +27,7 @@ _LOOKED_AT = 20
 
 
 def official(tree: Tree, problems: Problems) -> Found | None:
-    """The authors' pictures with their split."""
+    """The authors' images with their split."""
     lists = {split: (folder, at) for split, (folder, file) in _LISTS.items() if (at := tree.find(file))}
     if "test" not in lists and (unlabelled := tree.find("cars_test_annos.mat")):
         raise CraftError(f"{tree.root}: {unlabelled} has no labels; put {_LISTS['test'][1]} beside it")
@@ -39,22 +39,22 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     def read(folder: str, file: str) -> list[Labelled]:
         rows = np.atleast_1d(tree.mat(file)["annotations"])
         there = [(row, at) for row in rows if (at := f"{folder}/{row['fname']}") in files]
-        pictures = [tree.picture(files[at], at) for _, at in there]
-        found.told["cropped"] = _cropped(pictures, [row for row, _ in there])
-        pairs = zip(pictures, there, strict=True)
-        return [Labelled(picture, FACTS.labels[int(row["class"]) - 1]) for picture, (row, _) in pairs]
+        images = [tree.image(files[at], at) for _, at in there]
+        found.told["cropped"] = _cropped(images, [row for row, _ in there])
+        pairs = zip(images, there, strict=True)
+        return [Labelled(stored, FACTS.labels[int(row["class"]) - 1]) for stored, (row, _) in pairs]
 
     found.splits = {split: partial(read, *at) for split, at in lists.items()}
     return found
 
 
-def _cropped(pictures: list[Picture], rows: list[Any]) -> bool:
-    """Whether the pictures are as large as the cars in them."""
+def _cropped(images: list[StoredImage], rows: list[Any]) -> bool:
+    """Whether the images are as large as the cars in them."""
     fits = []
-    for picture, row in zip(pictures[:_LOOKED_AT], rows, strict=False):
+    for stored, row in zip(images[:_LOOKED_AT], rows, strict=False):
         box = [int(row[f"bbox_{side}"]) for side in ("x1", "y1", "x2", "y2")]
         try:
-            with picture.opened() as image:
+            with stored.opened() as image:
                 width, height = image.size
         except CraftError:
             continue

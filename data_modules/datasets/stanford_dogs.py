@@ -1,4 +1,4 @@
-"""Stanford Dogs: 120 breeds, 20,580 pictures of ImageNet; 12,000 train and 8,580 test.
+"""Stanford Dogs: 120 breeds, 20,580 images of ImageNet; 12,000 train and 8,580 test.
 
 Mirrors often merge the two. The authors' files are ``Images/n02085620-Chihuahua/*.jpg`` with ``train_list.mat`` and
 ``test_list.mat``, which give the official split back, also of a mirror's table that lies beside them and kept the names
@@ -28,7 +28,7 @@ def listed(tree: Tree) -> dict[str, SplitName]:
 
 
 def official(tree: Tree, problems: Problems) -> Found | None:
-    """The authors' pictures with their split."""
+    """The authors' images with their split."""
     if not (splits := listed(tree)):
         return None
     files = tree.tails(2)
@@ -36,8 +36,8 @@ def official(tree: Tree, problems: Problems) -> Found | None:
 
     def read(wanted: SplitName) -> list[Labelled]:
         there = [file for file, split in splits.items() if split == wanted and file in files]
-        pairs = [(tree.picture(files[file], f"Images/{file}"), words[file.split("/")[0]]) for file in there]
-        return [Labelled(picture, known) for picture, known in pairs if known]
+        pairs = [(tree.image(files[file], f"Images/{file}"), words[file.split("/")[0]]) for file in there]
+        return [Labelled(image, known) for image, known in pairs if known]
 
     return Found(str(tree.root), "Stanford Dogs lists", {s: partial(read, s) for s in _LISTS}, published=True)
 

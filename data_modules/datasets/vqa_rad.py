@@ -1,7 +1,7 @@
 """VQA-RAD: clinical questions about radiology images.
 
-Official train and test share 202 of 314 pictures; ``apart`` leaves those out of training, and validation never shares
-with training. The hub's table repeats a picture in each of its rows. The authors' ``VQA_RAD Dataset Public.json`` has
+Official train and test share 202 of 314 images; ``apart`` leaves those out of training, and validation never shares
+with training. The hub's table repeats an image in each of its rows. The authors' ``VQA_RAD Dataset Public.json`` has
 one list, in which ``phrase_type`` tells the test questions; its answers may be numbers and carry stray spaces. 64
 answers are longer than five words, which five new tokens cannot spell.
 """
@@ -17,7 +17,7 @@ from data_modules.sources.tree import Tree
 
 
 def official(tree: Tree, problems: Problems) -> Found | None:
-    """The authors' list of questions and their pictures."""
+    """The authors' list of questions and their images."""
     at = next((name for name, _ in tree.matching(r"[^/]*VQA_RAD[^/]*\.json")), None)
     if at is None:
         return None
@@ -25,9 +25,9 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     asked: dict[SplitName, list[Asked]] = {"train": [], "test": []}
     for number, raw in tree.entries(at):
         split: SplitName = "test" if str(raw.get("phrase_type", "")).startswith("test") else "train"
-        image = str(raw.get("image_name", ""))
-        picture = tree.picture(files[image], image) if image in files else None
-        asked[split].append(Asked(f"{at}, entry {number}", f"vqa_rad/{split}/{number}", _record(raw), picture))
+        file = str(raw.get("image_name", ""))
+        image = tree.image(files[file], file) if file in files else None
+        asked[split].append(Asked(f"{at}, entry {number}", f"vqa_rad/{split}/{number}", _record(raw), image))
     splits: Splits = {split: partial(list, entries) for split, entries in asked.items()}
     return Found(str(tree.root), "VQA-RAD json", splits, published=True)
 

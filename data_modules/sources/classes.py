@@ -52,15 +52,15 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
 
 def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
     """Whether the folders in a folder may be something else than classes: refused where it is likely, else told. Raises
-    CraftError: splits under other names, sets beside each other, or classes below a lone folder with a picture."""
+    CraftError: splits under other names, sets beside each other, or classes below a lone folder with an image."""
     own: dict[str, str] = {}
     below: dict[str, set[str]] = {}
-    for picture in filter(is_picture, tree.inside(home)):
-        name, *rest = picture[len(join(home, "")) :].split("/")
+    for image in filter(is_picture, tree.inside(home)):
+        name, *rest = image[len(join(home, "")) :].split("/")
         if len(rest) > 1:
             below.setdefault(name, set()).add(rest[0])
         else:
-            own.setdefault(name if rest else "", picture)
+            own.setdefault(name if rest else "", image)
     for name, inner in below.items():
         splits = sorted(filter(split_named, inner))
         if facts.class_words(name) and splits and (name not in own or len(splits) > 1):
@@ -122,20 +122,20 @@ def _base(facts: DatasetFacts, tree: Tree) -> str:
 
 def _left_out(tree: Tree, top: str, homes: Sequence[str]) -> Counter[str]:
     """What is in no class folder, by reason; ``homes``: folders that class folders are in."""
-    others, strays, pictures = no_pictures(tree.names), [], list(tree.pictures())
-    for name in pictures:
+    others, strays, images = no_pictures(tree.names), [], list(tree.images())
+    for name in images:
         start = next((start for home in homes if name.startswith(start := join(home, ""))), None)
         if start is None:
             strays.append(_outside(name, top))
         elif "/" not in name[len(start) :]:
             strays.append("picture beside the class folders")
-    if others.total() > len(pictures):
+    if others.total() > len(images):
         log.warning("%s: more files are left out for their endings than are pictures: %s", tree.root, told(others))
     return gathered(strays, "picture in other folders") + others
 
 
 def _outside(name: str, top: str) -> str:
-    """Why a picture that is in no split's folder is left out."""
+    """Why an image that is in no split's folder is left out."""
     if not name.startswith(join(top, "")):
         return f"picture outside of {escaped(top)}"
     folder, _, below = name[len(join(top, "")) :].partition("/")
@@ -168,7 +168,7 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
             problems.bad("class without pictures", f"{place}: class {words!r} has no picture{held}")
         else:
             origin[words] = place
-            entries += [Labelled(tree.picture(f, f[len(top) :].lstrip("/")), words) for f in files]
+            entries += [Labelled(tree.image(f, f[len(top) :].lstrip("/")), words) for f in files]
     return entries
 
 

@@ -1,4 +1,4 @@
-"""Pictures drawn at run time by the dataset's twin."""
+"""Images drawn at run time by the dataset's twin."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from data_modules.twins.registry import twin as twin_of
 from data_modules.twins.rng import Rng
 from data_modules.twins.twin import ClassificationTwin, Drawing, Look
 
-_CHUNK = 256  # pictures drawn at once: enough to be fast, little enough to keep memory small
-STUDIO_PICTURES = 100
+_CHUNK = 256  # images drawn at once: enough to be fast, little enough to keep memory small
+STUDIO_IMAGES = 100
 """Of each twin, in a generic prior: together about as many as a training split has."""
 
 
@@ -38,8 +38,8 @@ def draw_split(name: str, split: str, indices: tuple[int, ...], side: int, look:
 
 @functools.lru_cache(maxsize=1)
 def draw_studio(side: int) -> Tensor:
-    """``[n, 3, side, side]`` uint8, the first studio pictures of every twin."""
-    indices = range(STUDIO_PICTURES)
+    """``[n, 3, side, side]`` uint8, the first studio images of every twin."""
+    indices = range(STUDIO_IMAGES)
     return torch.cat([twin_of(name).draw("studio", indices, side, "studio").images for name in TWINS])
 
 
@@ -47,8 +47,8 @@ class TwinSource(Source):
     """A drawn dataset. Held-out labels are never drawn for training and validation.
 
     Args:
-        facts: of the dataset. side: side length of the pictures. look: ``"field"`` or ``"studio"``.
-        sizes: pictures of each split. holdout: share of the labels kept out of training.
+        facts: of the dataset. side: side length of the images. look: ``"field"`` or ``"studio"``.
+        sizes: images of each split. holdout: share of the labels kept out of training.
     """
 
     def __init__(self, facts: DatasetFacts, side: int, look: Look, sizes: dict[SplitName, int], holdout: float) -> None:
@@ -63,26 +63,26 @@ class TwinSource(Source):
         return {"look": self.look, "shift": self.twin.shift_name, "side": self.side, "world_hash": world_hash()}
 
     def identity(self, name: SplitName) -> str:
-        """Of the world; which of its pictures, the keys of the items say."""
+        """Of the world; which of its images, the keys of the items say."""
         return f"{world_hash()} {self.look} {self.side}"
 
     def split(self, name: SplitName) -> Split:
-        """Draw a split: its pictures, and an item for each class label or question."""
+        """Draw a split: its images, and an item for each class label or question."""
         indices = self._indices(name)
         drawing = draw_split(self.twin.name, name, tuple(indices.tolist()), self.side, self.look)
         items: list[Item] = []
-        for picture, index in enumerate(indices.tolist()):
-            key, facts = f"{self.dataset.name}/{name}/{index}", drawing.facts[picture]
-            label = int(drawing.labels[picture])
+        for image, index in enumerate(indices.tolist()):
+            key, facts = f"{self.dataset.name}/{name}/{index}", drawing.facts[image]
+            label = int(drawing.labels[image])
             if label >= 0:
                 words = self.class_names[label]
                 caption, query = self.dataset.caption(words), self.dataset.query
-                items.append(Item(key, picture, query, words, label, caption, label=label, facts=facts))
+                items.append(Item(key, image, query, words, label, caption, label=label, facts=facts))
             # Training asks everything about an image, evaluation the stored question alone.
-            asked = drawing.questions[picture]
+            asked = drawing.questions[image]
             for number, qa in enumerate(asked if name == "train" else asked[:1]):
                 named, said = f"{key}/{number}" if number else key, qa.statement
-                items.append(Item(named, picture, qa.question, qa.answer, picture, said, qa.options, facts=facts))
+                items.append(Item(named, image, qa.question, qa.answer, image, said, qa.options, facts=facts))
         return Split(tuple(items), drawing.images)
 
     def _indices(self, name: SplitName) -> NDArray[np.int64]:

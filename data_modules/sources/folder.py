@@ -26,7 +26,7 @@ from craft_lightning.errors import CraftError, nearest
 from craft_lightning.models.picture_files import no_pictures, told
 from data_modules.datasets.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
-from data_modules.sources.images import Picture, file_picture
+from data_modules.sources.images import StoredImage, file_image
 from data_modules.sources.items import Asked, Found, Problems, SplitName, split_named
 from data_modules.sources.questions import BadRecordError, text_of
 from data_modules.sources.tree import FolderTree, Tree, open_tree
@@ -121,9 +121,9 @@ def _question_files(facts: DatasetFacts, place: Place, problems: Problems) -> Fo
     files, tree = _split_files(place, problems), place.tree
     problems.leave_out_all(no_pictures(name for name in tree.names if name not in place.questions))
     at = tree.place(next(iter(files.values())) if None in files else place.top)
-    there = frozenset(posixpath.relpath(name, place.top or ".") for name in tree.pictures())
+    there = frozenset(posixpath.relpath(name, place.top or ".") for name in tree.images())
     read = {s: partial(_read, tree, n, f"{facts.name}/{PurePosixPath(n).stem}", problems) for s, n in files.items()}
-    return Found(at, "question files", dict(read), pictures=there)
+    return Found(at, "question files", dict(read), images=there)
 
 
 def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str]:
@@ -161,14 +161,14 @@ def _read(tree: Tree, name: str, prefix: str, problems: Problems) -> list[Asked]
         try:
             record = _object(line)
             missing = "image" in record and absent(record["image"])
-            picture = None if missing else _picture(tree, posixpath.dirname(name), text_of(record, "image"))
+            image = None if missing else _image(tree, posixpath.dirname(name), text_of(record, "image"))
             given = record.get("id")
             whole = as_index(given) if isinstance(given, float) else None  # a table with gaps makes 1.0 of 1
             key = number if absent(given) else text_of(record, "id") if whole is None else whole
         except BadRecordError as e:
             problems.bad(e.kind, f"{where}: {e}")
             continue
-        asked.append(Asked(where, f"{prefix}/{key}", record, picture))
+        asked.append(Asked(where, f"{prefix}/{key}", record, image))
     return asked
 
 
@@ -186,17 +186,17 @@ def _no_lines(content: bytes, lines: Sequence[bytes]) -> str:
     return "a table (CSV)" if table and not any(line.lstrip().startswith((b"{", b"[")) for line in lines) else ""
 
 
-def _picture(tree: Tree, base: str, name: str) -> Picture:
+def _image(tree: Tree, base: str, name: str) -> StoredImage:
     """The image of a name that starts from a folder of a tree; raises as :func:`picture_in` does."""
     path = posixpath.normpath(posixpath.join(base, name))
     if isinstance(tree, FolderTree):
         home = tree.path(base)
-        return picture_in(home, os.path.relpath(tree.path(path), home) if path in tree else name)
+        return image_in(home, os.path.relpath(tree.path(path), home) if path in tree else name)
     if posixpath.isabs(name) or posixpath.relpath(path, base or ".").startswith(".."):
         raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {tree.place(base)}")
     if path not in tree:
         raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {tree.place(base)}")
-    return tree.picture(path, posixpath.relpath(path, base or "."))
+    return tree.image(path, posixpath.relpath(path, base or "."))
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -221,8 +221,8 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def picture_in(folder: Path, name: str) -> Picture:
-    """The picture of a name; links are followed, so that neither ``..`` nor a link leads out of the folder. Raises
+def image_in(folder: Path, name: str) -> StoredImage:
+    """The image of a name; links are followed, so that neither ``..`` nor a link leads out of the folder. Raises
     BadRecordError: it leads out, no file can have it, or none has."""
     path = folder / name
     try:
@@ -235,6 +235,6 @@ def picture_in(folder: Path, name: str) -> Picture:
         raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {folder}")
     if not there:
         raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder}")
-    found = Path(os.path.normpath(path))  # one picture has one name, however a record writes it
+    found = Path(os.path.normpath(path))  # one image has one name, however a record writes it
     known = found.relative_to(folder) if found.is_relative_to(folder) else found
-    return file_picture(nfc(known.as_posix()), path)
+    return file_image(nfc(known.as_posix()), path)

@@ -57,7 +57,7 @@ _FILES = _Files()
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredImage:
     """An image that is not read yet.
 
     Attributes:
@@ -93,26 +93,26 @@ class Picture:
             yield image
 
 
-def file_picture(name: str, path: Path) -> Picture:
+def file_image(name: str, path: Path) -> StoredImage:
     """An image in a file of its own."""
-    return Picture(name, str(path), _FILES, str(path))
+    return StoredImage(name, str(path), _FILES, str(path))
 
 
-def read_square(picture: Picture, side: int, aspect: Aspect = "resize") -> Tensor:
+def read_square(stored: StoredImage, side: int, aspect: Aspect = "resize") -> Tensor:
     """``[3, side, side]`` uint8. Raises CraftError: no image, broken, or too large; the message names it."""
-    with picture.opened() as image:
+    with stored.opened() as image:
         return square(image, side, aspect)
 
 
-def check(picture: Picture, decode: bool) -> None:
+def check(stored: StoredImage, decode: bool) -> None:
     """Refuse what is no image or a far too large one, and with ``decode`` also one whose body is broken. Raises
     CraftError: see above."""
-    with picture.opened() as image:
+    with stored.opened() as image:
         if decode:
             image.load()
 
 
-def to_picture(images: Tensor) -> Image.Image:
+def to_pil(images: Tensor) -> Image.Image:
     """A PIL image of ``[3, S, S]`` uint8."""
     return Image.fromarray(images.permute(1, 2, 0).numpy())
 
@@ -121,17 +121,17 @@ class LazyImages:
     """Images read when they are needed, for sets too large to keep in memory.
 
     Args:
-        pictures: where they are. side: side length of the result. aspect: how an image becomes a square.
+        stored: where they are. side: side length of the result. aspect: how an image becomes a square.
     """
 
-    def __init__(self, pictures: Sequence[Picture], side: int, aspect: Aspect = "resize") -> None:
-        self.pictures, self.side = tuple(pictures), side
+    def __init__(self, stored: Sequence[StoredImage], side: int, aspect: Aspect = "resize") -> None:
+        self.stored, self.side = tuple(stored), side
         self.aspect: Aspect = aspect
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.stored)
 
     def __getitem__(self, index: int) -> Tensor:
         """``[3, side, side]`` uint8. Raises CraftError if it is broken (unless bad inputs are skipped, only its header
         was checked before)."""
-        return read_square(self.pictures[index], self.side, self.aspect)
+        return read_square(self.stored[index], self.side, self.aspect)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.types import Fact
-from data_modules.sources.images import LazyImages, Picture
+from data_modules.sources.images import LazyImages, StoredImage
 
 SplitName = Literal["train", "val", "test"]
 OnBad = Literal["error", "skip"]
@@ -62,7 +62,7 @@ class Problems:
 class Labelled:
     """An image and the words of its class."""
 
-    picture: Picture
+    image: StoredImage
     words: str
 
 
@@ -72,13 +72,13 @@ class Asked:
 
     Attributes:
         where: it stands, for messages. key: unique in the dataset.
-        record: ``question``, ``answer`` and so on (see :mod:`.questions`). picture: None where the record has none.
+        record: ``question``, ``answer`` and so on (see :mod:`.questions`). image: None where the record has none.
     """
 
     where: str
     key: str
     record: Mapping[str, Any]
-    picture: Picture | None
+    image: StoredImage | None
 
 
 Entries = Sequence[Labelled] | Sequence[Asked]
@@ -97,7 +97,7 @@ class Found:
         counts: rows of each split, where they are known without reading; else the entries are counted.
         stamp: what stands for all bytes in the data's hash (a revision); empty: names and sizes of the images.
         told: more for the run banner.
-        pictures: names of all that lie beside question files, so that those which none asks about are counted.
+        images: names of all that lie beside question files, so that those which none asks about are counted.
     """
 
     place: str
@@ -107,7 +107,7 @@ class Found:
     counts: dict[str, int] | None = None
     stamp: str = ""
     told: dict[str, Any] = field(default_factory=dict)
-    pictures: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
     _read: dict[SplitName | None, Entries] = field(default_factory=dict, init=False, repr=False)
 
     def entries(self, split: SplitName | None) -> Entries:
@@ -128,7 +128,7 @@ class Item:
     """A question about an image before its options are lettered.
 
     Attributes:
-        key: unique and stable. picture: row of the split's images, -1 before they are read.
+        key: unique and stable. image: row of the split's images, -1 before they are read.
         question: wording without options and directive. answer: the short text answer or the label's words.
         options: candidate texts of a choice question, the answer among them; empty for open questions and for labels,
             whose options are made of other labels.
@@ -139,7 +139,7 @@ class Item:
     """
 
     key: str
-    picture: int
+    image: int
     question: str
     answer: str
     label_id: int
@@ -162,10 +162,10 @@ class Split:
     items: tuple[Item, ...]
     images: Tensor | LazyImages
 
-    def without_pictures(self, side: int) -> Split:
+    def without_images(self, side: int) -> Split:
         """The same items, each with one and the same grey image."""
         grey = torch.full((1, 3, side, side), 128, dtype=torch.uint8)
-        return Split(tuple(replace(item, picture=0) for item in self.items), grey)
+        return Split(tuple(replace(item, image=0) for item in self.items), grey)
 
 
 class Source(ABC):

@@ -14,8 +14,8 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.text.prompts import PLACEHOLDER
-from data_modules.sources.folder import picture_in
-from data_modules.sources.images import Picture
+from data_modules.sources.folder import image_in
+from data_modules.sources.images import StoredImage
 from data_modules.sources.questions import BadRecordError
 from data_modules.sources.tree import ZipTree
 
@@ -112,16 +112,16 @@ class Talks:
         if not self.talks:
             raise CraftError(f"{file}: no conversation about a picture in it")
 
-    def picture(self, number: int) -> Picture:
+    def picture(self, number: int) -> StoredImage:
         """A picture that is not read yet; neither ``..`` nor a link leads out of the folder. Raises CraftError: it
         leaves the folder, has no possible name, or is not there."""
         name = self.names[number]
         if self.archive is not None:
             if name not in self.archive:
                 raise CraftError(f"no picture {name} in {self.pictures}")
-            return self.archive.picture(name)
+            return self.archive.image(name)
         try:
-            return picture_in(self.pictures, name)
+            return image_in(self.pictures, name)
         except BadRecordError as error:
             raise CraftError(f"{self.published.title}: {error}") from error
 

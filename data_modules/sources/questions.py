@@ -20,7 +20,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.picture_files import is_picture
 from craft_lightning.text.multiple_choice import LETTERS
 from data_modules.captioning.statements import declarative
-from data_modules.sources.images import Picture
+from data_modules.sources.images import StoredImage
 from data_modules.sources.items import Asked, Item, Problems
 from data_modules.sources.values import absent, as_index, as_text, shown
 
@@ -60,9 +60,9 @@ class LeftOut(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Unread:
-    """An item whose image is not read yet: ``item.picture`` is -1."""
+    """An item whose image is not read yet: ``item.image`` is -1."""
 
-    picture: Picture
+    image: StoredImage
     item: Item
 
 
@@ -82,7 +82,7 @@ def unread_items(asked: Sequence[Asked], most: int, problems: Problems, publishe
     keys: dict[str, str] = {}
     for entry in asked:
         try:
-            if entry.picture is None:
+            if entry.image is None:
                 raise LeftOut("question without a picture")
             item = item_of(entry.record, entry.key, most)
             if entry.key in keys:
@@ -96,7 +96,7 @@ def unread_items(asked: Sequence[Asked], most: int, problems: Problems, publishe
                 problems.bad(e.kind, f"{entry.where}: {e}")
         else:
             keys[entry.key] = entry.where.rsplit(", ", 1)[-1]
-            yield Unread(entry.picture, item)
+            yield Unread(entry.image, item)
 
 
 def item_of(record: Mapping[str, Any], key: str, most: int) -> Item:

@@ -26,15 +26,15 @@ from craft_lightning.models.picture_files import told
 from craft_lightning.text import multiple_choice as mcq
 from data_modules.backbone_reader import Reader
 from data_modules.datasets.facts import DatasetFacts
-from data_modules.sources.images import LazyImages, Picture, check, read_square
+from data_modules.sources.images import LazyImages, StoredImage, check, read_square
 from data_modules.sources.items import Asked, Found, Item, Labelled, Problems, Source, Split, SplitName
 from data_modules.sources.questions import Unread, unread_items
 
 CACHE_BYTES = 1 << 30
-"""A split whose pictures need more memory than this is read picture by picture."""
+"""A split whose images need more memory than this is read image by image."""
 
 HASHED_BYTES = 1 << 30
-"""Pictures of a split are told from others by all their bytes, or, if those are more, by names and numbers of bytes."""
+"""Images of a split are told from others by all their bytes, or, if those are more, by names and numbers of bytes."""
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2
 
@@ -51,10 +51,10 @@ class Selection:
 
     Attributes:
         sizes: largest number of each split, None for all. unit: what the size of the training split counts:
-            ``question`` (items), ``picture`` (with all that is asked about it), or ``one_each`` (a picture with one
+            ``question`` (items), ``picture`` (with all that is asked about it), or ``one_each`` (an image with one
             of its questions).
         holdout: share of the labels kept out of training and validation.
-        apart: pictures that the test split shows are left out of training and validation.
+        apart: images that the test split shows are left out of training and validation.
         partial: a published dataset may have other counts than the published ones.
     """
 
@@ -85,7 +85,7 @@ class RecordSource(Source):
 
     def facts(self) -> dict[str, Any]:
         data_hash = self._data_hash()  # reads all splits
-        if unasked := len(self.found.pictures - self._shown):
+        if unasked := len(self.found.images - self._shown):
             self.problems.skipped["picture that no question asks about"] = unasked
         return {
             "root": self.found.place,
@@ -114,51 +114,51 @@ class RecordSource(Source):
 
     def split(self, name: SplitName) -> Split:
         rows = self._capped(name)
-        images, index = self._pictures({row.picture.name: row.picture for row in rows}.values())
-        items = [replace(row.item, picture=index[row.picture.name]) for row in rows if row.picture.name in index]
+        images, index = self._images({row.image.name: row.image for row in rows}.values())
+        items = [replace(row.item, image=index[row.image.name]) for row in rows if row.image.name in index]
         if self.dataset.kind == "question":
-            items = [replace(item, label_id=item.picture) for item in items]
+            items = [replace(item, label_id=item.image) for item in items]
         return Split(tuple(items), images)
 
     def _capped(self, name: SplitName) -> list[Unread]:
         rows, cap = self._rows(name), self.select.sizes[name]
         unit = self.select.unit if name == "train" else "question"
         if unit == "one_each":
-            by_picture: dict[str, list[Unread]] = {}
+            by_image: dict[str, list[Unread]] = {}
             for row in rows:
-                by_picture.setdefault(row.picture.name, []).append(row)
-            rows = [mine[mcq.pick(len(mine), "one of", self.dataset.name, at)] for at, mine in by_picture.items()]
-        units = list(dict.fromkeys(row.picture.name for row in rows)) if unit == "picture" else rows
+                by_image.setdefault(row.image.name, []).append(row)
+            rows = [mine[mcq.pick(len(mine), "one of", self.dataset.name, at)] for at, mine in by_image.items()]
+        units = list(dict.fromkeys(row.image.name for row in rows)) if unit == "picture" else rows
         if cap is None or len(units) <= cap:
             return rows
         chosen = sorted(mcq.permutation(len(units), "cap", self.dataset.name, name)[:cap])
         if unit != "picture":
             return [rows[i] for i in chosen]
         kept = {cast("str", units[i]) for i in chosen}
-        return [row for row in rows if row.picture.name in kept]
+        return [row for row in rows if row.image.name in kept]
 
-    def _pictures(self, pictures: Collection[Picture]) -> tuple[Tensor | LazyImages, dict[str, int]]:
+    def _images(self, images: Collection[StoredImage]) -> tuple[Tensor | LazyImages, dict[str, int]]:
         """The images that can be read, and the place of each by its name."""
         side, aspect = self.reader.side, self.reader.aspect
-        lazy = len(pictures) * 3 * side**2 > CACHE_BYTES
-        # Where bad pictures are left out, each is decoded now: which rows a batch holds is settled after this.
+        lazy = len(images) * 3 * side**2 > CACHE_BYTES
+        # Where bad images are left out, each is decoded now: which rows a batch holds is settled after this.
         skipping = self.problems.on_bad == "skip"
-        read, good = list[Tensor](), list[Picture]()
-        for picture in pictures:
+        read, good = list[Tensor](), list[StoredImage]()
+        for image in images:
             try:
                 if lazy:
-                    check(picture, decode=skipping)
+                    check(image, decode=skipping)
                 else:
-                    read.append(read_square(picture, side, aspect))
-                good.append(picture)
+                    read.append(read_square(image, side, aspect))
+                good.append(image)
             except CraftError as e:
                 self.problems.bad("broken picture", str(e))
         empty = torch.empty(0, 3, side, side, dtype=torch.uint8)
-        images = LazyImages(good, side, aspect) if lazy else (torch.stack(read) if read else empty)
-        return images, {picture.name: i for i, picture in enumerate(good)}
+        kept = LazyImages(good, side, aspect) if lazy else (torch.stack(read) if read else empty)
+        return kept, {image.name: i for i, image in enumerate(good)}
 
     def _untested(self) -> dict[str, int]:
-        """Pictures of every class that has some, but no test item."""
+        """Images of every class that has some, but no test item."""
         tested = {row.item.label for row in self._rows("test")} if self.class_names else set()
         if not tested:
             return {}
@@ -167,21 +167,21 @@ class RecordSource(Source):
 
     def identity(self, name: SplitName) -> str:
         digest = hashlib.sha256(self.found.stamp.encode())
-        pictures = {row.picture.name: row.picture for row in self._capped(name)}.values()
-        sizes = [picture.size() for picture in pictures]
+        images = {row.image.name: row.image for row in self._capped(name)}.values()
+        sizes = [image.size() for image in images]
         read = not self.found.stamp and sum(sizes) <= HASHED_BYTES
-        for picture, size in zip(pictures, sizes, strict=True):
-            digest.update(f"{picture.name}\0{size}\n".encode())
+        for image, size in zip(images, sizes, strict=True):
+            digest.update(f"{image.name}\0{size}\n".encode())
             if read:
                 with suppress(CraftError):  # a broken one that was left out
-                    digest.update(hashlib.sha256(picture.content()).digest())
+                    digest.update(hashlib.sha256(image.content()).digest())
         return digest.hexdigest()
 
     def _data_hash(self) -> str:
         digest = hashlib.sha256(self.found.stamp.encode())
         for name in () if self.found.stamp else SPLITS:
             for row in self._rows(name):
-                digest.update(f"{name}\0{row.item.key}\0{row.item.answer}\0{row.picture.size()}\n".encode())
+                digest.update(f"{name}\0{row.item.key}\0{row.item.answer}\0{row.image.size()}\n".encode())
         return digest.hexdigest()[:12]
 
     # rows
@@ -191,8 +191,8 @@ class RecordSource(Source):
         if name not in self._cut:
             rows = self._from_own(name)
             if name != "test" and self.select.apart:
-                tested = {row.picture.name for row in self._rows("test")}
-                rows = [row for row in rows if row.picture.name not in tested]
+                tested = {row.image.name for row in self._rows("test")}
+                rows = [row for row in rows if row.image.name not in tested]
             self._cut[name] = rows
         return self._cut[name]
 
@@ -206,9 +206,9 @@ class RecordSource(Source):
             by_label.setdefault(row.item.label, []).append(row)
         kept: list[Unread] = []
         for rows in by_label.values():
-            names = dict.fromkeys(row.picture.name for row in rows)
+            names = dict.fromkeys(row.image.name for row in rows)
             chosen = set(_divide(own, names, "val" in splits, self.dataset.group).get(name, ()))
-            kept += [row for row in rows if row.picture.name in chosen]
+            kept += [row for row in rows if row.image.name in chosen]
         return [row for row in kept if name == "test" or row.item.label not in self.held_out]
 
     def _entries(self, own: SplitName | None) -> list[Unread]:
@@ -216,8 +216,8 @@ class RecordSource(Source):
             if self.dataset.kind == "question":
                 letters = len(self.reader.builder.letters)
                 asked = self._wanted(own, cast("Sequence[Asked]", self.found.splits[own]()))
-                if self.found.pictures:
-                    self._shown |= {entry.picture.name for entry in asked if entry.picture}
+                if self.found.images:
+                    self._shown |= {entry.image.name for entry in asked if entry.image}
                 self._own[own] = list(unread_items(asked, letters, self.problems, self.found.published))
             else:
                 entries = cast("Sequence[Labelled]", self.found.entries(own))
@@ -225,7 +225,7 @@ class RecordSource(Source):
         return self._own[own]
 
     def _wanted(self, own: SplitName | None, asked: Sequence[Asked]) -> Sequence[Asked]:
-        """The questions of a published training split that a cap on its pictures leaves, before items are made of them.
+        """The questions of a published training split that a cap on its images leaves, before items are made of them.
 
         Of OCR-VQA's 800,000 training questions the paper's cap leaves a fifth; the items of all would fill a gigabyte.
         """
@@ -233,9 +233,9 @@ class RecordSource(Source):
         whole = own != "train" or "val" not in self.found.splits or self.select.unit == "question" or self.select.apart
         if whole or cap is None or not self.found.published:
             return asked
-        names = list(dict.fromkeys(entry.picture.name for entry in asked if entry.picture))
+        names = list(dict.fromkeys(entry.image.name for entry in asked if entry.image))
         kept = {names[i] for i in mcq.permutation(len(names), "cap", self.dataset.name, "train")[:cap]}
-        return [entry for entry in asked if entry.picture and entry.picture.name in kept]
+        return [entry for entry in asked if entry.image and entry.image.name in kept]
 
     # classes
 
@@ -251,7 +251,7 @@ class RecordSource(Source):
         if train := self._rows("train"):
             seen = {row.item.label for row in train}
             self._choices([self.class_names[label] for label in seen], "its training pictures show")
-            # A class that only the test pictures show is unseen, too.
+            # A class that only the test images show is unseen, too.
             self.held_out = frozenset(range(len(self.class_names))) - seen
         # Otherwise the memory would hold rows of what is held out now.
         self._cut = {"train": train} if train else {}
@@ -280,10 +280,10 @@ class RecordSource(Source):
 
     def _labelled(self, entry: Labelled) -> Unread:
         label = self._index[entry.words]
-        key = f"{self.dataset.name}/{entry.picture.name}"
+        key = f"{self.dataset.name}/{entry.image.name}"
         caption = self.dataset.caption(entry.words)
         item = Item(key, -1, self.dataset.query, entry.words, label, caption, label=label)
-        return Unread(entry.picture, item)
+        return Unread(entry.image, item)
 
 
 def _bare(name: str) -> str:

@@ -20,7 +20,7 @@ from craft_lightning.errors import CraftError
 from data_modules.datasets.facts import DatasetFacts, HubTable
 from data_modules.sources.folder import check_root
 from data_modules.sources.hub import UNCUT, choose, download, further, no_space
-from data_modules.sources.images import Picture, Shelf
+from data_modules.sources.images import Shelf, StoredImage
 from data_modules.sources.items import (
     SPLIT_NAMES,
     Asked,
@@ -169,14 +169,14 @@ class _Table:
         values = [_label(value) for value in rows[label][:]]
         if strange := next((value for value in values if isinstance(value, list | dict)), None):
             raise CraftError(f"{self.place}: column {label!r} holds {shown(strange)}, and a picture has one label")
-        pictured = [(p, v) for p, v in zip(self._pictures(rows, split), values, strict=True) if p]
-        self.problems.leave_out("row without a picture", len(values) - len(pictured))
-        words = self._words(rows.features[label], [value for _, value in pictured])
-        return [Labelled(picture, words[value]) for picture, value in pictured if value in words]
+        with_image = [(p, v) for p, v in zip(self._images(rows, split), values, strict=True) if p]
+        self.problems.leave_out("row without a picture", len(values) - len(with_image))
+        words = self._words(rows.features[label], [value for _, value in with_image])
+        return [Labelled(image, words[value]) for image, value in with_image if value in words]
 
     def _part(self, paths: list[Path], at: Mapping[str, SplitName], split: SplitName) -> list[Labelled]:
         """What an official list puts into a split, by the names of files."""
-        entries = [e for e in self._labelled(paths, None) if at.get(e.picture.name.rsplit("/", 1)[-1]) == split]
+        entries = [e for e in self._labelled(paths, None) if at.get(e.image.name.rsplit("/", 1)[-1]) == split]
         if not entries:
             said = "kept no names of files, so the official list beside it cannot be used; remove it"
             raise CraftError(f"{self.place} {said}")
@@ -186,14 +186,14 @@ class _Table:
         rows = self._load(paths)
         texts = rows.select_columns([name for name in rows.column_names if name in FIELDS]).to_list()
         asked: list[Asked] = []
-        pairs = zip(self.facts.hub_records(texts), self._pictures(rows, split), strict=True)
-        for number, (records, picture) in enumerate(pairs):
+        pairs = zip(self.facts.hub_records(texts), self._images(rows, split), strict=True)
+        for number, (records, image) in enumerate(pairs):
             where, key = f"{self.place}, row {number}", f"{self.facts.name}/{split or 'all'}/{number}"
-            asked += [Asked(where, f"{key}/{i}" if i else key, record, picture) for i, record in enumerate(records)]
+            asked += [Asked(where, f"{key}/{i}" if i else key, record, image) for i, record in enumerate(records)]
             self.problems.leave_out("row of another task", 0 if records else 1)
         return asked
 
-    def _pictures(self, rows: datasets.Dataset, split: str | None) -> list[Picture | None]:
+    def _images(self, rows: datasets.Dataset, split: str | None) -> list[StoredImage | None]:
         """The image of each row; None where there is none."""
         import pyarrow
         from pyarrow import compute
@@ -209,13 +209,13 @@ class _Table:
             paths = rows[named][:]
         elif struct:
             paths = compute.struct_field(column, "path").to_pylist()
-        found: list[Picture | None] = []
+        found: list[StoredImage | None] = []
         for row, (missing, path) in enumerate(zip(empty, paths, strict=True)):
             file = "" if absent(path) else Path(str(path)).name
             name = f"{part}/{row:06d}{'/' if file else ''}{file}"
             if self.table.repeats and not missing:
                 name = hashlib.sha256(shelf.read(row)).hexdigest()[:16]
-            found.append(None if missing else Picture(name, f"{self.place}, {part} row {row}", shelf, row))
+            found.append(None if missing else StoredImage(name, f"{self.place}, {part} row {row}", shelf, row))
         return found
 
     def _words(self, feature: Any, values: Iterable[Any]) -> dict[Any, str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.picture_files import Listing, is_hidden, is_picture, listing
-from data_modules.sources.images import Picture, Shelf, file_picture
+from data_modules.sources.images import Shelf, StoredImage, file_image
 from data_modules.sources.items import split_named
 from data_modules.sources.values import nfc
 
@@ -53,8 +53,8 @@ class Tree(Shelf):
         return frozenset(self.names)
 
     @abstractmethod
-    def picture(self, name: str, shown: str | None = None) -> Picture:
-        """The picture in a file, known as ``shown`` in keys (default: its path)."""
+    def image(self, name: str, shown: str | None = None) -> StoredImage:
+        """The image in a file, known as ``shown`` in keys (default: its path)."""
 
     def json(self, name: str) -> Any:
         """A parsed JSON file. Raises CraftError if it is none."""
@@ -107,7 +107,7 @@ class Tree(Shelf):
     def top(self, folder: str = "") -> str:
         """The folder that data start from: the one given, or what is in it behind folders that hold a folder alone.
 
-        A folder of pictures is a class, and one named like a split is a split: they hold no data set.
+        A folder of images is a class, and one named like a split is a split: they hold no data set.
         """
         top = folder
         while len(inner := self.children(top)) == 1 and not self.questions(top):
@@ -127,7 +127,7 @@ class Tree(Shelf):
 
     def tails(self, parts: int) -> dict[str, str]:
         """The last parts of an image's path to the path, as authors' lists name images."""
-        return {"/".join(name.split("/")[-parts:]): name for name in self.pictures()}
+        return {"/".join(name.split("/")[-parts:]): name for name in self.images()}
 
     def below(self, folder: str) -> list[str]:
         """Paths of the files in a folder at any depth: its own first, then those of each folder in it, by name."""
@@ -138,8 +138,8 @@ class Tree(Shelf):
         wanted = re.compile(rf"(?:^|.*/){pattern}$")
         yield from ((name, found) for name in self.names if (found := wanted.match(name)))
 
-    def pictures(self) -> Iterator[str]:
-        """Paths of all picture files."""
+    def images(self) -> Iterator[str]:
+        """Paths of all image files."""
         return filter(is_picture, self.names)
 
 
@@ -167,8 +167,8 @@ class FolderTree(Tree):
     def read(self, key: str | int) -> bytes:
         return self.path(str(key)).read_bytes()
 
-    def picture(self, name: str, shown: str | None = None) -> Picture:
-        return file_picture(shown or name, self.path(name))
+    def image(self, name: str, shown: str | None = None) -> StoredImage:
+        return file_image(shown or name, self.path(name))
 
     def path(self, name: str) -> Path:
         """Where a file or folder lies, under the name that it is stored under."""
@@ -211,8 +211,8 @@ class ZipTree(Tree):
     def place(self, name: str) -> str:
         return f"{self.root}: {name}" if name else str(self.root)
 
-    def picture(self, name: str, shown: str | None = None) -> Picture:
-        return Picture(shown or name, self.place(name), self, name)
+    def image(self, name: str, shown: str | None = None) -> StoredImage:
+        return StoredImage(shown or name, self.place(name), self, name)
 
 
 def open_tree(root: Path) -> Tree:

@@ -7,7 +7,7 @@ import unicodedata
 from typing import Any
 
 _SHOWN = 60
-"""Characters of a value in a message: a picture's path may be the picture itself, in base64."""
+"""Characters of a value in a message: an image's path may be the image itself, in base64."""
 
 
 def absent(value: Any) -> bool:

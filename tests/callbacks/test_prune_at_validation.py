@@ -212,7 +212,7 @@ def test_each_step_is_counted_once(run: Any, monkeypatch: Any) -> None:
 
 
 def test_the_generic_prior_is_that_of_studio_pictures(run: Any, encoder: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("data_modules.sources.drawn.STUDIO_PICTURES", 2)
+    monkeypatch.setattr("data_modules.sources.drawn.STUDIO_IMAGES", 2)
     cli = run("test", "test", f"--encoder={encoder}", "--prune.prior=generic")
     assert int(cli.model.token_prior.sum()) == 2 * 10 * N
     pictures = torch.cat(list(cli.datamodule.generic_pictures()))

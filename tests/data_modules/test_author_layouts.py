@@ -413,7 +413,7 @@ def test_a_damaged_member_of_an_archive_is_a_broken_picture(tmp_path, method, at
         out.write(file, "0.jpg")
     damaged(archive, "0.jpg", at)
     with pytest.raises(CraftError, match=r"e.zip: 0.jpg: broken picture \((Bad CRC-32|Error -3)"):
-        read_square(tree_module.open_tree(archive).picture("0.jpg"), 8)
+        read_square(tree_module.open_tree(archive).image("0.jpg"), 8)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_a_member_that_python_cannot_unpack_is_a_broken_picture(tmp_path, at, va
     content[content.index(b"PK\1\2") + at] = value  # of the directory's entry: its flags, its method
     archive.write_bytes(content)
     with pytest.raises(CraftError, match=rf"e.zip: 0.jpg: broken picture \(.*{why}"):
-        read_square(tree_module.open_tree(archive).picture("0.jpg"), 8)
+        read_square(tree_module.open_tree(archive).image("0.jpg"), 8)
 
 
 def test_workers_read_an_archive_of_their_own(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from data_modules.captioning import captioner as captions_module
 from data_modules.captioning.captioner import Captioner, agree
 from data_modules.datamodule import VqaDataModule
 from data_modules.sources import records as records_module
-from data_modules.sources.images import LazyImages, to_picture
+from data_modules.sources.images import LazyImages, to_pil
 from tests.data_modules.captioner_kit import WORDS, write_blip, write_blip2
 from tests.data_modules.conftest import save_picture
 
@@ -127,7 +127,7 @@ def test_captions_are_of_their_own_picture(write, lazy, pictures, loads, tmp_pat
     train = data.splits["train"]
     assert isinstance(train.images, LazyImages) == lazy
     model = captions_module._Model(folder, torch.device("cpu"))
-    apart = [next(model([to_picture(train.images[item.picture])])) for item in train.items]
+    apart = [next(model([to_pil(train.images[item.image])])) for item in train.items]
     assert [list(item.generated) for item in train.items] == apart
     assert len({tuple(said) for said in apart}) >= 5
 

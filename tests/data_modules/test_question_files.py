@@ -96,7 +96,7 @@ def test_question_files_are_found_in_folders_and_archives_alike(question_folder,
         data = own(place, "fit")
         data.setup("test")
         assert [e.key for e in data.examples("test")] == ["folder/test/q9"]
-        assert data.open()[0]._rows("test")[0].picture.name == "images/3.png"
+        assert data.open()[0]._rows("test")[0].image.name == "images/3.png"
         assert data.describe()["skipped"] == {"question file of no split": 1}
         assert data.describe()["data_hash"] == bare.describe()["data_hash"]
         for split in ("train", "val"):
@@ -414,7 +414,7 @@ def test_accents_written_in_two_ways_are_one_name(question_folder, tmp_path, sto
     for place in (root, archive):
         data = own(place, "test")
         assert {e.meta["answer_text"] for e in data.examples("test")} == {"café"}
-        assert data.open()[0]._rows("test")[0].picture.name == "größe/ü.png"
+        assert data.open()[0]._rows("test")[0].image.name == "größe/ü.png"
 
 
 def test_a_link_out_of_the_folder_is_refused(question_folder, tmp_path_factory):

@@ -78,7 +78,7 @@ def test_a_picture_is_seen_once_whatever_is_asked_about_it(build: Any, data: Any
     module = data(dataset="vqa_rad")
     module.setup("fit")
     train = module.splits["train"]
-    pictures = {item.picture for item in train.items}
+    pictures = {item.image for item in train.items}
     assert len(pictures) < len(train)
     sizes = counted(method := build(LlmLora))
     trainer(max_steps=2 * (len(train) // 6)).fit(method, datamodule=module)
