@@ -1,1 +1,1 @@
-"""Ten benchmarks as short-answer questions: drawn twins, folders on disk, hub datasets."""
+"""Ten benchmarks as short-answer questions: synthetic (drawn), folders on disk, datasets of the hub."""

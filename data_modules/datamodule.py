@@ -70,7 +70,7 @@ class VqaDataModule(LightningDataModule):
         val_size: validation items. None: 256. They show no held-out label.
         test_size: test items. None: 400 drawn, at most 1,000 of a folder, the paper's number from the hub.
         apart: leave what test shows, too, out of training and validation. partial: take a dataset that is not whole.
-        holdout: share of the labels kept out of training and validation (OD-30).
+        holdout: share of the labels kept out of training and validation, in every form.
         distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
             nearest where that is known.
         captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training images, or none.
@@ -104,7 +104,7 @@ class VqaDataModule(LightningDataModule):
         on_bad: OnBad = "error",
     ) -> None:
         super().__init__()
-        # The model logs the run's settings; the same key logged twice with two values would raise (P24).
+        # The model logs the run's settings; the same key logged twice with two values would raise.
         self.save_hyperparameters(logger=False)
         _check(source, holdout, (batch_size, eval_batch_size, train_size, val_size, test_size))
         if source != "hub" and (hub_id or hub_revision):
@@ -222,7 +222,7 @@ class VqaDataModule(LightningDataModule):
         return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows)
 
     def _agree_with_model(self) -> None:
-        """A link that failed must not end in a batch made for another model (P8)."""
+        """A link that failed must not end in a batch made for another model."""
         model = None if self.trainer is None else self.trainer.lightning_module
         theirs = getattr(model, "backbone", None)
         if isinstance(theirs, VlmSpec) and theirs.name != self.backbone.name:
@@ -300,7 +300,7 @@ class VqaDataModule(LightningDataModule):
             yield to_pixels(torch.stack([split.images[i] for i in part.tolist()]))
 
     def generic_pictures(self) -> Iterator[Tensor]:
-        """The same of studio images of all twins, which the pocket towers were pre-trained on (OD-14)."""
+        """The same of the synthetic datasets' studio images, which the pocket towers were pre-trained on."""
         for images in draw_studio(self.open()[1].side).split(self.eval_batch_size):
             yield to_pixels(images)
 

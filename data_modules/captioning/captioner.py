@@ -1,4 +1,4 @@
-"""What a captioning model says of the training images: made once, kept, and read ever after (section 3.2, OD-12)."""
+"""What a captioning model says of the training images: made once, kept, and read ever after."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from data_modules.sources.items import Split
 KINDS = ("blip", "blip-2")
 """Models that caption an image without being asked anything."""
 CAPTIONS, BEAMS, LENGTH = 2, 5, 30
-"""Captions of an image (L_i of OD-12): the best two of as many beams, and tokens at most, as BLIP-2's authors use."""
+"""Captions of an image: the best two of as many beams, and tokens at most, as BLIP-2's authors use."""
 BATCH = 16
 """Images captioned at once, and lost at most by a kill."""
 
@@ -252,7 +252,7 @@ class _Model:
             )
         texts = [" ".join(text.split()) for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
         for start in range(0, len(texts), CAPTIONS):
-            # A set (section 3.2): what both beams say counts once, and nothing is no sentence.
+            # The paper's captions are a set: what both beams say counts once, and nothing is no sentence.
             yield list(dict.fromkeys(text for text in texts[start : start + CAPTIONS] if text))
 
 

@@ -1,4 +1,4 @@
-"""A question and its answer as one declarative sentence: the caption of a question set (section 3.2, OD-12)."""
+"""A question and its answer as one declarative sentence: the caption of a question set."""
 
 from __future__ import annotations
 

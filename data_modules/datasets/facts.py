@@ -76,7 +76,7 @@ class DatasetFacts:
         kind: ``"classification"`` (labels become four-option questions) or ``"question"``; the paper weighs the
             contrastive loss by it (1.0 and 0.1).
         licence: of the original data. cite: key of the reference in ``docs/datasets.md``.
-        domain: fills *An image of a {domain}, specifically a {label}.* (section 3.2)
+        domain: fills *An image of a {domain}, specifically a {label}.*, the paper's caption.
         query: the question asked of a labelled image.
         labels: the official label list as folders or hub features write it; empty if any label goes.
         label_words: official label to the words of questions and captions.

@@ -1,1 +1,1 @@
-"""Where images and questions come from: drawn twins, files on disk, tables of the hub."""
+"""Where images and questions come from: synthetic datasets, files on disk, tables of the hub."""

@@ -1,4 +1,4 @@
-"""Images drawn at run time by the dataset's twin."""
+"""Synthetic datasets as items: images that the dataset's twin draws at run time."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Item:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """T_i of the paper's section 3.2: the statement alone, and behind each generated caption."""
+        """The paper's caption set of an image: the statement alone, and behind each generated caption."""
         return (self.caption, *(f"{said} {self.caption}" for said in self.generated))
 
 

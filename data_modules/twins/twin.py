@@ -1,4 +1,4 @@
-"""A twin: a drawn stand-in for one of the ten benchmarks, with the same name, labels, wording and answer format.
+"""A twin: a synthetic dataset in the place of a benchmark, with the same name, labels, wording and answer format.
 
 A twin has two looks. *Studio* pictures (clean, centred, even light) are what the pocket family is pre-trained on;
 *field* pictures show the same concepts through the twin's own domain shift, which the encoder has never seen.

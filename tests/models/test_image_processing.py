@@ -20,6 +20,7 @@ from craft_lightning.models.image_processing import (
     preprocess,
     read_image,
     suffixes,
+    to_pixels,
     to_rgb,
 )
 from tests.picture_kit import TURNED
@@ -45,6 +46,12 @@ def test_pixels_are_bicubic_and_in_range() -> None:
 def test_conversion_comes_before_resizing(mode: str) -> None:
     image = picture(mode=mode)
     assert torch.equal(preprocess(image, 16), preprocess(image.convert("RGB"), 16))
+
+
+def test_bytes_become_pixels_as_the_original_computes_them() -> None:
+    values = np.arange(256, dtype=np.uint8)
+    wanted = (values.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    assert torch.equal(to_pixels(torch.from_numpy(values)), torch.from_numpy(wanted))
 
 
 def test_pad_keeps_the_aspect() -> None:
