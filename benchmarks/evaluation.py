@@ -27,7 +27,7 @@ from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import VisualTokens, VqaBatch
 from data_modules.datamodule import VqaDataModule
-from data_modules.twins.registry import TWINS
+from data_modules.twins import TWINS
 from timing import Row, alternate, program
 
 DATASETS = ("eurosat", "vqa_rad")

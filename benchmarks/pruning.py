@@ -35,7 +35,7 @@ from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import BACKBONES, POCKET, VlmSpec
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 from data_modules.datamodule import VqaDataModule
-from data_modules.datasets.registry import DATASETS
+from data_modules.datasets import DATASETS
 from timing import alternate, where
 
 KEEPS = (1.0, 0.8)

@@ -26,15 +26,15 @@ from craft_lightning.checkpoints.meta import Profile, profile
 from craft_lightning.checkpoints.published_configs import write_blueprint
 from craft_lightning.cli.dry_run import Cards, Layout, cards, eval_seconds, training_seconds
 from craft_lightning.io import write_text
-from craft_lightning.methods import method_class
+from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining.surrogate_plan import read_settings
 from craft_lightning.strategies.choose import Given, Machine, choose
 from craft_lightning.strategies.flops import CARDS, Work, seconds, stack_flops, training_work
 from craft_lightning.strategies.memory import Plan as MemoryPlan
 from craft_lightning.strategies.memory import estimate
+from data_modules.datasets import DATASETS
 from data_modules.datasets.expected_sizes import Expected, expected
-from data_modules.datasets.facts import dataset_facts
 from data_modules.sources.llava_conversations import PUBLISHED
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -70,7 +70,7 @@ def numbers(method: str, backbone: str) -> tuple[Profile, int]:
     settings = {name: value for name, value in given.get("init_args", {}).items() if name != "optim"}
     with tempfile.TemporaryDirectory() as folder:
         spec = VlmSpec(str(write_blueprint(folder, backbone)))
-        sketch = method_class(method)(backbone=spec, **settings).sketch()
+        sketch = METHODS[method](backbone=spec, **settings).sketch()
     towers = sum(isinstance(module, type(sketch.vlm.tower)) for module in sketch.modules())
     return profile(sketch, sketch.vlm), towers - 1
 
@@ -83,7 +83,7 @@ def layout(kind: str, method: str, backbone: str, machine: Machine) -> Layout:
         trained = {"trained": 0, "frozen": found.parameters}
         found = replace(found, tower_trains=False, language_trains=False, **trained)
     choice = choose(found, machine, BATCH, EVAL_ROWS, Given(precision="bf16-mixed"))
-    return Layout(found, choice, teachers, method_class(method).usual_keep)
+    return Layout(found, choice, teachers, METHODS[method].usual_keep)
 
 
 @cache
@@ -92,7 +92,7 @@ def rows_of(dataset: str) -> Expected:
     own = next(c.overrides.get("all", {}) for c in table().columns if c.id == dataset)
     settings = {"source": "hub", "train_size": None, "test_size": None, "holdout": 0.2}
     settings |= {name.removeprefix("data."): value for name, value in own.items()}
-    return expected(dataset_facts(dataset), settings)
+    return expected(DATASETS[dataset], settings)
 
 
 def hours(plan: Plan, on: Cards) -> Counter[tuple[str, str, str]]:

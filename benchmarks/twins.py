@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from data_modules.twins.registry import TWINS
+from data_modules.twins import TWINS
 from data_modules.twins.twin import Twin
 
 BOUND = 400

@@ -23,7 +23,8 @@ from craft_lightning.types import VqaExample
 from data_modules.backbone_reader import Reader, read_backbone
 from data_modules.captioning.captioner import agree, captioned
 from data_modules.dataset import Distractors, Row, VqaDataset
-from data_modules.datasets.facts import OWN, DatasetFacts, dataset_facts, own_facts
+from data_modules.datasets import DATASETS, OWN, dataset_name
+from data_modules.datasets.facts import DatasetFacts, own_facts
 from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
 from data_modules.sources.drawn import TwinSource, draw_studio
 from data_modules.sources.folder import Place, check_root, look, open_folder
@@ -50,7 +51,8 @@ class VqaDataModule(LightningDataModule):
     Args:
         backbone: whose tokenizer, prompt format and image size are used. The command line links it to
             ``model.backbone``, and refuses another value here.
-        dataset: a name of ``python -m craft_lightning list datasets``, or ``folder`` for your own data.
+        dataset: a name of ``python -m craft_lightning list datasets``, ``folder`` for your own data, or the import path
+            of :class:`.DatasetFacts` (``my_pkg.BIRDS``).
         source: ``twin`` (drawn), ``folder`` (on disk) or ``hub`` (of datasets; ``docs/datasets.md``).
         root: the folder, JSONL file or zip archive of source ``folder``, whose layouts are told in
             ``data_modules/sources/folder.py``; for source ``hub`` a copy of the repository that was fetched before.
@@ -109,7 +111,8 @@ class VqaDataModule(LightningDataModule):
         _check(source, holdout, (batch_size, eval_batch_size, train_size, val_size, test_size))
         if source != "hub" and (hub_id or hub_revision):
             raise CraftError("--data.hub_id and --data.hub_revision need --data.source hub")
-        self.backbone, self.dataset, self.source, self.root, self.look = backbone, dataset, source, root, look
+        self.dataset = dataset_name(dataset)
+        self.backbone, self.source, self.root, self.look = backbone, source, root, look
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.distractors, self.on_bad, self.captioner = seed, distractors, on_bad, captioner
@@ -130,7 +133,7 @@ class VqaDataModule(LightningDataModule):
         """Names, licence and wording of the dataset. Raises CraftError: no such dataset; or, for a user's own data, no
         such folder."""
         own = self.dataset == OWN
-        facts = own_facts(OWN, self._place.kind) if own else dataset_facts(self.dataset)
+        facts = own_facts(OWN, self._place.kind) if own else DATASETS[self.hparams["dataset"]]
         return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
 
     @functools.cached_property

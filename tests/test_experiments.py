@@ -14,9 +14,8 @@ import pytest
 from craft_lightning.benchmark.plan import make_plan, table_lines
 from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.cli.run import build_cli
-from craft_lightning.methods import METHODS, method_class
-from data_modules.datasets.facts import dataset_facts
-from data_modules.datasets.registry import DATASETS
+from craft_lightning.methods import METHODS
+from data_modules.datasets import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 METHOD_FILES = sorted((ROOT / "methods").glob("*.yaml"))
@@ -68,7 +67,7 @@ def test_p5_no_interpolation_stands_in_braces(path: Path) -> None:
 @pytest.mark.parametrize("method", METHOD_FILES, ids=lambda p: p.stem)
 def test_every_method_parses(method: Path) -> None:
     model = parse(ROOT / "base.yaml", method)["model"]
-    assert model["class_path"].endswith(f".{METHODS[method.stem].class_name}")  # type: ignore[index]
+    assert METHODS[model["class_path"]] is METHODS[method.stem]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("path", CALLBACKS, ids=lambda p: p.stem)
@@ -85,7 +84,7 @@ def test_every_complete_file_parses_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("name", [f.stem for f in EXAMPLES])
 def test_fragments_and_complete_file_resolve_alike(name: str) -> None:
-    backbone = "pocket-vila" if method_class(name).continuous or name in ON_TWIN else "pocket-vila-u"
+    backbone = "pocket-vila" if METHODS[name].continuous or name in ON_TWIN else "pocket-vila-u"
     parts = (ROOT / "base.yaml", ROOT / "methods" / f"{name}.yaml")
     assert parse(*parts, flags=[f"--model.backbone.name={backbone}"]) == parse(ROOT / "examples" / f"{name}.yaml")
 
@@ -120,7 +119,7 @@ def test_the_datasets_at_paper_scale_are_the_published_ones(name: str) -> None:
     assert [column.id for column in spec.columns] == list(DATASETS)
     for node in make_plan(replace(spec, rows=spec.rows[:1], backbones=spec.backbones[-1:])).nodes:
         parsed: Any = build_cli(node.arguments, run=False).config["test"]
-        data, facts = parsed.data, dataset_facts(str(node.facts["dataset"]))
+        data, facts = parsed.data, DATASETS[str(node.facts["dataset"])]
         usable = [table for table in facts.hub if not table.unusable]
         trains = usable and "no training split" not in usable[0].note
         assert (data.dataset, data.source) == (node.facts["dataset"], "hub" if trains else "folder")

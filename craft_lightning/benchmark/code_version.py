@@ -9,19 +9,22 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from craft_lightning.environment import PACKAGES, ROOT
 from craft_lightning.io import write_json
+from craft_lightning.methods import METHODS
+from data_modules.datasets import DATASETS
+from data_modules.twins import TWINS
 
 WORKER = "craft_lightning.worker"
-METHODS = "craft_lightning.methods"
-TWINS = "data_modules.twins.registry"
 
 APART = {
     "craft_lightning.benchmark": "plans nodes; a run knows nothing of it",
@@ -31,9 +34,10 @@ APART = {
     "craft_lightning.visualization": "pictures for eyes",
     "craft_lightning.environment": "where files are; what it says of the machine, each result tells",
     "craft_lightning.io": "whole files or none",
-    METHODS: "a list of names; a node's own method is followed",
-    "data_modules.datasets.registry": "a list of names; a node's own dataset is followed",
-    TWINS: "a list of names; the twins that a node draws are followed",
+    "craft_lightning.plugins": "finds what is named",
+    "craft_lightning.methods": "a list of names; a node's own method is followed",
+    "data_modules.datasets": "a list of names; a node's own dataset is followed",
+    "data_modules.twins": "a list of names; the twins that a node draws are followed",
     "callbacks.example_pictures": "pictures for eyes",
     "craft_lightning.run_facts": "what a run says of itself",
     "callbacks.hparams_tab": "for TensorBoard",
@@ -58,11 +62,10 @@ OWN_CODE = Path(__file__).read_bytes()
 
 
 class Module(NamedTuple):
-    """Digest of a module's statements, the names that it imports from the three packages, and those of its classes."""
+    """Digest of a module's statements, and the names that it imports."""
 
     digest: str
     imports: tuple[str, ...]
-    classes: tuple[str, ...]
 
 
 def code_version(settings: Mapping[str, Any], method: str, dataset: str) -> str:
@@ -73,26 +76,22 @@ def code_version(settings: Mapping[str, Any], method: str, dataset: str) -> str:
 
     Args:
         settings: of the node, as :func:`.cache_key.resolve` returns them.
-        method, dataset: names of its fragments, where the settings name none of ours.
+        method, dataset: names of its fragments, where the settings name none.
     """
     return _version(tuple(starts(settings, method, dataset)))
 
 
 def starts(settings: Mapping[str, Any], method: str, dataset: str) -> Iterator[str]:
     """The modules that a node begins with: the worker, and those that its settings name."""
-    named = [_classes().get(path, path.rpartition(".")[0]) for path in _class_paths(settings)]
-    chosen = str(_setting(settings, "data.dataset") or dataset)
-    yield from (WORKER, *named, f"data_modules.datasets.{chosen}", f"data_modules.twins.drawings.draw_{chosen}")
-    if not any(name.startswith(f"{METHODS}.") for name in named):
-        yield f"{METHODS}.{method}"
+    yield WORKER
+    named = (path.rpartition(".")[0] for path in _class_paths(settings))
+    yield from (module for module in named if module and not of_library(module))
+    model, chosen = _setting(settings, "model"), str(_setting(settings, "data.dataset") or dataset)
+    own = model if isinstance(model, str) else _setting(settings, "model.class_path")
+    places = [METHODS.place(str(own or method)), DATASETS.place(chosen), TWINS.place(chosen)]
     if _setting(settings, "prune.prior") == "generic":  # counted on the studio pictures of every twin
-        yield from house()[TWINS].imports
-
-
-@cache
-def _classes() -> dict[str, str]:
-    """Module of each class of a method."""
-    return {c: name for name in house() if name.startswith(f"{METHODS}.") for c in house()[name].classes}
+        places += TWINS.places.values()
+    yield from (place.partition(":")[0] for place in places if place)
 
 
 def _class_paths(value: Any) -> Iterator[str]:
@@ -120,22 +119,62 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
 @cache
 def _version(names: tuple[str, ...]) -> str:
     total = hashlib.sha256()
-    for name in reached(names):
-        total.update(f"{name}\0{house()[name].digest}\0".encode() + house().tables.get(name, b""))
+    for name, module in reached(names).items():
+        total.update(f"{name}\0{module.digest}\0".encode() + house().tables.get(name, b""))
     house().keep()
     return total.hexdigest()
 
 
-def reached(names: Iterable[str]) -> list[str]:
-    """The modules that count behind some, in alphabetical order: these, and what they import at any place of theirs."""
-    found, left = set[str](), list(names)
+def reached(names: Iterable[str]) -> dict[str, Module]:
+    """The modules that count behind some, in alphabetical order: these, and what they import at any place of theirs.
+
+    A user's own modules count as ours do; of libraries, whose versions stand in each result, only what is in the
+    packages of ``names``.
+    """
+    found, left = dict[str, Module](), list(names)
+    packages = {name.partition(".")[0] for name in left}
     while left:
         name = left.pop()
-        if name in house() and name not in found and not apart(name):
-            found.add(name)
+        if name in found or apart(name) or (of_library(name) and name.partition(".")[0] not in packages):
+            continue
+        if (module := house().get(name) or _foreign(name)) is not None:
+            found[name] = module
             # A package's own module runs before what is in it.
-            left += [*house()[name].imports, name.rpartition(".")[0]]
-    return sorted(found)
+            left += [*module.imports, name.rpartition(".")[0]]
+    return dict(sorted(found.items()))
+
+
+@cache
+def _foreign(name: str) -> Module | None:
+    """A module that is not ours, with the JSON file beside it; None if there is no such file of source."""
+    top, *below = name.split(".")
+    spec = None if not top or top in PACKAGES else _spec(top)
+    if spec is None:
+        return None
+    places = [Path(place, *below) for place in spec.submodule_search_locations or ()]
+    files = [file for place in places for file in (place / "__init__.py", place.with_suffix(".py"))]
+    file = next((f for f in (files if below else [Path(str(spec.origin))]) if f.suffix == ".py" and f.is_file()), None)
+    if file is None:
+        return None
+    module = _read(file.read_bytes(), name if file.stem == "__init__" else name.rpartition(".")[0])
+    table = file.with_suffix(".json")
+    beside = hashlib.sha256(table.read_bytes()).hexdigest() if table.is_file() else ""
+    return module._replace(digest=module.digest + beside)
+
+
+def of_library(name: str) -> bool:
+    """Whether a module is Python's own or an installed package's, and none of ours."""
+    top = name.partition(".")[0]
+    spec = None if top in PACKAGES else _spec(top)
+    places = [] if spec is None else [*(spec.submodule_search_locations or ()), str(spec.origin)]
+    return top in sys.stdlib_module_names or any({"site-packages", "dist-packages"} & {*Path(p).parts} for p in places)
+
+
+@cache
+def _spec(top: str) -> ModuleSpec | None:
+    """Where Python finds a package or module, without running it."""
+    found = (finder.find_spec(top, None) for finder in sys.meta_path)
+    return next((spec for spec in found if spec is not None), None)
 
 
 def apart(name: str) -> bool:
@@ -191,36 +230,42 @@ def _stored() -> dict[str, Module]:
     """Of :data:`DIGESTS`; none if there is no such file or something else in it."""
     try:
         known = json.loads(DIGESTS.read_text(encoding="utf-8"))
-        modules = {key: Module(digest, *map(tuple, names)) for key, (digest, *names) in known.items()}
+        modules = {key: Module(digest, tuple(names)) for key, (digest, names) in known.items()}
         return modules if all(len(bytes.fromhex(m.digest)) == 32 for m in modules.values()) else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _read(source: bytes) -> Module:
+def _read(source: bytes, package: str | None = None) -> Module:
     text = source.decode("utf-8")
     tree = ast.parse(text)
-    classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
-    return Module(hashlib.sha256(statements(text, tree).encode()).hexdigest(), tuple(sorted(imports(tree))), classes)
+    names = tuple(sorted(imports(tree, package)))
+    return Module(hashlib.sha256(statements(text, tree).encode()).hexdigest(), names)
 
 
-def imports(tree: ast.Module) -> set[str]:
-    """Names of our own modules in the import statements of a module, inside functions, too; not those for types only.
+def imports(tree: ast.Module, package: str | None = None) -> set[str]:
+    """Names of the modules in the import statements of a module, inside functions, too; not those for types only.
 
     Of ``from a.b import c`` both ``a.b`` and ``a.b.c``, since either may be a module.
+
+    Args:
+        tree: the module, parsed.
+        package: that it is in, if it is a user's. None: it is ours, and only what it imports of ours is named.
     """
     found, left = set[str](), list[ast.AST](tree.body)
     while left:
         node = left.pop()
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+        elif isinstance(node, ast.ImportFrom):
+            above = (package or "").rsplit(".", node.level - 1)[0] if node.level else None
+            module = ".".join(filter(None, (above, node.module)))
+            found.update([module, *(f"{module}.{alias.name}" for alias in node.names)])
         elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             left += node.orelse
         elif isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):  # no expression holds an import
             left += ast.iter_child_nodes(node)
-    return {name for name in found if name.partition(".")[0] in PACKAGES}
+    return {name for name in found if package is not None or name.partition(".")[0] in PACKAGES}
 
 
 def statements(source: str, tree: ast.Module) -> str:

@@ -14,7 +14,7 @@ from craft_lightning.benchmark.yaml_values import Reader, check_known, read_mapp
 from craft_lightning.environment import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
-from data_modules.datasets.registry import DATASETS
+from data_modules.datasets import DATASETS
 
 TABLES = Path(EXPERIMENTS) / "tables"
 SOURCES = ("encoder", "checkpoint")
@@ -43,7 +43,8 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is adapted to or tested on: a known dataset, or settings of the user's in a config file named after it."""
+    """What is adapted to or tested on: a dataset by name or import path, as ``--data.dataset`` takes it, or settings of
+    the user's in a config file named after it."""
 
     name: str
     config: Path | None = None
@@ -345,7 +346,7 @@ def _dataset(item: Reader, key: str, text: str) -> Dataset:
     if text.endswith((".yaml", ".yml")):
         file = item.existing(key, text)
         return Dataset(file.stem, file)
-    if text:
+    if text and not DATASETS.place(text):
         check_known(item, key, text, DATASETS)
     return Dataset(text)
 

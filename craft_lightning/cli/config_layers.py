@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from craft_lightning.environment import nearest_file
-from craft_lightning.errors import CraftError
+from craft_lightning.errors import CraftError, unknown
+from craft_lightning.methods import METHODS
 from craft_lightning.settings import flat
 
 Layer = tuple[str, Mapping[str, Any]]
@@ -78,16 +79,18 @@ def named_settings(layers: Sequence[Layer]) -> frozenset[str]:
 
 
 def one_class(layers: Sequence[Layer]) -> None:
-    """Refuse a second class for the method: it would take over those settings of the first that it has, too.
+    """Import the method's class, and refuse a second one: it would take over those settings of the first that it has.
 
     Raises:
-        CraftError: with both classes, and where they are named.
+        CraftError: no such class, or two, with where they are named.
     """
     named = [(where, s.get("model.class_path", s.get("model"))) for where, s in layers]
     named = [(where, name) for where, name in named if isinstance(name, str)]
-    for where, name in named[1:]:
+    for where, name in named:
         first, cls = named[0]
-        if cls.rsplit(".", 1)[-1] != name.rsplit(".", 1)[-1]:
+        if METHODS.place(name).rpartition(":")[2] != name.rpartition(".")[2]:
+            raise unknown("class", name, [place.rpartition(":")[2] for place in METHODS.places.values()])
+        if METHODS[cls] is not METHODS[name]:
             raise CraftError(
                 f"{where} names model {name}, but {first} names {cls}, whose settings it would inherit: "
                 "give one of the two"

@@ -37,8 +37,8 @@ from craft_lightning.strategies.flops import (
     seconds,
     training_work,
 )
+from data_modules.datasets import DATASETS
 from data_modules.datasets.expected_sizes import Expected, expected
-from data_modules.datasets.facts import dataset_facts
 from data_modules.sources.hub import fetched
 
 DEVICES = re.compile(r"(?:(?P<nodes>\d+)x)?(?P<devices>\d+)x(?P<memory>\d+)gb")
@@ -152,7 +152,7 @@ def examine(plan: Plan, devices: str | None = None) -> Rehearsal:
 def _add(found: Rehearsal, node: Node, arguments: tuple[str, ...], config: Any) -> None:
     data = config.data
     if data.dataset not in found.data:
-        facts = dataset_facts(data.dataset)
+        facts = DATASETS[data.dataset]
         place = facts.hub[0].id if data.source == "hub" else str(data.root)
         found.data[data.dataset] = (expected(facts, data.as_dict()), f"{data.source} {place}")
         _data_missing(found, data)
@@ -179,8 +179,7 @@ def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
     given = config.model.init_args.as_dict()
     backbone = VlmSpec(**given.pop("backbone"))
     given.pop("optim")
-    entry = next(m for m in METHODS.values() if m.class_name == config.model.class_path.rsplit(".", 1)[-1])
-    method = entry.load()(backbone=backbone, **given)
+    method = METHODS[config.model.class_path](backbone=backbone, **given)
     verb, sketch = next(iter(arguments)), method.sketch()
     numbers = profile(sketch, sketch.vlm)
     rows = SimpleNamespace(batch_size=config.data.batch_size, eval_batch_size=config.data.eval_batch_size)
@@ -188,7 +187,7 @@ def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
     choice = settle(verb, method, rows, config.trainer.as_dict(), named, machine)
     assert choice is not None
     towers = sum(isinstance(module, type(sketch.vlm.tower)) for module in sketch.modules())
-    return Layout(numbers, choice, towers - 1, entry.load().usual_keep)
+    return Layout(numbers, choice, towers - 1, method.usual_keep)
 
 
 def training_seconds(layout: Layout, card: Card, steps: int, batch: int) -> float:
@@ -211,7 +210,7 @@ def eval_seconds(layout: Layout, card: Card, items: int, keeps: Collection[float
 
 
 def _data_missing(found: Rehearsal, data: Any) -> None:
-    facts = dataset_facts(data.dataset)
+    facts = DATASETS[data.dataset]
     if data.root:
         there, url = Path(data.root).expanduser().exists(), re.search(r"https?://\S+\.zip", facts.elsewhere)
         command = f"curl -L --create-dirs -o {data.root} {url[0]}" if url else f"{facts.elsewhere}, as {data.root}"

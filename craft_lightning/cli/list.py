@@ -1,7 +1,8 @@
 """``list methods|datasets|backbones|tables``: the names there are, with a line on each.
 
 Datasets and backbones are registries; methods and tables are config files, with the first comment of each, so that a
-new one lists itself. No YAML is parsed and no library imported: the answer is there at once.
+new one lists itself. Methods and datasets of installed packages come last. No YAML is parsed and no library imported:
+the answer is there at once.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.environment import EXPERIMENTS, places
 from craft_lightning.errors import unknown
+from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import BACKBONES
-from data_modules.datasets.registry import DATASETS
+from craft_lightning.plugins import package
+from data_modules.datasets import ABOUT, DATASETS
 
 KINDS = ("methods", "datasets", "backbones", "tables")
 
@@ -21,14 +24,14 @@ def entries(kind: str) -> dict[str, str]:
     """Names and descriptions of one of :data:`KINDS`."""
     if kind == "backbones":
         return {backbone.name: f"{backbone.about}; {backbone.origin}" for backbone in BACKBONES.values()}
-    if kind == "datasets":
-        return DATASETS
-    found: dict[str, str] = {}
+    found = dict(ABOUT) if kind == "datasets" else {}
     files = [path for folder in places(f"{EXPERIMENTS}/{kind}") for path in folder.glob("*.yaml")]
     for path in sorted(files, key=lambda path: path.stem):
         with path.open(encoding="utf-8") as file:
             first = file.readline().strip()
         found.setdefault(path.stem, first.lstrip("# ") if first.startswith("#") else "")
+    for name, entry in {"methods": METHODS.added, "datasets": DATASETS.added}.get(kind, {}).items():
+        found.setdefault(name, f"{entry.module}.{entry.attr} of the package {package(entry)}")
     return found
 
 

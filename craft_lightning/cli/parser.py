@@ -16,11 +16,11 @@ from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.ste_check import SteCheck
 from callbacks.token_map import TokenMap
 from craft_lightning.errors import CraftError, nearest, unknown
-from craft_lightning.methods import METHODS
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
+from craft_lightning.plugins import subclasses
 from data_modules.datamodule import VqaDataModule
 
 
@@ -39,8 +39,6 @@ class CraftParser(LightningArgumentParser):
             self._unknown(f"model.{found.group(1)}")
         if found := re.search(r"(?:[Uu]nrecognized arguments?: --|does not accept option ')([\w.+-]+)", text):
             self._unknown(found.group(1))
-        if found := re.search(r"Expected a dot import path string: (\w+)", text):
-            raise unknown("class", found.group(1), [m.class_name for m in METHODS.values()])
         if "not accepted before subcommand" in text:
             raise CraftError("-c and --config come after the verb: python -m craft_lightning fit --config FILE")
         if text.startswith("Not a valid subclass of BaseMethod"):
@@ -79,9 +77,7 @@ def settings() -> list[str]:
     parts += [("token_map", TokenMap), ("ste_check", SteCheck)]
     parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
     parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
-    parts += [
-        ("model", cls) for entry in METHODS.values() for cls in entry.load().__mro__ if issubclass(cls, BaseMethod)
-    ]
+    parts += [("model", cls) for cls in [BaseMethod, *subclasses(BaseMethod)]]
     names = [f"{part}.{name}" for part, cls in parts for name in inspect.signature(cls).parameters if name != "kwargs"]
     return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
 
@@ -92,12 +88,8 @@ PARTS = {"trainer.logger": Logger, "trainer.callbacks": Callback, "trainer.profi
 
 def class_names(setting: str) -> list[str]:
     """Names of the classes that a setting takes."""
-    names, found = [], [PARTS[setting]] if setting in PARTS else []
-    for cls in found:
-        below = cls.__subclasses__()
-        found += below
-        names += [c.__name__ for c in below if not c.__name__.startswith("_")]
-    return sorted(set(names))
+    found = subclasses(PARTS[setting]) if setting in PARTS else []
+    return sorted({cls.__name__ for cls in found if not cls.__name__.startswith("_")})
 
 
 COMPLAINT = re.compile(r'Parser key "([\w.]+)": (.+?)(?:\. Got value:| Given value type: .+ Given value:) (.*)')

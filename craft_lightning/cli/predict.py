@@ -21,7 +21,7 @@ from craft_lightning.checkpoints.tensors import save_tensors
 from craft_lightning.cli import run as cli
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.io import check_file
-from craft_lightning.methods import METHODS, method_class
+from craft_lightning.methods import METHODS
 from craft_lightning.methods._support.checkpoint_checks import read_checkpoint
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.image_processing import preprocess, read_image
@@ -131,9 +131,7 @@ def load(config: Any) -> BaseMethod:
     """
     given = config.model.init_args.as_dict()
     given |= {"backbone": VlmSpec(**given["backbone"]), "optim": OptimSpec(**given["optim"])}
-    class_name = config.model.class_path.rsplit(".", 1)[-1]
-    name = next(m.name for m in METHODS.values() if m.class_name == class_name)
-    method: BaseMethod = method_class(name)(**given)
+    method = METHODS[config.model.class_path](**given)
     method.configure_model()
     path = config.get("ckpt_path")
     if path is not None:

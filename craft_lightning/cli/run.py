@@ -53,7 +53,7 @@ from craft_lightning.cli.config_layers import (
 from craft_lightning.cli.parser import CraftParser, wrong_part
 from craft_lightning.environment import placed
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import METHODS, import_methods
+from craft_lightning.methods import METHODS
 from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.checkpoint_checks import check_method, read_checkpoint
 from craft_lightning.methods.base import BaseMethod
@@ -72,6 +72,7 @@ from craft_lightning.strategies.choose import settings, settle
 from craft_lightning.strategies.fsdp2 import register
 from craft_lightning.strategies.lost_process import lost_process
 from data_modules.datamodule import VqaDataModule
+from data_modules.datasets import dataset_name
 
 ALIASES = {"--backbone": "--model.backbone.name", "--encoder": "--model.backbone.encoder"}
 """Flags that every verb has by these names, and the settings that they stand for."""
@@ -147,7 +148,7 @@ class CraftCLI(LightningCLI):
             rank_zero_only(print)(f"craft_lightning: {told}", file=sys.stderr)
             return
         held = read_checkpoint(path)
-        check_method(held, _method_name(config))
+        check_method(held, METHODS[config.model.class_path].name)
         given = resuming.named(config.model.init_args, config.data)
         # A method's null may stand for a number that it finds later, and compares then.
         given = {k: v for k, v in given.items() if v is not None or k.startswith("data.")}
@@ -275,11 +276,8 @@ class CraftCLI(LightningCLI):
 def _run_name(config: Namespace) -> Path:
     """``<dataset>/<surrogate>/<method>/seed<k>``: what the run is, so that one folder shows a dataset's methods."""
     backbone = Path(config.model.init_args.backbone.name).name
-    return Path(str(config.data.dataset)) / backbone / _method_name(config) / f"seed{config.seed_everything}"
-
-
-def _method_name(config: Namespace) -> str:
-    return next(m.name for m in METHODS.values() if m.class_name == config.model.class_path.rsplit(".", 1)[-1])
+    method = METHODS[config.model.class_path].name
+    return Path(dataset_name(config.data.dataset)) / backbone / method / f"seed{config.seed_everything}"
 
 
 def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> CraftCLI:
@@ -297,7 +295,8 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     argv = placed(_alias(a) for a in argv)
     layers = read_layers(argv)
     one_class(layers)
-    import_methods()
+    for method in METHODS.ours:
+        METHODS[method]  # imported, a config can name its class alone
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # The parser of a verb takes longer to build than the rest of a parse: only the one asked for is made.
     asked = {verb: skipped for verb, skipped in CraftCLI.subcommands().items() if verb in argv[:1]}

@@ -34,7 +34,7 @@ from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining,
 from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
 from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, collate, length_grouped, lookup_primer
 from craft_lightning.types import VqaBatch
-from data_modules.twins.registry import TWINS
+from data_modules.twins import TWINS
 from data_modules.twins.studio import ALL_KINDS, MOSTLY_QUESTIONS, Studio, rng_of
 from data_modules.twins.twin import ClassificationTwin, QuestionTwin
 

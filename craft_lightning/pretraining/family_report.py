@@ -20,7 +20,7 @@ from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.text import prompts, scoring
 from craft_lightning.types import Fact, VqaBatch, VqaExample
 from data_modules.datamodule import VqaDataModule
-from data_modules.twins.registry import TWINS
+from data_modules.twins import TWINS
 from data_modules.twins.studio import Studio
 
 JUSTIFICATION_TOKENS = 64

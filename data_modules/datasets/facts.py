@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from craft_lightning.errors import nearest, unknown
+from craft_lightning.errors import nearest
 from data_modules.datasets.labels import plain_words
-from data_modules.datasets.registry import DATASETS
 from data_modules.sources.values import nfc
 
 if TYPE_CHECKING:
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     from data_modules.sources.tree import Tree
 
 Kind = Literal["classification", "question"]
-
-OWN = "folder"
-"""The dataset name that stands for a user's own data."""
 
 _WNID = re.compile(r"^n\d{8}-")
 
@@ -166,14 +161,6 @@ def _counted(counts: Counts) -> str:
 
 def _bare(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
-def dataset_facts(name: str) -> DatasetFacts:
-    """The facts of a registered dataset. Raises CraftError: no such dataset."""
-    if name not in DATASETS:
-        raise unknown("dataset", name, [*DATASETS, OWN], "python -m craft_lightning list datasets")
-    facts: DatasetFacts = importlib.import_module(f"data_modules.datasets.{name}").FACTS
-    return facts
 
 
 def own_facts(name: str, kind: Kind) -> DatasetFacts:

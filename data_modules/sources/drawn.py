@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from craft_lightning.errors import CraftError
 from craft_lightning.text import multiple_choice as mcq
 from data_modules.datasets.facts import DatasetFacts
 from data_modules.sources.items import Item, Source, Split, SplitName
-from data_modules.twins.registry import TWINS, world_hash
-from data_modules.twins.registry import twin as twin_of
+from data_modules.twins import TWINS, world_hash
 from data_modules.twins.rng import Rng
 from data_modules.twins.twin import ClassificationTwin, Drawing, Look
 
@@ -26,7 +26,7 @@ STUDIO_IMAGES = 100
 @functools.lru_cache(maxsize=12)
 def draw_split(name: str, split: str, indices: tuple[int, ...], side: int, look: Look) -> Drawing:
     """Draw items of a split, kept for the next run of this process (a full split takes seconds)."""
-    twin = twin_of(name)
+    twin = TWINS[name]()
     parts = [twin.draw(split, indices[i : i + _CHUNK], side, look) for i in range(0, len(indices), _CHUNK)]
     return Drawing(
         torch.cat([part.images for part in parts]),
@@ -40,7 +40,7 @@ def draw_split(name: str, split: str, indices: tuple[int, ...], side: int, look:
 def draw_studio(side: int) -> Tensor:
     """``[n, 3, side, side]`` uint8, the first studio images of every twin."""
     indices = range(STUDIO_IMAGES)
-    return torch.cat([twin_of(name).draw("studio", indices, side, "studio").images for name in TWINS])
+    return torch.cat([twin().draw("studio", indices, side, "studio").images for twin in TWINS.values()])
 
 
 class TwinSource(Source):
@@ -49,11 +49,16 @@ class TwinSource(Source):
     Args:
         facts: of the dataset. side: side length of the images. look: ``"field"`` or ``"studio"``.
         sizes: images of each split. holdout: share of the labels kept out of training.
+
+    Raises:
+        CraftError: no drawing has that name.
     """
 
     def __init__(self, facts: DatasetFacts, side: int, look: Look, sizes: dict[SplitName, int], holdout: float) -> None:
         self.dataset, self.side, self.look, self.sizes = facts, side, look, sizes
-        self.twin = twin_of(facts.name)
+        if facts.name not in TWINS:
+            raise CraftError(f"{facts.name} is not drawn: take --data.source folder with --data.root, or hub")
+        self.twin = TWINS[facts.name]()
         if isinstance(self.twin, ClassificationTwin):
             self.class_names = self.twin.class_names
             self.neighbours = mcq.nearest_labels(self.twin.class_attributes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_modules.twins.registry import TWINS, twin
+from data_modules.twins import TWINS
 from data_modules.twins.twin import ClassificationTwin, Drawing, Look, Twin
 
 PAPER, INK, MUTED = "#ffffff", "#1a1a1a", "#666666"
@@ -70,7 +70,7 @@ def contact_sheet(side: int = 64, per_look: int = 6) -> Image.Image:
         side: side length in pixels at which the pictures are drawn. per_look: pictures of each look.
     """
     title = ImageFont.load_default(TITLE)
-    rows = [tuple(_strip(twin(name), look, side, per_look) for look in ("studio", "field")) for name in TWINS]
+    rows = [tuple(_strip(twin(), look, side, per_look) for look in ("studio", "field")) for twin in TWINS.values()]
     width, height = rows[0][0].size
     head = TITLE + 10
     sheet = Image.new("RGB", (2 * width + 5 * GAP, len(rows) * (head + height + GAP) + GAP), PAPER)

@@ -15,7 +15,7 @@ from callbacks import ste_check
 from callbacks.ste_check import SteCheck
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import METHODS, method_class
+from craft_lightning.methods import METHODS
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models import quantizer as quantizers
 from craft_lightning.models.quantizer import Quantized, ResidualQuantizer
@@ -63,7 +63,7 @@ PAIRS = [
     (method, backbone)
     for method in METHODS
     for backbone in ("host", "continuous")
-    if backbone == "continuous" or not method_class(method).continuous
+    if backbone == "continuous" or not METHODS[method].continuous
 ]
 
 

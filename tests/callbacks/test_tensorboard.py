@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata
 
 from callbacks.hparams_tab import ACCURACIES
 from craft_lightning.cli.run import build_cli
-from craft_lightning.methods import METHODS, method_class
+from craft_lightning.methods import METHODS
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TRAINED = [name for name in METHODS if name != "zero_shot"]
@@ -54,7 +54,7 @@ def row(events: EventAccumulator) -> tuple[dict[str, Any], list[str]]:
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_every_method_logs_the_same_names(method: str, checkpoints: Path, tmp_path: Path) -> None:
-    continuous = getattr(method_class(method), "continuous", False)
+    continuous = getattr(METHODS[method], "continuous", False)
     backbone = checkpoints / ("continuous" if continuous else "host")
     build_cli(arguments("fit", method, backbone, tmp_path))
     events = read(tmp_path)

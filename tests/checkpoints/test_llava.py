@@ -21,7 +21,7 @@ from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import write_encoder
 from craft_lightning.cli.tokenize import main as tokenize
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import method_class
+from craft_lightning.methods import METHODS
 from craft_lightning.models.image_processing import CLIP_MEAN, CLIP_STD, preprocess
 from craft_lightning.models.towers.clip import ClipTower
 from craft_lightning.models.vlm_spec import VlmSpec
@@ -179,7 +179,7 @@ def test_a_sketch_has_the_same_shapes(single: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "options"), [("vision_ft", {"lambda_contrastive": 0.0}), ("ldifs", {})])
 def test_the_continuous_baselines_train_it(name: str, options: dict[str, Any], single: Path, tmp_path: Path) -> None:
-    method = method_class(name)(backbone=VlmSpec(str(single)), **options)
+    method = METHODS[name](backbone=VlmSpec(str(single)), **options)
     method.configure_model()
     moved = {n.removeprefix("vlm.tower.") for n, p in method.named_parameters() if p.requires_grad}
     used = dict(method.vlm.tower.used_parameters())

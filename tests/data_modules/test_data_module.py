@@ -16,10 +16,8 @@ from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.text.prompts import LETTER_DIRECTIVE, SHORT_DIRECTIVE, message
 from craft_lightning.types import IGNORED_LABEL
 from data_modules.datamodule import VqaDataModule
-from data_modules.datasets.facts import dataset_facts
-from data_modules.datasets.registry import DATASETS
-from data_modules.twins.registry import twin as find_twin
-from data_modules.twins.registry import world_hash
+from data_modules.datasets import DATASETS
+from data_modules.twins import TWINS, world_hash
 from data_modules.twins.twin import ClassificationTwin
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
@@ -44,7 +42,7 @@ def keys(data, epochs=1):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_facts_agree_with_the_twin(name):
-    facts, twin = dataset_facts(name), find_twin(name)
+    facts, twin = DATASETS[name], TWINS[name]()
     assert (facts.name, facts.domain) == (twin.name, twin.domain)
     assert (facts.kind == "classification") == isinstance(twin, ClassificationTwin)
     if isinstance(twin, ClassificationTwin):
@@ -64,7 +62,7 @@ def test_stored_items_are_four_balanced_options_of_all_classes():
         assert len(set(e.options)) == 4
         assert e.options[mcq.LETTERS.index(e.answer)] == e.meta["answer_text"]
         assert message(e).endswith(LETTER_DIRECTIVE)
-    assert {e.meta["answer_text"] for e in examples} == set(find_twin("kvasir").class_names)
+    assert {e.meta["answer_text"] for e in examples} == set(TWINS["kvasir"]().class_names)
     held = set(data.describe()["held_out"])
     assert len(held) == 2
     assert {e.meta["answer_text"] for e in examples if not e.seen} == held
@@ -72,7 +70,7 @@ def test_stored_items_are_four_balanced_options_of_all_classes():
 
 def test_nearest_distractors_are_the_nearest_in_drawn_attributes():
     data = module(stage="test", distractors="nearest")
-    twin = find_twin("kvasir")
+    twin = TWINS["kvasir"]()
     neighbours = mcq.nearest_labels(twin.class_attributes())
     for e in data.examples("test"):
         near = {twin.class_names[i] for i in neighbours[e.label_id][:3]}
@@ -97,7 +95,7 @@ def test_held_out_labels_are_absent_from_training_and_validation(dataset):
     assert len(train) == 200
     assert len(held) == 2
     assert not any(label in text for text in asked for label in held)
-    twin = find_twin(dataset)
+    twin = TWINS[dataset]()
     assert {e.label_id for e in data.examples("train")} == {
         i for i, words in enumerate(twin.class_names) if words not in held
     }
@@ -357,7 +355,7 @@ def test_hyperparameters_are_not_logged_by_the_data(tmp_path):
 
 
 def test_listing_datasets_needs_no_torch():
-    code = "import sys, data_modules.datasets.registry as r; print(len(r.DATASETS), 'torch' in sys.modules)"
+    code = "import sys, data_modules.datasets as r; print(len(r.DATASETS), 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["10", "False"]
 
@@ -367,5 +365,5 @@ def test_the_look_is_what_the_encoder_sees(look):
     data = module("kvasir", "test", look=look, test_size=4)
     (batch,) = data.test_dataloader()
     side = batch.pixel_values.shape[-1]
-    drawn = find_twin("kvasir").draw("test", range(4), side, look).images
+    drawn = TWINS["kvasir"]().draw("test", range(4), side, look).images
     assert torch.equal(batch.pixel_values, drawn.float() / 127.5 - 1)

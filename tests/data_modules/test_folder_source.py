@@ -164,14 +164,12 @@ def test_known_labels_get_their_words_and_holdout_is_the_twins(class_folder, tmp
 
 
 def test_spelling_of_folders_does_not_matter():
-    from data_modules.datasets.facts import dataset_facts
+    from data_modules.datasets import DATASETS
 
-    assert dataset_facts("stanford_cars").class_words("Ram C-V Cargo Van Minivan 2012") == (
-        "Ram C/V Cargo Van Minivan 2012"
-    )
-    assert dataset_facts("stanford_dogs").class_words("n02085620-Chihuahua") == "Chihuahua"
-    assert dataset_facts("eurosat").class_words("Sea_Lake") == "sea lake"
-    assert dataset_facts("eurosat").class_words("Desert") is None
+    assert DATASETS["stanford_cars"].class_words("Ram C-V Cargo Van Minivan 2012") == ("Ram C/V Cargo Van Minivan 2012")
+    assert DATASETS["stanford_dogs"].class_words("n02085620-Chihuahua") == "Chihuahua"
+    assert DATASETS["eurosat"].class_words("Sea_Lake") == "sea lake"
+    assert DATASETS["eurosat"].class_words("Desert") is None
 
 
 def break_picture(root):

@@ -8,8 +8,7 @@ from datasets import ClassLabel, Image, List, Value
 
 from craft_lightning.errors import CraftError
 from craft_lightning.text import multiple_choice as mcq
-from data_modules.datasets import labels
-from data_modules.datasets.facts import dataset_facts
+from data_modules.datasets import DATASETS, labels
 from tests.data_modules.published_kit import opened, stored, texts, write_table
 from tests.data_modules.test_data_module import Recorder, trainer
 from tests.data_modules.test_folder_source import png_header
@@ -91,7 +90,7 @@ def test_counts_are_compared_with_the_published_ones(tmp_path):
     ],
 )
 def test_published_counts(name, found, said):
-    differs = dataset_facts(name).differences(found)
+    differs = DATASETS[name].differences(found)
     assert not differs if said is None else said in differs[0]
 
 

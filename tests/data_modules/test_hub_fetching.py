@@ -9,8 +9,7 @@ import pytest
 from huggingface_hub import errors
 
 from craft_lightning.errors import CraftError
-from data_modules.datasets.facts import dataset_facts
-from data_modules.datasets.registry import DATASETS
+from data_modules.datasets import DATASETS
 from tests.data_modules.published_kit import opened
 from tests.data_modules.test_hub_classes import eurosat
 
@@ -57,7 +56,7 @@ def fetched(dataset="eurosat", **options):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_first_choices(name):
-    facts = dataset_facts(name)
+    facts = DATASETS[name]
     assert next((table.id for table in facts.hub if not table.unusable), None) == FIRST[name]
     assert f"- {facts.cite}: " in (Path(__file__).parents[2] / "docs/datasets.md").read_text(encoding="utf-8")
     assert facts.counts

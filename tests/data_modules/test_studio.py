@@ -6,7 +6,7 @@ import pytest
 
 from craft_lightning.pretraining.family_report import grounded
 from craft_lightning.text.multiple_choice import LETTERS
-from data_modules.twins.registry import TWINS
+from data_modules.twins import TWINS
 from data_modules.twins.studio import Studio, rng_of
 from data_modules.twins.twin import ClassificationTwin
 

@@ -16,9 +16,9 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import VqaExample
 from data_modules.backbone_reader import read_backbone
+from data_modules.twins import TWINS, world_hash
 from data_modules.twins.contact_sheet import contact_sheet
 from data_modules.twins.drawings.canvas import Canvas
-from data_modules.twins.registry import TWINS, twin, world_hash
 from data_modules.twins.rng import Rng
 from data_modules.twins.twin import ClassificationTwin, Drawing, Look, Qa, QuestionTwin
 
@@ -30,13 +30,13 @@ LOOKS: tuple[Look, ...] = ("studio", "field")
 
 @cache
 def drawn(name: str, count: int = 200, look: Look = "studio", side: int = 32, split: str = "train") -> Drawing:
-    return twin(name).draw(split, range(count), side, look)
+    return TWINS[name]().draw(split, range(count), side, look)
 
 
 @cache
 def asked(name: str) -> tuple[tuple[Qa, ...], ...]:
     """Questions of 600 items, without painting them."""
-    source, indices = twin(name), np.arange(600)
+    source, indices = TWINS[name](), np.arange(600)
     attributes = source.sample(Rng.for_items(name, "test", indices).fork("sample"), indices)
     return tuple(source.questions(attributes, i) for i in range(600))
 
@@ -51,23 +51,23 @@ def test_the_ten_names_are_those_of_the_paper() -> None:
         *("iconqa", "ocrvqa", "scienceqa", "vqa_rad", "eurosat"),
         *("flowers102", "kvasir", "plantvillage", "stanford_cars", "stanford_dogs"),
     ]
-    assert all(twin(name).name == name for name in TWINS)
+    assert all(TWINS[name]().name == name for name in TWINS)
     assert len(CLASSIFICATION) == 6
     assert len({kind.title for kind in TWINS.values()} | {kind.shift_name for kind in TWINS.values()}) == 20
 
 
 def test_an_unknown_twin_is_named_with_its_nearest() -> None:
     with pytest.raises(CraftError, match="did you mean 'eurosat'"):
-        twin("eurosta")
+        TWINS["eurosta"]()
 
 
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("name", TWINS)
 def test_an_item_is_the_same_alone_and_in_a_batch(name: str, look: Look) -> None:
     for side in (32, 64):
-        batch = twin(name).draw("val", [5, 17, 2, 40, 33, 8, 90, 11, 1], side, look)
+        batch = TWINS[name]().draw("val", [5, 17, 2, 40, 33, 8, 90, 11, 1], side, look)
         for place, index in ((1, 17), (4, 33), (8, 1)):
-            alone = twin(name).draw("val", [index], side, look)
+            alone = TWINS[name]().draw("val", [index], side, look)
             assert torch.equal(alone.images[0], batch.images[place])
             assert alone.facts[0] == batch.facts[place]
             assert alone.questions[0] == batch.questions[place]
@@ -76,7 +76,7 @@ def test_an_item_is_the_same_alone_and_in_a_batch(name: str, look: Look) -> None
 
 @pytest.mark.parametrize("name", TWINS)
 def test_splits_seeds_and_looks_differ(name: str) -> None:
-    source = twin(name)
+    source = TWINS[name]()
     here = source.draw("train", range(8), 32, "studio").images.float()
     for other in (
         source.draw("test", range(8), 32, "studio"),
@@ -98,7 +98,7 @@ def test_the_field_look_shows_the_same_items(name: str) -> None:
 @pytest.mark.parametrize("name", TWINS)
 def test_any_side_length(name: str, side: int) -> None:
     for look in LOOKS:
-        images = twin(name).draw("train", range(6), side, look).images
+        images = TWINS[name]().draw("train", range(6), side, look).images
         assert images.shape == (6, 3, side, side)
         assert images.dtype == torch.uint8
         assert (images.float().std((1, 2, 3)) > 5.0).all()
@@ -106,7 +106,7 @@ def test_any_side_length(name: str, side: int) -> None:
 
 @pytest.mark.parametrize("name", TWINS)
 def test_a_larger_side_is_the_same_studio_picture(name: str) -> None:
-    source = twin(name)
+    source = TWINS[name]()
     small = source.draw("train", range(6), 48, "studio").images.float()
     large = source.draw("train", range(6), 96, "studio").images.float()
     shrunk = torch.nn.functional.avg_pool2d(large, 2)
@@ -115,7 +115,7 @@ def test_a_larger_side_is_the_same_studio_picture(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_classes_are_balanced_in_any_stretch(name: str) -> None:
-    source = twin(name)
+    source = TWINS[name]()
     assert isinstance(source, ClassificationTwin)
     classes = len(source.class_names)
     indices = np.arange(13, 13 + 5 * classes)
@@ -126,7 +126,7 @@ def test_classes_are_balanced_in_any_stretch(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_classes_are_rows_of_a_table(name: str) -> None:
-    source = twin(name)
+    source = TWINS[name]()
     assert isinstance(source, ClassificationTwin)
     table = source.class_attributes()
     assert len(table) == len(source.class_names) == len(set(source.class_names))
@@ -154,7 +154,7 @@ def test_facts_are_many_short_and_unique_to_their_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_facts_vary_within_a_class_if_they_say_so(name: str) -> None:
-    source = twin(name)
+    source = TWINS[name]()
     assert isinstance(source, ClassificationTwin)
     indices = np.arange(16 * len(source.class_names))
     attributes = source.sample(Rng.for_items(name, "train", indices).fork("sample"), indices)
@@ -170,7 +170,7 @@ def test_facts_vary_within_a_class_if_they_say_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_questions_are_well_formed(name: str) -> None:
-    source = twin(name)
+    source = TWINS[name]()
     assert isinstance(source, QuestionTwin)
     vocabulary = set(source.answer_vocabulary)
     assert len(vocabulary) == len(source.answer_vocabulary)
@@ -193,7 +193,7 @@ def test_answers_are_short_in_the_shipped_tokenizers(backbone: str) -> None:
     """Five new tokens hold any of them and the end of the turn."""
     builder = read_backbone(VlmSpec(name=backbone)).builder
     for name in QUESTIONS:
-        source = twin(name)
+        source = TWINS[name]()
         assert isinstance(source, QuestionTwin)
         replies = {
             a: builder.encode(VqaExample("key", BLANK, "What is it?", a)).reply for a in source.answer_vocabulary
@@ -239,7 +239,7 @@ def test_the_text_alone_gives_no_information(name: str) -> None:
 @pytest.mark.parametrize("name", TWINS)
 def test_the_shift_does_not_know_the_label(name: str) -> None:
     """The shift sees random keys and pixels only: two plain grey pictures under the same keys stay the same."""
-    first, second = twin(name), twin(name)
+    first, second = TWINS[name](), TWINS[name]()
     second.sample(Rng.for_items(name, "test", np.arange(3)), np.array([7, 1, 4]))
     keys = Rng.for_items(name, "val", np.arange(3)).fork("shift")
     one = first.shift(keys, Canvas(3, 32, (0.5, 0.5, 0.5)))
@@ -252,7 +252,7 @@ def test_the_shift_does_not_know_the_label(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_the_strength_of_the_shift_is_alike_for_all_classes(name: str) -> None:
     """Mean change of brightness through the shift of one grey canvas, grouped by the label of the item it is for."""
-    source = twin(name)
+    source = TWINS[name]()
     assert isinstance(source, ClassificationTwin)
     classes = len(source.class_names)
     count = classes * (160 // classes)

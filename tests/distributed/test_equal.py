@@ -16,7 +16,7 @@ from conftest import read
 from PIL import Image
 from scenarios import MIDDLE, STEPS
 
-from craft_lightning.methods import METHODS, method_class
+from craft_lightning.methods import METHODS
 
 TERMS, WEIGHTS = 2e-4, 3e-4
 OTHERS = [name for name in METHODS if name not in ("zero_shot", "craft")]
@@ -24,7 +24,7 @@ OTHERS = [name for name in METHODS if name not in ("zero_shot", "craft")]
 
 def on(name: str) -> dict[str, str]:
     """A method on a backbone that it knows."""
-    return {"method": name, "backbone": "continuous" if method_class(name).continuous else "host"}
+    return {"method": name, "backbone": "continuous" if METHODS[name].continuous else "host"}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from craft_lightning.checkpoints.registry import load_vlm
 from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
-from craft_lightning.methods import METHODS, base, method_class
+from craft_lightning.methods import METHODS, base
 from craft_lightning.methods._support.checkpoint_checks import load_method
 from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod
 from craft_lightning.methods.craft import Craft
@@ -23,7 +23,7 @@ from craft_lightning.optim import OptimSpec
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 
 TRAINED = [name for name in METHODS if name != "zero_shot"]
-PLACE = {name: "continuous" if method_class(name).continuous else "host" for name in METHODS}
+PLACE = {name: "continuous" if METHODS[name].continuous else "host" for name in METHODS}
 FAST = OptimSpec(lr=1e-2)
 
 MOVES = {
@@ -57,12 +57,12 @@ class SaveAt(Callback):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_names_are_data(name: str) -> None:
-    assert method_class(name).name == name
+    assert METHODS[name].name == name
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_exactly_the_declared_parameters_change(name: str, build: Any, data: Any, trainer: Any) -> None:
-    method = build(method_class(name), optim=FAST)
+    method = build(METHODS[name], optim=FAST)
     before = snapshot(method)
     declared = {n for n, _ in method.trainable()}
     trainer().fit(method, data(PLACE[name]))
@@ -100,7 +100,7 @@ def test_gradients_are_clipped_to_the_spec_s_norm(build: Any, data: Any, trainer
 
 def test_a_reply_that_never_ends_is_cut_after_five_tokens(build: Any, batch: Any, monkeypatch: Any) -> None:
     assert MAX_NEW_TOKENS == 5
-    vlm = build(method_class("zero_shot")).vlm
+    vlm = build(METHODS["zero_shot"]).vlm
     monkeypatch.setattr(DiscreteVlm, "_stop_ids", lambda self: {-7})
     visual = vlm.encode(batch.pixel_values)
     ids = vlm._greedy(visual, batch, 5)[0]
@@ -111,7 +111,7 @@ def test_a_reply_that_never_ends_is_cut_after_five_tokens(build: Any, batch: Any
 
 @pytest.mark.parametrize("name", MOVES)
 def test_a_method_moves_what_its_paper_says(name: str, build: Any) -> None:
-    method = build(method_class(name))
+    method = build(METHODS[name])
     assert {".".join(n.split(".")[:2]) for n, _ in method.trainable()} == MOVES[name]
     tower = {f"vlm.tower.{n}" for n, _ in method.vlm.tower.used_parameters()}
     moved = {n for n, p in method.named_parameters() if p.requires_grad}
@@ -121,15 +121,15 @@ def test_a_method_moves_what_its_paper_says(name: str, build: Any) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_first_loss_is_the_zero_shot_loss(name: str, build: Any, batch: Any) -> None:
-    method = build(method_class(name)).train()
-    untouched = build(method_class("zero_shot"), PLACE[name])
+    method = build(METHODS[name]).train()
+    untouched = build(METHODS["zero_shot"], PLACE[name])
     torch.testing.assert_close(method(batch).answer_loss, untouched(batch).answer_loss, atol=0.0, rtol=0.0)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if PLACE[name] == "continuous"])
 def test_a_method_for_continuous_models_refuses_a_codebook(name: str, build: Any) -> None:
     with pytest.raises(CraftError, match=f"{name} is for continuous models, and .*host has a codebook; take --model"):
-        build(method_class(name), "host")
+        build(METHODS[name], "host")
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -141,7 +141,7 @@ def test_frozen_modules_stay_in_eval_mode(name: str, build: Any, data: Any, trai
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
             modes.append({n for n, module in pl_module.named_modules() if module.training})
 
-    method = build(method_class(name))
+    method = build(METHODS[name])
     trainer(max_steps=2, callbacks=[Look()]).fit(method, data(PLACE[name]))
     whole = {n for n, m in method.named_modules() if (held := tensors(m)) and not any(t.requires_grad for t in held)}
     assert len(whole) > 10
@@ -154,7 +154,7 @@ def test_frozen_modules_stay_in_eval_mode(name: str, build: Any, data: Any, trai
 
 def test_zero_shot_refuses_to_fit(build: Any, data: Any, trainer: Any) -> None:
     with pytest.raises(CraftError, match="zero_shot trains nothing"):
-        trainer().fit(build(method_class("zero_shot")), data())
+        trainer().fit(build(METHODS["zero_shot"]), data())
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_zero_shot_refuses_to_fit(build: Any, data: Any, trainer: Any) -> None:
 )
 def test_every_method_tests(name: str, place: str, build: Any, data: Any, trainer: Any) -> None:
     run = trainer()
-    run.test(build(method_class(name), place), data(place), verbose=False)
+    run.test(build(METHODS[name], place), data(place), verbose=False)
     found = {k: float(v) for k, v in run.callback_metrics.items()}
     assert {"test/exact_match", "test/letter_likelihood", "test/well_formed", "test/lenient"} <= set(found)
     assert 0.0 <= found["test/exact_match"] <= found["test/lenient"] <= 1.0
@@ -174,7 +174,7 @@ def test_every_method_tests(name: str, place: str, build: Any, data: Any, traine
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_reloaded_method_is_the_same(name: str, build: Any, data: Any, trainer: Any, tmp_path: Any) -> None:
-    method = build(method_class(name), optim=FAST)
+    method = build(METHODS[name], optim=FAST)
     run = trainer()
     run.fit(method, data(PLACE[name]))
     run.save_checkpoint(tmp_path / "m.ckpt")
@@ -190,11 +190,11 @@ def test_a_reloaded_method_is_the_same(name: str, build: Any, data: Any, trainer
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_resuming_equals_going_on(name: str, build: Any, data: Any, trainer: Any, tmp_path: Any) -> None:
-    whole = build(method_class(name), optim=FAST)
+    whole = build(METHODS[name], optim=FAST)
     # Step 5 of 6 is in the middle of the second epoch of four batches.
     trainer(max_steps=6, callbacks=[SaveAt(5, tmp_path / "5.ckpt")]).fit(whole, data(PLACE[name]))
     torch.manual_seed(99)
-    again = build(method_class(name), optim=FAST)
+    again = build(METHODS[name], optim=FAST)
     trainer(max_steps=6).fit(again, data(PLACE[name]), ckpt_path=tmp_path / "5.ckpt", weights_only=True)
     assert all(torch.equal(v, whole.state_dict()[n]) for n, v in again.state_dict().items())
 
@@ -226,9 +226,9 @@ def test_a_trained_reader_belongs_to_its_own_language_model(name: str, build: An
     write_tiny(tmp_path / "a")
     (tmp_path / "b").mkdir()
     write_tiny(tmp_path / "b", tower="../a/vision_tower", seed=5)
-    ours, other = (build(method_class(name), str(tmp_path / model)) for model in "ab")
+    ours, other = (build(METHODS[name], str(tmp_path / model)) for model in "ab")
     held = checkpoint(ours)
-    build(method_class(name), str(tmp_path / "a")).on_load_checkpoint(held)
+    build(METHODS[name], str(tmp_path / "a")).on_load_checkpoint(held)
     with pytest.raises(CraftError, match=r"belong to another projector and language model than that of .*b"):
         other.on_load_checkpoint(held)
 
@@ -236,7 +236,7 @@ def test_a_trained_reader_belongs_to_its_own_language_model(name: str, build: An
 def test_a_continuous_tower_belongs_to_its_own_projector(build: Any, tmp_path: Path) -> None:
     for seed in (0, 1):
         write_tiny(tmp_path / str(seed), continuous=True, seed=seed)
-    ours, other = (build(method_class("vision_ft"), str(tmp_path / seed)) for seed in "01")
+    ours, other = (build(METHODS["vision_ft"], str(tmp_path / seed)) for seed in "01")
     held = checkpoint(ours)
     with pytest.raises(CraftError, match=f"another tower: .*{ours.vlm.tower.base_hash}.*{other.vlm.tower.base_hash}"):
         other.on_load_checkpoint(held)

@@ -13,12 +13,12 @@ from lightning.pytorch import Callback
 
 from craft_lightning.benchmark.spec import TableSpec, load_spec
 from craft_lightning.benchmark.yaml_values import read_mapping
-from craft_lightning.methods import METHODS, method_class
+from craft_lightning.methods import METHODS
 from craft_lightning.optim import OptimSpec
 from craft_lightning.types import VqaBatch
 
 TRAINED = [name for name in METHODS if name != "zero_shot"]
-PLACE = {name: "continuous" if method_class(name).continuous else "host" for name in METHODS}
+PLACE = {name: "continuous" if METHODS[name].continuous else "host" for name in METHODS}
 STEPS = 7  # of four batches an epoch: the second epoch's order and options count, too
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 TABLES = [load_spec(ROOT / "tables" / f"{name}.yaml") for name in ("table1", "sweep")]
@@ -55,7 +55,7 @@ def test_p19_the_same_batches_steps_and_rates(build: Any, data: Any, trainer: An
             torch.manual_seed(seed)  # as the command line does, before a method draws its own numbers
             seen = Served()
             run = trainer(max_steps=STEPS, callbacks=[seen])
-            run.fit(build(method_class(name), optim=OptimSpec(lr=1e-3)), data(PLACE[name], seed=seed))
+            run.fit(build(METHODS[name], optim=OptimSpec(lr=1e-3)), data(PLACE[name], seed=seed))
             first = served.setdefault(seed, seen)
             assert run.global_step == len(seen.batches) == STEPS, name
             assert seen.batches == first.batches, name
@@ -71,7 +71,7 @@ def test_the_same_test_items(build: Any, data: Any, trainer: Any) -> None:
     for seed, name in enumerate(METHODS):
         seen = Served()
         module = data(PLACE[name], seed=seed, eval_batch_size=3)
-        trainer(callbacks=[seen]).test(build(method_class(name)), module, verbose=False)
+        trainer(callbacks=[seen]).test(build(METHODS[name]), module, verbose=False)
         served.append((seen.batches, module.item_hashes("test")))
     assert len(served[0][0]) == 3
     assert all(other == served[0] for other in served)

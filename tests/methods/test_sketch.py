@@ -11,21 +11,21 @@ import pytest
 from craft_lightning.checkpoints.meta import Stack, profile, skeleton
 from craft_lightning.checkpoints.tensors import TensorFiles
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import METHODS, method_class
+from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import VlmSpec
 
 PAIRS = [
     (name, backbone)
     for name in METHODS
     for backbone in ("host", "small", "continuous")
-    if backbone == "continuous" or not method_class(name).continuous
+    if backbone == "continuous" or not METHODS[name].continuous
 ]
 
 
 @pytest.mark.parametrize(("name", "backbone"), PAIRS)
 def test_a_sketch_is_the_method_without_values(checkpoints: Path, name: str, backbone: str) -> None:
     options: dict[str, Any] = {"lambda_commitment": 0.0} if (name, backbone) == ("craft", "continuous") else {}
-    method = method_class(name)(backbone=VlmSpec(str(checkpoints / backbone)), **options)
+    method = METHODS[name](backbone=VlmSpec(str(checkpoints / backbone)), **options)
     sketch = method.sketch()
     method.configure_model()
 
@@ -50,7 +50,7 @@ def test_no_weight_file_is_opened_or_needed(checkpoints: Path, tmp_path: Path, m
 
 
 def test_the_profile_counts_what_runs(checkpoints: Path) -> None:
-    method = method_class("craft")(backbone=VlmSpec(str(checkpoints / "host")))
+    method = METHODS["craft"](backbone=VlmSpec(str(checkpoints / "host")))
     sketch = method.sketch()
     found = profile(sketch, sketch.vlm)
     assert found.trained == sum(p.numel() for _, p in sketch.trainable())

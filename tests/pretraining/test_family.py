@@ -13,7 +13,7 @@ from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining import family as build
 from craft_lightning.pretraining import family_report as report
 from craft_lightning.pretraining.family_plan import read_plan
-from data_modules.twins.registry import TWINS
+from data_modules.twins import TWINS
 
 PLAN = """
 output: {output}

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import method_class
+from craft_lightning.methods import METHODS
 from craft_lightning.methods._support.resuming import other_weights
+from craft_lightning.plugins import subclasses
 
 if TYPE_CHECKING:
     from craft_lightning.methods.base import BaseMethod
@@ -135,7 +136,9 @@ def count_in_parts(checkpoint: Mapping[str, Any], before: int, now: int) -> None
 
 
 def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
-    """The method of a checkpoint, weights included, of the class that the file names.
+    """The method of a checkpoint, weights included, of the class whose name the file holds.
+
+    A file imports nothing: a class that is neither ours nor an installed package's is found once it was imported.
 
     Args:
         path: a ``.ckpt`` written by ``fit``. overrides: constructor arguments in place of the stored ones.
@@ -143,13 +146,18 @@ def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
     Raises:
         CraftError: no such file, not one of our checkpoints, or an unknown method.
     """
+    from craft_lightning.methods.base import BaseMethod
+
     facts = check_method(read_checkpoint(path), None)
+    name, place = facts["method"], facts.get("class", "")
+    imported = [cls for cls in subclasses(BaseMethod) if f"{cls.__module__}.{cls.__qualname__}" == place]
+    if not imported and name not in METHODS:
+        raise CraftError(f"the checkpoint is of method {name!r}: import {place.rpartition('.')[0]} first")
+    method: type[BaseMethod] = imported[0] if imported else METHODS[name]
     with warnings.catch_warnings():
         # Only trained tensors are stored: on_load_checkpoint has compared their names.
         warnings.filterwarnings(
             "ignore", message="Found keys that are in the model state dict but not in the checkpoint"
         )
-        loaded: BaseMethod = method_class(facts["method"]).load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, **overrides
-        )
+        loaded: BaseMethod = method.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides)
     return loaded

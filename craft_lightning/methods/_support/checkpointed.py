@@ -48,6 +48,7 @@ class Checkpointed(StepAccounts):
         checkpoint["craft_lightning"] = {
             "format": state.FORMAT,
             "method": self.name,
+            "class": f"{type(self).__module__}.{type(self).__qualname__}",
             "codebook_hash": self.vlm.codebook_hash,
             "base_hash": self.vlm.tower.base_hash,
             "weights": self.weights,
