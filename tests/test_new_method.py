@@ -38,8 +38,8 @@ def house(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Path:
     assert not settings.exists()
     file.write_text(source)
     settings.write_text(fragment)
-    (entry,) = re.findall(r"`(MethodEntry\(.+?\))`", SECTION)
-    last = '        MethodEntry("craft", "Craft"),\n'
+    (entry,) = re.findall(r"`(\"norm_ft\": .+?)`", SECTION)
+    last = '        "craft": "craft_lightning.methods.craft:Craft",\n'
     registry.write_text(registry.read_text().replace(last, f"{last}        {entry},\n"))
     table = yaml.safe_load((root / "experiments/tables/table1.yaml").read_text())
     for part in ("paper", "claims"):

@@ -30,7 +30,8 @@ def entries(kind: str) -> dict[str, str]:
         with path.open(encoding="utf-8") as file:
             first = file.readline().strip()
         found.setdefault(path.stem, first.lstrip("# ") if first.startswith("#") else "")
-    for name, entry in {"methods": METHODS.added, "datasets": DATASETS.added}.get(kind, {}).items():
+    added = METHODS.added if kind == "methods" else DATASETS.added if kind == "datasets" else {}
+    for name, entry in added.items():
         found.setdefault(name, f"{entry.module}.{entry.attr} of the package {package(entry)}")
     return found
 
