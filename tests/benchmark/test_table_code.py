@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FRAGMENTS = sorted(path.stem for path in (ROOT / "experiments/methods").glob("*.yaml"))
 
 OTHER_VERBS = (
-    *(f"craft_lightning.cli.{verb}" for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table")),
+    *(
+        f"craft_lightning.cli.{verb}"
+        for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table", "arguments")
+    ),
     *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens")),
     *("craft_lightning.__main__",),
     *("craft_lightning.pretraining", "craft_lightning.checkpoints.tiny", "craft_lightning.strategies.flops"),
