@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.evaluation.generate import scored_replies
 from craft_lightning.models.pruning import PruneRule, count_codes, prune_each
 from craft_lightning.models.vlm import DiscreteVlm, prompts_only

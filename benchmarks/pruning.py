@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.checkpoints.paths import top_config_of
-from craft_lightning.checkpoints.registry import load_vlm
 from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.io import write_text
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import BACKBONES, POCKET, VlmSpec
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
@@ -178,7 +178,7 @@ def random_model(shape: Shape, layers: int, text: int) -> tuple[DiscreteVlm, Vis
     entries, side, tower_width = 16384, 16, 1024
     sizes: dict[str, Any] = {"hidden_size": tower_width, "intermediate_size": 4096, "num_attention_heads": 16}
     config = SiglipVisionConfig(**sizes, num_hidden_layers=2, image_size=side * 16, patch_size=16)
-    tower = VisionTower.from_config(config, ResidualQuantizer(torch.randn(1, entries, tower_width), 4))
+    tower = SiglipTower.from_config(config, ResidualQuantizer(torch.randn(1, entries, tower_width), 4))
     tokenizer = tiny_tokenizer("llama")
     llama = LlamaConfig(
         vocab_size=max(len(tokenizer), 512),  # the output layer reads one position: its time is not the prefill's

@@ -21,7 +21,7 @@ import torch
 from lightning.fabric import Fabric
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.errors import CraftError
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.vlm import DiscreteVlm

@@ -21,7 +21,7 @@ from craft_lightning.io import write_text
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.strategies.choose import COMMUNICATION, GIB, OUTSIDE, Choice, Machine, choose
-from craft_lightning.strategies.memory import TEXT_TOKENS, Plan, estimate
+from craft_lightning.strategies.memory import TEXT_TOKENS, MemoryPlan, estimate
 
 TABLE4 = Path(__file__).resolve().parents[1] / "experiments" / "tables" / "paper" / "table4.csv"
 MIB = 2**20
@@ -87,7 +87,7 @@ def table4_block(profiles: Mapping[str, Profile]) -> str:
     columns = []
     for name, label in (("vila-u-7b-256", "VILA-U-7B"), ("qwen2-0.5b", "Qwen2-0.5B")):
         found, printed = profiles[name], float(rows[label, "CRAFT"])
-        kept, again = (estimate(found, Plan("ddp", 8, 4, 4, True, 2, r)).peak / MIB for r in (False, True))
+        kept, again = (estimate(found, MemoryPlan("ddp", 8, 4, 4, True, 2, r)).peak / MIB for r in (False, True))
         logits = 4 * (found.tokens + TEXT_TOKENS) * found.vocabulary * 4 * 3 / MIB
         outside = (OUTSIDE["cuda"] + COMMUNICATION) * GIB / MIB
         total = again + logits + outside

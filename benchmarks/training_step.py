@@ -39,7 +39,7 @@ from transformers import (
 from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_vlm
 from craft_lightning.cli.run import build_cli
-from craft_lightning.methods._support.caption_table import CaptionTable
+from craft_lightning.methods._support.contrastive import CaptionTable
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.projector import Projector
 from craft_lightning.optim import build_optimizer

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.checkpoints.encoder import write_encoder
 from craft_lightning.evaluation.prior import domain_counts
 from craft_lightning.models.sharding import whole
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from craft_lightning import run_facts
-from craft_lightning.models.picture_files import told
+from craft_lightning.models.image_files import told
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 
 _NAMES = 8

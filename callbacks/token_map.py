@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.codebook_usage import CodesChanged
-from craft_lightning.checkpoints.vila_u import load_tower
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.evaluation.predictions import everywhere
 from craft_lightning.io import fresh_file
 from craft_lightning.models.image_processing import preprocess

@@ -15,16 +15,18 @@ Reduction = Literal["mean", "token", "image"]
 Axis = Literal["token", "channel"]
 
 MAX_LOG_TEMPERATURE = math.log(100.0)
-"""The temperature of the contrastive loss never exceeds 100 (OD-8)."""
+"""The temperature of the contrastive loss never exceeds 100, as CLIP's."""
 
 
 def commitment(features: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Commitment loss (eq. 3): squared distance of the features to their quantisation, which gets no gradient.
+    """Commitment loss (equation 3), ``|| z - sg[c] ||^2``: the features are drawn to their quantisation.
 
     Args:
-        features: ``[B, N, d]`` z. targets: ``[B, N, d]`` the full sum of codewords (level ``final``), or
-            ``[R, B, N, d]`` the partial sums of levels 1..l, averaged over l (level ``cumulative``, OD-5).
-        reduction: ``mean`` over everything; ``token``: summed over d; ``image``: summed over N and d (OD-6).
+        features: ``[B, N, d]`` z.
+        targets: ``[B, N, d]`` c, the full sum of codewords (level ``final``), or ``[R, B, N, d]`` its partial sums of
+            levels 1..l, averaged over l (level ``cumulative``); they get no gradient.
+        reduction: ``mean`` over everything, so that a weight holds for any tower; ``token``: summed over d; ``image``:
+            summed over N and d.
 
     Returns:
         Scalar, float32.
@@ -35,7 +37,9 @@ def commitment(features: Tensor, targets: Tensor, reduction: Reduction = "mean")
 
 
 def summed_per_sample(logits: Tensor, targets: Tensor, rows: int) -> Tensor:
-    """The answer loss as eq. 2 has it, a sum over each reply's tokens, averaged over the batch (OD-4).
+    """The answer loss as equation 2 prints it: summed over each reply's tokens, averaged over the batch.
+
+    Long answers then weigh more than short ones, and more than the other terms; the usual mean over tokens avoids it.
 
     Args:
         logits: ``[T, V]`` at the labelled positions of all rows. targets: ``[T]``. rows: number of replies, B.
@@ -54,7 +58,7 @@ def contrastive(
     log_temperature: Tensor,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Contrastive loss with class mask (eq. 4), the mean over anchors of
+    """Contrastive loss with class mask (equation 4), the mean over anchors i of
 
     ``softplus(-s_ii) + sum_j softplus(s_ij)`` over the negatives j, with ``s = tau * cos(image, text) + bias``.
 
@@ -63,7 +67,7 @@ def contrastive(
         positives: ``[B]`` long, the text that belongs to each image.
         negatives: ``[B, M]`` bool, pairs to push apart (see :func:`negative_pairs`).
         log_temperature: scalar a, ``tau = exp(min(a, log 100))``; above the cap the gradient still reaches a.
-        bias: scalar; None, as in eq. 4, is 0.
+        bias: scalar; None, as in equation 4, is 0.
 
     Returns:
         Scalar, float32.
@@ -79,30 +83,31 @@ def contrastive(
 
 
 def negative_pairs(labels: Tensor, text_labels: Tensor, sentences: Tensor, text_sentences: Tensor) -> Tensor:
-    """``[B, M]`` bool: pairs of different label and different statement; all others are ignored (OD-9).
+    """``[B, M]`` bool: pairs of different label and different statement. What says the same of another image is true
+    of this one, too, and is neither pulled nor pushed.
 
     Args:
-        labels: ``[B]`` class (classification) or picture (questions) of each image; text_labels: ``[M]``.
+        labels: ``[B]`` class (classification) or number (questions) of each image; text_labels: ``[M]``.
         sentences: ``[B]`` number of the statement in each image's sentence; text_sentences: ``[M]``.
     """
     return (labels[:, None] != text_labels[None]) & (sentences[:, None] != text_sentences[None])
 
 
 def feature_distance(features: Sequence[Tensor], sources: Sequence[Tensor], axis: Axis = "token") -> Tensor:
-    """LDIFS, the distance in feature space (methods.md 3.4): the mean over slices, pictures, tokens and channels of the
-    squared difference of unit features.
+    """LDIFS, the distance in feature space: the mean over slices, images, tokens and channels of the squared difference
+    of unit features.
 
     Args:
         features: slices ``[B, N, d]`` of the encoder in training. sources: the same slices of the encoder at its start.
-        axis: what a unit feature is a unit vector over: ``token``, all tokens of a picture for each channel (as the
-            source code has it, OD-24; the distance is at most 4 / N), or ``channel`` (at most 4 / d).
+        axis: what a unit feature is a unit vector over: ``token``, all tokens of an image for each channel (as the
+            authors' code has it; the distance is at most 4 / N), or ``channel`` (at most 4 / d).
 
     Returns:
         Scalar, float32; 0 and without gradient where both are equal up to a positive factor.
     """
-    dim = {"token": -2, "channel": -1}[axis]
-    squares = [
-        (F.normalize(f.float(), dim=dim, eps=1e-10) - F.normalize(s.detach().float(), dim=dim, eps=1e-10)).square()
-        for f, s in zip(features, sources, strict=True)
-    ]
-    return torch.stack([square.mean() for square in squares]).mean()
+
+    def unit(tensor: Tensor) -> Tensor:
+        return F.normalize(tensor.float(), dim={"token": -2, "channel": -1}[axis], eps=1e-10)
+
+    pairs = zip(features, sources, strict=True)
+    return torch.stack([(unit(own) - unit(start.detach())).square().mean() for own, start in pairs]).mean()

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and a cosine to zero, the same for every method (methods.md 1.5)."""
+"""AdamW with linear warm-up and a cosine to zero, the same for every method: they differ in their losses alone."""
 
 from __future__ import annotations
 
@@ -74,10 +74,8 @@ def build_optimizer(param_groups: Sequence[dict[str, Any]], spec: OptimSpec, tot
 
 def rows_per_pass(batch_size: int, processes: int, parts: int = 1) -> int:
     """Rows that one process takes in one pass when ``parts`` passes make an optimiser step of ``batch_size`` rows.
-
-    Raises:
-        CraftError: the batch cannot be shared equally; it is never rounded, since that would be another experiment.
-    """
+    Raises CraftError: the batch cannot be shared equally; it is never rounded, since that would be another
+    experiment."""
     if batch_size % (processes * parts):
         what = f"{processes} devices" + (f" x {parts} accumulated batches" if parts > 1 else "")
         shares = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from craft_lightning.checkpoints.llava import clip_model
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.paths import (
     aspect_of,
     checkpoint_root,
-    has_clip,
     llm_folder,
     top_config_of,
     tower_folder,
+    tower_kind,
 )
 from craft_lightning.checkpoints.tensors import read_json
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
-from craft_lightning.checkpoints.vila_u import load_tower
 from craft_lightning.models.image_processing import Aspect
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.text.prompts import PromptBuilder
@@ -48,7 +48,7 @@ def read_backbone(spec: VlmSpec) -> Reader:
 
 
 def _side(root: Path, spec: VlmSpec) -> int:
-    if has_clip(root):
+    if tower_kind(root) == "clip":
         with torch.device("meta"):
             return int(clip_model(root).config.image_size)
     file = tower_folder(root) / "preprocessor_config.json"

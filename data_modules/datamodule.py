@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from craft_lightning.errors import CraftError, unknown
+from craft_lightning.models.image_files import told
 from craft_lightning.models.image_processing import to_pixels
-from craft_lightning.models.picture_files import told
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import rows_per_pass
 from craft_lightning.text import multiple_choice as mcq

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import timing
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.io import write_json
 from craft_lightning.models.vlm_spec import VlmSpec
 

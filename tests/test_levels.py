@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from craft_lightning import __main__ as entry
 from craft_lightning import worker
-from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent

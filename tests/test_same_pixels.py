@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from safetensors.torch import load_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.cli import tokens
 from craft_lightning.models.image_processing import preprocess, to_pixels
 from craft_lightning.models.vlm_spec import VlmSpec

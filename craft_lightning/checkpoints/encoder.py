@@ -1,9 +1,10 @@
-"""Plugs an adapted encoder into a tower."""
+"""Adapted encoders: written as a folder of their own, and plugged into a tower."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from craft_lightning.checkpoints.tensors import first_line, listed, mismatches, read_json
+from craft_lightning.checkpoints.tensors import (
+    dtype_name,
+    first_line,
+    fresh_folder,
+    listed,
+    mismatches,
+    read_json,
+    save_tensors,
+)
 from craft_lightning.errors import CraftError
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.io import write_json
+from craft_lightning.models.towers.base import Tower
 
 logger = logging.getLogger(__name__)
 
 
-def weights_hash(tower: VisionTower) -> str:
-    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.siglip.VisionTower.used_parameters`
-    yields: what an adapted encoder replaces."""
+def weights_hash(tower: Tower) -> str:
+    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.base.Tower.used_parameters` yields:
+    what an adapted encoder replaces."""
     digest = hashlib.sha256()
     for name, parameter in tower.used_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} ".encode())
@@ -29,7 +39,40 @@ def weights_hash(tower: VisionTower) -> str:
     return digest.hexdigest()
 
 
-def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
+def write_encoder(
+    folder: str | Path,
+    state: Mapping[str, Tensor],
+    *,
+    base: str,
+    codebook_hash: str | None,
+    method: str,
+    base_hash: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    token_prior: Tensor | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """An adapted encoder: ``encoder.safetensors``, ``config.json`` and, if given, ``token_prior.safetensors``.
+
+    Args:
+        state: the adapted parameters by the names of :meth:`.base.Tower.used_parameters`, all of them.
+        base: checkpoint that it was adapted from. method: name of the method.
+        codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower.
+        base_hash: SHA-256 of the tower that it was adapted from, where there is no codebook.
+        dtype: of the stored parameters.
+        token_prior: ``[K]`` counts of first-level codes on the training split.
+        extra: further facts for ``config.json``.
+    """
+    with fresh_folder(folder) as fresh:
+        save_tensors(fresh / "encoder.safetensors", {k: v.to(dtype) for k, v in state.items()})
+        if token_prior is not None:
+            save_tensors(fresh / "token_prior.safetensors", {"counts": token_prior})
+        facts = {"base": base, "codebook_hash": codebook_hash, "dtype": dtype_name(dtype), "method": method}
+        facts |= {"base_hash": base_hash} if codebook_hash is None else {}
+        facts["token_prior"] = None if token_prior is None else "token_prior.safetensors"
+        write_json(fresh / "config.json", dict(extra or {}) | facts)
+
+
+def apply_encoder(tower: Tower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
     """Put an adapted encoder's parameters into a tower of the same codebook, or into the very tower that it was adapted
     from where there is none: a projector then reads the features of one tower, and no codewords make two of them alike.
 
@@ -58,11 +101,9 @@ def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any
     except (SafetensorError, OSError, KeyError) as error:
         raise CraftError(f"{folder}: unreadable ({first_line(error)})") from error
     parameters = dict(tower.used_parameters())
-    problems = mismatches({k: tuple(v.shape) for k, v in parameters.items()}, state)
-    if problems:
+    if problems := mismatches(parameters, state):
         raise CraftError(f"{folder}: {'; '.join(problems)}")
-    broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
-    if broken:
+    if broken := [name for name, value in state.items() if not bool(value.isfinite().all())]:
         raise CraftError(f"{folder}: not finite: {listed(broken)}; its training diverged")
     for name, parameter in parameters.items():
         # In the precision that it was trained in, though the model around it be held in a coarser one.
@@ -71,7 +112,7 @@ def apply_encoder(tower: VisionTower, folder: str | Path) -> tuple[dict[str, Any
     return facts, counts
 
 
-def _check_base(facts: dict[str, Any], tower: VisionTower, folder: Path) -> None:
+def _check_base(facts: dict[str, Any], tower: Tower, folder: Path) -> None:
     """Compare the tower that a continuous encoder was adapted from with the one that it is to replace."""
     base, theirs = facts.get("base"), facts.get("base_hash")
     if theirs is None or tower.base_hash is None:

@@ -13,22 +13,11 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig
 
 from craft_lightning.checkpoints.paths import is_single, top_config_of, tower_folder
+from craft_lightning.checkpoints.published_configs import KNOWN_CLIP
 from craft_lightning.checkpoints.tensors import TensorFiles, building, load_strict, read_as, read_json
 from craft_lightning.errors import CraftError
 from craft_lightning.models.towers.clip import ClipTower
 from craft_lightning.models.vlm import context_length
-
-KNOWN_CLIP: dict[str, dict[str, int]] = {
-    "openai/clip-vit-large-patch14-336": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-        "image_size": 336,
-    }
-}
-"""Shapes that a single folder does not hold."""
 
 PROJECTOR = "model.mm_projector."
 TOWER = "model.vision_tower.vision_tower."
@@ -37,11 +26,8 @@ PARTS = (PROJECTOR, "model.vision_tower.")
 
 
 def language_config(folder: Path) -> PreTrainedConfig:
-    """The language model's config; that of a single folder is LLaVA's, around a Llama's.
-
-    Raises:
-        CraftError: there is none, of a kind that transformers does not know, or with values that make no model.
-    """
+    """The language model's config; that of a single folder is LLaVA's, around a Llama's. Raises CraftError: there is
+    none, of a kind that transformers does not know, or with values that make no model."""
     file = folder / "config.json"
     facts = read_json(file) if file.is_file() else {}
     kind = str(facts.get("model_type"))
@@ -69,11 +55,8 @@ def projector_state(root: Path) -> dict[str, Tensor]:
 
 
 def clip_shapes(root: Path) -> dict[str, Any]:
-    """Config of the CLIP tower of a checkpoint.
-
-    Raises:
-        CraftError: an unknown shape, or another layer or feature than VILA-7B reads.
-    """
+    """Config of the CLIP tower of a checkpoint. Raises CraftError: an unknown shape, or another layer or feature than
+    VILA-7B reads."""
     top = top_config_of(root)
     wanted = {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch"}
     for field, value in wanted.items():
@@ -96,22 +79,16 @@ def clip_shapes(root: Path) -> dict[str, Any]:
 
 
 def clip_model(root: Path, attention: str = "sdpa") -> Any:
-    """The CLIP model of a checkpoint, its weights not read.
-
-    Raises:
-        CraftError: see :func:`clip_shapes`; shapes that make no model.
-    """
+    """The CLIP model of a checkpoint, its weights not read. Raises CraftError: see :func:`clip_shapes`; shapes that
+    make no model."""
     shapes = clip_shapes(root)
     with building(), read_as(tower_folder(root) / "config.json", "a CLIP vision tower"):
         return CLIPVisionModel._from_config(CLIPVisionConfig(**shapes), attn_implementation=attention)
 
 
 def load_clip_tower(root: Path, attention: str) -> ClipTower:
-    """The CLIP tower of a checkpoint: out of its own files, or of the repository that it names.
-
-    Raises:
-        CraftError: it is in neither, or tensors do not fit.
-    """
+    """The CLIP tower of a checkpoint: out of its own files, or of the repository that it names. Raises CraftError: it
+    is in neither, or tensors do not fit."""
     vision = clip_model(root, attention)
     folder = tower_folder(root)
     single = is_single(root)

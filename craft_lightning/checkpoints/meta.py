@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, SiglipVisionModel
 
 from craft_lightning.checkpoints.llava import clip_model, language_config, projector_kind
-from craft_lightning.checkpoints.paths import checkpoint_root, has_clip, llm_folder, top_config_of, tower_folder
+from craft_lightning.checkpoints.paths import checkpoint_root, llm_folder, top_config_of, tower_folder, tower_kind
 from craft_lightning.checkpoints.published_configs import config_folder
-from craft_lightning.checkpoints.tensors import building, read_as, read_json
-from craft_lightning.checkpoints.timm_tower import read_timm_tower
-from craft_lightning.checkpoints.vila_u import entries_of, levels_of, section_of, siglip_half
+from craft_lightning.checkpoints.tensors import building, read_as
+from craft_lightning.checkpoints.timm_tower import build_timm_tower
+from craft_lightning.checkpoints.vila_u import codebook_size, section_of, siglip_half
 from craft_lightning.errors import CraftError
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.sharding import blocks
+from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.towers.clip import ClipTower
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
 
@@ -36,7 +37,11 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
     """
     with config_folder(spec) as folder, torch.device("meta"), building():
         root = checkpoint_root(folder)
-        tower, quantizer = _tower(root)
+        try:
+            tower = _tower(root)
+            quantizer = _quantizer(root, tower.width)
+        except ValueError as error:
+            raise CraftError(f"{tower_folder(root)}: {error}") from error
         llm = llm_folder(root)
         config: Any = language_config(llm)
         with read_as(llm / "config.json", "a language model"):
@@ -48,22 +53,22 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
     return vlm
 
 
-def _tower(root: Path) -> tuple[Any, ResidualQuantizer | None]:
-    if has_clip(root):
-        return ClipTower(clip_model(root)), None
+def _tower(root: Path) -> Tower:
+    kind = tower_kind(root)
+    if kind == "siglip":
+        return SiglipTower(siglip_half(SiglipVisionModel, root))
+    return ClipTower(clip_model(root)) if kind == "clip" else build_timm_tower(root)
+
+
+def _quantizer(root: Path, width: int) -> ResidualQuantizer | None:
+    if tower_kind(root) != "siglip" or top_config_of(root).get("continuous", False):
+        return None
     folder = tower_folder(root)
-    if "timm" in read_json(folder / "config.json"):
-        return read_timm_tower(folder, None), None
-    vision = siglip_half(SiglipVisionModel, folder, root)
-    section, quantizer = section_of(folder), None
-    if "n_embed" in section and not top_config_of(root).get("continuous", False):
-        levels, entries = levels_of(section, folder), entries_of(section, folder)
-        tables = torch.empty(1 if section.get("shared_codebook") else levels, entries, vision.config.hidden_size)
-        quantizer = ResidualQuantizer(tables, levels)
-    try:
-        return VisionTower(vision), quantizer
-    except ValueError as error:
-        raise CraftError(f"{folder}: {error}") from error
+    size = codebook_size(folder)
+    if size is None:
+        return None
+    tables = 1 if section_of(folder).get("shared_codebook") else size[0]
+    return ResidualQuantizer(torch.empty(tables, size[1], width), size[0])
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
     language = Stack(
         config.num_hidden_layers, config.hidden_size, config.num_key_value_heads * head, config.intermediate_size
     )
-    quantizer = vlm.tower.quantizer
+    tower, quantizer = vlm.tower, vlm.tower.quantizer
     tables: list[Tensor] = [] if quantizer is None else [b for b in quantizer.buffers() if b is not None]
     return Profile(
         trained=trained,
@@ -126,18 +131,11 @@ def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
         tables=sum(t.numel() * t.element_size() for t in tables),
         outside=total - sum(sizes),
         block=max(sizes, default=0),
-        tower=_tower_stack(vlm.tower),
+        tower=None if tower.mlp is None else Stack(tower.depth, tower.width, tower.width, tower.mlp),
         language=language,
-        tokens=vlm.tower.num_tokens,
+        tokens=tower.num_tokens,
         vocabulary=config.vocab_size,
-        distances=2 * vlm.tower.num_tokens * quantizer.entries * quantizer.levels * vlm.tower.width if quantizer else 0,
-        tower_trains=any(p.requires_grad for p in vlm.tower.parameters()),
+        distances=2 * tower.num_tokens * quantizer.entries * quantizer.levels * tower.width if quantizer else 0,
+        tower_trains=any(p.requires_grad for p in tower.parameters()),
         language_trains=any(p.requires_grad for p in vlm.language_model.parameters()),
     )
-
-
-def _tower_stack(tower: Any) -> Stack | None:
-    if not isinstance(tower, VisionTower | ClipTower):
-        return None
-    config: Any = tower.vision.config
-    return Stack(config.num_hidden_layers - 1, config.hidden_size, config.hidden_size, config.intermediate_size)

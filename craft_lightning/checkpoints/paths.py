@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from craft_lightning.checkpoints.tensors import read_json
 from craft_lightning.errors import CraftError
@@ -17,11 +17,8 @@ from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, resolve
 
 
 def checkpoint_root(folder: str | Path) -> Path:
-    """The folder that holds ``llm/`` and ``vision_tower/``: the given one, or ``model/`` in it.
-
-    Raises:
-        CraftError: neither has a ``config.json``.
-    """
+    """The folder that holds ``llm/`` and ``vision_tower/``: the given one, or ``model/`` in it. Raises CraftError:
+    neither has a ``config.json``."""
     folder = Path(folder)
     for root in (folder, folder / "model"):
         if (root / "config.json").is_file() or (root / "vision_tower" / "config.json").is_file():
@@ -69,22 +66,19 @@ def tower_folder(root: Path) -> Path:
     return folder
 
 
-def has_clip(root: Path) -> bool:
-    """Whether the tower is a CLIP model."""
-    if is_single(root):
-        return True
-    return str(read_json(tower_folder(root) / "config.json").get("model_type")).startswith("clip")
+def tower_kind(root: Path) -> Literal["siglip", "clip", "timm"]:
+    """Which of the towers a checkpoint has; a folder that says nothing should be VILA-U's, whose is SigLIP."""
+    facts = {} if is_single(root) else read_json(tower_folder(root) / "config.json")
+    if is_single(root) or str(facts.get("model_type")).startswith("clip"):
+        return "clip"
+    return "timm" if "timm" in facts else "siglip"
 
 
 def aspect_of(root: Path) -> Aspect:
-    """How pictures become squares; the border has the mean colour of the tower's pre-training.
-
-    Raises:
-        CraftError: in a way that is not known.
-    """
+    """How images become squares, the border in the mean colour of the tower's pre-training; CraftError if unknown."""
     aspect = top_config_of(root).get("image_aspect_ratio", "resize")
     if aspect == "pad":
-        return "pad_clip" if has_clip(root) else "pad"
+        return "pad_clip" if tower_kind(root) == "clip" else "pad"
     if aspect != "resize":
         raise CraftError(f"{root / 'config.json'}: image_aspect_ratio {aspect!r} is unknown; known: resize, pad")
     return "resize"

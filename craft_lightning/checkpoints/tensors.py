@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of a name.
-
-    Raises:
-        CraftError: not one of :data:`DTYPES`.
-    """
+    """The dtype of a name. Raises CraftError: not one of :data:`DTYPES`."""
     if name not in DTYPES:
         raise CraftError(f"no dtype {name!r}; known: {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype, as configs write it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def first_line(error: Exception) -> str:
@@ -47,11 +48,8 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def fresh_folder(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` when the block ends without an error.
-
-    Raises:
-        CraftError: ``folder`` is a file, or a folder that is not empty and holds no ``config.json``.
-    """
+    """A temporary folder that takes the place of ``folder`` when the block ends without an error. Raises CraftError:
+    ``folder`` is a file, or a folder that is not empty and holds no ``config.json``."""
     target = Path(folder)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").is_file())):
         raise CraftError(f"{target} exists and is no checkpoint: it will not be replaced; name another folder")
@@ -71,11 +69,7 @@ def fresh_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CraftError: no such file, or not a JSON object; the message names it.
-    """
+    """A JSON object. Raises CraftError: no such file, or not a JSON object; the message names it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -154,12 +148,10 @@ class TensorFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._where: dict[str, Path] = {}
-        self._torch: dict[Path, Mapping[str, Tensor]] = {}
         self.files = self._find()
+        self._readers: dict[str, Callable[[str], Tensor]] = {}
         for path in self.files:
-            for name in self._names(path):
-                self._where[name] = path
+            self._readers |= _open_safe(path) if path.suffix == ".safetensors" else _open_torch(path)
 
     def _find(self) -> list[Path]:
         for single, index in ((SAFE, SAFE_INDEX), (TORCH, TORCH_INDEX)):
@@ -176,46 +168,36 @@ class TensorFiles:
                 return [self.folder / shard for shard in shards]
         raise CraftError(f"no weights in {self.folder}: expected {SAFE} or {TORCH}, whole or with an index")
 
-    def _names(self, path: Path) -> Iterable[str]:
-        if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, "pt") as file:
-                    return list(file.keys())
-            except (SafetensorError, OSError) as error:
-                raise CraftError(f"{path}: not a readable safetensors file ({error})") from error
-        try:
-            # Only files of the old format cannot be mapped.
-            mapped = zipfile.is_zipfile(path)
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise CraftError(f"{path}: not a torch file of plain tensors; it will not be unpickled") from error
-        if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-            raise CraftError(f"{path}: holds more than named tensors")
-        self._torch[path] = state
-        return state.keys()
-
     def names(self) -> set[str]:
         """Every tensor's name."""
-        return set(self._where)
+        return set(self._readers)
 
     def __getitem__(self, name: str) -> Tensor:
-        path = self._where[name]
-        if path in self._torch:
-            return self._torch[path][name]
-        with safe_open(path, "pt") as file:
-            return file.get_tensor(name)
+        return self._readers[name](name)
 
     def under(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names start with ``prefix``, which is removed; read file by file."""
-        found: dict[str, Tensor] = {}
-        for path in sorted(set(self._where.values())):
-            wanted = [n for n, p in self._where.items() if p == path and n.startswith(prefix)]
-            if path in self._torch:
-                found |= {n.removeprefix(prefix): self._torch[path][n] for n in wanted}
-            elif wanted:
-                with safe_open(path, "pt") as file:
-                    found |= {n.removeprefix(prefix): file.get_tensor(n) for n in wanted}
-        return found
+        """The tensors whose names start with ``prefix``, which is removed."""
+        return {name.removeprefix(prefix): self[name] for name in self._readers if name.startswith(prefix)}
+
+
+def _open_safe(path: Path) -> dict[str, Callable[[str], Tensor]]:
+    """By each tensor's name, what reads it."""
+    try:
+        file = safe_open(path, "pt")
+        return dict.fromkeys(file.keys(), file.get_tensor)
+    except (SafetensorError, OSError) as error:
+        raise CraftError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _open_torch(path: Path) -> dict[str, Callable[[str], Tensor]]:
+    try:
+        # Only files of the old format cannot be mapped.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CraftError(f"{path}: not a torch file of plain tensors; it will not be unpickled") from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CraftError(f"{path}: holds more than named tensors")
+    return dict.fromkeys(state, state.__getitem__)
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: Path, prefix: str = "") -> None:
@@ -227,24 +209,20 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: Path, pre
     Raises:
         CraftError: missing or unexpected tensors, or other shapes.
     """
-    own = module.state_dict()
-    problems = mismatches({k: tuple(v.shape) for k, v in own.items()}, state, prefix)
-    if problems:
+    if problems := mismatches(module.state_dict(), state, prefix):
         raise CraftError(f"{where}: {'; '.join(problems)}")
     module.load_state_dict(dict(state))
 
 
-def mismatches(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], prefix: str = "") -> list[str]:
-    """What is wrong with ``state``, in words; empty if nothing is."""
+def mismatches(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: str = "") -> list[str]:
+    """What is wrong with the names and shapes of ``state``, in words; empty if nothing is."""
     shapes = [
-        f"{prefix}{name} is {list(state[name].shape)}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
+        f"{prefix}{name} is {list(state[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
     ]
-    problems = []
-    for word, names in (("missing", expected.keys() - state.keys()), ("unexpected", state.keys() - expected.keys())):
-        if names:
-            problems.append(f"{word} {listed(prefix + name for name in names)}")
+    wrong = {"missing": expected.keys() - state.keys(), "unexpected": state.keys() - expected.keys()}
+    problems = [f"{word} {listed(prefix + name for name in names)}" for word, names in wrong.items() if names]
     return problems + ([listed(shapes)] if shapes else [])
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file
 
+from craft_lightning.checkpoints.paths import tower_folder
 from craft_lightning.checkpoints.tensors import building, fresh_folder, read_as, read_json, save_tensors
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
@@ -16,24 +17,19 @@ if TYPE_CHECKING:
     from craft_lightning.models.towers.timm import TimmTower
 
 
-def read_timm_tower(folder: Path, weights: Path | None) -> TimmTower:
-    """The timm tower that a folder describes, with weights from a file or with random ones.
-
-    Raises:
-        CraftError: no such model, or weights that do not fit.
-    """
+def build_timm_tower(root: Path) -> TimmTower:
+    """The timm tower that a checkpoint describes, its weights not read; CraftError if timm has no such model."""
     from craft_lightning.models.towers.timm import TimmTower  # timm takes a second to import and is rarely needed
 
-    file = folder / "config.json"
+    file = tower_folder(root) / "config.json"
     with building(), read_as(file, "a timm tower"):
         facts = read_json(file)["timm"]
-        tower = TimmTower(facts["name"], facts.get("image_size"))
-    if weights is not None:
-        _fill(tower, weights)
-    return tower
+        return TimmTower(facts["name"], facts.get("image_size"))
 
 
-def _fill(tower: TimmTower, file: Path) -> None:
+def load_timm_tower(root: Path) -> TimmTower:
+    """The timm tower of a checkpoint. Raises CraftError: no such model, no weights, or weights that do not fit."""
+    tower, file = build_timm_tower(root), tower_folder(root) / "model.safetensors"
     if not file.is_file():
         raise CraftError(f"no weight file {file} for the timm tower")
     with read_as(file, "weights of a timm tower"):
@@ -42,10 +38,11 @@ def _fill(tower: TimmTower, file: Path) -> None:
         tower.vision.load_state_dict(state)
     except RuntimeError as error:
         raise CraftError(f"{file}: {' '.join(str(error).split())}") from error
+    return tower
 
 
 def write_timm_tower(folder: str | Path, tower: TimmTower, dtype: torch.dtype = torch.float32) -> None:
-    """A tower folder that :func:`.registry.load_tower` reads and that a checkpoint may name in ``vision_tower_cfg``."""
+    """A tower folder that :func:`.load.load_tower` reads and that a checkpoint may name in ``vision_tower_cfg``."""
     facts = {"name": tower.name, "image_size": tower.image_size}
     with fresh_folder(folder) as fresh:
         save_tensors(fresh / "model.safetensors", {k: v.to(dtype) for k, v in tower.vision.state_dict().items()})

@@ -1,7 +1,4 @@
-"""Writes random small checkpoints in the real layout; :func:`.registry.load_vlm` reads them like any other.
-
-For tests, smoke runs and the README: no download, no training, some 100 kB each.
-"""
+"""Writes random small checkpoints in real layouts for tests and benchmarks, some 100 kB each, read like any others."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from craft_lightning.checkpoints.vila_u import load_tower
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_tower, write_vlm
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.vlm import WRAP_TOKENS
@@ -44,27 +41,29 @@ _CHATML = (
 )
 
 
+_SPECIAL = {
+    "llama": ["<unk>", "<s>", "</s>", *WRAP_TOKENS],
+    "qwen2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *WRAP_TOKENS],
+    "siglip": ["</s>"],
+}
+_NAMED = {
+    "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"},
+    "qwen2": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+    "siglip": {"eos_token": "</s>", "pad_token": "</s>"},
+}
+
+
 def tiny_tokenizer(family: Literal["llama", "qwen2", "siglip"], size: int = 400) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer of at most ``size`` entries, trained on a few sentences in code."""
-    special = {
-        "llama": ["<unk>", "<s>", "</s>", *WRAP_TOKENS],
-        "qwen2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *WRAP_TOKENS],
-        "siglip": ["</s>"],
-    }[family]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), _SPECIAL[family]
+    core.train_from_iterator(
+        _TEXT,
+        trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
-    core.train_from_iterator(_TEXT, trainer)
-    names = {
-        "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"},
-        "qwen2": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
-        "siglip": {"eos_token": "</s>", "pad_token": "</s>"},
-    }[family]
-    fast = PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **names)
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **_NAMED[family])
     if family == "qwen2":
         fast.chat_template = _CHATML
     return fast
@@ -82,36 +81,28 @@ def tiny_tower(
 ) -> TowerParts:
     """A random tower with its text half; codewords have the spread of the features, so that codes vary."""
     sizes: dict[str, Any] = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
-    heads = max(1, width // 16)
-    vision = SiglipVisionConfig(**sizes, num_attention_heads=heads, image_size=image_size, patch_size=patch)
+    sizes["num_attention_heads"] = max(1, width // 16)
+    vision = SiglipVisionConfig(**sizes, image_size=image_size, patch_size=patch)
     tokenizer = tiny_tokenizer("siglip", 300)
-    text = SiglipTextConfig(
-        **sizes,
-        num_attention_heads=heads,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    ids: dict[str, Any] = {"pad_token_id": pad, "bos_token_id": None, "eos_token_id": end}
+    text = SiglipTextConfig(**sizes, **ids, vocab_size=len(tokenizer), max_position_embeddings=64)
     tables = torch.randn(1 if shared else levels, codes, width)
     if shared:
         tables = tables * torch.logspace(0, -1, codes).view(1, codes, 1)
     return TowerParts(SiglipVisionModel(vision), tables, levels, SiglipTextModel(text), tokenizer, 2.3, -10.0)
 
 
-def tiny_language_model(
-    family: Family, tokenizer: PreTrainedTokenizerBase, *, width: int = 48, layers: int = 2, context: int = 640
-) -> PreTrainedModel:
-    """A random Llama or Qwen2."""
+def tiny_language_model(family: Family, tokenizer: PreTrainedTokenizerBase, width: int = 48) -> PreTrainedModel:
+    """A random Llama or Qwen2 of two blocks and 640 positions."""
     config = (LlamaConfig if family == "llama" else Qwen2Config)(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
-        num_hidden_layers=layers,
+        num_hidden_layers=2,
         num_attention_heads=max(1, width // 16),
         num_key_value_heads=max(1, width // 32),
-        max_position_embeddings=context,
+        max_position_embeddings=640,
         initializer_range=width**-0.5,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
@@ -126,54 +117,35 @@ def write_tiny(
     *,
     llm: Family = "llama",
     width: int = 48,
-    layers: int = 2,
-    context: int = 640,
-    tower_width: int = 32,
-    tower_layers: int = 3,
-    image_size: int = 32,
-    patch: int = 8,
-    codes: int = 64,
-    levels: int = 4,
-    shared: bool = True,
     tower: str | None = None,
     continuous: bool = False,
     image_wrap: bool = True,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    **shape: Any,
 ) -> Path:
-    """A random checkpoint folder; the same arguments give the same weights.
+    """A random checkpoint folder, which is returned; the same arguments give the same weights.
 
     Args:
         llm: shape of the language model; ``qwen2`` also takes the chat template as its conversation.
-        width, layers, context: of the language model.
-        tower_width, tower_layers, image_size, patch, codes, levels, shared: of the tower it writes.
-        tower: folder of an existing tower, relative to ``folder``, to share instead; the tower's arguments are then
-            not used.
-        continuous, image_wrap: see :mod:`.vila_u_writer`.
+        width: of the language model.
+        tower: folder of an existing tower, relative to ``folder``, to share.
+        continuous, image_wrap: see :mod:`.vila_u`.
         dtype: of the stored tensors.
-
-    Returns:
-        ``folder``.
+        shape: of the tower that is written, see :func:`tiny_tower`.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made: dict[str, Any] = {
-            "image_size": image_size,
-            "patch": patch,
-            "codes": codes,
-            "levels": levels,
-            "shared": shared,
-        }
-        parts = tower or tiny_tower(width=tower_width, layers=tower_layers, **made)
-        mm_width = load_tower((folder / tower).resolve()).width if tower else tower_width
+        parts = tower or tiny_tower(**shape)
+        tower_width = load_tower((folder / tower).resolve()).width if tower else shape.get("width", 32)
         torch.manual_seed(seed + 1)
         tokenizer = tiny_tokenizer(llm, 400 if llm == "llama" else 360)
-        model = tiny_language_model(llm, tokenizer, width=width, layers=layers, context=context)
+        model = tiny_language_model(llm, tokenizer, width)
         write_vlm(
             folder,
             tower=parts,
-            projector=Projector("mlp2x_gelu", mm_width, width),
+            projector=Projector("mlp2x_gelu", tower_width, width),
             language_model=model,
             tokenizer=tokenizer,
             dtype=dtype,

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from craft_lightning.checkpoints.encoder import apply_encoder
 from craft_lightning.checkpoints.llava import projector_kind
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.paths import checkpoint_root, is_single, top_config_of, tower_folder
+from craft_lightning.checkpoints.published_configs import KNOWN_SIGLIP
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
-from craft_lightning.checkpoints.vila_u import KNOWN_SIGLIP, load_tower, section_of, siglip_folder
-from craft_lightning.checkpoints.vila_u_writer import SIGLIP
+from craft_lightning.checkpoints.vila_u import SIGLIP, section_of, siglip_folder
 from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file, write_json

@@ -22,7 +22,7 @@ from craft_lightning.cli import run as cli
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.io import check_file
 from craft_lightning.methods import METHODS
-from craft_lightning.methods._support.checkpoint_checks import read_checkpoint
+from craft_lightning.methods._support.checkpointed import read_checkpoint
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.image_processing import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune

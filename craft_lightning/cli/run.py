@@ -55,7 +55,7 @@ from craft_lightning.environment import placed
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.methods._support import resuming
-from craft_lightning.methods._support.checkpoint_checks import check_method, read_checkpoint
+from craft_lightning.methods._support.checkpointed import check_method, read_checkpoint
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.run_folder import (

@@ -13,15 +13,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from craft_lightning.checkpoints.encoder import apply_encoder
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root
 from craft_lightning.checkpoints.tensors import save_tensors
-from craft_lightning.checkpoints.vila_u import load_tower
 from craft_lightning.errors import CraftError
 from craft_lightning.io import check_file
-from craft_lightning.models.image_processing import Aspect, picture_batches
-from craft_lightning.models.picture_files import find_pictures
+from craft_lightning.models.image_files import find_images
+from craft_lightning.models.image_processing import Aspect, image_batches
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.types import VisualTokens
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
 
 @torch.no_grad()
 def tokenize(
-    tower: VisionTower, batches: Iterable[Tensor], total: int = 0, keep: float = 1.0, prior: Tensor | None = None
+    tower: Tower, batches: Iterable[Tensor], total: int = 0, keep: float = 1.0, prior: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Codes, features and quantised features of batches of pixels ``[b, 3, S, S]``, concatenated.
 
@@ -129,7 +129,7 @@ def tokenize(
     return {name: torch.cat(rows) for name, rows in found.items()}
 
 
-def _encoded(tower: VisionTower, batches: Iterable[Tensor], total: int) -> Iterator[VisualTokens]:
+def _encoded(tower: Tower, batches: Iterable[Tensor], total: int) -> Iterator[VisualTokens]:
     done = 0
     for pixels in batches:
         yield tower.encode(pixels)
@@ -150,8 +150,8 @@ def open_input(
         if len(inputs) > 1:
             raise CraftError("--input takes one safetensors file, or pictures, not both")
         return _open_pixels(inputs[0], batch_size)
-    files = find_pictures(inputs)
-    return [_name(file, inputs) for file in files], picture_batches(files, side, aspect, batch_size)
+    files = find_images(inputs)
+    return [_name(file, inputs) for file in files], image_batches(files, side, aspect, batch_size)
 
 
 def _name(file: Path, inputs: Sequence[Path]) -> str:

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from craft_lightning.checkpoints.encoder import apply_encoder
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root
-from craft_lightning.checkpoints.vila_u import load_tower
 from craft_lightning.errors import CraftError
 from craft_lightning.io import check_file, fresh_file
-from craft_lightning.models.image_processing import Aspect, picture_batches
-from craft_lightning.models.picture_files import find_pictures
+from craft_lightning.models.image_files import find_images
+from craft_lightning.models.image_processing import Aspect, image_batches
 from craft_lightning.models.pruning import PruneRule, budget_of, count_codes, prune
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.visualization import MUTED, TokenView, code_colours, draw_tokens, stack
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if tower.quantizer is None:
         raise CraftError(f"{args.checkpoint} is a continuous model: it has no discrete tokens")
     aspect = aspect_of(checkpoint_root(resolve(spec)))
-    files = find_pictures(args.images)
+    files = find_images(args.images)
     views, source = _look(tower, files, aspect, args.encoder, args.keep)
     colours = code_colours(tower.quantizer.table(0))
     with fresh_file(args.output) as temporary:
@@ -71,20 +71,20 @@ def main(argv: Sequence[str]) -> int:
 
 @torch.no_grad()
 def _look(
-    tower: VisionTower, files: Sequence[Path], aspect: Aspect, encoder: Path | None, keep: float
+    tower: Tower, files: Sequence[Path], aspect: Aspect, encoder: Path | None, keep: float
 ) -> tuple[list[TokenView], str]:
     """What is drawn of the first :data:`DRAWN` pictures, and where the prior comes from.
 
     An encoder brings the counts of its training pictures; without them, all pictures given are counted.
     """
     assert tower.quantizer is not None
-    shown = next(picture_batches(files, tower.image_size, aspect, DRAWN))
+    shown = next(image_batches(files, tower.image_size, aspect, DRAWN))
     before, prior, source = None, None, "the encoder's training pictures"
     if encoder is not None:
         before = tower.encode(shown).codes
         _, prior = apply_encoder(tower, encoder)
     if prior is None:
-        batches = picture_batches(files, tower.image_size, aspect, DRAWN)
+        batches = image_batches(files, tower.image_size, aspect, DRAWN)
         prior = count_codes((tower.encode(pixels).codes for pixels in batches), tower.quantizer.entries)
         source = f"the {len(files)} pictures given"
     names = [file.as_posix() for file in files[:DRAWN]]

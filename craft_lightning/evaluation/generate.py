@@ -1,4 +1,4 @@
-"""What a model replies to a batch, scored: greedy text by exact match (methods.md 7.3), and the most likely letter."""
+"""What a model replies to a batch, scored: greedy text by exact match, and the most likely letter."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from craft_lightning.types import Prediction, VisualTokens, VqaBatch
 
 
 def scored_replies(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[Prediction]:
-    """Greedy replies of at most five tokens to a batch whose pictures are seen as ``visual``, whole or pruned."""
+    """Greedy replies of at most five tokens to a batch whose images are seen as ``visual``, whole or pruned."""
     texts, logits = vlm.reply(visual, batch, MAX_NEW_TOKENS)
-    letters = likely_letters(vlm, logits, batch)
+    likely = [
+        None if letter is None else letter == normalise(answer)
+        for letter, answer in zip(likely_letters(vlm, logits, batch), batch.answers, strict=True)
+    ]
+    rows = zip(batch.keys, texts, batch.answers, batch.seen.tolist(), likely, strict=True)
     return [
-        Prediction(
-            key, text, answer, exact_match(text, answer), seen, None if letter is None else letter == normalise(answer)
-        )
-        for key, text, answer, seen, letter in zip(
-            batch.keys, texts, batch.answers, batch.seen.tolist(), letters, strict=True
-        )
+        Prediction(key, text, right, exact_match(text, right), seen, letter) for key, text, right, seen, letter in rows
     ]
 
 

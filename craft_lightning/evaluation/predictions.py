@@ -22,19 +22,12 @@ def to_jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str
     Args:
         predictions: one an item. items: hashes by the item's key.
     """
-    lines = [
-        {
-            "key": p.key,
-            "item": items.get(p.key),
-            "prediction": p.text,
-            "answer": p.answer,
-            "correct": p.correct,
-            "seen": p.seen,
-            "letter_correct": p.letter_correct,
-        }
-        for p in predictions
-    ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    lines = []
+    for p in predictions:
+        said = {"key": p.key, "item": items.get(p.key), "prediction": p.text, "answer": p.answer}
+        scored = {"correct": p.correct, "seen": p.seen, "letter_correct": p.letter_correct}
+        lines.append(json.dumps(said | scored, ensure_ascii=False) + "\n")
+    return "".join(lines)
 
 
 def count_items(folder: Path) -> dict[str, int]:

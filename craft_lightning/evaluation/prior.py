@@ -1,4 +1,4 @@
-"""How often each code occurs in pictures: the prior that token pruning asks (methods.md 2.2)."""
+"""How often each code occurs in images: the prior that token pruning asks (section 3.3)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _counted: WeakKeyDictionary[LightningModule, tuple[int, Tensor]] = WeakKeyDictio
 
 @torch.no_grad()
 def counts_in(trainer: Trainer, module: LightningModule, pictures: Iterable[Tensor]) -> Tensor:
-    """``[K]`` int64 counts of first-level codes over all tokens of all pictures, on the CPU.
+    """``[K]`` int64 counts of first-level codes over all tokens of all images, on the CPU.
 
-    Every process counts all pictures: the passes are few beside a training, and nothing has to be exchanged.
+    Every process counts all images: the passes are few beside a training, and nothing has to be exchanged.
 
     Args:
-        module: a method with a codebook; its own way to see pictures is taken, in eval mode.
+        module: a method with a codebook; its own way to see images is taken, in eval mode.
         pictures: batches ``[b, 3, S, S]``.
     """
     method: Any = module
@@ -36,11 +36,8 @@ def counts_in(trainer: Trainer, module: LightningModule, pictures: Iterable[Tens
 
 
 def domain_counts(trainer: Trainer, module: LightningModule) -> Tensor:
-    """:func:`counts_in` of the training split with the encoder as it is now (OD-14).
-
-    Raises:
-        CraftError: the trainer has no data module.
-    """
+    """:func:`counts_in` of the training split with the encoder as it is now, since adaptation moves codes. Raises
+    CraftError: the trainer has no data module."""
     step, counts = _counted.get(module, (-1, None))
     if counts is None or trainer.state.fn != "fit" or step != trainer.global_step:
         counts = counts_in(trainer, module, data_of(trainer).training_pictures())
@@ -49,14 +46,10 @@ def domain_counts(trainer: Trainer, module: LightningModule) -> Tensor:
 
 
 def data_of(trainer: Trainer) -> Any:
-    """The data module.
-
-    Raises:
-        CraftError: there is none.
-    """
+    """The data module. Raises CraftError: there is none."""
     data = getattr(trainer, "datamodule", None)
     if data is None:
-        raise CraftError("pruning by quotas counts codes of the training pictures: give the trainer a data module")
+        raise CraftError("pruning by quotas counts codes of the training images: give the trainer a data module")
     return data
 
 

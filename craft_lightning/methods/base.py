@@ -1,4 +1,4 @@
-"""The contract of a method: what it trains, what it builds, how it sees a picture, and its loss terms.
+"""The contract of a method: what it trains, what it builds, how it sees an image, and its loss terms.
 
 Everything else (steps, optimiser, logging, evaluation, checkpoints) is the same for all methods and lives here.
 """
@@ -6,22 +6,20 @@ Everything else (steps, optimiser, logging, evaluation, checkpoints) is the same
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.checkpoints.meta import skeleton
-from craft_lightning.checkpoints.registry import load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
-from craft_lightning.methods._support import checkpoint_checks as state
-from craft_lightning.methods._support import resuming
-from craft_lightning.methods._support.caption_table import CaptionRows, CaptionTable
 from craft_lightning.methods._support.checkpointed import Checkpointed
-from craft_lightning.methods._support.feature_cache import SeenPictures
+from craft_lightning.methods._support.feature_cache import FeatureCache
+from craft_lightning.methods._support.resuming import weight_hashes
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.pruning import PruneRule, prune_each
 from craft_lightning.models.sharding import shard
@@ -56,8 +54,7 @@ class BaseMethod(Checkpointed, ABC):
         continuous: True refuses backbones that have a codebook.
         usual_keep: share of visual tokens that evaluations keep when pruning is on and no other share is asked for.
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
-        captions: embedded sentences of the data, once :meth:`caption_rows` has asked for them.
-        seen: pictures that a frozen encoder saw in this fit; None where it has to see each again.
+        seen: what a frozen encoder made of the images of this fit; None where it has to see each again.
         beside_encoder: what an evaluation needs besides the encoder's own parameters, in words; empty for nothing.
         token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
             PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
@@ -74,7 +71,6 @@ class BaseMethod(Checkpointed, ABC):
         self.backbone = backbone
         self.optim = optim
         self.strict_loading = False
-        self.captions: CaptionTable | None = None
         self.accuracy = ExactMatch()
         self.usage: CodebookUsage | None = None
         self.token_keep = 1.0
@@ -82,7 +78,7 @@ class BaseMethod(Checkpointed, ABC):
         self.token_prior: Tensor | None = None
         self.token_rule = PruneRule()
         self.beside_encoder = ""
-        self.seen: SeenPictures | None = None
+        self.seen: FeatureCache | None = None
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -106,9 +102,11 @@ class BaseMethod(Checkpointed, ABC):
         """Pixels ``[B, 3, H, W]`` to what the projector sees; by default the backbone's own path."""
         return self.vlm.encode(pixel_values)
 
-    @abstractmethod
     def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
-        """Named loss terms, weights included. The base adds them up and logs each as ``train/<name>``."""
+        """Named loss terms, weights included, which the base adds up and logs as ``train/<name>``.
+
+        By default ``sal`` alone, the next-token loss of the answer through the language model (equation 2)."""
+        return {"sal": out.answer_loss}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; by default matrices are decayed, vectors and scalars are not."""
@@ -122,42 +120,22 @@ class BaseMethod(Checkpointed, ABC):
     @property
     def data_kind(self) -> str:
         """``classification`` or ``question``, as the data module says; classification without one."""
-        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
-        return str(getattr(data, "kind", "classification"))
-
-    def caption_rows(self, batch: VqaBatch) -> CaptionRows:
-        """Embedded sentences of the step (of all processes and parts), and which of them belong to the batch's rows.
-
-        The sentences are the data module's; the frozen text tower embeds each of them once, at the first call.
-
-        Raises:
-            CraftError: the data has no captions.
-        """
-        if self.captions is None:
-            data = getattr(self.trainer, "datamodule", None)
-            sentences: Sequence[str] = getattr(data, "captions", ())
-            stated: Sequence[str] | None = getattr(data, "statements", None)
-            self.captions = CaptionTable.embed(sentences, self.backbone, self.device, stated)
-        share = batch.share
-        ids, labels, first = share.caption_ids, share.label_ids, share.part * len(batch)
-        if self._processes() > 1:
-            first += self.global_rank * len(ids)
-            gathered: Any = self.all_gather({"ids": ids, "labels": labels})
-            ids, labels = gathered["ids"].flatten(), gathered["labels"].flatten()
-        return self.captions.rows(ids, labels, slice(first, first + len(batch)))
+        return str(getattr(self._data, "kind", "classification"))
 
     # -- final ---------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent.
-
-        Raises:
-            CraftError: a backbone with a codebook, for a method that knows none.
-        """
+        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent. Raises
+        CraftError: a backbone with a codebook, for a method that knows none."""
         if not self._built:
             vlm = load_vlm(self.backbone)
-            state.check_continuous(self.continuous, vlm.codebook_hash, self.name, self.backbone.name)
-            self.weights = resuming.weight_hashes(vlm)
+            if self.continuous and vlm.codebook_hash is not None:
+                raise CraftError(
+                    f"{self.name} is for continuous models, and {self.backbone.name} has a codebook; take "
+                    "--model.backbone.name pocket-vila (through a codebook, the same is craft with lambda_commitment "
+                    "and lambda_contrastive 0)"
+                )
+            self.weights = weight_hashes(vlm)
             self._configure(vlm)
 
     def sketch(self) -> Self:
@@ -200,17 +178,17 @@ class BaseMethod(Checkpointed, ABC):
         self.seen = None  # what a fit that failed has left
 
     def on_fit_start(self) -> None:
-        """Keep what the encoder makes of pictures, if it stays as it is in this fit.
+        """Keep what the encoder makes of images, if it stays as it is in this fit.
 
         Not where the tower is sharded: all processes gather its weights together.
         """
         own = type(self).visual_tokens is not BaseMethod.visual_tokens
         moves = any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
-        self.seen = None if own or moves or self.vlm.lockstep else SeenPictures(self.vlm.grid)
+        self.seen = None if own or moves or self.vlm.lockstep else FeatureCache(self.vlm.grid)
         self._tell_plan()
 
     def on_fit_end(self) -> None:
-        """Forget it again."""
+        """Free the memory of the cached features."""
         self.seen = None
 
     def _look(self, batch: VqaBatch) -> VisualTokens:
@@ -220,15 +198,12 @@ class BaseMethod(Checkpointed, ABC):
 
     def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
         """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""
-        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        seed = getattr(self._data, "seed", 0)
         torch.manual_seed(pick(2**63, "step", seed, self.global_rank, self.trainer.global_step, batch_idx))
 
     def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
-        """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``.
-
-        Raises:
-            CraftError: a loss that is no number.
-        """
+        """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``. Raises CraftError: a loss that is
+        no number."""
         out = self._balanced(self(batch), batch)
         terms = self.losses(batch, out)
         if self._trainer is not None and self.trainer.global_step == 0:
@@ -239,7 +214,7 @@ class BaseMethod(Checkpointed, ABC):
         return values.sum()
 
     def validation_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
-        """Greedy exact match on the fixed validation items (DESIGN 4.7).
+        """Greedy exact match on the validation items, which are the same for all methods and seeds.
 
         Returns:
             ``predictions``, ``codes``, ``visual`` (all tokens), ``read`` (those that were not pruned), and ``also``,
@@ -248,7 +223,7 @@ class BaseMethod(Checkpointed, ABC):
         return self._evaluate(batch)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the items of the last evaluation."""
+        """Reset the metrics: an evaluation counts its own items alone."""
         self.accuracy.reset()
         if self.usage is not None:
             self.usage.reset()
@@ -264,7 +239,7 @@ class BaseMethod(Checkpointed, ABC):
         self._log_metrics("test", "exact_match")
 
     def test_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
-        """Greedy replies of at most five tokens, scored by exact match (methods.md 7.3): as :meth:`validation_step`."""
+        """Greedy replies of at most five tokens, scored by exact match: as :meth:`validation_step`."""
         return self._evaluate(batch)
 
     def predict_step(self, batch: VqaBatch, batch_idx: int) -> list[Prediction]:
@@ -273,11 +248,8 @@ class BaseMethod(Checkpointed, ABC):
         return predictions
 
     def configure_optimizers(self) -> Any:
-        """AdamW over :meth:`param_groups`; steps are the trainer's.
-
-        Raises:
-            CraftError: the method trains nothing, or the run has no end.
-        """
+        """AdamW over :meth:`param_groups`; steps are the trainer's. Raises CraftError: the method trains nothing, or
+        the run has no end."""
         groups = [group for group in self.param_groups() if group["params"]]
         if not groups:
             raise CraftError(f"{self.name} trains nothing: use test, not fit")

@@ -1,4 +1,4 @@
-"""CRAFT: codebook-anchored adaptation of the vision encoder (paper, section 3; methods.md 1)."""
+"""CRAFT: codebook-anchored adaptation of the vision encoder (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from craft_lightning.types import MethodOutput, VisualTokens, VqaBatch
 
 
 class Craft(ContrastiveMethod):
-    """Trains the encoder on ``lambda_sal * L_SAL + lambda_commitment * L_commit + lambda_contrastive * L_con`` (eq. 5).
+    """Trains the encoder on ``lambda_sal * L_SAL + lambda_commitment * L_commit + lambda_contrastive * L_con``.
 
-    A term of weight 0 is not computed.
+    That is equation 5; a term of weight 0 is not computed.
 
     Args:
-        lambda_sal: weight of the surrogate alignment loss (eq. 2), next-token loss through the frozen language model.
-        sal_reduction: ``mean`` over the labelled tokens of a step, or ``sum_per_sample``, eq. 2 to the letter (OD-4).
-        lambda_commitment: weight of the commitment loss (eq. 3).
+        lambda_sal: weight of the surrogate alignment loss (equation 2): next tokens, through the frozen language model.
+        sal_reduction: ``mean`` over the labelled tokens of a step, or ``sum_per_sample``, equation 2 to the letter.
+        lambda_commitment: weight of the commitment loss (equation 3).
         commitment_level: ``final`` (distance to the full sum of codewords) or ``cumulative`` (mean over partial sums).
         commitment_reduction: ``mean``, ``token`` (summed over width) or ``image`` (summed over tokens, too).
     """
@@ -45,11 +45,7 @@ class Craft(ContrastiveMethod):
         self.commitment_reduction: Reduction = commitment_reduction
 
     def build(self) -> None:
-        """The contrastive part.
-
-        Raises:
-            CraftError: a commitment to codewords that the tower does not have.
-        """
+        """The contrastive part. Raises CraftError: a commitment to codewords that the tower does not have."""
         if self.lambda_commitment and self.vlm.tower.quantizer is None:
             raise CraftError(f"{self.backbone.name} has no codebook to commit to; set --model.lambda_commitment 0")
         super().build()

@@ -1,4 +1,4 @@
-"""LDIFS: Vision FT that is held near its start, in the encoder's features (methods.md 3.4, OD-24)."""
+"""LDIFS: Vision FT that is held near its start, in the encoder's features, as in the authors' code."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Ldifs(BaseMethod):
 
     def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
         """Terms ``sal`` and, weighted, ``ldifs``."""
-        terms = {"sal": out.answer_loss}
+        terms = super().losses(batch, out)
         if self.lambda_ldifs:
             with torch.no_grad():
                 sources = self.start.features_after(self.slices, batch.pixel_values)

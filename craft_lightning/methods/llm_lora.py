@@ -1,4 +1,4 @@
-"""LLM-LoRA: low-rank updates of the language model, which the paper's Table 2 compares with (methods.md 3.3, OD-23)."""
+"""LLM-LoRA: low-rank updates of the language model, which the paper's Table 2 compares with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor, nn
+from torch import nn
 
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.types import MethodOutput, VqaBatch
 
 
 class LlmLora(BaseMethod):
@@ -36,7 +35,3 @@ class LlmLora(BaseMethod):
         for name, parameter in self.named_parameters():
             if ".lora_" in name:
                 yield name, parameter
-
-    def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
-        """Term ``sal``."""
-        return {"sal": out.answer_loss}

@@ -1,14 +1,13 @@
-"""Projector FT: only the projector learns, from the domain's data alone (methods.md 3.2, OD-22)."""
+"""Projector FT: only the projector learns, from the target domain's data alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.types import MethodOutput, VqaBatch
 
 
 class ProjectorFineTuning(BaseMethod):
@@ -20,7 +19,3 @@ class ProjectorFineTuning(BaseMethod):
         """All of the projector."""
         for name, parameter in self.vlm.projector.named_parameters():
             yield f"vlm.projector.{name}", parameter
-
-    def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
-        """Term ``sal``."""
-        return {"sal": out.answer_loss}

@@ -1,4 +1,4 @@
-"""Vision FT: the encoder of a continuous model learns from the answers alone (methods.md 3.1, OD-21)."""
+"""Vision FT: the encoder of a continuous model learns from the answers alone."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ class VisionFineTuning(ContrastiveMethod):
 
     def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
         """Term ``sal``; ``contrastive``, weighted, where it is asked for."""
-        return {"sal": out.answer_loss} | self.contrast(batch, out.visual)
+        return super().losses(batch, out) | self.contrast(batch, out.visual)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.types import MethodOutput, VqaBatch
 
 
 class ZeroShot(BaseMethod):
@@ -19,7 +18,3 @@ class ZeroShot(BaseMethod):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Nothing."""
         yield from ()
-
-    def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
-        """The answer loss, for whoever wants to look at it."""
-        return {"sal": out.answer_loss}

@@ -1,7 +1,7 @@
-"""Pictures from disk as every verb sees them, and pictures to pixels as VILA-U does it (host facts 2.1).
+"""Images from disk to the pixels of a tower: a file becomes RGB bytes once, and these the model's floats.
 
-A picture is shown upright (EXIF), in 8 bits a channel, on white where it is transparent, in RGB; of an animation or of
-several pages the first counts.
+An image is shown upright (EXIF), in 8 bits a channel, on white where it is transparent, in RGB; of an animation or of
+several pages the first counts. Squares and pixels are made as VILA-U makes them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from torch import Tensor
 from craft_lightning.errors import CraftError
 
 READING = "3"
-"""Changes with what is read of the same file: a part of the key of whatever is kept of pictures."""
+"""Changes with what is read of the same file: a part of the key of whatever is kept of images."""
 
 MAX_PIXELS = 100_000_000
-"""A picture with more is refused: decoded, it would take more than 300 MB."""
+"""An image with more is refused: decoded, it would take more than 300 MB."""
 
 FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN"),
     *("TIFF", "WEBP", "XBM", "XPM", "TGA"),  # TGA last: it has no signature
 )
-"""Pillow's still pictures. None of its other readers is ever tried, whatever a file is named or holds: EPS starts
+"""Pillow's still images. None of its other readers is ever tried, whatever a file is named or holds: EPS starts
 another program, only Windows draws WMF, BUFR, GRIB, HDF5 and MPEG have no decoder, of FITS the scale is ignored, FLI is
 a film; BLP, CUR, DCX, FTEX, GBR, ICNS, IM, IMT, IPTC, MCIDAS, MSP, PCD, PIXAR, SPIDER and XVTHUMB hold no data sets."""
 
@@ -65,40 +65,39 @@ log = logging.getLogger("craft_lightning.data")
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """What makes a file in a folder a picture: the endings that Pillow knows of :data:`FORMATS`, in small letters."""
-    kinds = {*FORMATS, "MPO"}  # a JPEG with a second picture behind it, which Pillow opens as JPEG
+    """What makes a file in a folder an image: the endings that Pillow knows of :data:`FORMATS`, in small letters."""
+    kinds = {*FORMATS, "MPO"}  # a JPEG with a second image behind it, which Pillow opens as JPEG
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)
 
 
 def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
-    """A picture from a file as every verb sees it (:func:`to_rgb`).
+    """The image of a file as every verb sees it, see :func:`to_rgb`.
 
     Args:
         path: the file; relative paths start at ``root`` if one is given.
         root: folder that the file must lie in, symbolic links resolved.
 
     Raises:
-        CraftError: no such file, outside ``root``, no picture, truncated, or more than :data:`MAX_PIXELS`; the
-            message names the file.
+        CraftError: no such file, one outside ``root``, or see :func:`opened`.
     """
     file = Path(path) if root is None else Path(root) / path
     if root is not None and not file.resolve().is_relative_to(Path(root).resolve()):
         raise CraftError(f"{path}: leaves its root {root}")
     if not file.is_file():
-        raise CraftError(f"no picture {file}")
+        raise CraftError(f"no image {file}")
     with opened(file, str(file)) as image:
         return to_rgb(image)
 
 
 @contextmanager
 def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """A picture whose header is read and whose size is allowed; it is decoded where it is used.
+    """An image whose header is read and whose size is allowed; it is decoded where it is used.
 
     Args:
-        source: a file or its bytes. name: of the picture, for messages.
+        source: a file or its bytes. name: of the image, for messages.
 
     Raises:
-        CraftError: no picture, more than :data:`MAX_PIXELS`, or broken (also while it is used).
+        CraftError: no image, more than :data:`MAX_PIXELS`, or broken (also while it is used).
     """
     try:
         with warnings.catch_warnings():
@@ -122,16 +121,16 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture as it is shown to a tower: upright, 8 bits a channel, transparency on white, RGB.
+    """An image of any mode as a tower sees it: upright, 8 bits a channel, transparency on white, RGB; once.
 
-    What it returns is read alike once more. A plain RGB picture keeps its values.
-
-    Args:
-        image: any mode, any size; opened, and best not loaded yet.
+    The result carries nothing that another reader would follow again (orientation, key colour), and is returned as it
+    is when it is read again.
 
     Raises:
         OSError, SyntaxError, ValueError: Pillow cannot decode it (:func:`opened` makes one line of these).
     """
+    if type(image) is Image.Image and image.mode == "RGB" and not image.info and not image.getexif():
+        return image
     _mend_key_colour(image)
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
@@ -139,20 +138,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return _plain(image if turn is None else image.transpose(turn))
-
-
-def original_rgb(image: Image.Image) -> Image.Image:
-    """A picture as VILA-U's own code reads it: as stored, colours that transparency hides, depth cut off at 255.
-
-    For comparisons with the original; :func:`to_rgb` and :func:`preprocess` leave the result as it is.
-    """
-    return _plain(image)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """RGB and nothing besides: no orientation or key colour that another reader would follow again."""
-    image = image.convert("RGB")
+    image = (image if turn is None else image.transpose(turn)).convert("RGB")
     image.info = {}
     return image
 
@@ -160,7 +146,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except _BROKEN:  # damage beside the picture
+    except _BROKEN:  # damage beside the pixels
         return None
 
 
@@ -198,11 +184,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _grey_of_integers(values: np.ndarray, bits: int, signed: bool) -> np.ndarray:
-    """``[H, W]`` uint8: scaled by the range of the type, so that pictures of one camera stay comparable.
+    """``[H, W]`` uint8: scaled by the range of the type, so that images of one camera stay comparable.
 
-    32 bits are a container: they count as the narrowest type that holds the picture's values.
+    32 bits are a container: they count as the narrowest type that holds the image's values.
     """
-    _say_once("pictures of more than 8 bits: integers are scaled by the range of their type to 0..255")
+    _say_once("images of more than 8 bits: integers are scaled by the range of their type to 0..255")
     if bits < 32:
         low = -(1 << bits - 1) if signed else 0
         high = low + (1 << bits) - 1
@@ -220,12 +206,12 @@ def _grey_of_integers(values: np.ndarray, bits: int, signed: bool) -> np.ndarray
 def _grey_of_floats(values: np.ndarray) -> np.ndarray:
     """``[H, W]`` uint8: values in [0, 1] are black to white, whole numbers up to 255 are bytes, others are stretched.
 
-    Stretched means from the least finite value of the picture, black, to the greatest, white; a constant picture is
+    Stretched means from the least finite value of the image, black, to the greatest, white; a constant image is
     black. NaN and -inf are black, inf is white.
     """
     _say_once(
-        "pictures of floats: [0, 1] is black to white and whole numbers from 0 to 255 are bytes; others are stretched "
-        "from the least to the greatest value of each picture; NaN is black"
+        "images of floats: [0, 1] is black to white and whole numbers from 0 to 255 are bytes; others are stretched "
+        "from the least to the greatest value of each image; NaN is black"
     )
     finite = np.isfinite(values)
     low, high = (float(f(values, where=finite, initial=i)) for f, i in ((np.min, np.inf), (np.max, -np.inf)))
@@ -250,10 +236,9 @@ def _say_once(what: str) -> None:
 
 
 def square(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
-    """``[3, side, side]`` uint8: read by :func:`to_rgb`, resized as a whole with PIL's antialiased bicubic filter.
+    """``[3, side, side]`` uint8 of an image of any mode and size (:func:`to_rgb`), by PIL's antialiased bicubic filter.
 
     Args:
-        image: any mode, any size.
         side: in pixels.
         aspect: ``"resize"`` squashes to a square; ``"pad"`` first centres it on a square of grey (127), ``"pad_clip"``
             on one of CLIP's mean colour.
@@ -279,11 +264,8 @@ def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tens
     return to_pixels(square(image, side, aspect))
 
 
-def picture_batches(files: Sequence[Path], side: int, aspect: Aspect, size: int) -> Iterator[Tensor]:
-    """:func:`preprocess` of picture files, ``[size, 3, side, side]`` at a time (the last batch may be smaller).
-
-    Raises:
-        CraftError: see :func:`read_image`.
-    """
+def image_batches(files: Sequence[Path], side: int, aspect: Aspect, size: int) -> Iterator[Tensor]:
+    """:func:`preprocess` of image files, ``[size, 3, side, side]`` at a time (the last batch may be smaller). Raises
+    CraftError: see :func:`read_image`."""
     for start in range(0, len(files), size):
         yield torch.stack([preprocess(read_image(file), side, aspect) for file in files[start : start + size]])

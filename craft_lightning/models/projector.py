@@ -19,6 +19,7 @@ class Projector(nn.Module):
 
     def __init__(self, kind: str, width: int, llm_width: int) -> None:
         super().__init__()
+        self.kind = kind
         depth = kind.removeprefix("mlp").removesuffix("x_gelu")
         if kind == "linear":
             self.layers: nn.Module = nn.Linear(width, llm_width)

@@ -1,12 +1,12 @@
 """Test-time pruning of visual tokens (paper, section 3.3): frequent codes give way first, rare ones stay.
 
-A picture's tokens with first-level code k, n_k of them, may keep ``m_k = ceil(n_k * rho_k ** gamma)``, where ``rho_k``
+An image's tokens with first-level code k, n_k of them, may keep ``m_k = ceil(n_k * rho_k ** gamma)``, where ``rho_k``
 in (0, 1] is the rarity of k on the training split. The paper searches the gamma that meets a budget of M tokens. Here
 nothing is searched: the token of rank r within its code (1 = best) survives at every gamma below its *drop level*
 ``ln(n_k / (r - 1)) / ln(1 / rho_k)``, so the M tokens with the highest drop levels are what the search would leave.
 
-The printed rarity ``1 / p_k`` would never prune; scaled by its maximum over the codebook it does what the text says
-(OD-16). Below one token per code, which quotas cannot reach, representatives of the most frequent codes go (OD-17).
+The printed rarity ``1 / p_k`` is at least 1, so it could never prune; scaled by its maximum over the codebook it does
+what the text says. Quotas cannot go below one token per code: there, representatives of the most frequent codes go.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class PruneRule:
             ``quota+residual`` (large residuals alone), ``quota`` (random within a code), ``random`` (no quotas), or
             ``none`` (keeps everything at any budget).
         residual_weight: of the residual in ``full``, in [0, 1]; the rest is the weight of isolation.
-        rarity_norm: ``codebook`` scales rarity by the rarest code there is, ``image`` by the rarest in the picture.
-        budget: ``exact`` keeps M tokens of every picture; ``ceil_only`` is the printed rule: at most M where quotas can
-            reach that, else one of each code, so that pictures keep different numbers of tokens.
-        position_ids: ``contiguous`` numbers the kept tokens anew, ``original`` leaves gaps (OD-20).
-        alpha: added to every count of the prior (OD-15).
-        seed: of random orders, together with each picture's key.
+        rarity_norm: ``codebook`` scales rarity by the rarest code there is, ``image`` by the rarest in the image.
+        budget: ``exact`` keeps M tokens of every image; ``ceil_only`` is the printed rule: at most M where quotas can
+            reach that, else one of each code, so that images keep different numbers of tokens.
+        position_ids: ``contiguous`` numbers the kept tokens anew, ``original`` leaves gaps where others were.
+        alpha: added to every count of the prior, since codes that training never saw need a finite rarity.
+        seed: of random orders, together with each image's key.
 
     Raises:
         CraftError: a weight outside [0, 1], or an alpha that is not positive.
@@ -98,22 +98,14 @@ class Ranking(NamedTuple):
 
 
 def budget_of(keep: float, num_tokens: int) -> int:
-    """M, the number of tokens that a keep ratio leaves of N: rounded, at least one.
-
-    Raises:
-        CraftError: a ratio outside (0, 1].
-    """
+    """M, the tokens that a keep ratio leaves of N: rounded, at least one; CraftError for a ratio outside (0, 1]."""
     if not 0.0 < keep <= 1.0:
         raise CraftError(f"a keep ratio lies in (0, 1], not {keep}")
     return max(1, int(keep * num_tokens + 0.5))
 
 
 def count_codes(codes: Iterable[Tensor | None], entries: int) -> Tensor:
-    """``[K]`` int64 counts of first-level codes on the CPU, of batches of codes ``[B, N, R]``: a prior.
-
-    Raises:
-        CraftError: no codes, because the tower is continuous.
-    """
+    """A prior: ``[K]`` int64 counts, on the CPU, of first-level codes in batches ``[B, N, R]``; CraftError if None."""
     counts = torch.zeros(entries, dtype=torch.int64)
     for batch in codes:
         if batch is None:
@@ -132,7 +124,7 @@ def prune(
     Args:
         visual: all N tokens. keep: M / N.
         prior: ``[K]`` counts of first-level codes on the training split; needed by variants with quotas.
-        keys: stable names of the pictures, for random orders.
+        keys: stable names of the images, for random orders.
 
     Raises:
         CraftError: a ratio outside (0, 1]; quotas without codes or without a prior; a prior of another codebook.
@@ -160,7 +152,7 @@ def _take(visual: VisualTokens, ranking: Ranking, budget: int, rule: PruneRule) 
 
 
 def positions_with_gaps(selection: Selection, num_tokens: int, mask: Tensor, first: Tensor) -> Tensor:
-    """``[B, L]`` language-model positions of what is left, as they were before tokens were pruned (OD-20).
+    """``[B, L]`` language-model positions of what is left, as they were before tokens were pruned.
 
     Args:
         num_tokens: N. mask: ``[B, L]`` bool, False at padding. first: ``[B]`` place of the first visual token in a row.
@@ -168,7 +160,7 @@ def positions_with_gaps(selection: Selection, num_tokens: int, mask: Tensor, fir
     place = torch.arange(selection.positions.shape[1], device=mask.device)
     number = len(place) * torch.ones_like(first) if selection.counts is None else selection.counts
     left_out = num_tokens - number[:, None]
-    # How many were skipped in front of each place: none before the picture, all behind it.
+    # How many were skipped in front of each place: none before the image, all behind it.
     skipped = torch.where(place < number[:, None], selection.positions - place, left_out)
     skipped = torch.cat([torch.zeros_like(left_out), skipped, left_out], dim=1)
     where = (mask.cumsum(dim=1) - 1).clamp_min(0)
@@ -177,11 +169,8 @@ def positions_with_gaps(selection: Selection, num_tokens: int, mask: Tensor, fir
 
 @torch.no_grad()
 def rank_tokens(visual: VisualTokens, prior: Tensor | None, rule: PruneRule, keys: Sequence[str]) -> Ranking:
-    """The order in which the tokens of each picture are kept (see :func:`prune` for the arguments).
-
-    Raises:
-        CraftError: quotas without codes or without a prior, or a prior of another codebook.
-    """
+    """The order in which the tokens of each image are kept (see :func:`prune` for the arguments). Raises CraftError:
+    quotas without codes or without a prior, or a prior of another codebook."""
     rows, num_tokens = visual.tokens.shape[:2]
     device = visual.tokens.device
     if not rule.by_quota:
@@ -216,7 +205,7 @@ def lexsort(*keys: Tensor) -> Tensor:
 
 
 def noise(keys: Sequence[str], seed: int, count: int) -> Tensor:
-    """``[B, count]`` int64, random numbers that depend on the seed and each picture's key alone, on any device."""
+    """``[B, count]`` int64, random numbers that depend on the seed and each image's key alone, on any device."""
     words = b"".join(hashlib.shake_128(f"{seed}/{key}".encode()).digest(8 * count) for key in keys)
     return torch.frombuffer(bytearray(words), dtype=torch.int64).view(len(keys), count)
 
@@ -232,11 +221,9 @@ def _groups(codes: Tensor) -> Tensor:
 
 
 def isolation(codes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``[B, N]`` float64 mean distance on the grid to the four nearest tokens of the same code (fewer if there are no
-    more; 0 for a code's only token), in units of the grid (OD-18).
+    """``[B, N]`` float64 mean Euclidean distance, in units of the grid, of each token to the four nearest of its code.
 
-    Args:
-        codes: ``[B, N]`` in raster order.
+    Fewer if there are no more; 0 for a code's only token. ``codes`` are ``[B, N]`` in raster order.
     """
     apart = _distances(grid).to(codes.device)
     step = max(1, CHUNK_BYTES // (apart.numel() * apart.element_size()))
@@ -260,7 +247,7 @@ def _distances(grid: tuple[int, int]) -> Tensor:
 def _preference(
     codes: Tensor, energy: Tensor, grid: tuple[int, int], rule: PruneRule, keys: Sequence[str]
 ) -> tuple[Tensor, ...]:
-    """Keys of the order within a code, best first (OD-19)."""
+    """Keys of the order within a code, best first: by both cues, scaled to [0, 1] within image and code and weighed."""
     if rule.variant == "quota":
         return (noise(keys, rule.seed, codes.shape[1]).to(codes.device),)
     if rule.variant == "quota+residual":
@@ -271,7 +258,7 @@ def _preference(
 
 
 def _scaled(cue: Tensor, codes: Tensor) -> Tensor:
-    """A cue ``[B, N]`` scaled to [0, 1] within each (picture, code); 0 where it is constant."""
+    """A cue ``[B, N]`` scaled to [0, 1] within each (image, code); 0 where it is constant."""
     group = _groups(codes)
     low, high = (
         torch.zeros_like(cue).scatter_reduce(1, group, cue, how, include_self=False) for how in ("amin", "amax")

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 ROWS, CODES = 512, 2048
-"""Sides of the block of distances that a CPU holds at a time: 4 MiB, so that it is still in the cache when the least of
-it is looked for. Fewer rows would cost more: the product rearranges the codes anew for each block of rows. Other
-devices take all codes at a time."""
+"""Sides of the block of distances that a CPU holds at a time: 4 MiB stay in the cache until the least is looked for;
+fewer rows would have the product rearrange the codes more often. Other devices take all codes at a time."""
 
 BLOCK_BYTES = 32 * 2**20
 """Of a block on other devices: 512 rows at the paper's 16,384 codes in float32."""
@@ -181,7 +180,7 @@ class ResidualQuantizer(nn.Module):
             # otherwise, and of two equal words the later one could be the nearer.
             start = min(begin, len(table) - wide)
             part = slice(start, start + wide)
-            # |r|^2 + |c|^2 - 2 r.c as one fused product, the original's order of operations (host facts 2.3).
+            # |r|^2 + |c|^2 - 2 r.c as one fused product, the original's order of operations.
             torch.add(own, norms[part], out=block)
             block.addmm_(residual, table[part].t(), alpha=-2.0)
             least, place = _first_least(block)

@@ -42,10 +42,8 @@ class TextTower(nn.Module):
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """``[n, dT]`` embeddings, not normalised; texts are lower-cased and padded to the full length, as in training.
-
-        Raises:
-            CraftError: a text longer than ``positions`` (cutting is the caller's: only it knows the task sentence).
-        """
+        Raises CraftError: a text longer than ``positions`` (cutting is the caller's: only it knows the task
+        sentence)."""
         pad = self.tokenizer.pad_token_id
         device = self.model.head.weight.device
         rows = []

@@ -14,9 +14,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import Aspect
+from craft_lightning.models.projector import Projector
 from craft_lightning.models.prompt_trimming import trim_prompts
 from craft_lightning.models.pruning import positions_with_gaps
-from craft_lightning.models.towers.siglip import Attention, VisionTower
+from craft_lightning.models.towers.base import Attention, Tower
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
 
 logger = logging.getLogger(__name__)
@@ -28,18 +29,18 @@ class DiscreteVlm(nn.Module):
     """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
 
     Args:
-        tower: a :class:`.siglip.VisionTower` (or a CLIP or timm tower).
+        tower: turns pixels into visual tokens.
         projector: visual token width to language-model width.
         language_model: a transformers causal language model.
         tokenizer: its tokenizer, with a pad token.
-        image_wrap: put picture tokens between the embeddings of ``<im_start>`` and ``<im_end>``. Prompts then hold
+        image_wrap: put visual tokens between the embeddings of ``<im_start>`` and ``<im_end>``. Prompts then hold
             the bare placeholder: the wrapping happens here and nowhere else.
         conversation: ``"vicuna_v1"`` or ``"chat_template"``, for whoever writes prompts.
-        aspect: how a picture becomes a square, for whoever makes pixels (:func:`.image_processing.preprocess`).
+        aspect: how an image becomes a square, for whoever makes pixels (:func:`.image_processing.preprocess`).
 
     Attributes:
         wrap_ids: (start, end) or None. codebook_hash: SHA-256 of the tower's codebook, None for a continuous tower.
-        num_visual: language-model positions that a whole picture takes, wrapping included.
+        num_visual: language-model positions that a whole image takes, wrapping included.
         context: positions that the language model was trained for.
         token_prior: ``[K]`` counts of first-level codes that came with an adapted encoder, or None.
         encoder_facts: ``config.json`` of the adapted encoder that was plugged in, or None.
@@ -51,8 +52,8 @@ class DiscreteVlm(nn.Module):
 
     def __init__(
         self,
-        tower: VisionTower,
-        projector: nn.Module,
+        tower: Tower,
+        projector: Projector,
         language_model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
@@ -67,20 +68,13 @@ class DiscreteVlm(nn.Module):
         self.tokenizer = tokenizer
         self.conversation = conversation
         self.aspect = aspect
-        self.wrap_ids = self._find_wrap_ids() if image_wrap else None
+        self.wrap_ids = _wrap_ids(tokenizer) if image_wrap else None
         self.codebook_hash = None if tower.quantizer is None else tower.quantizer.hash()
         self.num_visual = tower.num_tokens + (2 if image_wrap else 0)
         self.context = context_length(language_model.config)
         self.token_prior: Tensor | None = None
         self.encoder_facts: Mapping[str, Any] | None = None
         self.lockstep = False
-
-    def _find_wrap_ids(self) -> tuple[int, int]:
-        vocabulary = self.tokenizer.get_vocab()
-        missing = [token for token in WRAP_TOKENS if token not in vocabulary]
-        if missing:
-            raise CraftError(f"the checkpoint wraps pictures, but its tokenizer has no {' and no '.join(missing)}")
-        return vocabulary[WRAP_TOKENS[0]], vocabulary[WRAP_TOKENS[1]]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -89,7 +83,7 @@ class DiscreteVlm(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of the input picture in pixels."""
+        """Side of the input image in pixels."""
         return self.tower.image_size
 
     @property
@@ -109,15 +103,11 @@ class DiscreteVlm(nn.Module):
         return found
 
     def encode(self, pixel_values: Tensor, cls: Tensor | None = None, attention: Attention = "one_way") -> VisualTokens:
-        """See :meth:`.siglip.VisionTower.encode`."""
-        return self.tower.encode(pixel_values) if cls is None else self.tower.encode(pixel_values, cls, attention)
+        """See :meth:`.base.Tower.encode`."""
+        return self.tower.encode(pixel_values, cls, attention)
 
     def embed(
-        self,
-        tokens: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        counts: Tensor | None = None,
+        self, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, counts: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Language-model inputs, right-padded, with the projected visual tokens in place of the placeholder.
 
@@ -136,7 +126,7 @@ class DiscreteVlm(nn.Module):
         """
         is_image = (input_ids == IMAGE_TOKEN_ID) & attention_mask.bool()
         if not bool((is_image.sum(dim=1) == 1).all()):
-            raise CraftError("every prompt needs exactly one picture placeholder")
+            raise CraftError("every prompt needs exactly one image placeholder")
         embedding = self.language_model.get_input_embeddings()
         text = embedding(input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0))
         visual = self.project(tokens).to(text.dtype)
@@ -162,7 +152,7 @@ class DiscreteVlm(nn.Module):
         return embeds, mask, positions.clamp(0, total - 1)
 
     def _inputs(self, visual: VisualTokens, batch: VqaBatch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """:meth:`embed`, and ``position_ids [B, L]`` where pruned tokens left gaps in them (OD-20)."""
+        """:meth:`embed`, and ``position_ids [B, L]`` where pruned tokens left gaps in them."""
         selection = visual.selection
         counts = None if selection is None else selection.counts
         embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, counts)
@@ -182,7 +172,7 @@ class DiscreteVlm(nn.Module):
         A prompt that does not fit the context loses text of its question, never visual tokens or the answer.
 
         Raises:
-            CraftError: the answer and the picture alone do not fit the context.
+            CraftError: the answer and the image alone do not fit the context.
         """
         batch = self._fit(visual, batch, reserve=0)
         embeds, mask, positions, where = self._inputs(visual, batch)
@@ -205,7 +195,7 @@ class DiscreteVlm(nn.Module):
         """Logits ``[B, L, V]`` float32 at every position that the language model reads, and ``input_ids [B, T]``.
 
         L counts text and all visual positions, wrapping included; ``input_ids`` are the prompts as they were read (cut
-        where they exceeded the context) with one placeholder for the picture. For prompts of equal length.
+        where they exceeded the context) with one placeholder for the image. For prompts of equal length.
         """
         batch = self._fit(visual, prompts_only(batch), reserve=0)
         embeds, mask, _, where = self._inputs(visual, batch)
@@ -277,7 +267,7 @@ class DiscreteVlm(nn.Module):
             return head(hidden.to(head.weight.dtype)).float()
 
     def _fit(self, visual: VisualTokens, batch: VqaBatch, reserve: int) -> VqaBatch:
-        """The batch, prompts trimmed where picture, text and ``reserve`` new tokens exceed the context."""
+        """The batch, prompts trimmed where image, text and ``reserve`` new tokens exceed the context."""
         gaps = visual.selection is not None and visual.selection.gaps
         extra = (visual.features if gaps else visual.tokens).shape[1] + (0 if self.wrap_ids is None else 2)
         room = self.context - reserve - extra + 1
@@ -287,6 +277,13 @@ class DiscreteVlm(nn.Module):
         if rows:
             logger.warning("%d prompts lost text: the context is %d positions", rows, self.context)
         return trimmed
+
+
+def _wrap_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    vocabulary = tokenizer.get_vocab()
+    if missing := [token for token in WRAP_TOKENS if token not in vocabulary]:
+        raise CraftError(f"the checkpoint wraps images, but its tokenizer has no {' and no '.join(missing)}")
+    return vocabulary[WRAP_TOKENS[0]], vocabulary[WRAP_TOKENS[1]]
 
 
 def prompts_only(batch: VqaBatch) -> VqaBatch:
@@ -313,7 +310,5 @@ def context_length(config: Any) -> int:
 
 def _until(ids: list[int], stops: set[int]) -> list[int]:
     """Everything up to and including the first stop."""
-    for index, token in enumerate(ids):
-        if token in stops:
-            return ids[: index + 1]
-    return ids
+    end = next((place for place, token in enumerate(ids, start=1) if token in stops), None)
+    return ids[:end]

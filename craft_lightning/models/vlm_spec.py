@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,10 @@ POCKET = Path(__file__).resolve().parent.parent / "pocket"
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A known model.
+class KnownModel:
+    """A known model: what users type, where it is, and what it is in a line.
 
-    Attributes:
-        name: what users type.
-        source: ``pocket`` (in the package, or planned there), ``models`` (below ``$CRAFT_MODELS``), or a hub id.
-        about: one line.
+    ``source`` is ``pocket`` (in the package, or planned there), ``models`` (below ``$CRAFT_MODELS``), or a hub id.
     """
 
     name: str
@@ -35,27 +33,9 @@ class Backbone:
         return f"hf download {self.source}"
 
 
-BACKBONES: dict[str, Backbone] = {
-    backbone.name: backbone
-    for backbone in (
-        Backbone("pocket-vila-u", "pocket", "pocket discrete host: SigLIP-shaped tower, one codebook, Llama-shaped LM"),
-        Backbone("pocket-vila", "pocket", "continuous twin of pocket-vila-u: the same without the quantiser"),
-        Backbone("pocket-qwen2-xs", "pocket", "smaller Qwen2-shaped LM with another tokenizer on the same codebook"),
-        Backbone("pocket-qwen2.5-xs", "pocket", "Qwen2-shaped LM of about the same size, trained apart"),
-        Backbone("pocket-qwen2-s", "pocket", "the next larger Qwen2-shaped LM"),
-        Backbone("pocket-qwen2.5-m", "pocket", "the largest Qwen2-shaped LM, below pocket-vila-u"),
-        Backbone("vila-u-7b-256", "mit-han-lab/vila-u-7b-256", "VILA-U-7B at 256 pixels, the paper's host"),
-        Backbone("vila-u-7b-384", "mit-han-lab/vila-u-7b-384", "VILA-U-7B at 384 pixels: 729 tokens of 16 levels"),
-        Backbone(
-            "vila-7b", "Efficient-Large-Model/VILA-7b", "VILA-7B, the paper's continuous model: CLIP at 336 pixels"
-        ),
-        Backbone("qwen2-0.5b", "models", "Qwen2-0.5B on VILA-U's codebook (a surrogate that you build)"),
-        Backbone("qwen2-1.5b", "models", "Qwen2-1.5B on VILA-U's codebook (a surrogate that you build)"),
-        Backbone("qwen2.5-0.5b", "models", "Qwen2.5-0.5B on VILA-U's codebook (a surrogate that you build)"),
-        Backbone("qwen2.5-3b", "models", "Qwen2.5-3B on VILA-U's codebook (a surrogate that you build)"),
-    )
-}
-
+_TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+BACKBONES = {name: KnownModel(name, **facts) for name, facts in _TABLE.items()}
+"""The known models, by name, from ``vlm_spec.json``."""
 
 CHOICES = {
     "quantizer_dtype": ("float32", "bfloat16"),
@@ -129,17 +109,13 @@ def resolve(spec: VlmSpec) -> Path:
             raise CraftError(f"no checkpoint folder {spec.name}; known names: {', '.join(BACKBONES)}")
         raise unknown("backbone", spec.name, BACKBONES, "python -m craft_lightning list backbones")
     backbone = BACKBONES[spec.name]
-    if backbone.source == "pocket":
-        folder = POCKET / backbone.name
-        if not folder.is_dir():
-            raise CraftError(f"{spec.name} is not in {POCKET}: build it with `make pocket-family`")
-        return folder
-    folder = models_root() / backbone.name
+    folder = (POCKET if backbone.source == "pocket" else models_root()) / backbone.name
     if folder.is_dir():
         return folder
+    if backbone.source == "pocket":
+        raise CraftError(f"{spec.name} is not in {POCKET}: build it with `make pocket-family`")
     if backbone.source == "models":
         raise CraftError(f"{spec.name}: no folder {folder}: `{backbone.origin}` builds it, or set CRAFT_MODELS")
-    found = hub_folder(backbone.source)
-    if found is None:
-        raise CraftError(f"{spec.name}: {backbone.source} is not on this machine: `hf download {backbone.source}`")
-    return found
+    if found := hub_folder(backbone.source):
+        return found
+    raise CraftError(f"{spec.name}: {backbone.source} is not on this machine: `hf download {backbone.source}`")

@@ -15,7 +15,8 @@ import torch
 from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
-from craft_lightning.checkpoints.registry import load_tokenizer, load_tower
+from craft_lightning.checkpoints.load import load_tower
+from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.vlm import DiscreteVlm

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from craft_lightning.checkpoints.registry import load_tower, load_vlm
+from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.io import write_json
 from craft_lightning.metrics import CodebookUsage
 from craft_lightning.models.vlm import DiscreteVlm

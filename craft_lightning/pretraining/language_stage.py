@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.pretraining.attention import FLOAT32_SDPA
 from craft_lightning.pretraining.turns import TokenizedTurns, collate
@@ -166,9 +166,7 @@ class StoredTokens:
 
 
 @torch.no_grad()
-def store_tokens(
-    tower: VisionTower, images: Callable[[Sequence[int]], Tensor], count: int, chunk: int = 100
-) -> StoredTokens:
+def store_tokens(tower: Tower, images: Callable[[Sequence[int]], Tensor], count: int, chunk: int = 100) -> StoredTokens:
     """Run the frozen tower once over pictures ``0..count-1``; ``images`` maps rows to pixels in [-1, 1]."""
     parts = []
     for start in range(0, count, chunk):

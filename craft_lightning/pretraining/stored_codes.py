@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.base import Tower
 from craft_lightning.pretraining.shards import Shards
 from craft_lightning.pretraining.turns import TokenizedTurns
 
@@ -37,7 +37,7 @@ class StoredCodes:
 
 @torch.no_grad()
 def codes_of(
-    tower: VisionTower, picture: Callable[[int], Tensor], rows: Sequence[int], skip: Callable[[CraftError], None] | None
+    tower: Tower, picture: Callable[[int], Tensor], rows: Sequence[int], skip: Callable[[CraftError], None] | None
 ) -> Mapping[str, Tensor]:
     """``codes [n, N, R]`` (int16, or int32 for large codebooks) and ``kept [n]`` of some pictures.
 

@@ -19,15 +19,15 @@ from lightning.fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from craft_lightning.checkpoints.load import load_language_model, load_tower
 from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root, tower_folder
-from craft_lightning.checkpoints.registry import load_language_model, load_tokenizer, load_tower
-from craft_lightning.checkpoints.tokenizer import tokenizer_bytes
+from craft_lightning.checkpoints.tokenizer import load_tokenizer, tokenizer_bytes
 from craft_lightning.checkpoints.vila_u_writer import write_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import READING, to_pixels
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.sharding import recompute, shard
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, models_root, resolve
 from craft_lightning.pretraining.language_stage import Shown, StoredTokens, VisionLanguageStage
@@ -124,7 +124,7 @@ class SurrogateBuilder:
         left = f", {talks.without:,} without a picture left out" if talks.without else ""
         self.log(f"{published.title}: {found:,} conversations{part}, {len(talks.names):,} pictures{left}")
 
-    def codes(self, talks: Talks, tower: VisionTower) -> Shards:
+    def codes(self, talks: Talks, tower: Tower) -> Shards:
         """The codes of a set's pictures, computed where they are missing; each process takes its share of the files."""
         assert tower.quantizer is not None
         # A picture's side and the codes' precision are the host's: its tower's digest stands for both.
@@ -183,7 +183,7 @@ class SurrogateBuilder:
         self.fabric.barrier()
         return shards
 
-    def model(self, tower: VisionTower) -> DiscreteVlm:
+    def model(self, tower: Tower) -> DiscreteVlm:
         """The language model as published, the marks of a picture added, behind a new projector."""
         plan = self.plan
         language: Any = load_language_model(self.language_folder)
@@ -253,7 +253,7 @@ class SurrogateBuilder:
                 {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
             )
 
-    def _write(self, tower: VisionTower) -> None:
+    def _write(self, tower: Tower) -> None:
         if self.fabric.is_global_zero:
             vlm = self.model(tower)
             self._load("joint", vlm, language=True)

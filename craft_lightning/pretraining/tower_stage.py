@@ -21,7 +21,7 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 
 from craft_lightning.checkpoints.vila_u_writer import TowerParts
 from craft_lightning.models.quantizer import straight_through
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.pretraining.attention import FLOAT32_SDPA
 from craft_lightning.pretraining.codebook import EmaCodebook
 from craft_lightning.pretraining.quiz import Quiz, QuizRows, grid_positions
@@ -92,7 +92,7 @@ class TowerPretraining(nn.Module):
             "intermediate_size": spec.mlp,
             "num_attention_heads": spec.heads,
         }
-        self.tower = VisionTower.from_config(
+        self.tower = SiglipTower.from_config(
             SiglipVisionConfig(
                 **shape, num_hidden_layers=spec.layers, image_size=spec.image_size, patch_size=spec.patch_size
             ),

@@ -20,7 +20,7 @@ from craft_lightning import run_facts
 from craft_lightning.checkpoints.meta import Profile, profile
 from craft_lightning.errors import CraftError
 from craft_lightning.optim import rows_per_pass
-from craft_lightning.strategies.memory import TEXT_TOKENS, Estimate, Kind, Plan, estimate
+from craft_lightning.strategies.memory import TEXT_TOKENS, Estimate, Kind, MemoryPlan, estimate
 
 GIB = 2**30
 LARGE = 10**8
@@ -120,7 +120,7 @@ def choose(profile: Profile, machine: Machine, batch: int, eval_rows: int = 64, 
     half, size = precision.startswith("bf16") or dtype == "bfloat16", 4 if dtype == "float32" else 2
     for kind, recompute, parts in _layouts(profile, machine, batch, given):
         rows = batch // (machine.processes * parts)
-        plan = Plan(kind, machine.processes, rows, given.eval_rows or eval_rows, half, size, recompute)
+        plan = MemoryPlan(kind, machine.processes, rows, given.eval_rows or eval_rows, half, size, recompute)
         plan, found = _evaluable(profile, plan, machine.room, given.eval_rows is not None)
         if fits := found.peak <= machine.room:
             break
@@ -128,7 +128,7 @@ def choose(profile: Profile, machine: Machine, batch: int, eval_rows: int = 64, 
     return Choice(kind, precision, dtype, parts, rows, recompute, plan.eval_rows, found, fits, reason)
 
 
-def _evaluable(profile: Profile, plan: Plan, room: int, fixed: bool) -> tuple[Plan, Estimate]:
+def _evaluable(profile: Profile, plan: MemoryPlan, room: int, fixed: bool) -> tuple[MemoryPlan, Estimate]:
     """The plan with as many rows of an evaluation batch as fit, which changes no result."""
     found = estimate(profile, plan)
     while not fixed and plan.eval_rows > 1 and found.peak > room and found.evaluation > found.activations:

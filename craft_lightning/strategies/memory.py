@@ -25,7 +25,7 @@ MASTER, GRADIENT, MOMENTS = 4, 4, 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What :func:`estimate` is asked about.
 
     Attributes:
@@ -62,14 +62,14 @@ class Estimate:
         return self.weights + self.states + max(self.activations, self.evaluation)
 
 
-def estimate(profile: Profile, plan: Plan) -> Estimate:
+def estimate(profile: Profile, plan: MemoryPlan) -> Estimate:
     """Memory of one device under a plan."""
     return Estimate(
         _weights(profile, plan), _states(profile, plan), _activations(profile, plan), _evaluation(profile, plan)
     )
 
 
-def _weights(p: Profile, plan: Plan) -> int:
+def _weights(p: Profile, plan: MemoryPlan) -> int:
     frozen = p.frozen * plan.frozen_bytes + p.tables
     if plan.kind == "fsdp2":
         # The parts of all, what no block holds, and two blocks: the one that runs and the one that is fetched.
@@ -78,7 +78,7 @@ def _weights(p: Profile, plan: Plan) -> int:
     return frozen + p.trained * (2 if plan.kind == "zero2" else MASTER)
 
 
-def _states(p: Profile, plan: Plan) -> int:
+def _states(p: Profile, plan: MemoryPlan) -> int:
     if plan.kind == "zero2":  # a half-precision gradient bucket each; master weights, gradients and moments in parts
         return p.trained * 2 + p.trained * (MASTER + 2 + MOMENTS) // plan.processes
     own = p.trained * (GRADIENT + MOMENTS)
@@ -101,7 +101,7 @@ def language_bytes(stack: Stack, half: bool, trains: bool) -> int:
     return width * stack.width + mlp * stack.mlp + (4 if half else 8) * stack.kv_width
 
 
-def _activations(p: Profile, plan: Plan) -> int:
+def _activations(p: Profile, plan: MemoryPlan) -> int:
     if not p.trained:
         return 0
     size, positions = 2 if plan.half else 4, p.tokens + TEXT_TOKENS
@@ -123,7 +123,7 @@ def _kept(stack: Stack, per_block: int, size: int, recompute: bool) -> int:
     return stack.blocks * stack.width * size + per_block if recompute else stack.blocks * per_block
 
 
-def _evaluation(p: Profile, plan: Plan) -> int:
+def _evaluation(p: Profile, plan: MemoryPlan) -> int:
     size, positions = 2 if plan.half else 4, p.tokens + TEXT_TOKENS
     cache = positions * p.language.blocks * 2 * p.language.kv_width * size
     passing = positions * (3 * p.language.mlp + 4 * p.language.width) * size + p.vocabulary * 4

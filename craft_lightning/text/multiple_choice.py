@@ -1,7 +1,7 @@
 """Labels become lettered options: which distractors, in which order, and the stored test items.
 
 Everything here is a pure function. Randomness is a hash of words (dataset, split, key, epoch, seed), so a stored item
-is the same in every process, on every machine and for every method (methods.md 7.1, OD-29, OD-30).
+is the same in every process, on every machine, for every method and every seed of a run.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def pick(n: int, *seed: object) -> int:
 
 
 def hold_out(labels: Sequence[str], share: float, dataset: str) -> frozenset[int]:
-    """Indices of the ``round(share * C)`` labels that adaptation never sees (section 4.1, OD-30).
+    """Indices of the ``round(share * C)`` labels that adaptation never sees in any form (section 4.1).
 
     The choice depends on the dataset's name and on the label texts only, so a run's seed changes nothing and the drawn
-    and the real pictures of a benchmark hold out the same labels. At least two labels stay.
+    and the real images of a benchmark hold out the same labels. At least two labels stay.
     """
     count = min(int(share * len(labels) + 0.5), max(len(labels) - 2, 0))
     order = sorted(range(len(labels)), key=lambda i: int(words(1, "holdout", dataset, labels[i])[0]))

@@ -1,4 +1,4 @@
-"""Examples become token ids: prompt with the picture's placeholder, and the reply that is learnt or scored.
+"""Examples become token ids: prompt with the image's placeholder, and the reply that is learnt or scored.
 
 Two conversations: ``vicuna_v1``, exactly as VILA-U was trained (reference code ``vila_u/conversation.py``), and
 ``chat_template``, the language model's own. Both put ``<image>`` and a newline in front of the question.
@@ -36,7 +36,7 @@ _CACHED_TEXTS = 65536
 
 
 def message(example: VqaExample) -> str:
-    """What the user says: question, one line per option, and the directive (methods.md 7.1).
+    """What the user says: question, one line per option, and the directive.
 
     ``meta["directive"]`` takes the place of the usual directive (see :func:`justify`).
     """
@@ -113,15 +113,11 @@ class PromptBuilder:
         return self.encode_text(message(example), example.answer)
 
     def encode_text(self, text: str, answer: str) -> Encoded:
-        """Prompt and reply of a user's message and its answer.
-
-        Raises:
-            CraftError: the tokenizer merges the end of the prompt with the reply.
-        """
-        reply = self._replies.get(answer)
-        if reply is None:
-            reply = self._replies[answer] = self._reply(answer)
-        return Encoded(self.prompt_ids(text), reply)
+        """Prompt and reply of a user's message and its answer. Raises CraftError: the tokenizer merges the end of the
+        prompt with the reply."""
+        if answer not in self._replies:
+            self._replies[answer] = self._reply(answer)
+        return Encoded(self.prompt_ids(text), self._replies[answer])
 
     def tokens(self, answer: str) -> int:
         """Number of tokens that a reply takes, its end token not counted."""
@@ -129,12 +125,11 @@ class PromptBuilder:
 
     def prompt_ids(self, text: str) -> tuple[int, ...]:
         """The prompt of a message, ready for generation."""
-        found = self._prompts.get(text)
-        if found is None:
+        if text not in self._prompts:
             if len(self._prompts) >= _CACHED_TEXTS:
                 self._prompts.clear()
-            found = self._prompts[text] = tuple(self._write(_plain(text), None))
-        return found
+            self._prompts[text] = tuple(self._write(_plain(text), None))
+        return self._prompts[text]
 
     def _reply(self, answer: str) -> tuple[int, ...]:
         """Reply tokens: what follows the prompt's own tokens. Every prompt ends alike, so any message will do."""
@@ -149,7 +144,7 @@ class PromptBuilder:
         return self._vicuna(text, answer) if self.conversation == "vicuna_v1" else self._chat(text, answer)
 
     def pieces(self, text: str) -> list[int]:
-        """Any text with placeholders as VILA-U tokenizes it: bos, then the pieces between pictures, each alone."""
+        """Any text with placeholders as VILA-U tokenizes it: bos, then the pieces between images, each alone."""
         bos = self.tokenizer.bos_token_id
         first, *others = text.split(PLACEHOLDER)
         ids = [*([] if bos is None else [bos]), *self._head(first)]
@@ -162,17 +157,17 @@ class PromptBuilder:
         return self.pieces(prompt) if answer is None else [*self.pieces(f"{prompt} {answer}"), self.end_id]
 
     def _chat(self, text: str, answer: str | None) -> list[int]:
-        turns = [{"role": "user", "content": f"{PLACEHOLDER}\n{text}"}]
+        messages = [{"role": "user", "content": f"{PLACEHOLDER}\n{text}"}]
         if answer is not None:
-            turns.append({"role": "assistant", "content": answer})
-        said = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
+            messages.append({"role": "assistant", "content": answer})
+        said = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
         if said.count(PLACEHOLDER) != 1:
             raise CraftError("the tokenizer's chat template does not write the user's text once")
         before, after = said.split(PLACEHOLDER)
         return [*self._head(before), IMAGE_TOKEN_ID, *self._piece(after)]
 
     def _head(self, text: str) -> list[int]:
-        """What stands before the picture, the same in every prompt."""
+        """What stands before the image, the same in every prompt."""
         if text not in self._heads:
             self._heads = {text: self._piece(text)}
         return self._heads[text]
@@ -185,7 +180,7 @@ class PromptBuilder:
 
 
 def _plain(text: str) -> str:
-    """Stripped, and without the placeholder: a text that quotes it must not become a second picture."""
+    """Stripped, and without the placeholder: a text that quotes it must not become a second image."""
     return text.strip().replace(PLACEHOLDER, "image")
 
 

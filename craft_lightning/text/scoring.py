@@ -1,4 +1,4 @@
-"""The metric of record, exact match (paper, section 4; methods.md 7.3), and the diagnostics that stand beside it."""
+"""The metric of record, exact match (paper, section 4), and the diagnostics that stand beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LETTER = re.compile(r"\s*([a-z])(?![a-z])", re.IGNORECASE)
 
 
 def normalise(text: str) -> str:
-    """Lower case, stripped, runs of white space as one blank; nothing else is taken away (OD-31).
+    """Lower case, stripped, runs of white space as one blank; nothing else is taken away.
 
     >>> normalise("  Red   Roof ")
     'red roof'

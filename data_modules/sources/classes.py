@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.picture_files import escaped, gathered, is_picture, no_pictures, told
+from craft_lightning.models.image_files import escaped, gathered, is_image_file, no_images, told
 from data_modules.datasets.facts import DatasetFacts
 from data_modules.sources.items import Found, Labelled, Problems, SplitName, Splits, split_named
 from data_modules.sources.tree import Tree, join
@@ -55,7 +55,7 @@ def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
     CraftError: splits under other names, sets beside each other, or classes below a lone folder with an image."""
     own: dict[str, str] = {}
     below: dict[str, set[str]] = {}
-    for image in filter(is_picture, tree.inside(home)):
+    for image in filter(is_image_file, tree.inside(home)):
         name, *rest = image[len(join(home, "")) :].split("/")
         if len(rest) > 1:
             below.setdefault(name, set()).add(rest[0])
@@ -122,7 +122,7 @@ def _base(facts: DatasetFacts, tree: Tree) -> str:
 
 def _left_out(tree: Tree, top: str, homes: Sequence[str]) -> Counter[str]:
     """What is in no class folder, by reason; ``homes``: folders that class folders are in."""
-    others, strays, images = no_pictures(tree.names), [], list(tree.images())
+    others, strays, images = no_images(tree.names), [], list(tree.images())
     for name in images:
         start = next((start for home in homes if name.startswith(start := join(home, ""))), None)
         if start is None:
@@ -148,7 +148,7 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
     for name in tree.children(folder):
         sub = join(folder, name)
         place, words, there = tree.place(sub), facts.class_words(name), tree.below(sub)
-        files = list(filter(is_picture, there))
+        files = list(filter(is_image_file, there))
         if _undecoded(name):
             said = f"{tree.root}: {escaped(sub)} is no name in UTF-8; rename it"
             problems.bad("file name", said, max(len(files), 1))
@@ -164,7 +164,7 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
         elif words in origin:
             problems.bad("label twice", f"{place}: label {words!r} twice, also in {origin[words]}", count)
         elif not files:
-            held = f", but {told(no_pictures(there))}" if there else ""
+            held = f", but {told(no_images(there))}" if there else ""
             problems.bad("class without pictures", f"{place}: class {words!r} has no picture{held}")
         else:
             origin[words] = place

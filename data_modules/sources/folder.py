@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_lightning.errors import CraftError, nearest
-from craft_lightning.models.picture_files import no_pictures, told
+from craft_lightning.models.image_files import no_images, told
 from data_modules.datasets.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
 from data_modules.sources.images import StoredImage, file_image
@@ -119,7 +119,7 @@ def _empty(place: Place) -> CraftError:
 
 def _question_files(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
     files, tree = _split_files(place, problems), place.tree
-    problems.leave_out_all(no_pictures(name for name in tree.names if name not in place.questions))
+    problems.leave_out_all(no_images(name for name in tree.names if name not in place.questions))
     at = tree.place(next(iter(files.values())) if None in files else place.top)
     there = frozenset(posixpath.relpath(name, place.top or ".") for name in tree.images())
     read = {s: partial(_read, tree, n, f"{facts.name}/{PurePosixPath(n).stem}", problems) for s, n in files.items()}

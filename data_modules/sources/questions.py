@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.picture_files import is_picture
+from craft_lightning.models.image_files import is_image_file
 from craft_lightning.text.multiple_choice import LETTERS
 from data_modules.captioning.statements import declarative
 from data_modules.sources.images import StoredImage
@@ -157,7 +157,7 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
         if absent(value):
             raise BadRecordError("missing field", f"choice {number} has no text")
     options = tuple(" ".join(_said(value, f"choice {n}").split()) for n, value in enumerate(raw, start=1))
-    if options and all(map(is_picture, options)):
+    if options and all(map(is_image_file, options)):
         raise LeftOut("choices are pictures")
     if not 2 <= len(options) <= most:
         hint = "" if options else "; an open question has null there, or no such field"

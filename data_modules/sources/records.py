@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.picture_files import told
+from craft_lightning.models.image_files import told
 from craft_lightning.text import multiple_choice as mcq
 from data_modules.backbone_reader import Reader
 from data_modules.datasets.facts import DatasetFacts

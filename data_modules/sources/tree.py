@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.picture_files import Listing, is_hidden, is_picture, listing
+from craft_lightning.models.image_files import Listing, is_hidden, is_image_file, listing
 from data_modules.sources.images import Shelf, StoredImage, file_image
 from data_modules.sources.items import split_named
 from data_modules.sources.values import nfc
@@ -113,7 +113,7 @@ class Tree(Shelf):
         while len(inner := self.children(top)) == 1 and not self.questions(top):
             within, below = join(top, inner[0]), self.children(join(top, inner[0]))
             holds_splits = any(map(split_named, below))
-            beside = any(map(is_picture, self.files(top) + self.files(within)))
+            beside = any(map(is_image_file, self.files(top) + self.files(within)))
             holds_classes = below and not (split_named(inner[0]) or beside)
             if not (self.questions(within) or holds_splits or holds_classes):
                 break
@@ -140,7 +140,7 @@ class Tree(Shelf):
 
     def images(self) -> Iterator[str]:
         """Paths of all image files."""
-        return filter(is_picture, self.names)
+        return filter(is_image_file, self.names)
 
 
 class FolderTree(Tree):
@@ -154,7 +154,7 @@ class FolderTree(Tree):
         self.root = root
         found = listing(root)
         if only is not None:
-            names = (only, *(name for name in found.names if is_picture(name)))
+            names = (only, *(name for name in found.names if is_image_file(name)))
             found = Listing(names, found.folders, found.left_out)
         there = (*sorted(found.folders), *found.names)
         self._stored = {nfc(name): name for name in there}
@@ -189,7 +189,7 @@ class ZipTree(Tree):
         self.names = tuple(sorted(self._members))
         parents = {str(p) for name in self.names for p in PurePosixPath(name).parents}
         self.folders = frozenset(parents - {"."} | (shown.keys() - self._members.keys()))
-        hidden = sum(map(is_picture, named.keys() - shown.keys()))
+        hidden = sum(map(is_image_file, named.keys() - shown.keys()))
         self.left_out = +Counter({"hidden picture": hidden, "file twice in the archive": len(infos) - len(named)})
 
     def read(self, key: str | int) -> bytes:

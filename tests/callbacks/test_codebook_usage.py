@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from callbacks.codebook_usage import CodesChanged
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.cli.run import build_cli
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.vlm_spec import VlmSpec

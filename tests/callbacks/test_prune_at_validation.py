@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
@@ -160,11 +160,11 @@ def test_a_pruned_test_equals_pruning_by_hand(run: Any, encoder: Path, tmp_path:
 
 
 def test_several_ratios_encode_each_picture_once(run: Any, encoder: Path, monkeypatch: Any) -> None:
-    from craft_lightning.models.towers.siglip import VisionTower
+    from craft_lightning.models.towers.siglip import SiglipTower
 
     calls: list[int] = []
-    encode = VisionTower.encode
-    monkeypatch.setattr(VisionTower, "encode", lambda s, p, *a: (calls.append(len(p)), encode(s, p, *a))[1])
+    encode = SiglipTower.encode
+    monkeypatch.setattr(SiglipTower, "encode", lambda s, p, *a: (calls.append(len(p)), encode(s, p, *a))[1])
     run("test", "test", f"--encoder={encoder}", "--prune.also=[0.2,0.4,0.6,1.0]")
     assert calls == [4, 4, 2]
 

@@ -19,7 +19,7 @@ from craft_lightning.methods import METHODS
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models import quantizer as quantizers
 from craft_lightning.models.quantizer import Quantized, ResidualQuantizer
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.types import VisualTokens
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -182,7 +182,7 @@ QUANTISER: dict[str, tuple[Any, str, Any, str]] = {
         r"not the identity \(ratio -?0\.\d+, cosine -?0\.\d+\): .* as a rotation or a scale",
     ),
     "no quantiser": (
-        *(VisionTower, "encode", lambda self, pixels, cls=None, attention="one_way": bypass(self, pixels, cls)),
+        *(SiglipTower, "encode", lambda self, pixels, cls=None, attention="one_way": bypass(self, pixels, cls)),
         "not the sum of the codewords of its codes .*: the tokens bypass the quantiser",
     ),
     "codes of another table": (
@@ -190,14 +190,14 @@ QUANTISER: dict[str, tuple[Any, str, Any, str]] = {
         r"codes run from \d+ to \d+, but the codebook has 64 entries",
     ),
     "no codes": (
-        *(VisionTower, "encode", lambda self, pixels, cls=None, attention="one_way": bypass(self, pixels, cls, False)),
+        *(SiglipTower, "encode", lambda self, pixels, cls=None, attention="one_way": bypass(self, pixels, cls, False)),
         "the tokens come without codes although the tower has a codebook",
     ),
 }
 known = ResidualQuantizer.encode
 
 
-def bypass(tower: VisionTower, pixels: Tensor, cls: Tensor | None, codes: bool = True) -> VisualTokens:
+def bypass(tower: SiglipTower, pixels: Tensor, cls: Tensor | None, codes: bool = True) -> VisualTokens:
     z, readout = (tower.features(pixels), None) if cls is None else tower.features_and_cls(pixels, cls)
     return VisualTokens(z, z, tower.quantizer.encode(z).codes if codes else None, readout, tower.grid)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import token_map
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.cli.run import build_cli
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.vlm_spec import VlmSpec

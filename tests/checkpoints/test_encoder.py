@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning.checkpoints.registry import apply_encoder, load_tower, load_vlm
+from craft_lightning.checkpoints.encoder import apply_encoder, write_encoder
+from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.checkpoints.timm_tower import write_timm_tower
 from craft_lightning.checkpoints.tiny import write_tiny
-from craft_lightning.checkpoints.vila_u_writer import write_encoder
 from craft_lightning.errors import CraftError
 from craft_lightning.models.towers.timm import TimmTower
 from craft_lightning.models.vlm_spec import VlmSpec

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from craft_lightning.checkpoints.encoder import write_encoder
+from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.checkpoints.meta import profile, skeleton
-from craft_lightning.checkpoints.registry import load_tower, load_vlm
 from craft_lightning.checkpoints.tiny import tiny_tokenizer
-from craft_lightning.checkpoints.vila_u_writer import write_encoder
 from craft_lightning.cli.tokenize import main as tokenize
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from craft_lightning.checkpoints.registry import load_text_tower, load_tower, load_vlm
+from craft_lightning.checkpoints.load import load_tower, load_vlm
+from craft_lightning.checkpoints.vila_u import load_text_tower
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.vlm_spec import VlmSpec

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning.checkpoints.registry import load_vlm
-from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.checkpoints.encoder import write_encoder
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.cli.predict import one_batch, parser
 from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.pruning import PruneRule, prune
@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(checkpoints: Path, picture: Path, tmp_path: Path,
         (["--image", picture, "--question", "What?", "--item", "x"], "give one of the two"),
         (["--image", picture, "--question", "What?", "--options", "one"], "at least two choices"),
         (["--image", picture, "--question", "What?", "--options", *"abcdefghi"], "9 options, but there are only"),
-        (["--image", tmp_path / "no.png", "--question", "What?"], "no picture"),
+        (["--image", tmp_path / "no.png", "--question", "What?"], "no image"),
         (["--image", picture, "--question", "What?", "--logits", tmp_path / "no" / "l"], "no folder"),
         (["--image", picture, "--question", "What?", "--logits", tmp_path], "is a folder: name a file in it"),
         (["--image", picture, "--question", "What?", "--max-new-tokens", "0"], "at least 1, not 0"),

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from craft_lightning import __main__ as entry
-from craft_lightning.checkpoints.registry import load_tower
-from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.checkpoints.encoder import write_encoder
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.cli import tokens
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.visualization import TokenView, draw_tokens
 
 
@@ -50,7 +50,7 @@ def run(*args: object) -> int:
     return tokens.main([str(a) for a in args])
 
 
-def encode(tower: VisionTower, files: list[Path]) -> Any:
+def encode(tower: SiglipTower, files: list[Path]) -> Any:
     return tower.encode(torch.stack([preprocess(read_image(file), tower.image_size) for file in files]))
 
 
@@ -123,7 +123,7 @@ def test_keep_1_has_nothing_to_show_of_pruning(
     [
         (["--checkpoint", "pocket-vila-v"], "did you mean 'pocket-vila-u'"),
         (["--checkpoint", "CONTINUOUS"], "no discrete tokens"),
-        (["--images", "nowhere"], "no picture or folder nowhere"),
+        (["--images", "nowhere"], "no image or folder nowhere"),
         (["--keep", "0"], "keep ratio lies in (0, 1]"),
         (["--output", "sheet.jpg"], "sheet.jpg is no .png file"),
         (["--output", "."], "is a folder: name a file in it"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from craft_lightning.errors import CraftError
 from craft_lightning.losses import negative_pairs
-from craft_lightning.methods._support.caption_table import CaptionTable
+from craft_lightning.methods._support.contrastive import CaptionTable
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.vlm_spec import VlmSpec
 from data_modules.captioning import captioner as captions_module

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.models.vlm_spec import VlmSpec
 from data_modules.backbone_reader import read_backbone
 

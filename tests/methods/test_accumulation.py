@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback
 
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import base
+from craft_lightning.methods._support.contrastive import ContrastiveMethod
 from craft_lightning.methods.craft import Craft
 from craft_lightning.optim import OptimSpec, rows_per_pass
 
@@ -60,12 +60,12 @@ def test_parts_add_up_to_the_step(fit: Any, parts: int, dataset: str) -> None:
 def test_a_part_scored_against_its_own_sentences_alone_would_be_seen(fit: Any, monkeypatch: Any) -> None:
     """The comparison above can fail: with the sentences of each part alone the contrastive term is another."""
     whole = fit(1)[1][1]["train/contrastive"]
-    known = base.BaseMethod.caption_rows
+    known = ContrastiveMethod.caption_rows
 
     def alone(self: Any, batch: Any) -> Any:
         return known(self, replace(batch, step=None))
 
-    monkeypatch.setattr(base.BaseMethod, "caption_rows", alone)
+    monkeypatch.setattr(ContrastiveMethod, "caption_rows", alone)
     assert fit(4)[1][1]["train/contrastive"] < 0.7 * whole
 
 

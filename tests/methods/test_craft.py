@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from craft_lightning.checkpoints.registry import load_text_tower
+from craft_lightning.checkpoints.vila_u import load_text_tower
 from craft_lightning.errors import CraftError
 from craft_lightning.losses import contrastive, negative_pairs
 from craft_lightning.methods._support import contrastive as contrast
-from craft_lightning.methods._support.caption_table import CaptionTable
+from craft_lightning.methods._support.contrastive import CaptionTable
 from craft_lightning.methods.craft import Craft
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.models.vlm_spec import VlmSpec

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from craft_lightning.methods._support.feature_cache import SeenPictures
+from craft_lightning.methods._support.feature_cache import FeatureCache
 from craft_lightning.methods.craft import Craft
 from craft_lightning.methods.ldifs import Ldifs
 from craft_lightning.methods.llm_lora import LlmLora
@@ -101,7 +101,7 @@ def test_another_stage_may_show_other_pictures_under_the_same_names(build: Any, 
 @pytest.mark.parametrize("place", ["host", "continuous"])
 def test_rows_are_the_encoders_own(place: str, build: Any, batch: VqaBatch) -> None:
     method = build(ZeroShot, place)
-    seen = SeenPictures(method.vlm.grid)
+    seen = FeatureCache(method.vlm.grid)
     order = [3, 1, 1, 5]
     some = replace(
         batch, pixel_values=batch.pixel_values[order], image_names=tuple(batch.image_names[i] for i in order)
@@ -117,7 +117,7 @@ def test_rows_are_the_encoders_own(place: str, build: Any, batch: VqaBatch) -> N
 def test_pictures_that_find_no_room_are_encoded_each_time(build: Any, batch: VqaBatch) -> None:
     method = build(ZeroShot, "continuous")
     row = method.visual_tokens(batch.pixel_values[:1]).features.nbytes
-    seen = SeenPictures(method.vlm.grid, room=4 * row + row // 2)
+    seen = FeatureCache(method.vlm.grid, room=4 * row + row // 2)
     sizes = counted(method)
     for _ in range(2):
         found = seen.look(batch, method.visual_tokens)

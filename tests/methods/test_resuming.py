@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
@@ -222,8 +222,8 @@ def relabelled(data: Path) -> None:
 
 
 CHANGES: dict[Callable[[Path], None], tuple[str, str]] = {
-    more: ("train", "(train: 22 items, then 21, other pictures)"),
-    repainted: ("train and val", "(train: other pictures; val: other pictures)"),
+    more: ("train", "(train: 22 items, then 21, other images)"),
+    repainted: ("train and val", "(train: other images; val: other pictures)"),
     relabelled: ("train and val", "(train: other labels, questions, answers or captions"),
 }
 
@@ -243,7 +243,7 @@ def test_one_split_that_differs_is_named_alone() -> None:
     held = {name: {"count": 2, "items": "a", "pictures": "b"} for name in ("train", "val")}
     own = {**held, "val": {"count": 1, "items": "a", "pictures": "c"}}
     resuming.check_data(held, held, "x.ckpt")
-    with pytest.raises(CraftError, match=r"^the val data are .+ \(val: 1 items, then 2, other pictures\)"):
+    with pytest.raises(CraftError, match=r"^the val data are .+ \(val: 1 items, then 2, other images\)"):
         resuming.check_data(held, own, "x.ckpt")
 
 

@@ -4,10 +4,10 @@ from transformers import SiglipVisionConfig
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.towers.siglip import VisionTower
+from craft_lightning.models.towers.siglip import SiglipTower
 
 
-def make(attention: str = "sdpa", levels: int = 4) -> VisionTower:
+def make(attention: str = "sdpa", levels: int = 4) -> SiglipTower:
     torch.manual_seed(0)
     config = SiglipVisionConfig(
         hidden_size=32,
@@ -17,7 +17,7 @@ def make(attention: str = "sdpa", levels: int = 4) -> VisionTower:
         image_size=32,
         patch_size=8,
     )
-    return VisionTower.from_config(config, ResidualQuantizer(torch.randn(1, 50, 32), levels), attention)
+    return SiglipTower.from_config(config, ResidualQuantizer(torch.randn(1, 50, 32), levels), attention)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_tokens_are_straight_through_sums(pixels: torch.Tensor) -> None:
 
 def test_continuous_twin_passes_features(pixels: torch.Tensor) -> None:
     discrete = make()
-    twin = VisionTower(discrete.vision).eval()
+    twin = SiglipTower(discrete.vision).eval()
     visual = twin.encode(pixels)
     assert visual.codes is None
     assert torch.equal(visual.tokens, discrete.features(pixels))
@@ -129,4 +129,4 @@ def test_wrong_pixels_and_shapes_are_refused(pixels: torch.Tensor) -> None:
     with pytest.raises(CraftError, match=r"reads \[B, 3, 32, 32\]"):
         tower.encode(pixels[..., :16])
     with pytest.raises(ValueError, match="width"):
-        VisionTower(tower.vision, ResidualQuantizer(torch.randn(1, 5, 8), 4))
+        SiglipTower(tower.vision, ResidualQuantizer(torch.randn(1, 5, 8), 4))

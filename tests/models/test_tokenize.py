@@ -8,9 +8,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from craft_lightning.checkpoints.registry import load_tower
+from craft_lightning.checkpoints.encoder import write_encoder
+from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.tiny import write_tiny
-from craft_lightning.checkpoints.vila_u_writer import write_encoder
 from craft_lightning.cli.tokenize import main
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess
@@ -92,8 +92,8 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
     for arguments, message in (
         (("--checkpoint", tmp_path / "absent", "--input", pictures), "no checkpoint folder"),
         (("--checkpoint", "pocket-vila-v", "--input", pictures), "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
-        (("--checkpoint", checkpoint, "--input", tmp_path / "absent.png"), "no picture or folder"),
-        (("--checkpoint", checkpoint, "--input", empty), "no picture in"),
+        (("--checkpoint", checkpoint, "--input", tmp_path / "absent.png"), "no image or folder"),
+        (("--checkpoint", checkpoint, "--input", empty), "no image in"),
         (("--checkpoint", checkpoint, "--input", pictures), "broken.png: broken picture"),
         (("--checkpoint", checkpoint, "--input", tmp_path / "other.safetensors"), "it holds images"),
         (("--checkpoint", checkpoint, "--input", tmp_path / "small.safetensors"), "this tower reads"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from craft_lightning.checkpoints.registry import load_vlm
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.vlm import DiscreteVlm, prompts_only

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from craft_lightning.checkpoints.registry import load_text_tower, load_tower, load_vlm
+from craft_lightning.checkpoints.load import load_tower, load_vlm
+from craft_lightning.checkpoints.vila_u import load_text_tower
 from craft_lightning.cli import surrogate as verb
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import VlmSpec

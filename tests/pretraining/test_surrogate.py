@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from craft_lightning.checkpoints.registry import load_language_model, load_tower, load_vlm
+from craft_lightning.checkpoints.load import load_language_model, load_tower, load_vlm
 from craft_lightning.cli import surrogate as verb
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess, read_image

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Sigli
 from benchmarks.strategies import numbers
 from craft_lightning.checkpoints.meta import Profile, Stack
 from craft_lightning.models.sharding import recompute
-from craft_lightning.models.towers.siglip import VisionTower
-from craft_lightning.strategies.memory import Plan, estimate, language_bytes, tower_bytes
+from craft_lightning.models.towers.siglip import SiglipTower
+from craft_lightning.strategies.memory import MemoryPlan, estimate, language_bytes, tower_bytes
 
 MIB = 2**20
 SIDE = 64
@@ -47,9 +47,9 @@ def per_token(run: Callable[[nn.Module, int], Any], shallow: nn.Module, deep: nn
 def tower_block(width: int, mlp: int, half: bool, again: bool = False) -> float:
     cls = nn.Parameter(torch.zeros(1, 1, width))
 
-    def made(layers: int) -> VisionTower:
+    def made(layers: int) -> SiglipTower:
         sizes = {"num_hidden_layers": layers, "num_attention_heads": 4, "image_size": SIDE, "patch_size": 8}
-        tower = VisionTower.from_config(SiglipVisionConfig(hidden_size=width, intermediate_size=mlp, **sizes)).train()
+        tower = SiglipTower.from_config(SiglipVisionConfig(hidden_size=width, intermediate_size=mlp, **sizes)).train()
         if again:
             recompute(tower)
         return tower
@@ -123,7 +123,9 @@ def test_the_estimate_beside_table_4(name: str) -> None:
         rows = {(r["surrogate_or_backbone"], r["method"]): r for r in csv.DictReader(file)}
     printed = float(rows[{"vila-u-7b-256": "VILA-U-7B", "qwen2-0.5b": "Qwen2-0.5B"}[name], "CRAFT"]["train_vram_mib"])
     found = paper(name)
-    kept, again = (estimate(found, Plan("ddp", 8, 4, 4, True, 2, recompute)).peak / MIB for recompute in (False, True))
+    kept, again = (
+        estimate(found, MemoryPlan("ddp", 8, 4, 4, True, 2, recompute)).peak / MIB for recompute in (False, True)
+    )
     full = 4 * (256 + 128) * found.vocabulary * 4 * 3 / MIB
     outside = 1.25 * 1024
     assert again < kept
@@ -135,7 +137,7 @@ def test_what_sharding_and_copies_cost() -> None:
     found = paper("vila-u-7b-256")
 
     def of(kind: Any, processes: int) -> Any:
-        return estimate(found, Plan(kind, processes, 3, 8, True, 2))
+        return estimate(found, MemoryPlan(kind, processes, 3, 8, True, 2))
 
     single, ddp, zero2, fsdp2 = of("single", 1), of("ddp", 8), of("zero2", 8), of("fsdp2", 8)
     assert single.states == found.trained * 12

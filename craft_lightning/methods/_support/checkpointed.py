@@ -1,19 +1,90 @@
-"""What a method's checkpoint holds, and what has to fit before one is taken over."""
+"""What a method's checkpoint holds, and what has to fit before its weights are taken over or trained on.
+
+Non-strict loading alone would hide mistakes.
+"""
 
 from __future__ import annotations
 
+import pickle
 import sys
+import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
-from craft_lightning.methods._support import checkpoint_checks as state
+from craft_lightning.errors import CraftError
+from craft_lightning.methods import METHODS
 from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.step_accounts import StepAccounts
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
+from craft_lightning.plugins import subclasses
+
+if TYPE_CHECKING:
+    from craft_lightning.methods.base import BaseMethod
+
+FORMAT = 1
+"""Of checkpoints; later ones are refused."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint that ``fit`` wrote, on the CPU; plain values and tensors only. Raises CraftError: no such file, or
+    one that is no checkpoint."""
+    if not Path(path).is_file():
+        raise CraftError(f"no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CraftError(f"{path} is no checkpoint of fit: it will not be unpickled") from error
+    if not isinstance(checkpoint, dict):
+        raise CraftError(f"{path} is no checkpoint of fit: it holds a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def check_method(checkpoint: Mapping[str, Any], method: str | None) -> Mapping[str, Any]:
+    """What a checkpoint says of itself, if the format is known and the method is the given one (None accepts any).
+    Raises CraftError: not ours, a later format, or another method's."""
+    facts: Mapping[str, Any] | None = checkpoint.get("craft_lightning")
+    if not facts:
+        raise CraftError("the checkpoint was not written by craft_lightning")
+    if facts["format"] > FORMAT:
+        raise CraftError(f"the checkpoint has format {facts['format']}, this version reads up to {FORMAT}: update it")
+    if method is not None and facts["method"] != method:
+        raise CraftError(f"the checkpoint is of method {facts['method']!r}, the config names {method!r}")
+    return facts
+
+
+def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
+    """The method of a checkpoint, weights included, of the class whose name the file holds.
+
+    A file imports nothing: a class that is neither ours nor an installed package's is found once it was imported.
+
+    Args:
+        path: a ``.ckpt`` written by ``fit``. overrides: constructor arguments in place of the stored ones.
+
+    Raises:
+        CraftError: no such file, not one of our checkpoints, or an unknown method.
+    """
+    from craft_lightning.methods.base import BaseMethod
+
+    facts = check_method(read_checkpoint(path), None)
+    name, place = facts["method"], facts.get("class", "")
+    imported = [cls for cls in subclasses(BaseMethod) if f"{cls.__module__}.{cls.__qualname__}" == place]
+    if not imported and name not in METHODS:
+        raise CraftError(f"the checkpoint is of method {name!r}: import {place.rpartition('.')[0]} first")
+    method: type[BaseMethod] = imported[0] if imported else METHODS[name]
+    with warnings.catch_warnings():
+        # Only trained tensors are stored: on_load_checkpoint has compared their names.
+        warnings.filterwarnings(
+            "ignore", message="Found keys that are in the model state dict but not in the checkpoint"
+        )
+        loaded: BaseMethod = method.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides)
+    return loaded
 
 
 class Checkpointed(StepAccounts):
@@ -46,7 +117,7 @@ class Checkpointed(StepAccounts):
         kept = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["craft_lightning"] = {
-            "format": state.FORMAT,
+            "format": FORMAT,
             "method": self.name,
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
             "codebook_hash": self.vlm.codebook_hash,
@@ -61,26 +132,46 @@ class Checkpointed(StepAccounts):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what does not fit: another method or codebook, missing, unexpected or misshapen tensors; and what
-        would make another training of one that goes on.
-
-        Raises:
-            CraftError: with both names, both hashes, both settings, or the first tensors concerned.
-        """
+        would make another training of one that goes on. Raises CraftError: with both names, both hashes, both settings,
+        or the first tensors concerned."""
         self.configure_model()
         self.moved = True
-        facts = state.check_method(checkpoint, self.name)
-        state.check_codebook(facts, self.vlm.codebook_hash, self.backbone.name)
-        state.check_readers(facts, checkpoint["state_dict"], self.vlm.tower, self.weights, self.backbone.name)
+        facts = check_method(checkpoint, self.name)
+        self._check_readers(facts, checkpoint["state_dict"])
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._go_on(checkpoint, facts)
         wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        state.check_names(checkpoint["state_dict"], wanted, self.name)
+        _check_names(checkpoint["state_dict"], wanted, self.name)
         self.first_gradients = dict(facts.get("first_gradients", {}))
-        state.count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
+        _count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
+
+    def _check_readers(self, facts: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
+        """Compare what the trained weights work with.
+
+        An encoder adapted to one codebook is meaningless with another. Without one, its features are read by a
+        projector that knows one tower. A trained projector or language model works behind and in front of no other
+        weights than its own. A checkpoint of an older version does not say everything.
+
+        Raises:
+            CraftError: another codebook, tower, projector or language model.
+        """
+        backbone, codebook = self.backbone.name, self.vlm.codebook_hash
+        if facts["codebook_hash"] != codebook:
+            raise CraftError(
+                f"another codebook: the checkpoint was adapted to {facts['codebook_hash']}, {backbone} has {codebook}"
+            )
+        base, own = facts.get("base_hash"), self.vlm.tower.base_hash
+        if base and own and base != own:
+            raise CraftError(f"another tower: the checkpoint was adapted from {base}, {backbone} has {own}")
+        if any(name.startswith(("vlm.projector.", "vlm.language_model.")) for name in stored):
+            other = resuming.other_weights(facts.get("weights", {}), self.weights)
+            if parts := [part for part in other if part != "tower"]:
+                told = " and ".join(parts)
+                raise CraftError(f"the checkpoint's weights belong to another {told} than that of {backbone}")
 
     def _go_on(self, checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        path, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
-        given = {**resuming.named(self.hparams, getattr(data, "hparams", {})), **self._of_trainer()}
+        path = str(self.trainer.ckpt_path)
+        given = {**resuming.named(self.hparams, getattr(self._data, "hparams", {})), **self._of_trainer()}
         found = resuming.check_settings(resuming.changes(checkpoint, given), path)
         if machine := {name: pair for name, pair in found.items() if name.startswith("trainer.")}:
             _say(resuming.tell(machine))
@@ -97,8 +188,27 @@ class Checkpointed(StepAccounts):
         return resuming.of_trainer(self.trainer, self.optim.clip)
 
     def _data_digest(self) -> dict[str, Any]:
-        digest = getattr(None if self._trainer is None else getattr(self.trainer, "datamodule", None), "digest", None)
+        digest = getattr(self._data, "digest", None)
         return digest() if digest else {}
+
+
+def _check_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], method: str) -> None:
+    """Compare names and shapes of the stored tensors with those that the method trains; CraftError names the first."""
+    differ = {"lacks": [n for n in wanted if n not in state], "has": [n for n in state if n not in wanted]}
+    if told := [f"{verb} {names[0]} (and {len(names) - 1} more)" for verb, names in differ.items() if names]:
+        raise CraftError(f"the checkpoint does not fit {method}: it {' and '.join(told)}")
+    for name, tensor in wanted.items():
+        if tensor.shape != state[name].shape:
+            raise CraftError(f"{name} is {tuple(state[name].shape)} in the checkpoint, {tuple(tensor.shape)} here")
+
+
+def _count_in_parts(checkpoint: Mapping[str, Any], before: int, now: int) -> None:
+    """Where a checkpoint counts batches: count those of this run, which cuts an optimiser step into other parts."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    for counts in filter(None, (progress.get("total"), progress.get("current"))):
+        under_way = counts["processed"] - counts["completed"]  # 1 where a callback wrote the checkpoint
+        counts.update({name: count // before * now for name, count in counts.items()})
+        counts["completed"] = counts["processed"] - under_way
 
 
 @rank_zero_only

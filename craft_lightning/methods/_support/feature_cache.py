@@ -1,4 +1,4 @@
-"""A frozen encoder sees a picture once in a fit, however many epochs ask for it."""
+"""A frozen encoder sees an image once in a fit, however many epochs ask for it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from craft_lightning.types import VisualTokens, VqaBatch
 
 ROOM = 4 * 2**30
-"""Bytes of main memory that a process fills with visual tokens; pictures beyond it are encoded each time."""
+"""Bytes of main memory that a process fills with visual tokens; images beyond it are encoded each time."""
 
 
-class SeenPictures:
-    """Visual tokens by name of picture, in main memory.
+class FeatureCache:
+    """Visual tokens by the name of an image, in main memory.
 
     Args:
         grid: (rows, columns) of visual tokens. room: bytes that they may fill.
@@ -26,26 +26,22 @@ class SeenPictures:
 
     @torch.no_grad()
     def look(self, batch: VqaBatch, encode: Callable[[Tensor], VisualTokens]) -> VisualTokens:
-        """What ``encode`` makes of the batch's pictures ``[B, 3, H, W]``; it is shown those that are new, each once."""
+        """What ``encode`` makes of the batch's images ``[B, 3, H, W]``; it is shown those that are new, each once."""
         rows = {name: self.rows[name] for name in batch.image_names if name in self.rows}
         new = {name: place for place, name in enumerate(batch.image_names) if name not in rows}
         if new:
             made = [column.cpu() for column in _columns(encode(batch.pixel_values[list(new.values())]))]
             for name, *row in zip(new, *made, strict=True):
                 rows[name] = tuple(row)
-                self._keep(name, rows[name])
+                if (size := sum(tensor.nbytes for tensor in row)) <= self.room:
+                    self.room -= size
+                    self.rows[name] = rows[name]
         columns = zip(*(rows[name] for name in batch.image_names), strict=True)
         return _visual([torch.stack(column).to(batch.pixel_values.device) for column in columns], self.grid)
 
-    def _keep(self, name: str, row: tuple[Tensor, ...]) -> None:
-        size = sum(tensor.nbytes for tensor in row)
-        if size <= self.room:
-            self.room -= size
-            self.rows[name] = row
-
 
 def _columns(visual: VisualTokens) -> tuple[Tensor, ...]:
-    """The tensors of pictures that were looked at whole; a continuous tower's tokens are its features."""
+    """The tensors of images that were looked at whole; a continuous tower's tokens are its features."""
     if visual.codes is None:
         return (visual.features,)
     assert visual.energy is not None, "every tower with a codebook says it"

@@ -57,18 +57,16 @@ def of_trainer(trainer: Any, clip: float | None) -> dict[str, Any]:
     Args:
         clip: the method's norm, beside which the trainer's says nothing.
     """
-    limit, parts = trainer.limit_train_batches, trainer.accumulate_grad_batches
-    algorithm = trainer.gradient_clip_algorithm
+    limit, algorithm = trainer.limit_train_batches, trainer.gradient_clip_algorithm
     norm = trainer.gradient_clip_val if clip is None and trainer.gradient_clip_val else None
-    return {
-        "trainer.limit_train_batches": None if isinstance(limit, float) and limit == 1.0 else limit,
-        "trainer.accumulate_grad_batches": parts,
-        "trainer.precision": trainer.precision,
-        "trainer.gradient_clip_val": norm,
-        "trainer.gradient_clip_algorithm": None
-        if norm is None
-        else str(getattr(algorithm, "value", algorithm or "norm")),
+    told = {
+        "limit_train_batches": None if isinstance(limit, float) and limit == 1.0 else limit,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "precision": trainer.precision,
+        "gradient_clip_val": norm,
+        "gradient_clip_algorithm": norm and str(getattr(algorithm, "value", algorithm or "norm")),
     }
+    return {f"trainer.{name}": value for name, value in told.items()}
 
 
 def changes(checkpoint: Mapping[str, Any], given: Settings) -> dict[str, tuple[Any, Any]]:
@@ -87,15 +85,12 @@ def _in_parts(held: Settings, given: Settings) -> dict[str, Any]:
 
 
 def check_settings(found: Changes, path: str | Path) -> dict[str, tuple[Any, Any]]:
-    """What :func:`changes` found, if it is :data:`FREE`.
-
-    Raises:
-        CraftError: something else; with both values, and the flags that mend it.
-    """
-    bound = {name: pair for name, pair in found.items() if name not in FREE}
-    if bound:
+    """What :func:`changes` found, if it is :data:`FREE`. Raises CraftError: something else; with both values, and the
+    flags that mend it."""
+    if bound := {name: pair for name, pair in found.items() if name not in FREE}:
         told = ", ".join(f"{name} {_text(old)} (given: {_text(new)})" for name, (old, new) in bound.items())
-        flags = " ".join(f"--{_flag(name)} {_text(old)}" for name, (old, _) in bound.items())
+        named = {"data.seed": "seed_everything"}
+        flags = " ".join(f"--{named.get(name, name)} {_text(old)}" for name, (old, _) in bound.items())
         raise CraftError(f"{path} was trained with {told}: go on with {flags}, or train anew without --ckpt_path")
     return dict(found)
 
@@ -104,10 +99,6 @@ def tell(found: Changes) -> str:
     """Settings that are used though the checkpoint has others, in a line."""
     told = ", ".join(f"{name}={_text(new)} (checkpoint: {_text(old)})" for name, (old, new) in found.items())
     return f"the run's settings hold, not the checkpoint's: {told}"
-
-
-def _flag(name: str) -> str:
-    return "seed_everything" if name == "data.seed" else name
 
 
 def _text(value: Any) -> str:
@@ -146,11 +137,8 @@ def other_weights(held: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
 
 
 def check_weights(held: Mapping[str, str], own: Mapping[str, str], backbone: str, path: str | Path) -> None:
-    """Compare the weights that a training began with, encoder included.
-
-    Raises:
-        CraftError: a part of the backbone has others.
-    """
+    """Compare the weights that a training began with, encoder included. Raises CraftError: a part of the backbone has
+    others."""
     if other := other_weights(held, own):
         raise CraftError(
             f"the {' and the '.join(other)} of {backbone} {'are' if len(other) > 1 else 'is'} not what {path} was "
@@ -159,11 +147,8 @@ def check_weights(held: Mapping[str, str], own: Mapping[str, str], backbone: str
 
 
 def check_data(held: Mapping[str, Any], own: Mapping[str, Any], path: str | Path) -> None:
-    """Compare digests of the data, see :meth:`.datamodule.VqaDataModule.digest`.
-
-    Raises:
-        CraftError: they differ, and in what.
-    """
+    """Compare digests of the data, see :meth:`.datamodule.VqaDataModule.digest`. Raises CraftError: they differ, and in
+    what."""
     told = {split: ", ".join(_others(held[split], own[split])) for split in held if split in own}
     if other := {split: what for split, what in told.items() if what}:
         differs = "; ".join(f"{split}: {what}" for split, what in other.items())
@@ -179,4 +164,4 @@ def _others(held: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
     elif held["items"] != own["items"]:
         yield "other labels, questions, answers or captions"
     if held["pictures"] != own["pictures"]:
-        yield "other pictures"
+        yield "other images"

@@ -19,15 +19,19 @@ class StepAccounts(LightningModule):
 
     Attributes:
         first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
-            which make loss weights comparable across reductions (methods.md 1.5). Terms that z does not enter have
-            none: [CLS] is read beside z, so the contrastive one reaches weights and never z. Empty where z has no
-            gradient.
+            which make loss weights comparable across reductions. Terms that z does not enter have none: [CLS] is read
+            beside z, so the contrastive one reaches weights and never z. Empty where z has no gradient.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.first_gradients: dict[str, float] = {}
         self._terms = torch.zeros(0)
+
+    @property
+    def _data(self) -> Any:
+        """The data module, if a trainer with one is attached."""
+        return None if self._trainer is None else getattr(self.trainer, "datamodule", None)
 
     def _parts(self) -> int:
         return 1 if self._trainer is None else self.trainer.accumulate_grad_batches
@@ -36,11 +40,8 @@ class StepAccounts(LightningModule):
         return 1 if self._trainer is None else self.trainer.world_size
 
     def _steps(self) -> int:
-        """Optimiser steps of the whole run.
-
-        Raises:
-            CraftError: it has no end, or ends before its ``min_steps`` or ``min_epochs`` (Lightning says nothing).
-        """
+        """Optimiser steps of the whole run. Raises CraftError: it has no end, or ends before its ``min_steps`` or
+        ``min_epochs`` (Lightning says nothing)."""
         trainer = self.trainer
         steps, least = trainer.estimated_stepping_batches, trainer.min_steps or 0
         if steps == math.inf:
@@ -56,7 +57,8 @@ class StepAccounts(LightningModule):
         return int(steps)
 
     def _balanced(self, out: MethodOutput, batch: VqaBatch) -> MethodOutput:
-        """The answer loss scaled so that its mean over processes and parts is the mean over all tokens (OD-4)."""
+        """The answer loss scaled so that its mean over processes and parts is the mean over all labelled tokens: the
+        weights of the other terms then do not depend on how long answers are."""
         share = batch.share
         if share.parts * self._processes() == 1:
             return out
@@ -64,11 +66,7 @@ class StepAccounts(LightningModule):
         return replace(out, answer_loss=out.answer_loss * len(out.targets) * share.parts / tokens.mean())
 
     def _refuse_divergence(self, names: list[str], values: Tensor, lr: float) -> None:
-        """Say which term is no number any more, where, and what to do.
-
-        Raises:
-            CraftError: there is one.
-        """
+        """Say which term is no number any more, where, and what to do. Raises CraftError: there is one."""
         if not bool(values.isfinite().all()):
             told = ", ".join(f"{name} {value:g}" for name, value in zip(names, values.tolist(), strict=True))
             where = "" if self._trainer is None else f" at step {self.trainer.global_step}"

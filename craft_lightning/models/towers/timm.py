@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.types import VisualTokens
+from craft_lightning.models.towers.base import Tower
 
 
-class TimmTower(nn.Module):
-    """Any timm ViT as a continuous tower: patch features of its second-to-last block, prefix tokens stripped.
+class TimmTower(Tower):
+    """Any timm ViT as a tower; its prefix tokens are no visual tokens.
 
     Args:
         name: timm model name, for example ``"vit_small_patch16_dinov3.lvd1689m"``. Its weights are random; nothing is
@@ -25,52 +25,32 @@ class TimmTower(nn.Module):
         CraftError: no such model, or no blocks in it.
     """
 
-    vision: Any
     mean: Tensor
     std: Tensor
-    quantizer = None
-    base_hash: str | None = None
 
     def __init__(self, name: str, image_size: int | None = None) -> None:
-        super().__init__()
         sized: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
         try:
-            self.vision = timm.create_model(name, pretrained=False, num_classes=0, **sized)
+            vision: Any = timm.create_model(name, pretrained=False, num_classes=0, **sized)
         except (RuntimeError, TypeError, ValueError) as error:
             raise CraftError(f"timm has no vision transformer {name!r} ({error})") from error
-        if not hasattr(self.vision, "blocks") or not hasattr(self.vision, "forward_intermediates"):
+        if not hasattr(vision, "blocks") or not hasattr(vision, "forward_intermediates"):
             raise CraftError(f"timm model {name!r} has no transformer blocks to read patch features from")
+        depth = len(vision.blocks) - 1
+        super().__init__(
+            vision,
+            width=vision.embed_dim,
+            image_size=vision.patch_embed.img_size[0],
+            grid=tuple(vision.patch_embed.grid_size),
+            depth=depth,
+            unused=(f"blocks.{depth}.", "norm.", "fc_norm.", "head.", "attn_pool."),
+        )
         self.name = name
-        self.grid: tuple[int, int] = tuple(self.vision.patch_embed.grid_size)
-        self.width: int = self.vision.embed_dim
-        self.image_size: int = self.vision.patch_embed.img_size[0]
-        facts = self.vision.default_cfg
-        self.register_buffer("mean", torch.tensor(facts["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(facts["std"]).view(1, 3, 1, 1), persistent=False)
-
-    @property
-    def num_tokens(self) -> int:
-        """N, patches per picture."""
-        return self.grid[0] * self.grid[1]
-
-    def used_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of the embeddings and of every block but the last."""
-        last = f"blocks.{len(self.vision.blocks) - 1}."
-        for name, parameter in self.vision.named_parameters():
-            if not name.startswith((last, "norm.", "fc_norm.", "head.", "attn_pool.")):
-                yield f"vision.{name}", parameter
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks that run: all but the last."""
-        return len(self.vision.blocks) - 1
-
-    def features(self, pixel_values: Tensor) -> Tensor:
-        """``[B, N, d]`` for pixels ``[B, 3, S, S]`` in [-1, 1], which are re-normalised to the model's statistics."""
-        return self.features_after((self.depth,), pixel_values)[0]
+        for statistic in ("mean", "std"):
+            values = torch.tensor(vision.default_cfg[statistic]).view(1, 3, 1, 1)
+            self.register_buffer(statistic, values, persistent=False)
 
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`.siglip.VisionTower.features_after`; the embeddings are what the first block reads."""
         numbers = sorted({0, self.depth, *blocks})
         embedded: list[Tensor] = []
         # timm hands out what blocks return, and its families differ in what comes before the first one.
@@ -85,11 +65,5 @@ class TimmTower(nn.Module):
             )
         finally:
             handle.remove()
-        prefix = self.vision.num_prefix_tokens
-        found = dict(zip(numbers, [embedded[0][:, prefix:], *after], strict=True))
+        found = dict(zip(numbers, [embedded[0][:, self.vision.num_prefix_tokens :], *after], strict=True))
         return tuple(found[number] for number in blocks)
-
-    def encode(self, pixel_values: Tensor) -> VisualTokens:
-        """Continuous tokens: the features themselves."""
-        z = self.features(pixel_values)
-        return VisualTokens(z, z, None, None, self.grid)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.picture_files import find_pictures, listing, no_pictures
+from craft_lightning.models.image_files import find_images, listing, no_images
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -52,32 +52,30 @@ def test_a_folder_that_cannot_be_opened_is_counted(tmp_path: Path, monkeypatch: 
 
 def test_files_that_are_no_pictures_are_counted_by_ending() -> None:
     names = ["a.heic", "b.HEIC", "c.txt", "d.xml", "e.py", "f.csv", "README", "g.png"]
-    assert no_pictures(names[:3]) == {".heic file": 2, ".txt file": 1}
-    counts = no_pictures(names)
+    assert no_images(names[:3]) == {".heic file": 2, ".txt file": 1}
+    counts = no_images(names)
     assert counts[".heic file"] == 2
     assert counts["other file"] == 2
     assert counts.total() == 7
-    assert no_pictures(["README"]) == {"file without ending": 1}
+    assert no_images(["README"]) == {"file without ending": 1}
 
 
 def test_a_named_folder_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = touch(tmp_path / ".pictures", "b/x.jpg", "b-c.jpg", "a.tiff", "x.heic", "y.heic", "list.csv", ".t.png")
-    assert find_pictures([root]) == [root / name for name in ("a.tiff", "b/x.jpg", "b-c.jpg")]
+    assert find_images([root]) == [root / name for name in ("a.tiff", "b/x.jpg", "b-c.jpg")]
     assert [r.getMessage() for r in caplog.records] == [
         f"left out of {root}: 1 x hidden picture, 2 x .heic file, 1 x .csv file"
     ]
-    assert find_pictures([root / ".t.png", root / "x.heic"]) == [root / ".t.png", root / "x.heic"]
+    assert find_images([root / ".t.png", root / "x.heic"]) == [root / ".t.png", root / "x.heic"]
 
 
 def test_nothing_to_find_says_what_there_is(tmp_path: Path) -> None:
     touch(tmp_path, ".a.png", "b.heic")
-    with pytest.raises(
-        CraftError, match=r"no picture in .* \(left out: 1 x hidden picture, 1 x .heic file; pictures are"
-    ):
-        find_pictures([tmp_path])
+    with pytest.raises(CraftError, match=r"no image in .* \(left out: 1 x hidden picture, 1 x .heic file; images are"):
+        find_images([tmp_path])
 
 
 def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.png")).write_bytes(b"")
     with pytest.raises(CraftError, match=r"a\\udcff.png is no name in UTF-8; rename it"):
-        find_pictures([tmp_path])
+        find_images([tmp_path])

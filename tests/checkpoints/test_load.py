@@ -10,17 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from craft_lightning.checkpoints.encoder import apply_encoder, write_encoder
+from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.checkpoints.meta import skeleton
-from craft_lightning.checkpoints.registry import (
-    apply_encoder,
-    load_text_tower,
-    load_tokenizer,
-    load_tower,
-    load_vlm,
-    text_width,
-)
 from craft_lightning.checkpoints.tiny import tiny_tokenizer, write_tiny, write_tiny_tower
-from craft_lightning.checkpoints.vila_u_writer import write_encoder
+from craft_lightning.checkpoints.tokenizer import load_tokenizer
+from craft_lightning.checkpoints.vila_u import load_text_tower, text_width
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 
@@ -246,7 +241,7 @@ def test_a_codebook_that_the_config_does_not_describe_is_not_passed_over(folder:
 
 @pytest.mark.parametrize("read", [load_vlm, skeleton])
 def test_a_tower_of_one_block_is_refused(tmp_path: Path, read: Callable[[VlmSpec], object]) -> None:
-    write_tiny(tmp_path / "model", tower_layers=1)
+    write_tiny(tmp_path / "model", layers=1)
     with pytest.raises(CraftError, match="vision_tower: a tower needs at least two blocks"):
         read(VlmSpec(str(tmp_path / "model")))
 

@@ -1,4 +1,4 @@
-"""Which files are pictures, and what is passed over on the way to them: told by reason, never in silence."""
+"""Which files are images, and what is passed over on the way to them: told by reason, never in silence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import suffixes
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir"})
-"""Folders that systems put beside pictures, with files of the same names in them."""
+"""Folders that systems put beside images, with files of the same names in them."""
 
 _TOLD = 4
 """Endings (or folders) that are told one by one."""
@@ -23,19 +23,15 @@ log = logging.getLogger("craft_lightning.data")
 
 @dataclass(frozen=True)
 class Listing:
-    """What is below a folder.
-
-    Attributes:
-        names: paths of the files, relative, sorted. folders: of the folders. left_out: by reason, what is in neither.
-    """
+    """Relative paths of the files (``names``, sorted) and folders below a folder; by reason, what is in neither."""
 
     names: tuple[str, ...]
     folders: frozenset[str]
     left_out: Counter[str]
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file is one by its ending."""
+def is_image_file(name: str) -> bool:
+    """Whether a file is an image by its ending."""
     return os.path.splitext(name)[1].lower() in suffixes()
 
 
@@ -61,14 +57,14 @@ def listing(root: Path) -> Listing:
         folders += [start + name for name in inner]
         names += [start + name for name in files]
         left_out["link to a folder"] += sum(not is_hidden(start + name) for name in linked)
-    left_out["hidden picture"] = sum(is_picture(name) for name in names if is_hidden(name))
+    left_out["hidden picture"] = sum(is_image_file(name) for name in names if is_hidden(name))
     shown, open_folders = (sorted(name for name in found if not is_hidden(name)) for found in (names, folders))
     return Listing(tuple(shown), frozenset(open_folders), +left_out)
 
 
-def no_pictures(names: Iterable[str]) -> Counter[str]:
-    """Files that are no pictures, counted by ending."""
-    endings = (os.path.splitext(name)[1].lower() for name in names if not is_picture(name))
+def no_images(names: Iterable[str]) -> Counter[str]:
+    """Files that are no images, counted by ending."""
+    endings = (os.path.splitext(name)[1].lower() for name in names if not is_image_file(name))
     return gathered((f"{ending} file" if ending else "file without ending" for ending in endings), "other file")
 
 
@@ -89,30 +85,30 @@ def told(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} x {what}" for what, count in left_out.items())
 
 
-def find_pictures(inputs: Sequence[Path]) -> list[Path]:
-    """The pictures that a person named: files as given, folders with all that is below them, sorted.
+def find_images(inputs: Sequence[Path]) -> list[Path]:
+    """The images that a person named: files as given, folders with all that is below them, sorted.
 
     What is left out of a folder is said in the log, in a line.
 
     Raises:
-        CraftError: an input that does not exist, a folder without a picture, or a name that no result can hold.
+        CraftError: an input that does not exist, a folder without an image, or a name that no result can hold.
     """
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
             there = listing(path)
-            found = sorted(path / name for name in there.names if is_picture(name))
-            left_out = there.left_out + no_pictures(there.names)
+            found = sorted(path / name for name in there.names if is_image_file(name))
+            left_out = there.left_out + no_images(there.names)
             if not found:
                 held = f"left out: {told(left_out)}; " if left_out else ""
-                raise CraftError(f"no picture in {path} ({held}pictures are {', '.join(sorted(suffixes()))})")
+                raise CraftError(f"no image in {path} ({held}images are {', '.join(sorted(suffixes()))})")
             if left_out:
                 log.warning("left out of %s: %s", path, told(left_out))
             files += found
         elif path.is_file():
             files.append(path)
         else:
-            raise CraftError(f"no picture or folder {path}")
+            raise CraftError(f"no image or folder {path}")
     for file in files:
         if (name := escaped(str(file))) != str(file):
             raise CraftError(f"{name} is no name in UTF-8; rename it")
