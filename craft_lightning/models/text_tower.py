@@ -14,7 +14,7 @@ BATCH = 256
 
 
 class TextTower(nn.Module):
-    """SigLIP's text half.
+    """SigLIP's text half: texts to embeddings.
 
     Args:
         model: the text model. tokenizer: its tokenizer, with a pad token.

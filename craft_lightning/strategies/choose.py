@@ -242,22 +242,16 @@ def settle(
     if verb != "fit":
         numbers = replace(numbers, trained=0, frozen=numbers.parameters, tower_trains=False, language_trains=False)
 
-    def given(name: str, value: Any) -> Any:
-        return value if name in named else None
-
-    return choose(
-        numbers,
-        machine,
-        data.batch_size,
-        data.eval_batch_size,
-        Given(
-            given("trainer.precision", trainer["precision"]),
-            given("model.backbone.dtype", method.backbone.dtype),
-            given("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"]),
-            given("model.backbone.gradient_checkpointing", method.backbone.gradient_checkpointing),
-            given("data.eval_batch_size", data.eval_batch_size),
-        ),
-    )
+    backbone = method.backbone
+    settled = {
+        "trainer.precision": trainer["precision"],
+        "model.backbone.dtype": backbone.dtype,
+        "trainer.accumulate_grad_batches": trainer["accumulate_grad_batches"],
+        "model.backbone.gradient_checkpointing": backbone.gradient_checkpointing,
+        "data.eval_batch_size": data.eval_batch_size,
+    }
+    given = Given(*(value if name in named else None for name, value in settled.items()))
+    return choose(numbers, machine, data.batch_size, data.eval_batch_size, given)
 
 
 def settings(choice: Choice, trainer: Mapping[str, Any], clip: float | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How much arithmetic a run does and how long it takes, from shapes alone; memory is :mod:`.memory`'s.
 
-FLOPs are those of ``2 P S + 4 n S^2 D`` (OD-36), one multiply-add being two; logits count where they are computed.
-Time is arithmetic at a stated share of a card's peak plus a stated time for every pass. docs/scale.md sets both beside
-the paper's Table 4.
+FLOPs are those of ``2 P S + 4 n S^2 D``, one multiply-add being two; logits count where they are computed. Time is
+arithmetic at a stated share of a card's peak plus a stated time for every pass. docs/scale.md sets both beside the
+paper's Table 4.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EFFICIENCY = 0.4
 """Share of the peak that large matrices reach in bfloat16: what trainings of models of this size report."""
 
 PASS_SECONDS = 0.25
-"""Of a pass of any size: launching some thousand kernels, handing over pictures, stepping, logging. Chosen so that the
+"""Of a pass of any size: launching some thousand kernels, handing over images, stepping, logging. Chosen so that the
 paper's smallest training (Table 4, Qwen2-0.5B) takes its 1.35 minutes; the four others there check it."""
 
 LOADING = 10**9
@@ -56,7 +56,7 @@ def card_of(memory: float) -> Card:
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of one row: pictures through the tower, distances to codewords (in float32), the language model."""
+    """FLOPs of one row: images through the tower, distances to codewords (in float32), the language model."""
 
     tower: float
     codes: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,10 +82,8 @@ class Sharded(ModelParallelStrategy):
         """This process's part of the state of each parameter."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            parts = {
-                index: _map(values, lambda value, like=order[index]: _part(value, like))
-                for index, values in state["state"].items()
-            }
+            stored = state["state"].items()
+            parts = {index: _map(values, partial(_part, like=order[index])) for index, values in stored}
             optimizer.load_state_dict({**state, "state": parts})
 
 

@@ -15,7 +15,7 @@ from craft_lightning.models.quantizer import BLOCK_BYTES
 Kind = Literal["single", "ddp", "zero2", "fsdp2"]
 
 TEXT_TOKENS = 128
-"""Language-model positions of prompt and reply, the picture's not counted: four options and VILA-U's system prompt."""
+"""Language-model positions of prompt and reply, the image's not counted: four options and VILA-U's system prompt."""
 
 REPLY_TOKENS = 4
 """Labelled positions of a row: only these have logits."""
@@ -64,9 +64,7 @@ class Estimate:
 
 def estimate(profile: Profile, plan: MemoryPlan) -> Estimate:
     """Memory of one device under a plan."""
-    return Estimate(
-        _weights(profile, plan), _states(profile, plan), _activations(profile, plan), _evaluation(profile, plan)
-    )
+    return Estimate(*(part(profile, plan) for part in (_weights, _states, _activations, _evaluation)))
 
 
 def _weights(p: Profile, plan: MemoryPlan) -> int:
