@@ -136,7 +136,11 @@ def load_siglip_tower(root: Path, attention: str, quantizer_dtype: str) -> Sigli
     folder = tower_folder(root)
     section_of(folder)
     files = TensorFiles(folder)
-    _report_unused(files.names(), folder)
+    skipped, unknown = unused(files.names())
+    if unknown:
+        raise CraftError(f"{folder}: unexpected {listed(unknown)}")
+    if skipped:
+        logger.info("%s: left out %s", folder, ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
     _check_text(files.names(), folder, root)
     vision = siglip_half(SiglipVisionModel, root, attention)
     _fill(vision, files, VISION)
@@ -150,15 +154,6 @@ def load_siglip_tower(root: Path, attention: str, quantizer_dtype: str) -> Sigli
 def _fill(model: Any, files: TensorFiles, prefix: str) -> None:
     """Load a SigLIP half; the numbers of positions that older versions of transformers stored are passed over."""
     load_strict(model, {k: v for k, v in files.under(prefix).items() if k != POSITION_IDS}, files.folder, prefix)
-
-
-def _report_unused(names: set[str], folder: Path) -> None:
-    """Log the tensors that are left out; anything unknown is an error."""
-    skipped, unknown = unused(names)
-    if unknown:
-        raise CraftError(f"{folder}: unexpected {listed(unknown)}")
-    if skipped:
-        logger.info("%s: left out %s", folder, ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
 
 
 def unused(names: Iterable[str]) -> tuple[Counter[str], list[str]]:

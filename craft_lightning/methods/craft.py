@@ -9,7 +9,7 @@ from torch import Tensor
 from craft_lightning.errors import CraftError
 from craft_lightning.losses import Level, Reduction, commitment, summed_per_sample
 from craft_lightning.methods._support.contrastive import ContrastiveMethod
-from craft_lightning.types import MethodOutput, VisualTokens, VqaBatch
+from craft_lightning.types import MethodOutput, VqaBatch
 
 
 class Craft(ContrastiveMethod):
@@ -58,11 +58,9 @@ class Craft(ContrastiveMethod):
             loss = summed_per_sample(out.logits, out.targets, len(batch)) if literal else out.answer_loss
             terms["sal"] = self.lambda_sal * loss
         if self.lambda_commitment:
-            terms["commitment"] = self.lambda_commitment * self._commitment(out.visual)
+            targets, quantizer = out.visual.tokens, self.vlm.tower.quantizer
+            if self.commitment_level == "cumulative" and quantizer is not None and out.visual.codes is not None:
+                targets = quantizer.partial_sums(out.visual.codes)
+            loss = commitment(out.visual.features, targets, self.commitment_reduction)
+            terms["commitment"] = self.lambda_commitment * loss
         return terms | self.contrast(batch, out.visual)
-
-    def _commitment(self, visual: VisualTokens) -> Tensor:
-        targets, quantizer = visual.tokens, self.vlm.tower.quantizer
-        if self.commitment_level == "cumulative" and quantizer is not None and visual.codes is not None:
-            targets = quantizer.partial_sums(visual.codes)
-        return commitment(visual.features, targets, self.commitment_reduction)

@@ -141,14 +141,14 @@ def prune_each(
     if rule.variant == "none" or min(budgets) == num_tokens:
         return [visual] * len(budgets)
     ranking = rank_tokens(visual, prior, rule, keys)
-    return [visual if budget == num_tokens else _take(visual, ranking, budget, rule) for budget in budgets]
 
+    def kept(budget: int) -> VisualTokens:
+        positions, counts, gamma = ranking.select(budget, exact=rule.budget == "exact" or not rule.by_quota)
+        chosen = positions[..., None].expand(-1, -1, visual.tokens.shape[2])
+        selection = Selection(positions, counts, gamma, gaps=rule.position_ids == "original")
+        return replace(visual, tokens=visual.tokens.gather(1, chosen), selection=selection)
 
-def _take(visual: VisualTokens, ranking: Ranking, budget: int, rule: PruneRule) -> VisualTokens:
-    positions, counts, gamma = ranking.select(budget, exact=rule.budget == "exact" or not rule.by_quota)
-    chosen = positions[..., None].expand(-1, -1, visual.tokens.shape[2])
-    selection = Selection(positions, counts, gamma, gaps=rule.position_ids == "original")
-    return replace(visual, tokens=visual.tokens.gather(1, chosen), selection=selection)
+    return [visual if budget == num_tokens else kept(budget) for budget in budgets]
 
 
 def positions_with_gaps(selection: Selection, num_tokens: int, mask: Tensor, first: Tensor) -> Tensor:

@@ -237,8 +237,9 @@ class DiscreteVlm(nn.Module):
             decoder = self.language_model.get_decoder()
             one = {"input_ids": found[-1].unsqueeze(1), "attention_mask": mask.long(), "position_ids": where}
             logits = self._logits(decoder(**one, cache=cache, use_cache=True).last_hidden_state[:, 0])
-        known = set(stops.tolist())
-        return [_until(row, known) for row in torch.stack(found, dim=1).tolist()], first
+        replies, known = torch.stack(found, dim=1).tolist(), set(stops.tolist())
+        ends = [next((place for place, token in enumerate(row, 1) if token in known), None) for row in replies]
+        return [row[:end] for row, end in zip(replies, ends, strict=True)], first
 
     def _stop_ids(self) -> set[int]:
         """End tokens of the tokenizer and of the model's generation config."""
@@ -306,9 +307,3 @@ def context_length(config: Any) -> int:
     rope = getattr(config, "rope_parameters", None) or {}
     factor = float(rope.get("factor", 1.0)) if rope.get("rope_type") == "linear" else 1.0
     return int(config.max_position_embeddings * factor)
-
-
-def _until(ids: list[int], stops: set[int]) -> list[int]:
-    """Everything up to and including the first stop."""
-    end = next((place for place, token in enumerate(ids, start=1) if token in stops), None)
-    return ids[:end]

@@ -141,7 +141,11 @@ class PromptBuilder:
         return reply[: reply.index(self.end_id) + 1] if self.end_id in reply else (*reply, self.end_id)
 
     def _write(self, text: str, answer: str | None) -> list[int]:
-        return self._vicuna(text, answer) if self.conversation == "vicuna_v1" else self._chat(text, answer)
+        """Ids of a message and, if given, its answer, in the conversation's form."""
+        if self.conversation == "chat_template":
+            return self._chat(text, answer)
+        prompt = f"{VICUNA_SYSTEM} USER: {PLACEHOLDER}\n{text} ASSISTANT:"
+        return self.pieces(prompt) if answer is None else [*self.pieces(f"{prompt} {answer}"), self.end_id]
 
     def pieces(self, text: str) -> list[int]:
         """Any text with placeholders as VILA-U tokenizes it: bos, then the pieces between images, each alone."""
@@ -151,10 +155,6 @@ class PromptBuilder:
         for piece in others:
             ids += [IMAGE_TOKEN_ID, *self._piece(piece)]
         return ids
-
-    def _vicuna(self, text: str, answer: str | None) -> list[int]:
-        prompt = f"{VICUNA_SYSTEM} USER: {PLACEHOLDER}\n{text} ASSISTANT:"
-        return self.pieces(prompt) if answer is None else [*self.pieces(f"{prompt} {answer}"), self.end_id]
 
     def _chat(self, text: str, answer: str | None) -> list[int]:
         messages = [{"role": "user", "content": f"{PLACEHOLDER}\n{text}"}]

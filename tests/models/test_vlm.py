@@ -184,7 +184,7 @@ def test_generation_stops_at_the_end_token(vlm: DiscreteVlm, batch: VqaBatch, mo
 def test_every_prompt_needs_one_picture(vlm: DiscreteVlm, batch: VqaBatch) -> None:
     ids = batch.input_ids.clone()
     ids[1, 0] = IMAGE_TOKEN_ID
-    with pytest.raises(CraftError, match="exactly one picture"):
+    with pytest.raises(CraftError, match="exactly one image"):
         vlm(vlm.encode(batch.pixel_values), replace(batch, input_ids=ids))
 
 
