@@ -31,8 +31,7 @@ from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining.surrogate_plan import read_settings
 from craft_lightning.strategies.choose import Given, Machine, choose
 from craft_lightning.strategies.flops import CARDS, Work, seconds, stack_flops, training_work
-from craft_lightning.strategies.memory import MemoryPlan
-from craft_lightning.strategies.memory import estimate
+from craft_lightning.strategies.memory import MemoryPlan, estimate
 from data_modules.datasets import DATASETS
 from data_modules.datasets.expected_sizes import Expected, expected
 from data_modules.sources.llava_conversations import PUBLISHED
