@@ -1,7 +1,7 @@
-"""Captions and conversations about pictures in LLaVA's format, from folders as their authors publish them.
+"""Captions and conversations about images in LLaVA's format, from folders as their authors publish them.
 
 A file is a JSON list of ``{"id", "image", "conversations": [{"from": "human" | "gpt", "value": ...}, ...]}``; the
-picture's place in the text is marked ``<image>``.
+image's place in the text is marked ``<image>``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Published:
 
     Attributes:
         title: its name. file: of conversations, below the data folder. pictures: folder (or zip archive) that the
-            names of its pictures start from; the first that is there counts. rows: of the whole file. get: how to
+            names of its images start from; the first that is there counts. rows: of the whole file. get: how to
             get both.
     """
 
@@ -66,7 +66,7 @@ PUBLISHED: dict[str, Published] = {
 
 @dataclass(frozen=True)
 class Talk:
-    """A conversation about a picture: its number in :attr:`Talks.names`, and (human's text, reply) pairs."""
+    """A conversation about an image: its number in :attr:`Talks.names`, and (human's text, reply) pairs."""
 
     picture: int
     turns: tuple[tuple[str, str], ...]
@@ -79,11 +79,11 @@ class Talks:
         root: the data folder. published: which set of it.
 
     Attributes:
-        names: of its pictures, each once, in the order in which they are first spoken of. talks: the conversations.
-        without: rows that are left out because they have no picture.
+        names: of its images, each once, in the order in which they are first spoken of. talks: the conversations.
+        without: rows that are left out because they have no image.
 
     Raises:
-        CraftError: no file or folder of pictures (with what is expected where), or a row that is no conversation.
+        CraftError: no file or folder of images (with what is expected where), or a row that is no conversation.
     """
 
     def __init__(self, root: Path, published: Published) -> None:
@@ -113,7 +113,7 @@ class Talks:
             raise CraftError(f"{file}: no conversation about a picture in it")
 
     def picture(self, number: int) -> StoredImage:
-        """A picture that is not read yet; neither ``..`` nor a link leads out of the folder. Raises CraftError: it
+        """An image that is not read yet; neither ``..`` nor a link leads out of the folder. Raises CraftError: it
         leaves the folder, has no possible name, or is not there."""
         name = self.names[number]
         if self.archive is not None:
@@ -137,7 +137,7 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
 
 
 def _turns(row: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
-    """(human's text, reply) pairs, without the mark of the picture."""
+    """(human's text, reply) pairs, without the mark of the image."""
     said = row.get("conversations")
     known = isinstance(said, list) and all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in said)
     if not known or not said or len(said) % 2 or [t.get("from") for t in said] != ["human", "gpt"] * (len(said) // 2):

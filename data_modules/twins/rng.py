@@ -1,6 +1,6 @@
 """Counter-based randomness: every drawn number depends only on (dataset, split, index, seed) and on its own name.
 
-Neither the order in which pictures are drawn nor the other pictures of a batch change anything, and adding a random
+Neither the order in which images are drawn nor the other images of a batch change anything, and adding a random
 number to a twin leaves all others as they were.
 """
 
@@ -27,10 +27,10 @@ def _word(*parts: object) -> np.uint64:
 
 
 class Rng:
-    """Named random numbers for a batch of pictures, one independent stream for each picture.
+    """Named random numbers for a batch of images, one independent stream for each image.
 
     Args:
-        keys: ``[B]`` 64-bit words, one for each picture.
+        keys: ``[B]`` 64-bit words, one for each image.
     """
 
     def __init__(self, keys: NDArray[np.uint64]) -> None:
@@ -47,7 +47,7 @@ class Rng:
         return len(self.keys)
 
     def fork(self, name: str) -> Rng:
-        """Independent streams for a part of the picture, so that two parts may use the same names."""
+        """Independent streams for a part of the image, so that two parts may use the same names."""
         return Rng(self._words("fork/" + name, 1)[:, 0])
 
     def _words(self, name: str, count: int) -> NDArray[np.uint64]:
@@ -72,5 +72,5 @@ class Rng:
         return np.minimum(drawn, np.asarray(high) - 1)
 
     def permutation(self, name: str, n: int) -> NDArray[np.int64]:
-        """``[B, n]`` an independent permutation of 0..n-1 for each picture."""
+        """``[B, n]`` an independent permutation of 0..n-1 for each image."""
         return np.argsort(self._words(name, n), axis=1, kind="stable")

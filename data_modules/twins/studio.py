@@ -1,8 +1,8 @@
-"""Studio pictures put into words: what the pocket family is pre-trained on.
+"""Studio images put into words: what the pocket family is pre-trained on.
 
-Every picture yields sentences (for the text tower) and conversations (for the language models): captions, short
+Every image yields sentences (for the text tower) and conversations (for the language models): captions, short
 answers, multiple choice, look-ups in an option list, and justifications from its facts. Wording and prompt format are
-those of the benchmarks; field pictures and real pictures never enter.
+those of the benchmarks; field images and real images never enter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DESCRIBE = "Describe the image."
 NAMED_LETTER_DIRECTIVE = "Answer with the letter and the name."
 
 ALL_KINDS = {"ask": 5, "describe": 2, "justify": 3, "named": 2, "told": 1}
-"""Weights of the kinds of turns about a picture."""
+"""Weights of the kinds of turns about an image."""
 MOSTLY_QUESTIONS = {"ask": 8, "describe": 1, "justify": 3, "named": 2, "told": 1}
 """The same at the end of pre-training, when descriptions have taught what is to be seen."""
 
@@ -37,14 +37,14 @@ _DESCRIBED_TURNS = 3
 
 
 class Studio:
-    """A pool of studio pictures of all twins with everything that can be said about them.
+    """A pool of studio images of all twins with everything that can be said about them.
 
     Args:
-        twins: the twins, in a fixed order. side: of the pictures, in pixels. per_twin: pictures of each.
-        split: ``"studio"`` for training, ``"studio-test"`` for unseen pictures.
+        twins: the twins, in a fixed order. side: of the images, in pixels. per_twin: images of each.
+        split: ``"studio"`` for training, ``"studio-test"`` for unseen images.
 
     Attributes:
-        pixels: ``[n, 3, S, S]`` uint8; picture ``i`` belongs to twin ``i % len(twins)``.
+        pixels: ``[n, 3, S, S]`` uint8; image ``i`` belongs to twin ``i % len(twins)``.
     """
 
     def __init__(self, twins: Sequence[Twin], side: int, per_twin: int, split: str = "studio") -> None:
@@ -72,10 +72,10 @@ class Studio:
         self.questions_asked, self.answer_words, self._sheet = self._all_questions()
 
     def _all_questions(self) -> tuple[list[str], list[str], list[list[tuple[int, int]]]]:
-        """What can be asked of the pictures: label, facts and benchmark questions, each with its twin's name.
+        """What can be asked of the images: label, facts and benchmark questions, each with its twin's name.
 
         Returns:
-            All questions and all answers (sorted), and of each picture the numbers of its questions and right answers.
+            All questions and all answers (sorted), and of each image the numbers of its questions and right answers.
         """
         said = []
         for i, (facts, questions) in enumerate(zip(self.facts, self.questions, strict=True)):
@@ -90,7 +90,7 @@ class Studio:
 
     @property
     def answers_allowed(self) -> Tensor:
-        """``[Q, A]`` bool: the answers that each question has among these pictures."""
+        """``[Q, A]`` bool: the answers that each question has among these images."""
         allowed = torch.zeros(len(self.questions_asked), len(self.answer_words), dtype=torch.bool)
         for pairs in self._sheet:
             for question, answer in pairs:
@@ -98,7 +98,7 @@ class Studio:
         return allowed
 
     def quiz(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """``[B, M]`` numbers of all questions about pictures (0: none) and of their answers (or ``IGNORED_LABEL``)."""
+        """``[B, M]`` numbers of all questions about images (0: none) and of their answers (or ``IGNORED_LABEL``)."""
         sheets = [self._sheet[i] for i in rows]
         asked, answers = ([[pair[k] for pair in pairs] for pairs in sheets] for k in (0, 1))
         return pad_right(asked, 0), pad_right(answers, IGNORED_LABEL)
@@ -111,11 +111,11 @@ class Studio:
         return self.pixels[rows].float() / 127.5 - 1.0
 
     def twin_of(self, i: int) -> Twin:
-        """The twin that drew picture ``i``."""
+        """The twin that drew image ``i``."""
         return self.twins[i % len(self.twins)]
 
     def sentence(self, i: int, rng: Random) -> str:
-        """A sentence true of the picture: its label with the template of section 3.2, some facts, or a statement."""
+        """A sentence true of the image: its label with the template of section 3.2, some facts, or a statement."""
         twin, facts = self.twin_of(i), self.some_facts(i, rng)
         if isinstance(twin, ClassificationTwin):
             label = twin.class_names[self.labels[i]]
@@ -127,9 +127,9 @@ class Studio:
         return f"An image of a {twin.domain}, with {listed(facts)}."
 
     def same_meaning(self, rows: Sequence[int], sentences: Sequence[str]) -> Tensor:
-        """``[B, B]`` bool: sentence j may be true of picture i, so that it is no negative of it.
+        """``[B, B]`` bool: sentence j may be true of image i, so that it is no negative of it.
 
-        For classification that is the same class. Of question twins only the picture's own sentence and identical
+        For classification that is the same class. Of question twins only the image's own sentence and identical
         sentences are spared: drawn attributes rarely coincide.
         """
         concept = [(i % len(self.twins), int(self.labels[i])) if self.labels[i] >= 0 else (i, -1) for i in rows]
@@ -158,13 +158,13 @@ class Studio:
         return f"An image of a {twin.domain}, with {facts}. {self.questions[i][0].statement}"
 
     def conversation(self, i: int, rng: Random, turns: int, kinds: Mapping[str, int] = ALL_KINDS) -> list[Turn]:
-        """Turns about one picture: always one benchmark question, the others drawn by the weights of their kinds."""
+        """Turns about one image: always one benchmark question, the others drawn by the weights of their kinds."""
         drawn = ["ask", *rng.choices(list(kinds), list(kinds.values()), k=turns - 1)]
         rng.shuffle(drawn)
         return [self._turn(i, kind, rng) for kind in drawn]
 
     def text_conversation(self, rng: Random, lookups: float, words: Sequence[str] | None = None) -> list[Turn]:
-        """A conversation without a picture.
+        """A conversation without an image.
 
         Args:
             rng: draws it. lookups: chance of look-ups in an option list; else questions about a description.
@@ -227,7 +227,7 @@ class Studio:
         return [(f"{query}\n{lettered(options)}", "\n".join(lines))]
 
     def matches(self, rng: Random, words: Sequence[str] | None = None) -> list[Turn]:
-        """Look-ups whose answer is told before a list of its own, as a picture stands before its question."""
+        """Look-ups whose answer is told before a list of its own, as an image stands before its question."""
         turns = []
         for _ in range(_LISTS):
             query, options = self._options(rng, rng.choice(self.names) if words is None else words)

@@ -1,8 +1,8 @@
 """A twin: a synthetic dataset in the place of a benchmark, with the same name, labels, wording and answer format.
 
-A twin has two looks. *Studio* pictures (clean, centred, even light) are what the pocket family is pre-trained on;
-*field* pictures show the same concepts through the twin's own domain shift, which the encoder has never seen.
-Everything drawn is also written down as facts, so that justifications can be checked against the picture.
+A twin has two looks. *Studio* images (clean, centred, even light) are what the pocket family is pre-trained on;
+*field* images show the same concepts through the twin's own domain shift, which the encoder has never seen.
+Everything drawn is also written down as facts, so that justifications can be checked against the image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Look = Literal["studio", "field"]
 
 @dataclass(frozen=True)
 class Qa:
-    """A question about a drawn picture.
+    """A question about a drawn image.
 
     Attributes:
         kind: type of question, for example ``"count"``; answers are balanced within a kind.
@@ -48,12 +48,12 @@ class Qa:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A batch of drawn pictures.
+    """A batch of drawn images.
 
     Attributes:
         images: ``[B, 3, S, S]`` uint8.
-        labels: ``[B]`` class of each picture (classification) or -1.
-        facts: facts of each picture. questions: its questions (question twins; the first is the stored one).
+        labels: ``[B]`` class of each image (classification) or -1.
+        facts: facts of each image. questions: its questions (question twins; the first is the stored one).
     """
 
     images: Tensor
@@ -76,27 +76,27 @@ class Twin(ABC):
 
     @abstractmethod
     def sample(self, rng: Rng, indices: NDArray[np.int64]) -> Attributes:
-        """Draw the attributes of each picture. ``indices`` are positions in the split: classes and the answers of
+        """Draw the attributes of each image. ``indices`` are positions in the split: classes and the answers of
         the stored question are taken from them in turn, so that any stretch of a split is balanced."""
 
     @abstractmethod
     def paint(self, rng: Rng, attributes: Attributes, side: int) -> Canvas:
-        """Studio picture of the attributes."""
+        """Studio image of the attributes."""
 
     @abstractmethod
     def shift(self, rng: Rng, canvas: Canvas) -> Tensor:
-        """Field picture ``[B, 3, S, S]`` in [0, 1] made of the studio one; its randomness must not see the label."""
+        """Field image ``[B, 3, S, S]`` in [0, 1] made of the studio one; its randomness must not see the label."""
 
     @abstractmethod
     def facts(self, attributes: Attributes, i: int) -> tuple[Fact, ...]:
-        """At least four facts of picture ``i``, at least two of which vary within its class."""
+        """At least four facts of image ``i``, at least two of which vary within its class."""
 
     def labels(self, attributes: Attributes) -> NDArray[np.int64]:
-        """Class of each picture; -1 for question twins."""
+        """Class of each image; -1 for question twins."""
         return np.full(len(next(iter(attributes.values()))), -1, dtype=np.int64)
 
     def questions(self, attributes: Attributes, i: int) -> tuple[Qa, ...]:
-        """Questions about picture ``i``, the stored one first; empty for classification twins."""
+        """Questions about image ``i``, the stored one first; empty for classification twins."""
         return ()
 
     def draw(
@@ -124,7 +124,7 @@ class Twin(ABC):
 
 
 class ClassificationTwin(Twin):
-    """A twin whose pictures have one class each; classes are rows of a table of attributes."""
+    """A twin whose images have one class each; classes are rows of a table of attributes."""
 
     query: ClassVar[str]
     """For example ``"Which of these flowers is shown in the image?"``"""
@@ -144,7 +144,7 @@ class ClassificationTwin(Twin):
 
 
 class QuestionTwin(Twin):
-    """A twin whose pictures are asked questions of several kinds."""
+    """A twin whose images are asked questions of several kinds."""
 
     answer_vocabulary: ClassVar[tuple[str, ...]]
     """Every possible answer text: at most four tokens each in every pocket tokenizer."""
