@@ -89,8 +89,8 @@ class Profile:
         trained, frozen: parameters. tables: bytes of the codebook and its norms.
         outside: parameters outside of the blocks. block: of the largest block.
         tower, language: the blocks that run; ``tower`` is None where its shapes are not known (timm).
-        tokens: of one picture. vocabulary: rows of the output layer.
-        distances: FLOPs of a picture's distances to all codewords at all levels.
+        tokens: of one image. vocabulary: rows of the output layer.
+        distances: FLOPs of an image's distances to all codewords at all levels.
         tower_trains, language_trains: whether some of their parameters are trained.
     """
 

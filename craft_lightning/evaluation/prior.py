@@ -20,18 +20,18 @@ _counted: WeakKeyDictionary[LightningModule, tuple[int, Tensor]] = WeakKeyDictio
 
 
 @torch.no_grad()
-def counts_in(trainer: Trainer, module: LightningModule, pictures: Iterable[Tensor]) -> Tensor:
+def counts_in(trainer: Trainer, module: LightningModule, images: Iterable[Tensor]) -> Tensor:
     """``[K]`` int64 counts of first-level codes over all tokens of all images, on the CPU.
 
     Every process counts all images: the passes are few beside a training, and nothing has to be exchanged.
 
     Args:
         module: a method with a codebook; its own way to see images is taken, in eval mode.
-        pictures: batches ``[b, 3, S, S]``.
+        images: batches ``[b, 3, S, S]``.
     """
     method: Any = module
     with _evaluating(module), trainer.precision_plugin.forward_context():
-        codes = (as_forward(method, method.visual_tokens, pixels.to(module.device)).codes for pixels in pictures)
+        codes = (as_forward(method, method.visual_tokens, pixels.to(module.device)).codes for pixels in images)
         return count_codes(codes, method.vlm.tower.quantizer.entries)
 
 

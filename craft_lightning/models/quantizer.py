@@ -1,4 +1,4 @@
-"""The residual quantiser (paper, Appendix 9; eq. 1 is the case of one level), frozen by construction."""
+"""The residual quantiser (paper, appendix 9; equation 1 is the case of one level), frozen by construction."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def test_a_bias_of_the_scores_is_an_option(craft: Any, batch: VqaBatch) -> None:
 
 
 def test_cls_may_start_at_the_mean_patch(data: Any, trainer: Any, checkpoints: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(contrast, "PICTURES", 10)
+    monkeypatch.setattr(contrast, "CLS_IMAGES", 10)
     spec = VlmSpec(name=str(checkpoints / "host"))
     method = Craft(backbone=spec, cls_init="patch_mean", optim=OptimSpec(lr=0.0))
     module = data()

@@ -20,7 +20,7 @@ from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import VisualTokens, VqaBatch
 
 PAPER_CONTRASTIVE = {"classification": 1.0, "question": 0.1}
-PICTURES = 256
+CLS_IMAGES = 256
 LOGIT_BIAS = -10.0
 
 
@@ -101,7 +101,7 @@ class ContrastiveMethod(BaseMethod):
             token costs nothing at test time; ``bidirectional`` prepends literally: patches then need the trained token,
             so the method is tested from its checkpoint and exports no encoder.
         cls_init: ``normal`` starts [CLS] at N(0, 0.02^2); ``patch_mean`` at the mean embedding of the first
-            :data:`PICTURES` training images.
+            :data:`CLS_IMAGES` training images.
         logit_bias: add a trained bias to every score, -10 at first, as SigLIP does; equation 4 has none.
 
     Attributes:
@@ -152,7 +152,7 @@ class ContrastiveMethod(BaseMethod):
         if self.cls_init == "normal" or self._data is None or self.trainer.state.fn != "fit":
             return torch.randn(1, 1, tower.width) * 0.02
         device = next(tower.parameters()).device
-        images = islice((image for batch in self._data.training_pictures() for image in batch), PICTURES)
+        images = islice((image for batch in self._data.training_pictures() for image in batch), CLS_IMAGES)
         means = [tower.features_after((0,), image[None].to(device))[0].float().mean((0, 1)) for image in images]
         return torch.stack(means).mean(0)[None, None]
 
