@@ -167,7 +167,7 @@ class DiscreteVlm(nn.Module):
         return self.projector(tokens if parameter is None else tokens.to(parameter.dtype))
 
     def forward(self, visual: VisualTokens, batch: VqaBatch) -> MethodOutput:
-        """Logits at the labelled positions only, and the answer loss (equation 2, mean over labelled tokens), in float32.
+        """Logits at the labelled positions only, and the answer loss (equation 2, mean over tokens), in float32.
 
         A prompt that does not fit the context loses text of its question, never visual tokens or the answer.
 
