@@ -28,7 +28,7 @@ from craft_lightning.cli.dry_run import Cards, Layout, cards, eval_seconds, trai
 from craft_lightning.io import write_text
 from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.pretraining.surrogate_plan import read_settings
+from craft_lightning.pretraining.plans import read_settings
 from craft_lightning.strategies.choose import Given, Machine, choose
 from craft_lightning.strategies.flops import CARDS, Work, seconds, stack_flops, training_work
 from craft_lightning.strategies.memory import MemoryPlan, estimate

@@ -26,11 +26,19 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.pretraining.attention import FLOAT32_SDPA
-from craft_lightning.pretraining.language_stage import Shown, TextStage, VisionLanguageStage, store_tokens
-from craft_lightning.pretraining.surrogate import add_marks
-from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
-from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, collate
+from craft_lightning.pretraining.language_stage import (
+    CHAT,
+    ConversationEncoder,
+    Shown,
+    TextStage,
+    TokenizedConversation,
+    VisionLanguageStage,
+    collate,
+    store_tokens,
+)
+from craft_lightning.pretraining.paper_scale import add_marks
+from craft_lightning.pretraining.plans import LoopSpec
+from craft_lightning.pretraining.training_loop import FLOAT32_SDPA, run_stage
 from craft_lightning.types import IMAGE_TOKEN_ID
 from data_modules.twins.drawings.draw_eurosat import EuroSatTwin
 from data_modules.twins.drawings.draw_plantvillage import PlantVillageTwin
@@ -82,11 +90,10 @@ def run(steps: int, batch_size: int = 8) -> Losses:
     tower = load_tower(VlmSpec("pocket-vila-u"))
     torch.manual_seed(0)
     projector = Projector("mlp2x_gelu", tower.width, language.config.hidden_size)
-    made: Any = {"image_wrap": True, "conversation": "chat_template"}
-    vlm = DiscreteVlm(tower, projector, language, tokenizer, **made)
+    vlm = DiscreteVlm(tower, projector, language, tokenizer, **CHAT)
     studio = Studio([kind() for kind in SETS], tower.image_size, PICTURES)
     stored = store_tokens(tower, studio.images, len(studio))
-    encoder, twins = TurnEncoder(tokenizer), [studio.twin_of(row) for row in range(len(studio))]
+    encoder, twins = ConversationEncoder(tokenizer), [studio.twin_of(row) for row in range(len(studio))]
     said = [template(twin.domain, twin.class_names[studio.labels[row]]) for row, twin in enumerate(twins)]
     captions = [encoder.caption(sentence) for sentence in said]
     order = torch.randperm(len(studio), generator=torch.Generator().manual_seed(0)).tolist()
@@ -99,7 +106,7 @@ def run(steps: int, batch_size: int = 8) -> Losses:
     stage, start = VisionLanguageStage(vlm, stored, train_language=False), time.process_time()
     text = without_picture(language, tokenizer, [captions[row] for row in held])
     with tempfile.TemporaryDirectory() as folder:
-        loop = LoopSpec(steps, batch_size, lr=2e-3, save_every=steps)
+        loop = LoopSpec(steps=steps, batch_size=batch_size, lr=2e-3, save_every=steps)
         run_stage("projector", stage, batch, loop, Path(folder), Fabric(accelerator="cpu", devices=1))
     spent = time.process_time() - start
     shifted = [*held[1:], held[0]]
@@ -108,16 +115,16 @@ def run(steps: int, batch_size: int = 8) -> Losses:
 
 
 @torch.no_grad()
-def measured(stage: VisionLanguageStage, pictures: list[int], captions: list[TokenizedTurns]) -> float:
+def measured(stage: VisionLanguageStage, pictures: list[int], captions: list[TokenizedConversation]) -> float:
     """The mean loss of captions behind some pictures."""
     return float(stage(Shown(pictures, captions))["reply"])
 
 
 @torch.no_grad()
-def without_picture(language: Any, tokenizer: Any, captions: list[TokenizedTurns]) -> float:
+def without_picture(language: Any, tokenizer: Any, captions: list[TokenizedConversation]) -> float:
     """The mean loss of captions alone."""
     bare = [
-        TokenizedTurns(
+        TokenizedConversation(
             *([i for i, at in zip(column, c.ids, strict=True) if at != IMAGE_TOKEN_ID] for column in (c.ids, c.labels))
         )
         for c in captions

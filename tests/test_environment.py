@@ -18,7 +18,7 @@ from craft_lightning.cli.list import entries
 from craft_lightning.cli.run import build_cli
 from craft_lightning.environment import ROOT, experiments, find, placed
 from craft_lightning.errors import CraftError
-from craft_lightning.pretraining.surrogate_plan import read_settings
+from craft_lightning.pretraining.plans import read_settings
 
 
 @pytest.fixture

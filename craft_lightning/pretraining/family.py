@@ -1,18 +1,18 @@
 """Builds a family of frozen parts from one config, resumable to the step.
 
-Stage 0 trains a tower with its codebook, a text-only stage teaches new language models to read, stages 1 and 2 are
-the paper's appendix 8. What is shipped is written in half precision, and the language models are trained on the tower
-as it is shipped.
+Stage 0 trains a tower with its codebook, text-only stages teach new language models to read, stages 1 and 2 are the
+paper's. What is shipped is written in half precision, and the language models are trained on the tower as it is
+shipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
 from craft_lightning.checkpoints.load import load_tower
@@ -20,34 +20,38 @@ from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
 from craft_lightning.models.projector import Projector
 from craft_lightning.models.vlm import DiscreteVlm
-from craft_lightning.pretraining.family_plan import FamilyPlan, LanguagePlan, TowerPlan
 from craft_lightning.pretraining.language_stage import (
+    CHAT,
+    CHUNK_BATCHES,
+    ConversationEncoder,
     Shown,
-    StoredTokens,
     TextStage,
+    TokenizedConversation,
     VisionLanguageStage,
+    collate,
+    length_grouped,
+    lookup_primer,
     new_language_model,
     store_tokens,
 )
-from craft_lightning.pretraining.quiz import QuizRows
+from craft_lightning.pretraining.plans import FamilyPlan, LanguagePlan, LoopSpec
 from craft_lightning.pretraining.tokenizers import train_tokenizer
-from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
-from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
-from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, collate, length_grouped, lookup_primer
+from craft_lightning.pretraining.tower_stage import PairBatch, QuizRows, TowerPretraining, grouped_rows
+from craft_lightning.pretraining.training_loop import fabric_of, run_stage
 from craft_lightning.types import VqaBatch
 from data_modules.twins import TWINS
 from data_modules.twins.studio import ALL_KINDS, MOSTLY_QUESTIONS, Studio, rng_of
 from data_modules.twins.twin import ClassificationTwin, QuestionTwin
 
 TOWER = "vision_tower"
-_CHUNK_BATCHES = 8
-_TURNS_PICTURE = 3
+_EXCHANGES = 3
+"""Messages, each with its reply, of a conversation about an image."""
 _FEW_WORDS = 40
 _WIDEN = 200
 """Steps before the end of the phase of few words from which its primer draws from all."""
 _MATCHES = 0.85
 """Share of the second stage's conversations that tell before they ask."""
-_TOKENIZER_PICTURES = 4000
+_TOKENIZER_IMAGES = 4000
 
 
 class FamilyBuilder:
@@ -59,112 +63,106 @@ class FamilyBuilder:
 
     def __init__(self, plan: FamilyPlan, log: Callable[[str], None] = print) -> None:
         self.plan, self.log = plan, log
-        self.fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
+        self.fabric = fabric_of("bf16-mixed", 1)
         self.twins = [kind() for kind in TWINS.values()]
+
+    def build(self, only: Collection[str] = ()) -> None:
+        """Write every part that is not there, or those of the given names, to ``<output>/<name>``."""
+        parts: dict[str, Callable[[Path], None]] = {TOWER: self._tower}
+        parts |= {part.name: partial(self._language, part) for part in self.plan.language}
+        for name, write in parts.items():
+            folder = self.plan.output / name
+            if only and name not in only:
+                continue
+            if (folder / "config.json").is_file():
+                self.log(f"{folder}: there already")
+            else:
+                write(folder)
+                self.log(f"wrote {folder}")
 
     @cached_property
     def studio(self) -> Studio:
-        """The pool of pictures of the language models (and the tokenizers), drawn on first use."""
+        """The pool of images of the language models (and the tokenizers), drawn on first use."""
         return self._draw(self.plan.pictures_per_twin)
 
     def _draw(self, per_twin: int) -> Studio:
         studio = Studio(self.twins, self.plan.tower.shape.image_size, per_twin)
-        self.log(f"drew {len(studio)} studio pictures of {len(self.twins)} twins")
+        self.log(f"drew {len(studio)} studio images of {len(self.twins)} synthetic datasets")
         return studio
 
-    def _data(self, pool: FamilyPlan | TowerPlan) -> str:
-        return f"seed {self.plan.seed}, {pool.pictures_per_twin} pictures a twin"
+    def _train(
+        self, name: str, model: Any, batch: Callable[[int], Any], loop: LoopSpec, folder: Path, data: str
+    ) -> None:
+        data = f"seed {self.plan.seed}, {data}"
+        run_stage(name, model.train(), batch, loop, folder, self.fabric, self.log, data)
 
-    def tower(self) -> None:
-        """Stage 0, written to ``<output>/vision_tower``."""
-        folder = self.plan.output / TOWER
-        if (folder / "config.json").is_file():
-            self.log(f"{folder}: there already")
-            return
-        plan = self.plan.tower
+    def _tower(self, folder: Path) -> None:
+        """Stage 0."""
+        plan, seed = self.plan.tower, self.plan.seed
         tokenizer, studio = self.tokenizer("siglip", plan.vocabulary), self._draw(plan.pictures_per_twin)
-        model = TowerPretraining(
-            plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, self.plan.seed
-        )
-        positions = plan.shape.text_positions
+        model = TowerPretraining(plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, seed)
+        padding: Any = {"padding": "max_length", "max_length": plan.shape.text_positions, "truncation": True}
 
         def batch(step: int) -> PairBatch:
             groups = 2 if step // 2 % 2 else 4  # contrast, on even steps, meets both
-            rows = grouped_rows(len(studio), len(self.twins), plan.loop.batch_size, groups, step, self.plan.seed)
-            rng = rng_of("sentences", self.plan.seed, step)
+            rows = grouped_rows(len(studio), len(self.twins), plan.loop.batch_size, groups, step, seed)
+            rng = rng_of("sentences", seed, step)
             said = [studio.sentence(row, rng) for row in rows]
-            ids = tokenizer(said, padding="max_length", max_length=positions, truncation=True, return_tensors="pt")
-            same = studio.same_meaning(rows, said)
-            return PairBatch(studio.images(rows), ids.input_ids, same, QuizRows(*studio.quiz(rows)), step)
+            ids = tokenizer(said, **padding, return_tensors="pt").input_ids
+            quiz = QuizRows(*studio.quiz(rows))
+            return PairBatch(studio.images(rows), ids, studio.same_meaning(rows, said), quiz, step)
 
-        run_stage("tower", model.train(), batch, plan.loop, self.plan.work, self.fabric, self.log, self._data(plan))
+        self._train("tower", model, batch, plan.loop, self.plan.work, f"{plan.pictures_per_twin} pictures a twin")
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
-        self.log(f"wrote {folder}")
 
-    def language(self, plan: LanguagePlan) -> None:
-        """Text-only stage, stage 1 and stage 2 of one model, written to ``<output>/<name>``."""
-        folder = self.plan.output / plan.name
-        if (folder / "config.json").is_file():
-            self.log(f"{folder}: there already")
-            return
+    def _language(self, plan: LanguagePlan, folder: Path) -> None:
+        """Text-only stages, stage 1 and stage 2 of one model."""
         tokenizer = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
-        encoder = TurnEncoder(tokenizer)
+        encoder = ConversationEncoder(tokenizer)
         model = new_language_model(plan.shape, tokenizer, self.plan.seed)
         self._read(plan, model, encoder)
         tower = load_tower(self.plan.output / TOWER)
         tower.quantizer = None if plan.continuous else tower.quantizer
         torch.manual_seed(self.plan.seed)
-        vlm = DiscreteVlm(
-            tower,
-            Projector("mlp2x_gelu", tower.width, plan.shape.width),
-            model,
-            tokenizer,
-            image_wrap=True,
-            conversation="chat_template",
-        )
-        stored = store_tokens(tower, self.studio.images, len(self.studio))
-        self.log(f"{plan.name}: stored the tokens of {len(self.studio)} pictures")
-        self._see(plan, vlm, stored, encoder)
+        projector = Projector("mlp2x_gelu", tower.width, plan.shape.width)
+        self._see(plan, DiscreteVlm(tower, projector, model, tokenizer, **CHAT), encoder)
         write_vlm(
             folder,
             tower=f"../{TOWER}",
-            projector=vlm.projector,
-            language_model=vlm.language_model,
+            projector=projector,
+            language_model=model,
             tokenizer=tokenizer,
             dtype=torch.float16,
-            image_wrap=True,
-            conversation="chat_template",
             continuous=plan.continuous,
+            **CHAT,
         )
-        self.log(f"wrote {folder}")
 
-    def _read(self, plan: LanguagePlan, model: Any, encoder: TurnEncoder) -> None:
+    def _read(self, plan: LanguagePlan, model: Any, encoder: ConversationEncoder) -> None:
         """The text-only stages: ``text`` (a word is looked up after the list) and ``match`` (before it)."""
-        tokenizer, folder = encoder.tokenizer, self.plan.work / plan.reader
+        tokenizer, folder, seed = encoder.tokenizer, self.plan.work / plan.reader, self.plan.seed
         words = [w for w in self._words() if w.isalpha() and len(tokenizer.tokenize(f" {w}")) == 1]
         few, phases = words[:: len(words) // _FEW_WORDS], plan.phases
 
         def primer(name: str, step: int, size: int, known: list[str]) -> VqaBatch:
-            rng = rng_of(name, self.plan.seed, step)
+            rng = rng_of(name, seed, step)
             rows = [lookup_primer(tokenizer, known, rng, asked_first=name == "match") for _ in range(size)]
             return collate(rows, tokenizer.pad_token_id)
 
         @lru_cache(2)
-        def chunk(name: str, number: int, count: int, lookups: float, known: bool) -> list[TokenizedTurns]:
-            rng, names = rng_of("conversations", name, self.plan.seed, number), few if known else None
-            talk = []
-            for _ in range(count):
-                before = name == "match" and rng.random() < _MATCHES
-                talk.append(
-                    self.studio.matches(rng, names) if before else self.studio.text_conversation(rng, lookups, names)
-                )
-            return [encoder(turns, False) for turns in talk]
+        def chunk(name: str, number: int, count: int, lookups: float, known: bool) -> list[TokenizedConversation]:
+            rng, names = rng_of("conversations", name, seed, number), few if known else None
+            talks = (
+                self.studio.matches(rng, names)
+                if name == "match" and rng.random() < _MATCHES
+                else self.studio.text_conversation(rng, lookups, names)
+                for _ in range(count)
+            )
+            return [encoder(pairs, False) for pairs in talks]
 
         def conversations(name: str, step: int, size: int, lookups: float, known: bool) -> VqaBatch:
-            number, place = divmod(step, _CHUNK_BATCHES)
-            pool = chunk(name, number, size * _CHUNK_BATCHES, lookups, known)
-            rows = length_grouped(pool, size, place, lambda row: len(row.ids))
-            return collate(rows, tokenizer.pad_token_id)
+            number, place = divmod(step, CHUNK_BATCHES)
+            pool = chunk(name, number, size * CHUNK_BATCHES, lookups, known)
+            return collate(length_grouped(pool, size, place, lambda row: len(row.ids)), tokenizer.pad_token_id)
 
         def text(step: int) -> VqaBatch:
             size = plan.text.batch_size
@@ -178,35 +176,31 @@ class FamilyBuilder:
                 return primer("match", step, size, few if step < phases.match_few else words)
             return conversations("match", step, size, 0.7, step < phases.match_few)
 
-        stage = TextStage(model).train()
-        data = f"seed {self.plan.seed}, {phases}"
-        run_stage("text", stage, text, plan.text, folder, self.fabric, self.log, data)
-        run_stage("match", stage, match, plan.match, folder, self.fabric, self.log, data)
+        self._train("text", TextStage(model), text, plan.text, folder, repr(phases))
+        self._train("match", TextStage(model), match, plan.match, folder, repr(phases))
 
-    def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, stored: StoredTokens, encoder: TurnEncoder) -> None:
-        folder = self.plan.work / plan.name
-        stages = (("projector", plan.projector), ("joint", plan.joint), ("questions", plan.questions))
-        for name, loop in stages:
-            kinds = MOSTLY_QUESTIONS if name == "questions" else ALL_KINDS
+    def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, encoder: ConversationEncoder) -> None:
+        """Stage 1, and the two halves of stage 2."""
+        stored = store_tokens(vlm.tower, self.studio.images, len(self.studio))
+        self.log(f"{plan.name}: stored the tokens of {len(self.studio)} images")
 
-            @lru_cache(2)
-            def chunk(
-                number: int,
-                loop: LoopSpec = loop,
-                kinds: Mapping[str, int] = kinds,
-            ) -> list[tuple[int, TokenizedTurns]]:
-                rng = rng_of("pictures", self.plan.seed + loop.seed, number)
-                rows = rng.sample(range(len(self.studio)), loop.batch_size * _CHUNK_BATCHES)
-                return [(i, encoder(self.studio.conversation(i, rng, _TURNS_PICTURE, kinds), True)) for i in rows]
+        @lru_cache(2)
+        def chunk(name: str, number: int) -> list[tuple[int, TokenizedConversation]]:
+            loop, kinds = getattr(plan, name), MOSTLY_QUESTIONS if name == "questions" else ALL_KINDS
+            rng = rng_of("pictures", self.plan.seed + loop.seed, number)
+            rows = rng.sample(range(len(self.studio)), loop.batch_size * CHUNK_BATCHES)
+            return [(row, encoder(self.studio.conversation(row, rng, _EXCHANGES, kinds), True)) for row in rows]
 
-            def batch(step: int, loop: LoopSpec = loop) -> Shown:
-                number, place = divmod(step, _CHUNK_BATCHES)
-                pairs = length_grouped(chunk(number), loop.batch_size, place, lambda pair: len(pair[1].ids))
-                return Shown([row for row, _ in pairs], [turns for _, turns in pairs])
+        def batch(name: str, step: int) -> Shown:
+            number, place = divmod(step, CHUNK_BATCHES)
+            size = getattr(plan, name).batch_size
+            pairs = length_grouped(chunk(name, number), size, place, lambda pair: len(pair[1].ids))
+            return Shown([row for row, _ in pairs], [conversation for _, conversation in pairs])
 
-            stage = VisionLanguageStage(vlm, stored, train_language=name != "projector").train()
-            run_stage(name, stage, batch, loop, folder, self.fabric, self.log, self._data(self.plan))
-        vlm.eval()
+        data = f"{self.plan.pictures_per_twin} pictures a twin"
+        for name in ("projector", "joint", "questions"):
+            stage = VisionLanguageStage(vlm, stored, train_language=name != "projector")
+            self._train(name, stage, partial(batch, name), getattr(plan, name), self.plan.work / plan.name, data)
 
     def tokenizer(self, name: str, size: int, style: Any = "siglip") -> PreTrainedTokenizerBase:
         """The tokenizer of a part, trained on first use and kept in the work folder."""
@@ -219,14 +213,13 @@ class FamilyBuilder:
 
     def _sentences(self) -> Iterator[str]:
         rng = rng_of("tokenizer")
-        for i in range(_TOKENIZER_PICTURES):
-            yield self.studio.sentence(i % len(self.studio), rng)
+        return (self.studio.sentence(i % len(self.studio), rng) for i in range(_TOKENIZER_IMAGES))
 
     def _conversations(self) -> Iterator[str]:
         rng = rng_of("tokenizer")
-        for i in range(_TOKENIZER_PICTURES):
-            for turn in self.studio.conversation(i % len(self.studio), rng, 2):
-                yield from turn
+        for i in range(_TOKENIZER_IMAGES):
+            for pair in self.studio.conversation(i % len(self.studio), rng, 2):
+                yield from pair
         for names in self.studio.names[: len(self.twins)]:
             yield from names
 
@@ -239,5 +232,5 @@ class FamilyBuilder:
             elif isinstance(twin, QuestionTwin):
                 texts += twin.answer_vocabulary
         rng = rng_of("words")
-        texts += [self.studio.description(i % len(self.studio), rng) for i in range(_TOKENIZER_PICTURES)]
+        texts += [self.studio.description(i % len(self.studio), rng) for i in range(_TOKENIZER_IMAGES)]
         return sorted({word.strip(".,?()") for text in texts for word in text.split()} - {""})

@@ -1,11 +1,11 @@
-"""What a family can do on unseen studio pictures, measured on the shipped files as any user loads them."""
+"""What a family can do on unseen studio images, measured on the shipped files as any user loads them."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,23 +15,22 @@ import torch
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.io import write_json
 from craft_lightning.metrics import CodebookUsage
-from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.text import prompts, scoring
-from craft_lightning.types import Fact, VqaBatch, VqaExample
+from craft_lightning.types import Fact
 from data_modules.datamodule import VqaDataModule
 from data_modules.twins import TWINS
 from data_modules.twins.studio import Studio
 
 JUSTIFICATION_TOKENS = 64
-_CODEBOOK_PICTURES = 100
+_CODEBOOK_IMAGES = 100
 _SMALLEST = 8
-"""Side of pictures that nobody looks at."""
+"""Side of images that nobody looks at."""
 
 
 @torch.no_grad()
 def measure_codebook(tower_folder: Path) -> dict[str, Any]:
-    """Use of the codebook on unseen studio pictures of all twins.
+    """Use of the codebook on unseen studio images of all synthetic datasets.
 
     Returns:
         ``hash``, ``entries`` (of all tables), ``used`` (share of them chosen at any level), ``perplexity`` of each
@@ -40,7 +39,7 @@ def measure_codebook(tower_folder: Path) -> dict[str, Any]:
     """
     tower = load_tower(tower_folder)
     assert tower.quantizer is not None
-    studio = Studio([kind() for kind in TWINS.values()], tower.image_size, _CODEBOOK_PICTURES, "studio-test")
+    studio = Studio([kind() for kind in TWINS.values()], tower.image_size, _CODEBOOK_IMAGES, "studio-test")
     usage = CodebookUsage(tower.quantizer.entries, tower.quantizer.levels, tower.quantizer.shared)
     features, codes = [], []
     for start in range(0, len(studio), 100):
@@ -59,34 +58,39 @@ def measure_codebook(tower_folder: Path) -> dict[str, Any]:
         "used": (entries - int(used["dead"])) / entries,
         "perplexity": [float(level) for level in used["perplexity"]],
         "residual": residual,
-        "cut": [1 - after / before for before, after in itertools.pairwise(residual)],
+        "cut": [1 - after / before for before, after in pairwise(residual)],
     }
 
 
 def grounded(text: str, facts: Sequence[Fact]) -> bool:
-    """Whether a reply names at least two facts of the picture, one of which varies within its class."""
+    """Whether a reply names at least two facts of the image, one of which varies within its class."""
     said = [fact for fact in facts if fact.phrase in text.lower() or fact.phrase.lower() in text.lower()]
     return len(said) >= 2 and any(fact.varies for fact in said)
 
 
 def question_kinds(dataset: str, items: int) -> list[str]:
-    """The kind of each stored question of a question twin; empty for a classification twin."""
+    """The kind of each stored question of a synthetic dataset of questions; empty for one of labels."""
     asked = TWINS[dataset]().draw("test", range(items), _SMALLEST, "studio").questions
     return [questions[0].kind for questions in asked if questions]
 
 
 @torch.no_grad()
 def measure_backbone(name: str, dataset: str, items: int) -> dict[str, Any]:
-    """Exact match (also by kind of question), and share of grounded justifications, on unseen studio pictures of one
-    twin."""
+    """Exact match (also by kind of question) and share of grounded justifications on unseen studio images of a
+    synthetic dataset."""
     data = VqaDataModule(VlmSpec(name), dataset, look="studio", test_size=items)
     data.setup("test")
-    vlm = load_vlm(VlmSpec(name))
-    right = []
+    vlm, (_, reader) = load_vlm(VlmSpec(name)), data.open()
+    examples = iter(data.examples("test"))
+    right, justified = list[bool](), list[bool]()
     for batch in data.test_dataloader():
-        replies = vlm.generate(vlm.encode(batch.pixel_values), batch)
-        right += [scoring.exact_match(reply, answer) for reply, answer in zip(replies, batch.answers, strict=True)]
-    justified = _justifications(vlm, data)
+        visual = vlm.encode(batch.pixel_values)
+        right += map(scoring.exact_match, vlm.generate(visual, batch), batch.answers)
+        rows = [prompts.justify(example) for example in islice(examples, len(batch.keys))]
+        asked = [reader.builder.encode(replace(row, answer="")) for row in rows]
+        text: dict[str, Any] = prompts.collate_text(asked, reader.builder.pad_id, with_reply=False)
+        replies = vlm.generate(visual, replace(batch, **text), JUSTIFICATION_TOKENS)
+        justified += [grounded(reply, row.meta["facts"]) for reply, row in zip(replies, rows, strict=True)]
     kinds: dict[str, list[bool]] = {}
     for kind, correct in zip(question_kinds(dataset, items), right, strict=False):
         kinds.setdefault(kind, []).append(correct)
@@ -98,31 +102,10 @@ def measure_backbone(name: str, dataset: str, items: int) -> dict[str, Any]:
     }
 
 
-def _justifications(vlm: DiscreteVlm, data: VqaDataModule) -> list[bool]:
-    """One bool for each test item, asked to justify its answer."""
-    _, reader = data.open()
-    examples = [prompts.justify(example) for example in data.examples("test")]
-    found = []
-    for batch, rows in zip(data.test_dataloader(), _chunks(examples, data.eval_batch_size), strict=True):
-        asked = _ask(batch, [reader.builder.encode(replace(e, answer="")) for e in rows], reader.builder.pad_id)
-        replies = vlm.generate(vlm.encode(batch.pixel_values), asked, JUSTIFICATION_TOKENS)
-        found += [grounded(reply, e.meta["facts"]) for reply, e in zip(replies, rows, strict=True)]
-    return found
-
-
-def _ask(batch: VqaBatch, texts: Sequence[prompts.Encoded], pad_id: int) -> VqaBatch:
-    text: dict[str, Any] = {**prompts.collate_text(texts, pad_id, with_reply=False)}
-    return replace(batch, **text)
-
-
-def _chunks(examples: Sequence[VqaExample], size: int) -> list[Sequence[VqaExample]]:
-    return [examples[start : start + size] for start in range(0, len(examples), size)]
-
-
 def report(
     names: Sequence[str], tower_folder: Path, path: Path, items: int, log: Callable[[str], None] = print
 ) -> None:
-    """Measure every model on every twin; write ``path`` (JSON) as each is done, and print the whole as Markdown."""
+    """Measure every model on every synthetic dataset; write ``path`` (JSON) after each, and print it as Markdown."""
     tower = {**weights(tower_folder), "codebook": measure_codebook(tower_folder)}
     result: dict[str, Any] = {"items": items, "tower": tower, "models": {}}
     for name in names:
@@ -147,44 +130,31 @@ def weights(folder: Path) -> dict[str, Any]:
 def to_markdown(result: Mapping[str, Any]) -> str:
     """The figures of :func:`report` as the family's card shows them."""
     models, codebook = result["models"], result["tower"]["codebook"]
-    names = [Path(name).name for name in models]
-    lines = [
-        f"{result['items']} unseen studio pictures of each twin, per cent:",
-        "",
-        f"| twin | {' | '.join(f'`{name}` exact | justified' for name in names)} |",
-        f"|---|{'---:|---:|' * len(names)}",
-    ]
+    names = [f"`{Path(name).name}`" for name in models]
+    rows, kinds = list[list[str]](), list[list[str]]()
     for dataset in TWINS:
-        studio = [model["studio"][dataset] for model in models.values()]
-        cells = (f"{100 * one['exact_match']:.1f} | {100 * one['justified']:.1f}" for one in studio)
-        lines.append(f"| {dataset} | {' | '.join(cells)} |")
-    kinds = _by_kind(models)
-    own = zip(("vision_tower", *names), (result["tower"], *models.values()), strict=True)
-    sizes = [f"`{name}` {model['megabytes']:.1f} MB, `{model['sha256']}`" for name, model in own]
+        found = [model["studio"][dataset] for model in models.values()]
+        rows.append([dataset, *(f"{100 * one[key]:.1f}" for one in found for key in ("exact_match", "justified"))])
+        kinds += [
+            [dataset, kind, *(f"{100 * one['kinds'][kind]:.0f}" for one in found)] for kind in found[0].get("kinds", {})
+        ]
+    own = zip(("`vision_tower`", *names), (result["tower"], *models.values()), strict=True)
+    sizes = [f"{name} {model['megabytes']:.1f} MB, `{model['sha256']}`" for name, model in own]
     cuts = ", ".join(f"{100 * cut:.0f}" for cut in codebook["cut"])
     perplexity = ", ".join(f"{value:.0f}" for value in codebook["perplexity"])
-    return "\n".join(
+    return "\n\n".join(
         [
-            *lines,
-            *kinds,
-            "",
+            f"{result['items']} unseen studio pictures of each twin, per cent:",
+            _table(["twin"], [f"{name} exact | justified" for name in names], 2 * len(names), rows),
+            *([_table(["twin", "question"], names, len(names), kinds)] if kinds else []),
             f"Codebook: {100 * codebook['used']:.1f} % of {codebook['entries']} entries in use; perplexity of the "
             f"levels {perplexity}; each removes {cuts} % of the mean squared residual. SHA-256 `{codebook['hash']}`.",
-            "",
             f"Weights, with the first digits of their SHA-256: {'; '.join(sizes)}.",
         ]
     )
 
 
-def _by_kind(models: Mapping[str, Any]) -> list[str]:
-    """A table of exact match by kind of question, where there are kinds."""
-    lines = []
-    for dataset in TWINS:
-        first, *_ = studio = [model["studio"][dataset].get("kinds", {}) for model in models.values()]
-        for kind in first:
-            cells = " | ".join(f"{100 * one[kind]:.0f}" for one in studio)
-            lines.append(f"| {dataset} | {kind} | {cells} |")
-    if not lines:
-        return []
-    names = " | ".join(f"`{Path(name).name}`" for name in models)
-    return ["", f"| twin | question | {names} |", f"|---|---|{'---:|' * len(models)}", *lines]
+def _table(words: list[str], figures: list[str], columns: int, rows: list[list[str]]) -> str:
+    rule = f"|{'---|' * len(words)}{'---:|' * columns}"
+    first, *others = (f"| {' | '.join(row)} |" for row in ([*words, *figures], *rows))
+    return "\n".join([first, rule, *others])

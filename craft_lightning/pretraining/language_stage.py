@@ -1,14 +1,16 @@
-"""Stages 1 and 2: language models that read a frozen codebook (appendix 8), after a text-only stage for new ones.
+"""Stages 1 and 2: language models that read a frozen codebook, after text-only stages for new ones.
 
-The tower is frozen, so every picture's codes are computed once and stored as integers (features, for a continuous
-twin); a stage then sees token rows only. The loss is the text loss on replies, nothing else (OD-28).
+The tower is frozen, so every image's codes are computed once and stored as integers (features, for a continuous twin);
+a stage then sees token rows only. The loss is the text loss on replies, nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from itertools import cycle
+from random import Random
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +19,146 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 
 from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.vlm import DiscreteVlm
-from craft_lightning.pretraining.attention import FLOAT32_SDPA
-from craft_lightning.pretraining.turns import TokenizedTurns, collate
-from craft_lightning.types import IGNORED_LABEL, VisualTokens, VqaBatch
+from craft_lightning.pretraining.plans import LanguageSpec
+from craft_lightning.pretraining.training_loop import FLOAT32_SDPA
+from craft_lightning.text.prompts import PLACEHOLDER, pad_right
+from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VisualTokens, VqaBatch
+
+Row = TypeVar("Row")
+
+CHAT: Any = {"image_wrap": True, "conversation": "chat_template"}
+"""How every language model that is trained here is shown images and messages."""
+CHUNK_BATCHES = 8
+"""Batches of a chunk: see :func:`length_grouped`."""
+_LETTERS, _COUNTS, _LOOKUPS, _LISTS = "ABCDE", (2, 3, 4, 4, 4, 5), 8, 4
+_WIDTH_STEP = 32
+"""Batches are padded to multiples of this: every new width costs a compilation of the bfloat16 kernels."""
 
 
-@dataclass(frozen=True)
-class LanguageSpec:
-    """Shape of a new language model.
+@dataclass
+class TokenizedConversation:
+    """Ids and labels of one conversation, equally long; one :data:`IMAGE_TOKEN_ID` if it has an image."""
 
-    Attributes:
-        style: Llama or Qwen2 architecture (and the tokenizer's manner).
-        width, layers, heads, kv_heads, mlp: of the decoder. context: positions. rope_base: of the rotary embedding.
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+    def write(self, tokens: Sequence[int], learnt: bool = False) -> None:
+        """Add tokens, which carry a loss or not."""
+        self.ids += tokens
+        self.labels += tokens if learnt else [IGNORED_LABEL] * len(tokens)
+
+
+class ConversationEncoder:
+    """Writes conversations with a tokenizer's chat template, message by message.
+
+    The template must write every message alike, and once what opens a conversation (a beginning-of-sequence token, a
+    system message); both are checked.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
     """
 
-    style: Literal["llama", "qwen2"] = "llama"
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 4
-    mlp: int = 352
-    context: int = 1024
-    rope_base: float = 1000.0
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        first, full, end = self._render("x"), self._render("x", "reply"), tokenizer.eos_token
+        if f"reply{end}" not in full:
+            raise ValueError(f"the chat template does not close a reply with {end!r}")
+        self.tail = self._encode(full.split(f"reply{end}")[1])
+        later = self._render("x", "reply", "x").removeprefix(full)
+        if not first.endswith(later):
+            raise ValueError("the chat template writes a second message unlike a first one")
+        self.opening = first.removesuffix(later)
+        self.start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+    def _render(self, *texts: str) -> str:
+        """Messages of the user and replies in turn; after a message, what opens its reply."""
+        messages = [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), texts)]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=len(texts) % 2 == 1)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+
+    def __call__(self, pairs: Sequence[tuple[str, str]], image: bool) -> TokenizedConversation:
+        """Encode (message, reply) pairs; the image, if any, opens the first."""
+        row = TokenizedConversation()
+        for k, (message, reply) in enumerate(pairs):
+            if k:
+                row.write(self.tail)
+            prompt = self._render(f"{PLACEHOLDER}\n{message}" if image and k == 0 else message)
+            before, *after = prompt.removeprefix(self.opening if k else "").split(PLACEHOLDER)
+            row.write(self._encode(before))
+            for piece in after:
+                row.write([IMAGE_TOKEN_ID, *self._encode(piece)])
+            row.write([*self._encode(reply), self.tokenizer.eos_token_id], learnt=True)
+        return row
+
+    def caption(self, text: str) -> TokenizedConversation:
+        """The bare image followed by its caption, as stage 1 shows them."""
+        row = TokenizedConversation()
+        row.write([*self.start, IMAGE_TOKEN_ID])
+        row.write([*self._encode(text), self.tokenizer.eos_token_id], learnt=True)
+        return row
+
+
+def lookup_primer(tokenizer: Any, words: Sequence[str], rng: Random, asked_first: bool) -> TokenizedConversation:
+    """The barest form of looking up, where the circuit forms first: a lettered list and a word of it, then its letter.
+
+    Only the letters carry a loss. Two orders, two circuits: a word asked for *after* the list finds its equal there;
+    a word that stands *before* the list (as an image does) has to mark the option that equals it.
+
+    Args:
+        words: single tokens after a space. rng: draws two to five options, and what is asked.
+        asked_first: several lists, each behind its word; else one list and eight words.
+    """
+    newline, dot, *letters = (tokenizer.encode(text, add_special_tokens=False)[-1] for text in ("\n", ".", *_LETTERS))
+    row = TokenizedConversation()
+    row.write([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id])
+
+    def listing() -> list[int]:
+        drawn = rng.sample(words, rng.choice(_COUNTS))
+        return [tokenizer.encode(f" {word}", add_special_tokens=False)[-1] for word in drawn]
+
+    options = listing()
+    for number in range(_LISTS if asked_first else _LOOKUPS):
+        k = rng.randrange(len(options))
+        lines = [token for pair in zip(letters, options, strict=False) for token in (pair[0], dot, pair[1], newline)]
+        if asked_first:
+            row.write([options[k], newline, *lines])
+        else:
+            row.write([*([] if number else lines), options[k]])
+        row.write([letters[k]], learnt=True)
+        row.write([newline])
+        options = listing() if asked_first else options
+    return row
+
+
+def collate(rows: Sequence[TokenizedConversation], pad_id: int) -> VqaBatch:
+    """A batch for :meth:`DiscreteVlm.forward`; pixels are absent because visual tokens are precomputed."""
+    n, spare = len(rows), -max(len(row.ids) for row in rows) % _WIDTH_STEP
+    none = torch.full((n,), -1)
+    return VqaBatch(
+        pixel_values=torch.empty(n, 0),
+        input_ids=F.pad(pad_right([r.ids for r in rows], pad_id), (0, spare), value=pad_id),
+        attention_mask=F.pad(pad_right([[1] * len(r.ids) for r in rows], 0), (0, spare)).bool(),
+        labels=F.pad(pad_right([r.labels for r in rows], IGNORED_LABEL), (0, spare), value=IGNORED_LABEL),
+        prompt_lengths=torch.zeros(n, dtype=torch.long),
+        label_ids=none,
+        caption_ids=none,
+        seen=torch.ones(n, dtype=torch.bool),
+        answers=("",) * n,
+        keys=("",) * n,
+        option_counts=(0,) * n,
+    )
+
+
+def length_grouped(chunk: Sequence[Row], batch_size: int, place: int, length: Callable[[Row], int]) -> list[Row]:
+    """Batch number ``place`` of a chunk whose batches hold rows of about one length, so that little is padding.
+
+    The chunk is sorted and cut into batches, which are visited in a fixed order of their own; every row is used once.
+    """
+    order = torch.randperm(len(chunk) // batch_size, generator=torch.Generator().manual_seed(0)).tolist()
+    start = order[place] * batch_size
+    return sorted(chunk, key=length)[start : start + batch_size]
 
 
 def new_language_model(spec: LanguageSpec, tokenizer: Any, seed: int) -> PreTrainedModel:
@@ -59,10 +179,8 @@ def new_language_model(spec: LanguageSpec, tokenizer: Any, seed: int) -> PreTrai
         "pad_token_id": tokenizer.pad_token_id,
         "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_base},
     }
-    if spec.style == "llama":
-        model: Any = LlamaForCausalLM._from_config(LlamaConfig(**shape), attn_implementation=FLOAT32_SDPA)
-    else:
-        model = Qwen2ForCausalLM._from_config(Qwen2Config(**shape), attn_implementation=FLOAT32_SDPA)
+    kinds: Any = (LlamaForCausalLM, LlamaConfig) if spec.style == "llama" else (Qwen2ForCausalLM, Qwen2Config)
+    model = kinds[0]._from_config(kinds[1](**shape), attn_implementation=FLOAT32_SDPA)
     start_lookups(model)
     return model
 
@@ -114,7 +232,7 @@ def start_lookups(model: Any, common: float = 0.7, sharpness: float = 4.0) -> No
 
 
 class TextStage(nn.Module):
-    """The text-only stage: mean next-token loss on replies of conversations without pictures.
+    """The text-only stage: mean next-token loss on replies of conversations without images.
 
     Its forward takes a :class:`VqaBatch` whose prompts hold no placeholder.
     """
@@ -133,61 +251,49 @@ class TextStage(nn.Module):
             return {"text": F.cross_entropy(logits, batch.labels[row, column])}
 
 
-class CodeRows(Protocol):
-    """Codes by row: a tensor, or what reads them from files."""
-
-    def __getitem__(self, rows: Any, /) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class StoredTokens:
-    """What the frozen tower made of a pool of pictures, ready to be looked up.
+    """What the frozen tower made of a pool of images, ready to be looked up.
 
     Attributes:
-        codes: ``[n, N, R]`` int16 or int32 (or what is indexed like it), or None for a continuous tower.
-        features: ``[n, N, d]`` float16 for a continuous tower, else None.
-        decode: codes -> ``[..., N, d]`` float32 sums of codewords. grid: (rows, columns).
+        look_up: rows -> codes ``[n, N, R]`` (int16 or int32); of a continuous tower features ``[n, N, d]`` (float16).
+        decode: codes -> ``[..., N, d]`` float32 sums of codewords; None for a continuous tower.
+        grid: (rows, columns).
     """
 
-    codes: CodeRows | None
-    features: Tensor | None
+    look_up: Callable[[Sequence[int]], Tensor]
     decode: Callable[[Tensor], Tensor] | None
     grid: tuple[int, int]
 
     def take(self, rows: Sequence[int], device: torch.device | str = "cpu") -> VisualTokens:
-        """Visual tokens of some pictures, without gradients, on the device where ``decode`` has its codewords."""
-        if self.codes is not None and self.decode is not None:
-            codes = self.codes[rows].to(device).long()
-            tokens = self.decode(codes)
-            return VisualTokens(tokens, tokens, codes, None, self.grid)
-        assert self.features is not None
-        features = self.features[rows].to(device).float()
-        return VisualTokens(features, features, None, None, self.grid)
+        """Visual tokens of some images, without gradients, on the device where ``decode`` has its codewords."""
+        stored = self.look_up(rows).to(device)
+        codes = None if self.decode is None else stored.long()
+        tokens = stored.float() if self.decode is None or codes is None else self.decode(codes)
+        return VisualTokens(tokens, tokens, codes, None, self.grid)
 
 
 @torch.no_grad()
 def store_tokens(tower: Tower, images: Callable[[Sequence[int]], Tensor], count: int, chunk: int = 100) -> StoredTokens:
-    """Run the frozen tower once over pictures ``0..count-1``; ``images`` maps rows to pixels in [-1, 1]."""
+    """Run the frozen tower once over images ``0..count-1``; ``images`` maps rows to pixels in [-1, 1]."""
     parts = []
     for start in range(0, count, chunk):
         visual = tower.encode(images(range(start, min(start + chunk, count))))
         parts.append(visual.features.half() if visual.codes is None else visual.codes.to(torch.int16))
-    stored = torch.cat(parts)
-    if tower.quantizer is None:
-        return StoredTokens(None, stored, None, tower.grid)
-    return StoredTokens(stored, None, tower.quantizer.decode, tower.grid)
+    stored, decode = torch.cat(parts), None if tower.quantizer is None else tower.quantizer.decode
+    return StoredTokens(lambda rows: stored[rows], decode, tower.grid)
 
 
 class Shown(NamedTuple):
     """What a pass of a stage reads.
 
     Attributes:
-        rows: pictures of the pool. conversations: one about each. weight: of the mean over the pass's reply tokens; a
+        rows: images of the pool. conversations: one about each. weight: of the mean over the pass's reply tokens; a
             step of several passes or processes weighs each by its share of the step's tokens.
     """
 
     rows: Sequence[int]
-    conversations: Sequence[TokenizedTurns]
+    conversations: Sequence[TokenizedConversation]
     weight: float = 1.0
 
 

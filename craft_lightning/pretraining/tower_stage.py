@@ -5,7 +5,7 @@ head over the *quantised* tokens, pixel reconstruction from the quantised tokens
 by moving averages, after some steps without quantisation. Three things differ because batches and budgets are small:
 commitment pulls to the final sum only (pulling to every partial sum leaves the later levels nothing to do), the bias
 of the contrastive loss starts where a batch of dozens balances, and a quiz on the quantised tokens stands beside the
-contrastive loss (see :mod:`craft_lightning.pretraining.quiz`).
+contrastive loss.
 """
 
 from __future__ import annotations
@@ -20,42 +20,141 @@ from torch.nn import functional as F
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 
 from craft_lightning.checkpoints.vila_u_writer import TowerParts
-from craft_lightning.models.quantizer import straight_through
+from craft_lightning.models.quantizer import ResidualQuantizer, straight_through
 from craft_lightning.models.towers.siglip import SiglipTower
-from craft_lightning.pretraining.attention import FLOAT32_SDPA
-from craft_lightning.pretraining.codebook import EmaCodebook
-from craft_lightning.pretraining.quiz import Quiz, QuizRows, grid_positions
+from craft_lightning.pretraining.plans import TowerSpec
+from craft_lightning.pretraining.training_loop import FLOAT32_SDPA
+from craft_lightning.types import IGNORED_LABEL
+
+
+class EmaCodebook(nn.Module):
+    """Shared table of ``entries`` codewords, moved by exponential averages of the residuals that chose them.
+
+    Args:
+        entries: K. width: d. levels: R. decay: of the averages. restart_below: entries whose average count per step
+            falls below it take a random residual of the batch.
+    """
+
+    table: Tensor
+    counts: Tensor
+    sums: Tensor
+    ready: Tensor
+
+    def __init__(self, entries: int, width: int, levels: int, decay: float = 0.99, restart_below: float = 0.1) -> None:
+        super().__init__()
+        self.levels, self.decay, self.restart_below = levels, decay, restart_below
+        self.register_buffer("table", torch.zeros(entries, width))
+        self.register_buffer("counts", torch.ones(entries))
+        self.register_buffer("sums", torch.zeros(entries, width))
+        self.register_buffer("ready", torch.tensor(False))
+
+    @torch.no_grad()
+    def start(self, rows: Tensor, generator: torch.Generator, rounds: int = 20) -> None:
+        """Residual k-means on ``rows`` ``[n, d]``: half of the table for level 1, the rest for the others."""
+        entries, levels = len(self.table), self.levels
+        shares = [entries // 2] + [(entries - entries // 2) // (levels - 1)] * (levels - 1) if levels > 1 else [entries]
+        shares[-1] = entries - sum(shares[:-1])
+        residual, parts = rows, []
+        for share in shares:
+            centres = residual[torch.randperm(len(residual), generator=generator)[:share]].clone()
+            for _ in range(rounds):
+                nearest = _nearest(residual, centres)
+                counts = torch.bincount(nearest, minlength=share).clamp_min(1).unsqueeze(1)
+                moved = torch.zeros_like(centres).index_add_(0, nearest, residual) / counts
+                used = torch.bincount(nearest, minlength=share) > 0
+                centres[used] = moved[used]
+            residual = residual - centres[_nearest(residual, centres)]
+            parts.append(centres)
+        self.table.copy_(torch.cat(parts))
+        self.sums.copy_(self.table)
+        self.counts.fill_(1.0)
+        self.ready.fill_(True)
+
+    def quantizer(self) -> ResidualQuantizer:
+        """The table as it stands, frozen."""
+        return ResidualQuantizer(self.table.clone().unsqueeze(0), self.levels)
+
+    @torch.no_grad()
+    def encode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Partial sums ``[R, ..., d]`` and codes ``[..., R]`` of ``z`` ``[..., d]``."""
+        quantizer = self.quantizer()
+        codes = quantizer.encode(z.float()).codes
+        return quantizer.partial_sums(codes), codes
+
+    @torch.no_grad()
+    def update(self, z: Tensor, sums: Tensor, codes: Tensor, generator: torch.Generator) -> None:
+        """Move the table towards the residuals of all levels that chose each entry, and restart unused entries.
+
+        Args:
+            z: ``[n, d]``. sums: ``[R, n, d]`` and codes: ``[n, R]`` from :meth:`encode`. generator: of the restarts.
+        """
+        targets = torch.cat([z] + [z - s for s in sums[:-1]])
+        chosen = codes.t().reshape(-1)
+        counts = torch.bincount(chosen, minlength=len(self.table)).float()
+        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        self.sums.mul_(self.decay).index_add_(0, chosen, targets, alpha=1 - self.decay)
+        dead = (self.counts < self.restart_below).nonzero().squeeze(1)
+        if len(dead):
+            fresh = targets[torch.randint(len(targets), (len(dead),), generator=generator)]
+            self.sums[dead] = fresh
+            self.counts[dead] = 1.0
+        self.table.copy_(self.sums / self.counts.unsqueeze(1))
+
+
+def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
+    return torch.addmm(centres.pow(2).sum(1), rows, centres.t(), alpha=-2.0).argmin(1)
 
 
 @dataclass(frozen=True)
-class TowerSpec:
-    """Shape of a tower and weights of its losses.
+class QuizRows:
+    """Questions of some pictures and their right answers.
 
     Attributes:
-        width, layers, heads, mlp: of the vision transformer; the last layer serves the contrastive loss only.
-        image_size, patch_size: pixels. text_layers: of the text tower (same width). text_positions: its context.
-        codes, levels: of the codebook. quantize_from: step at which quantisation starts.
-        places: amplitude of the initial position embeddings.
-        reconstruction, commitment, quiz: weights beside the contrastive loss.
-        contrast_every: steps between two that compute the contrastive loss, the text tower's only one.
+        asked: ``[B, M]`` number of each question, 0 where a picture has fewer than M.
+        answers: ``[B, M]`` number of the right answer, :data:`IGNORED_LABEL` where none is asked.
     """
 
-    width: int = 128
-    layers: int = 6
-    heads: int = 4
-    mlp: int = 512
-    image_size: int = 64
-    patch_size: int = 8
-    text_layers: int = 3
-    text_positions: int = 64
-    codes: int = 1024
-    levels: int = 4
-    quantize_from: int = 200
-    places: float = 0.5
-    reconstruction: float = 1.0
-    commitment: float = 1.0
-    quiz: float = 1.0
-    contrast_every: int = 2
+    asked: Tensor
+    answers: Tensor
+
+
+def grid_positions(rows: int, columns: int, width: int, scale: float = 1.0) -> Tensor:
+    """``[rows * columns, width]`` sines and cosines of row and column, of amplitude ``scale``, coarse to fine."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    turn = 100.0 ** -torch.linspace(0, 1, width // 4)
+    angles = torch.cat([y.reshape(-1, 1) * turn, x.reshape(-1, 1) * turn], dim=1)
+    return scale * torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Quiz(nn.Module):
+    """One cross-attention block from question queries to tokens, and a linear layer over all answers.
+
+    Args:
+        allowed: ``[Q, A]`` bool, the answers that each question has. width: d. heads: of the attention.
+        grid: (rows, columns) of the tokens, whose places the attention knows.
+    """
+
+    allowed: Tensor
+
+    def __init__(self, allowed: Tensor, width: int, heads: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        questions, answers = allowed.shape
+        self.register_buffer("allowed", allowed, persistent=False)
+        self.queries = nn.Embedding(questions, width)
+        self.places = nn.Parameter(grid_positions(*grid, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.answer = nn.Linear(width, answers)
+
+    def forward(self, tokens: Tensor, rows: QuizRows) -> Tensor:
+        """Mean cross-entropy over the questions asked. tokens: ``[B, N, d]``."""
+        seen = self.norms[0](tokens + self.places)
+        query = self.queries(rows.asked)
+        query = query + self.attention(self.norms[1](query), seen, seen, need_weights=False)[0]
+        query = query + self.mlp(self.norms[2](query))
+        logits = self.answer(query).float().masked_fill(~self.allowed[rows.asked], -torch.inf)
+        return F.cross_entropy(logits.flatten(0, 1), rows.answers.flatten(), ignore_index=IGNORED_LABEL)
 
 
 @dataclass(frozen=True)

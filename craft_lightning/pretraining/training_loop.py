@@ -1,7 +1,7 @@
 """One training loop for every stage: batches are a function of the step, so a run resumes exactly where it stopped.
 
 Lightning Fabric supplies devices, precision and sharding; the loop adds only what pre-training needs: atomic
-checkpoints every few hundred steps, a line of progress with an estimate, the learning-rate schedule of appendix 8.
+checkpoints every few hundred steps, a line of progress with an estimate, the paper's learning-rate schedule.
 """
 
 from __future__ import annotations
@@ -10,41 +10,64 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.sharding import shard
+from craft_lightning.pretraining.plans import LoopSpec
 
+FLOAT32_SDPA = "sdpa_float32"
+"""``attn_implementation`` that runs attention in float32 inside bfloat16 training.
+
+On CPUs the bfloat16 kernel of fused attention is several times slower backwards, while matrix products gain from it.
+"""
 _REPORT_EVERY = 50
 
 
-@dataclass(frozen=True)
-class LoopSpec:
-    """Length and optimiser of a stage.
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    with torch.autocast(query.device.type, enabled=False):
+        mixed, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
+    return mixed.to(query.dtype), None
 
-    Attributes:
-        steps: optimiser steps. batch_size: global. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
-        warmup: share of the steps. weight_decay: decoupled. beta2: of AdamW. clip: bound of the gradient norm.
-        parts: passes of a step, whose gradients are added.
-        save_every: steps between checkpoints. seed: added to the
-            plan's, so that a stage on the same pictures draws other batches.
-    """
 
-    steps: int
-    batch_size: int
-    lr: float = 1e-3
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    beta2: float = 0.98
-    clip: float = 1.0
-    parts: int = 1
-    save_every: int = 200
-    seed: int = 0
+AttentionInterface.register(FLOAT32_SDPA, _attend)
+AttentionMaskInterface.register(FLOAT32_SDPA, sdpa_mask)
+
+
+class Sharded(ModelParallelStrategy):
+    """Weights, gradients and optimiser state in as many parts as there are processes; checkpoints hold them whole."""
+
+    def __init__(self) -> None:
+        super().__init__(_shard, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        """One mesh of all processes: by itself, Lightning would put one process of each node into it."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    shard(module, mesh["data_parallel"])
+    return module
+
+
+def fabric_of(precision: Any, devices: str | int = "auto", strategy: str = "auto") -> Fabric:
+    """Devices, precision and how several devices share the work (``fsdp2``: :class:`Sharded`)."""
+    chosen: Any = Sharded() if strategy == "fsdp2" else strategy
+    return Fabric(accelerator="auto", devices=devices, strategy=chosen, precision=precision)
 
 
 def schedule(step: int, spec: LoopSpec) -> float:
@@ -62,8 +85,8 @@ class _Stage(nn.Module):
         super().__init__()
         self.model, self.batch = model, batch
 
-    def forward(self, step: int) -> dict[str, Tensor]:
-        return self.model(self.batch(step))
+    def forward(self, number: int) -> dict[str, Tensor]:
+        return self.model(self.batch(number))
 
 
 def run_stage(
@@ -75,22 +98,25 @@ def run_stage(
     fabric: Fabric,
     log: Callable[[str], None] = print,
     data: str = "",
+    passes: int = 1,
 ) -> None:
     """Train what requires a gradient in ``model``, from the last checkpoint in ``folder`` if there is one.
 
     Args:
         name: of the stage, for messages and the checkpoint's file name.
         model: maps a batch to named terms whose sum is minimised; all its parameters and buffers are saved.
-        batch: number of the pass -> batch, a pure function; without ``parts`` that is the step.
-        log: takes a line of progress.
-        data: what the batches depend on besides the step, in a few words.
+        batch: number of the pass -> batch, a pure function.
+        log: takes a line of progress. data: what the batches depend on besides the step, in a few words.
+        passes: of a step, whose gradients are added. They follow the number of devices, and are no part of the recipe.
 
     Raises:
         CraftError: the checkpoint is of a stage that ran, or would have run, otherwise.
     """
-    recipe = recipe_of(spec, model, data)
+    shapes = [(key, tuple(p.shape), p.requires_grad) for key, p in model.named_parameters()]
+    recipe = {**asdict(spec), "model": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12], "data": data}
+    del recipe["save_every"]
     stage = fabric.setup_module(_Stage(model, batch))
-    parameters = [p for p in stage.parameters() if p.requires_grad]  # other ones than before, where they are cut
+    parameters = [p for p in stage.parameters() if p.requires_grad]  # other ones than before, where they are sharded
     optimizer: Any = fabric.setup_optimizers(
         torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, spec.beta2))
     )
@@ -106,8 +132,8 @@ def run_stage(
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * schedule(step, spec)
         terms: dict[str, Tensor] = {}
-        for number in range(step * spec.parts, (step + 1) * spec.parts):
-            with fabric.no_backward_sync(stage, enabled=(number + 1) % spec.parts > 0):
+        for number in range(step * passes, (step + 1) * passes):
+            with fabric.no_backward_sync(stage, enabled=(number + 1) % passes > 0):
                 found = stage(number)
                 fabric.backward(torch.stack(list(found.values())).sum())
             terms = {k: v.detach() + terms.get(k, 0.0) for k, v in found.items()}
@@ -116,46 +142,27 @@ def run_stage(
         optimizer.zero_grad(set_to_none=True)
         told: Any = fabric.all_reduce(terms)  # the mean over processes, as of their gradients
         mean |= {k: 0.95 * mean.get(k, v.item()) + 0.05 * v.item() for k, v in told.items()}
-        state["step"] = step + 1
-        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == spec.steps:
-            seconds = (time.monotonic() - start) / (step + 1 - first)
+        state["step"] = done = step + 1
+        if done % _REPORT_EVERY == 0 or done == spec.steps:
+            seconds = (time.monotonic() - start) / (done - first)
             values = "  ".join(f"{k} {v:.4f}" for k, v in mean.items())
-            left = seconds * (spec.steps - step - 1) / 60
-            log(f"{name}: step {step + 1}/{spec.steps}  {values}  {seconds:.2f} s/step  {left:.1f} min left")
-        if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
-            save(fabric, path, state)
-
-
-def save(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, then rename it: a kill leaves the old one or the new one.
-
-    Sharded states are gathered by all processes, so that there is one name for all of them.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    fabric.save(partial, state)
-    if fabric.is_global_zero:
-        partial.replace(path)
-    fabric.barrier()
-
-
-def recipe_of(spec: LoopSpec, model: nn.Module, data: str) -> dict[str, Any]:
-    """What a stage depends on, for its checkpoint: its spec, the data, and a digest of what is trained, by shape.
-
-    Not the parts of a step: they follow the number of devices, and the sum of their gradients does not.
-    """
-    shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()]
-    found = {**asdict(spec), "model": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12], "data": data}
-    return {k: v for k, v in found.items() if k not in ("save_every", "parts")}
+            left = seconds * (spec.steps - done) / 60
+            log(f"{name}: step {done}/{spec.steps}  {values}  {seconds:.2f} s/step  {left:.1f} min left")
+        if done % spec.save_every == 0 or done == spec.steps:
+            # Under a temporary name, then renamed: a kill leaves the old one or the new one. All processes gather
+            # sharded states, so that there is one name for all of them.
+            folder.mkdir(parents=True, exist_ok=True)
+            fabric.save(partial := path.with_suffix(".partial"), state)
+            if fabric.is_global_zero:
+                partial.replace(path)
+            fabric.barrier()
 
 
 def _check_recipe(path: Path, recipe: dict[str, Any], log: Callable[[str], None]) -> None:
     held = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("recipe")
     if held is None:
         log(f"{path} does not say of which recipe it is: taken for this one's")
-        return
-    changed = [f"{k} {held.get(k)!r}, now {v!r}" for k, v in recipe.items() if held.get(k) != v]
-    if changed:
+    elif changed := [f"{k} {held.get(k)!r}, now {v!r}" for k, v in recipe.items() if held.get(k) != v]:
         raise CraftError(
             f"{path} was made with {'; '.join(changed)}: remove it to begin this stage anew, or work in another folder"
         )

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from craft_lightning.pretraining.codebook import EmaCodebook
+from craft_lightning.pretraining.tower_stage import EmaCodebook
 
 
 def started(entries: int = 64, levels: int = 4) -> tuple[EmaCodebook, torch.Tensor]:

@@ -13,7 +13,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining import family as build
 from craft_lightning.pretraining import family_report as report
-from craft_lightning.pretraining.family_plan import read_plan
+from craft_lightning.pretraining.plans import FamilyPlan, read_plan
 from data_modules.twins import TWINS
 
 PLAN = """
@@ -53,6 +53,12 @@ def write_plan(folder: Path, text: str = PLAN) -> Path:
     return path
 
 
+def plan_of(path: Path) -> FamilyPlan:
+    plan = read_plan(path)
+    assert isinstance(plan, FamilyPlan)
+    return plan
+
+
 def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_plan(tmp_path)
     assert verb.main(["--config", str(config)]) == 0
@@ -76,15 +82,22 @@ def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(("layers: 3", "layerz: 3"), "did you mean 'layers'"), (("seed: 0", "sed: 0"), "did you mean 'seed'")],
+    [
+        (("layers: 3", "layerz: 3"), "no setting of tower.shape 'layerz'; did you mean 'layers'"),
+        (("seed: 0", "sed: 0"), "no setting 'sed'; did you mean 'seed'.*; seed is missing$"),
+        (("steps: 1, b", "stepz: 1, b"), "no setting of language.2.joint 'stepz'; did you mean 'steps'"),
+        (("codes: 8", "codes: many"), "tower.shape.codes: .* valid integer.*got 'many'"),
+        (("like: small", "like: small\n    shape: 3"), "language.1.shape: .*got 3"),
+        (("- name: twin\n   ", "-"), "language.1.name: .*got None"),
+    ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     with pytest.raises(CraftError, match=message):
-        read_plan(write_plan(tmp_path, PLAN.replace(*change)))
+        plan_of(write_plan(tmp_path, PLAN.replace(*change)))
 
 
 def test_the_shipped_plan_is_read() -> None:
-    plan = read_plan(Path(build.__file__).parents[2] / "experiments" / "surrogates" / "pocket.yaml")
+    plan = plan_of(Path(build.__file__).parents[2] / "experiments" / "surrogates" / "pocket.yaml")
     names = [part.name for part in plan.language]
     qwen = ["pocket-qwen2-xs", "pocket-qwen2.5-xs", "pocket-qwen2-s", "pocket-qwen2.5-m"]
     assert names == ["pocket-vila-u", "pocket-vila", *qwen]
@@ -95,7 +108,7 @@ def test_the_shipped_plan_is_read() -> None:
 
 
 def test_a_model_may_differ_from_the_shared_stages(tmp_path: Path) -> None:
-    small, _, wide = read_plan(write_plan(tmp_path)).language
+    small, _, wide = plan_of(write_plan(tmp_path)).language
     assert (small.joint.steps, wide.joint.steps) == (2, 1)
     assert small.text == wide.text
 
@@ -106,7 +119,7 @@ def test_the_report_measures_the_shipped_files_and_says_so(
     config = write_plan(tmp_path)
     verb.main(["--config", str(config)])
     monkeypatch.setattr(report, "TWINS", {name: TWINS[name] for name in ("eurosat", "vqa_rad")})
-    monkeypatch.setattr(report, "_CODEBOOK_PICTURES", 5)
+    monkeypatch.setattr(report, "_CODEBOOK_IMAGES", 5)
     capsys.readouterr()
     assert verb.main(["--config", str(config), "--report", str(tmp_path / "out/figures.json"), "--items", "4"]) == 0
     told = json.loads((tmp_path / "out/figures.json").read_text())

@@ -9,7 +9,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
-from craft_lightning.pretraining.training_loop import LoopSpec, run_stage, schedule
+from craft_lightning.pretraining.plans import LoopSpec
+from craft_lightning.pretraining.training_loop import run_stage, schedule
 
 
 class Regression(nn.Module):

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from craft_lightning.pretraining.quiz import Quiz, QuizRows, grid_positions
+from craft_lightning.pretraining.tower_stage import Quiz, QuizRows, grid_positions
 from craft_lightning.types import IGNORED_LABEL
 
 

@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from craft_lightning.pretraining.language_stage import LanguageSpec, TextStage, new_language_model
-from craft_lightning.pretraining.tokenizers import Style, train_tokenizer
-from craft_lightning.pretraining.turns import (
-    TokenizedTurns,
-    TurnEncoder,
+from craft_lightning.pretraining.language_stage import (
+    ConversationEncoder,
+    TextStage,
+    TokenizedConversation,
     collate,
     length_grouped,
     lookup_primer,
+    new_language_model,
 )
+from craft_lightning.pretraining.plans import LanguageSpec
+from craft_lightning.pretraining.tokenizers import Style, train_tokenizer
 from craft_lightning.text.prompts import PromptBuilder
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID
 
@@ -36,16 +38,16 @@ def test_whole_words_are_one_token_and_any_text_is_covered(style: Style) -> None
 
 
 @pytest.mark.parametrize("style", ["llama", "qwen2"])
-def test_turns_are_written_as_the_chat_template_writes_them(style: Style) -> None:
+def test_messages_are_written_as_the_chat_template_writes_them(style: Style) -> None:
     made = tokenizer(style)
-    turns = [("Which is it?\nA. river\nB. forest", "A"), ("It shows forest.", "B. forest")]
+    pairs = [("Which is it?\nA. river\nB. forest", "A"), ("It shows forest.", "B. forest")]
     messages = [
         {"role": role, "content": text}
-        for turn in turns
-        for role, text in zip(("user", "assistant"), turn, strict=True)
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     whole = made.apply_chat_template(messages, tokenize=False)
-    row = TurnEncoder(made)(turns, picture=False)
+    row = ConversationEncoder(made)(pairs, image=False)
     assert made.decode(row.ids, skip_special_tokens=False) == whole.rstrip("\n")
     learnt = made.decode([label for label in row.labels if label != IGNORED_LABEL], skip_special_tokens=False)
     assert learnt == f"A{made.eos_token}B. forest{made.eos_token}"
@@ -54,7 +56,7 @@ def test_turns_are_written_as_the_chat_template_writes_them(style: Style) -> Non
 @pytest.mark.parametrize("style", ["llama", "qwen2"])
 def test_prompts_are_those_of_evaluation(style: Style) -> None:
     made = tokenizer(style)
-    row = TurnEncoder(made)([("Which is it?\nA. river\nB. forest", "B")], picture=True)
+    row = ConversationEncoder(made)([("Which is it?\nA. river\nB. forest", "B")], image=True)
     asked = PromptBuilder(made, "chat_template").encode_text("Which is it?\nA. river\nB. forest", "B")
     assert row.ids == [*asked.prompt, *asked.reply]
     assert row.ids.count(IMAGE_TOKEN_ID) == 1
@@ -75,7 +77,7 @@ def test_the_primer_asks_for_the_letter_of_a_listed_word(asked_first: bool) -> N
 
 
 def test_batches_of_one_length_use_every_row_once() -> None:
-    rows = [TokenizedTurns([0] * n, [IGNORED_LABEL] * n) for n in range(1, 41)]
+    rows = [TokenizedConversation([0] * n, [IGNORED_LABEL] * n) for n in range(1, 41)]
     batches = [length_grouped(rows, 10, place, lambda row: len(row.ids)) for place in range(4)]
     assert sorted(len(row.ids) for batch in batches for row in batch) == list(range(1, 41))
     assert all(max(len(r.ids) for r in b) - min(len(r.ids) for r in b) == 9 for b in batches)
@@ -102,7 +104,7 @@ def test_the_heads_of_the_first_block_look_back_by_their_number(style: Any, grou
 def test_pre_training_attention_equals_the_usual_one() -> None:
     made = tokenizer("llama")
     model: Any = new_language_model(LanguageSpec(width=32, heads=2, kv_heads=2, mlp=64), made, seed=0)
-    rows = [TurnEncoder(made)([("It shows river.", "A")] * n, False) for n in (1, 3)]
+    rows = [ConversationEncoder(made)([("It shows river.", "A")] * n, False) for n in (1, 3)]
     batch = collate(rows, made.pad_token_id)
     stage = TextStage(model)
     ours = stage(batch)["text"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from craft_lightning.pretraining.turns import TurnEncoder
+from craft_lightning.pretraining.language_stage import ConversationEncoder
 from craft_lightning.text.prompts import PromptBuilder
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID
 
@@ -37,7 +37,7 @@ def bench() -> Any:
 
 def test_a_published_tokenizer_writes_its_turns(bench: Any) -> None:
     tokenizer = bench.tokenizer_of(bench.package())
-    encoder = TurnEncoder(tokenizer)
+    encoder = ConversationEncoder(tokenizer)
     row = encoder([("What is shown?", "A river."), ("Why?", "It winds.")], True)
     said = [
         ("user", "<image>\nWhat is shown?"),

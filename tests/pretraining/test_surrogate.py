@@ -24,13 +24,17 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess, read_image
 from craft_lightning.models.vlm import WRAP_TOKENS
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
-from craft_lightning.pretraining import stored_codes as stored_module
-from craft_lightning.pretraining import surrogate
-from craft_lightning.pretraining.language_stage import Shown, VisionLanguageStage, store_tokens
+from craft_lightning.pretraining import paper_scale
+from craft_lightning.pretraining.language_stage import (
+    ConversationEncoder,
+    Shown,
+    TokenizedConversation,
+    VisionLanguageStage,
+    store_tokens,
+)
+from craft_lightning.pretraining.paper_scale import SurrogateBuilder, chat_tokenizer, passes_of
+from craft_lightning.pretraining.plans import StagePlan, SurrogatePlan, parse, read_plan
 from craft_lightning.pretraining.shards import Shards
-from craft_lightning.pretraining.surrogate import SurrogateBuilder, chat_tokenizer, parts_of
-from craft_lightning.pretraining.surrogate_plan import StagePlan, SurrogatePlan, read_settings, surrogate_plan
-from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder
 from craft_lightning.text.prompts import PromptBuilder, collate_text
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VqaBatch
 from data_modules.sources.llava_conversations import PUBLISHED, Talks
@@ -66,7 +70,7 @@ def settings(place: Path, checkpoints: Path, folder: Path, **more: Any) -> dict[
 
 def builder(made: dict[str, Any], said: list[str] | None = None) -> SurrogateBuilder:
     log: Callable[[str], None] = (lambda line: None) if said is None else said.append
-    return SurrogateBuilder(surrogate_plan(made), Fabric(accelerator="cpu", devices=1), log)
+    return SurrogateBuilder(parse(SurrogatePlan, made), Fabric(accelerator="cpu", devices=1), log)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +134,7 @@ def test_codes_are_computed_once_and_shared(
     def never(*args: Any) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(surrogate, "codes_of", never)
+    monkeypatch.setattr(paper_scale, "codes_of", never)
     folder, _ = built
     other = settings(place, checkpoints, folder, name="qwen2.5-0.5b", output=str(folder / "others"))
     builder(other).build()  # another surrogate of the same host
@@ -145,7 +149,7 @@ def test_stored_codes_are_the_towers(built: tuple[Path, list[str]], place: Path,
     tower = load_tower(checkpoints / "host")
     made = builder(settings(place, checkpoints, built[0]))
     talks = Talks(place / "data", PUBLISHED["sharegpt4v"])
-    codes = stored_module.StoredCodes([made.codes(talks, tower)])
+    codes = made.codes(talks, tower).column("codes")
     for row in (0, 5, 11):
         file = place / "data" / PUBLISHED["sharegpt4v"].pictures[0] / talks.names[row]
         wanted = tower.encode(preprocess(read_image(file), 32).unsqueeze(0)).codes
@@ -156,14 +160,14 @@ def test_stored_codes_are_the_towers(built: tuple[Path, list[str]], place: Path,
 def test_a_resumed_run_is_the_uninterrupted_one(
     built: tuple[Path, list[str]], place: Path, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, passes = surrogate._pass, iter(range(100))
+    real, passes = paper_scale._pass, iter(range(100))
 
     def dying(*args: Any) -> Any:
         if next(passes) == 11:  # in the middle of a step of the second stage
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(surrogate, "_pass", dying)
+    monkeypatch.setattr(paper_scale, "_pass", dying)
     made = settings(place, checkpoints, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         builder(made).build()
@@ -243,9 +247,9 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
         assert made == [range(4, 8)]
     shards.path(2).unlink()
     assert shards.fill(make) == 1
-    renamed = Shards(tmp_path, {"tower": "a"}, [*(f"{n}.jpg" for n in range(9)), "other.jpg"], size=4)
-    assert renamed.fill(make) == 1
-    assert Shards(tmp_path, {"tower": "b"}, renamed.keys, size=4).fill(make) == 3
+    renamed = [*(f"{n}.jpg" for n in range(9)), "other.jpg"]
+    assert Shards(tmp_path, {"tower": "a"}, renamed, size=4).fill(make) == 1
+    assert Shards(tmp_path, {"tower": "b"}, renamed, size=4).fill(make) == 3
     assert not list(tmp_path.glob(".*"))
 
 
@@ -263,7 +267,7 @@ def test_two_processes_share_the_files(tmp_path: Path) -> None:
     shards = Shards(tmp_path, {}, ["x"] * 10, size=4)
     made = [shards.fill(lambda rows: {"n": torch.tensor(list(rows))}, share, 2) for share in (0, 1)]
     assert made == [2, 1]
-    assert torch.cat(shards.column("n")).tolist() == list(range(10))
+    assert shards.column("n").tolist() == list(range(10))
 
 
 def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path, tmp_path: Path) -> None:
@@ -286,7 +290,7 @@ def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path,
     with pytest.raises(CraftError, match=r"GCC_train_000000003\.jpg"):
         builder(made).codes(talks, tower)
     broken.write_bytes(whole)
-    assert builder(made).codes(talks, tower).column("kept")[0].all()
+    assert builder(made).codes(talks, tower).column("kept").all()
 
 
 def test_an_impossible_name_is_a_broken_picture(tmp_path: Path) -> None:
@@ -307,7 +311,10 @@ def test_an_impossible_name_is_a_broken_picture(tmp_path: Path) -> None:
         ({"tower": "vila-u-7b-256"}, "hf download mit-han-lab/vila-u-7b-256"),
         ({"towr": "x"}, "did you mean 'tower'"),
         ({"projector": {"sets": ["cc3n"], "form": "caption", "batch_size": 4, "rows": 2, "lr": 1}}, "mean 'cc3m'"),
-        ({"projector": {"sets": ["cc3m"]}}, "StagePlan lacks form, batch_size, rows, lr"),
+        (
+            {"projector": {"sets": ["cc3m"]}},
+            r"(projector\.(batch_size|lr|form|rows) is missing(; |$)){4}",
+        ),
     ],
 )
 def test_what_is_missing_is_one_line(
@@ -330,20 +337,21 @@ def test_what_is_missing_is_one_line(
 def test_the_shipped_plans() -> None:
     for name, backbone in BACKBONES.items():
         if backbone.source == "models":
-            plan = surrogate_plan(read_settings(EXPERIMENTS / f"{name}.yaml"))
+            plan = read_plan(EXPERIMENTS / f"{name}.yaml")
+            assert isinstance(plan, SurrogatePlan)
             assert plan.name == name
             assert plan.language_model.lower() == f"qwen/{name}"
-            assert (plan.projector.sets, plan.joint.sets) == (["cc3m"], ["sharegpt4v", "llava150k"])
+            assert (plan.projector.sets, plan.joint.sets) == (("cc3m",), ("sharegpt4v", "llava150k"))
             assert {plan.projector.lr, plan.joint.lr} == {1e-4}
             assert (plan.projector.warmup, plan.projector.weight_decay, plan.max_length) == (0.03, 0.0, 8192)
-            assert [parts_of(stage, 8) for stage in (plan.projector, plan.joint)] == [4, 8]
+            assert [passes_of(stage, 8) for stage in (plan.projector, plan.joint)] == [4, 8]
     with pytest.raises(CraftError, match="5 devices cannot share a batch of 512"):
-        parts_of(StagePlan((), "chat", 512, 8, 1e-4), 5)
+        passes_of(StagePlan(sets=(), form="chat", batch_size=512, rows=8, lr=1e-4), 5)
 
 
 def test_conversations_carry_a_loss_on_replies_alone(place: Path) -> None:
     tokenizer = chat_tokenizer(place / "llm")
-    encoder = TurnEncoder(tokenizer)
+    encoder = ConversationEncoder(tokenizer)
     row = encoder([("What?", "red"), ("Why?", "so")], True)
     text = tokenizer.decode([i for i in row.ids if i != IMAGE_TOKEN_ID])
     turns = [("user", "<image>\nWhat?"), ("assistant", "red"), ("user", "Why?"), ("assistant", "so")]
@@ -356,15 +364,15 @@ def test_conversations_carry_a_loss_on_replies_alone(place: Path) -> None:
     caption = encoder.caption("red")
     assert caption.ids[0] == IMAGE_TOKEN_ID
     assert tokenizer.decode(caption.ids[1:]) == "red<|im_end|>"
-    assert caption.learnt == len(caption.ids) - 1
+    assert caption.labels[1:] == caption.ids[1:]
 
 
 def test_a_long_row_is_cut(place: Path, checkpoints: Path, tmp_path: Path) -> None:
-    made: SurrogatePlan = surrogate_plan(settings(place, checkpoints, tmp_path, max_length=40))
+    made = parse(SurrogatePlan, settings(place, checkpoints, tmp_path, max_length=40))
     whole = SurrogateBuilder(made, Fabric(accelerator="cpu", devices=1), lambda line: None)
     vlm = whole.model(load_tower(checkpoints / "host"))
     shards = whole.tokens(Talks(place / "data", PUBLISHED["llava150k"]), "chat", vlm)
-    assert int(torch.cat(shards.column("lengths")).max()) - 1 + vlm.num_visual == 40
+    assert int(shards.column("lengths").max()) - 1 + vlm.num_visual == 40
 
 
 def test_a_row_as_long_as_the_context_fits(place: Path, checkpoints: Path, tmp_path: Path) -> None:
@@ -373,7 +381,7 @@ def test_a_row_as_long_as_the_context_fits(place: Path, checkpoints: Path, tmp_p
     longest = vlm.context - vlm.num_visual + 1
     assert longest % 32  # its batch is padded beyond the context, and cut again
     stage = VisionLanguageStage(vlm, store_tokens(tower, lambda rows: torch.zeros(1, 3, 32, 32), 1), False)
-    row = TokenizedTurns([IMAGE_TOKEN_ID, *[5] * (longest - 1)], [IGNORED_LABEL, *[5] * (longest - 1)])
+    row = TokenizedConversation([IMAGE_TOKEN_ID, *[5] * (longest - 1)], [IGNORED_LABEL, *[5] * (longest - 1)])
     assert stage(Shown([0], [row]))["reply"].isfinite()
 
 

@@ -1,6 +1,6 @@
-"""A language model taught to read a host's frozen codebook, in two stages of one epoch each (appendix 8).
+"""A surrogate at paper scale: a language model learns to read a host's frozen codebook, in two stages of one epoch.
 
-Everything that does not change is computed once: the codes of all pictures, which all surrogates of a host share, and
+Everything that does not change is computed once: the codes of all images, which all surrogates of a host share, and
 the token ids of all conversations. Stage 1 trains the projector on captions, stage 2 projector and language model on
 conversations; both resume to the step.
 """
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.data import ConcatDataset
 
 from craft_lightning.checkpoints.load import load_language_model, load_tower
 from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root, tower_folder
@@ -26,44 +27,34 @@ from craft_lightning.checkpoints.vila_u_writer import write_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import READING, to_pixels
 from craft_lightning.models.projector import Projector
-from craft_lightning.models.sharding import recompute, shard
+from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, models_root, resolve
-from craft_lightning.pretraining.language_stage import Shown, StoredTokens, VisionLanguageStage
-from craft_lightning.pretraining.shards import Shards, digest, tensors_digest
-from craft_lightning.pretraining.stored_codes import StoredCodes, StoredConversations, codes_of, token_rows
-from craft_lightning.pretraining.surrogate_plan import StagePlan, SurrogatePlan
-from craft_lightning.pretraining.training_loop import LoopSpec, run_stage
-from craft_lightning.pretraining.turns import TokenizedTurns, TurnEncoder, length_grouped
+from craft_lightning.pretraining.language_stage import (
+    CHAT,
+    CHUNK_BATCHES,
+    ConversationEncoder,
+    Shown,
+    StoredTokens,
+    TokenizedConversation,
+    VisionLanguageStage,
+    length_grouped,
+)
+from craft_lightning.pretraining.plans import LoopSpec, OptimizerSpec, StagePlan, SurrogatePlan
+from craft_lightning.pretraining.shards import (
+    Shards,
+    StoredConversations,
+    digest,
+    tensors_digest,
+    token_rows,
+)
+from craft_lightning.pretraining.training_loop import run_stage
 from data_modules.sources.images import read_square
 from data_modules.sources.llava_conversations import PUBLISHED, Talks
 
-STAGES = ("projector", "joint")
-_CHUNK_BATCHES = 8
-
-
-class Cut(ModelParallelStrategy):
-    """Weights, gradients and optimiser state in as many parts as there are processes; checkpoints hold them whole."""
-
-    def __init__(self) -> None:
-        super().__init__(_cut, tensor_parallel_size=1, save_distributed_checkpoint=False)
-
-    def setup_environment(self) -> None:
-        """One mesh of all processes: by itself, Lightning would put one process of each node into it."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
-
-
-def _cut(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    shard(module, mesh["data_parallel"])
-    return module
-
-
-def fabric_of(precision: Any, devices: str = "auto", strategy: str = "auto") -> Fabric:
-    """Devices, precision and how several devices share the work."""
-    chosen: Any = Cut() if strategy == "fsdp2" else strategy
-    return Fabric(accelerator="auto", devices=devices, strategy=chosen, precision=precision)
+_PASS = 64
+"""Images that a tower encodes at once."""
 
 
 class SurrogateBuilder:
@@ -81,6 +72,7 @@ class SurrogateBuilder:
         self.log = log if fabric.is_global_zero else lambda line: None
         self.host = checkpoint_root(resolve(VlmSpec(plan.tower)))
         self.language_folder = _language_folder(plan.language_model)
+        self.work = plan.work / plan.name
         self.output = (plan.output or models_root()) / plan.name
 
     def build(self) -> Path:
@@ -88,92 +80,89 @@ class SurrogateBuilder:
         if (self.output / "config.json").is_file():
             self.log(f"{self.output}: there already")
             return self.output
-        plan = self.plan
-        names = tuple(dict.fromkeys(name for each in STAGES for name in getattr(plan, each).sets))
-        sets = {name: Talks(plan.data, PUBLISHED[name]) for name in names}
+        stages = {"projector": self.plan.projector, "joint": self.plan.joint}
+        names = dict.fromkeys(name for stage in stages.values() for name in stage.sets)
+        sets = {name: Talks(self.plan.data, PUBLISHED[name]) for name in names}
         for talks in sets.values():
-            self._tell(talks)
+            found, published = len(talks.talks) + talks.without, talks.published
+            part = "" if found == published.rows else f" of the {published.rows:,} that were published"
+            left = f", {talks.without:,} without a picture left out" if talks.without else ""
+            self.log(f"{published.title}: {found:,} conversations{part}, {len(talks.names):,} pictures{left}")
         tower = load_tower(self.host)
-        quantizer = tower.quantizer
-        if quantizer is None:
+        if tower.quantizer is None:
             raise CraftError(f"{self.host} has no codebook: a surrogate reads codes")
         coded = {name: self.codes(talks, tower) for name, talks in sets.items()}
-        codes = StoredCodes(list(coded.values()))
-        offsets = dict(zip(sets, codes.starts, strict=False))
+        files: Any = [tensors["codes"] for shards in coded.values() for tensors in shards.tensors]
+        codes = ConcatDataset[Tensor](files)  # of what has a length and rows; no copy is made
+        kept = torch.cat([shards.column("kept") for shards in coded.values()])
+        counts = [len(talks.names) for talks in sets.values()]
+        first = dict(zip(sets, accumulate(counts, initial=0), strict=False))
         vlm = self.model(tower)
         tokens = {
-            name: StoredConversations(
-                [self.tokens(sets[each], getattr(plan, name).form, vlm) for each in getattr(plan, name).sets],
-                [offsets[each] for each in getattr(plan, name).sets],
-            )
-            for name in STAGES
+            name: {each: self.tokens(sets[each], stage.form, vlm) for each in stage.sets}
+            for name, stage in stages.items()
         }
         del sets, vlm
         tower.cpu()
-        quantizer.to(self.fabric.device)  # only codewords are looked up from now on
-        stored = StoredTokens(codes, None, quantizer.decode, tower.grid)
-        for name in STAGES:
-            made_of = [*(coded[each] for each in getattr(plan, name).sets), *tokens[name].parts]
-            self.stage(name, self.model(tower), stored, tokens[name], codes.kept, made_of)
+        tower.quantizer.to(self.fabric.device)  # only codewords are looked up from now on
+        decode = tower.quantizer.decode
+        stored = StoredTokens(lambda rows: torch.stack([codes[row] for row in rows]), decode, tower.grid)
+        for name, stage in stages.items():
+            corpus = StoredConversations([(first[each], shards) for each, shards in tokens[name].items()])
+            made_of = [*(coded[each] for each in stage.sets), *tokens[name].values()]
+            self.stage(name, self.model(tower), stored, corpus, kept, made_of)
         self._write(tower)
         return self.output
 
-    def _tell(self, talks: Talks) -> None:
-        found, published = len(talks.talks) + talks.without, talks.published
-        part = "" if found == published.rows else f" of the {published.rows:,} that were published"
-        left = f", {talks.without:,} without a picture left out" if talks.without else ""
-        self.log(f"{published.title}: {found:,} conversations{part}, {len(talks.names):,} pictures{left}")
-
     def codes(self, talks: Talks, tower: Tower) -> Shards:
-        """The codes of a set's pictures, computed where they are missing; each process takes its share of the files."""
+        """The codes of a set's images, computed where they are missing; each process takes its share of the files."""
         assert tower.quantizer is not None
-        # A picture's side and the codes' precision are the host's: its tower's digest stands for both.
+        title, total, skipped = talks.published.title, len(talks.names), list[str]()
+        # An image's side and the codes' precision are the host's: its tower's digest stands for both.
         facts = {"tower": tensors_digest(dict(tower.used_parameters())), "codebook": tower.quantizer.hash()}
         facts |= {"aspect": aspect_of(self.host), "reading": READING}
         folder = self.plan.work / "codes" / digest([repr(sorted(facts.items())).encode()])[:12]
-        shards = Shards(folder / talks.published.title, facts, talks.names)
-        skipped: list[str] = []
+        shards = Shards(folder / title, facts, talks.names)
 
-        def picture(row: int) -> Tensor:
-            return to_pixels(read_square(talks.picture(row), tower.image_size, aspect_of(self.host)))
+        def image(row: int) -> Tensor | None:
+            try:
+                return to_pixels(read_square(talks.picture(row), tower.image_size, aspect_of(self.host)))
+            except CraftError as error:
+                if not self.plan.skip_broken:
+                    raise CraftError(f"{error} (to leave such rows out: skip_broken: true)") from error
+                skipped.append(str(error))
+                return None
 
-        def skip(error: CraftError) -> None:
-            skipped.append(str(error))
+        def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
+            tower.to(self.fabric.device)
+            found = codes_of(tower, image, rows)
+            self.log(f"{title}: codes of {rows[-1] + 1:,} of {total:,} pictures")
+            return found
 
         def complete(tensors: Mapping[str, Tensor]) -> bool:
             return self.plan.skip_broken or bool(tensors["kept"].all())
 
-        def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
-            tower.to(self.fabric.device)
-            found = codes_of(tower, picture, rows, skip if self.plan.skip_broken else None)
-            self.log(f"{talks.published.title}: codes of {rows[-1] + 1:,} of {len(talks.names):,} pictures")
-            return found
-
-        try:
-            count = shards.fill(made, self.fabric.global_rank, self.fabric.world_size, complete)
-        except CraftError as error:
-            raise CraftError(f"{error} (to leave such rows out: skip_broken: true)") from error
-        self.log(f"{talks.published.title}: {count} files of codes computed, {shards.count - count} there already")
+        count = shards.fill(made, self.fabric.global_rank, self.fabric.world_size, complete)
+        self.log(f"{title}: {count} files of codes computed, {len(shards.ranges) - count} there already")
         self.fabric.barrier()
-        left = (~torch.cat(shards.column("kept"))).nonzero().flatten().tolist()
-        if left:
+        if left := (~shards.column("kept")).nonzero().flatten().tolist():
             one = skipped[0] if skipped else f"{talks.names[left[0]]} (skip_broken: false reads such files again)"
-            self.log(f"{talks.published.title}: {len(left)} pictures left out, such as {one}")
+            self.log(f"{title}: {len(left)} pictures left out, such as {one}")
         return shards
 
     def tokens(self, talks: Talks, form: str, vlm: DiscreteVlm) -> Shards:
         """The token ids of a set's conversations in one of the two forms, no longer than the plan's ``max_length``."""
-        encoder = TurnEncoder(vlm.tokenizer)
+        encoder = ConversationEncoder(vlm.tokenizer)
         longest = min(self.plan.max_length, vlm.context) - vlm.num_visual + 1
         template = str(vlm.tokenizer.chat_template)
         facts = {"tokenizer": digest([tokenizer_bytes(vlm.tokenizer), template.encode()])}
         facts |= {"form": form, "longest": str(longest)}
-        folder = self.plan.work / self.plan.name / form / talks.published.title
+        folder = self.work / form / talks.published.title
         shards = Shards(folder, facts, [digest([repr(talk).encode()]) for talk in talks.talks])
 
-        def encode(turns: Sequence[tuple[str, str]]) -> TokenizedTurns:
-            row = encoder.caption(turns[0][1]) if form == "caption" else encoder(turns, True)
-            return row.cut(longest)
+        def encode(pairs: Sequence[tuple[str, str]]) -> TokenizedConversation:
+            row = encoder.caption(pairs[0][1]) if form == "caption" else encoder(pairs, True)
+            return TokenizedConversation(row.ids[:longest], row.labels[:longest])
 
         def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
             part = [talks.talks[row] for row in rows]
@@ -184,99 +173,97 @@ class SurrogateBuilder:
         return shards
 
     def model(self, tower: Tower) -> DiscreteVlm:
-        """The language model as published, the marks of a picture added, behind a new projector."""
-        plan = self.plan
+        """The language model as published, the marks of an image added, behind a new projector."""
         language: Any = load_language_model(self.language_folder)
         tokenizer = chat_tokenizer(self.language_folder)
         add_marks(language, tokenizer)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed)
+            torch.manual_seed(self.plan.seed)
             projector = Projector("mlp2x_gelu", tower.width, language.config.hidden_size)
-        return DiscreteVlm(
-            tower,
-            projector,
-            language,
-            tokenizer,
-            image_wrap=True,
-            conversation="chat_template",
-            aspect=aspect_of(self.host),
-        )
+        return DiscreteVlm(tower, projector, language, tokenizer, aspect=aspect_of(self.host), **CHAT)
 
     def stage(
         self,
         name: str,
         vlm: DiscreteVlm,
         stored: StoredTokens,
-        tokens: StoredConversations,
+        corpus: StoredConversations,
         kept: Tensor,
         made_of: Sequence[Shards],
     ) -> None:
         """One epoch of a stage, from the previous one's weights."""
         plan: StagePlan = getattr(self.plan, name)
         if name == "joint":
-            self._load("projector", vlm, language=False)
+            self._load("projector", vlm.projector, "projector")
         if self.plan.recompute:
             recompute(vlm.language_model)
-        usable = (kept[tokens.pictures] & (tokens.replies > 0)).nonzero().squeeze(1)
+        usable = (kept[corpus.images] & (corpus.replies > 0)).nonzero().squeeze(1)
         steps = len(usable) // plan.batch_size
         if steps == 0:
             raise CraftError(f"stage {name}: {len(usable)} usable rows, fewer than a batch of {plan.batch_size}")
         order = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(self.plan.seed))].tolist()
-        batch = partial(_pass, plan, self.fabric, tokens, order[: steps * plan.batch_size])
-        loop = LoopSpec(
-            steps,
-            plan.batch_size,
-            lr=plan.lr,
-            warmup=plan.warmup,
-            weight_decay=plan.weight_decay,
-            beta2=plan.beta2,
-            clip=plan.clip,
-            save_every=plan.save_every,
-            seed=self.plan.seed,
-            parts=parts_of(plan, self.fabric.world_size),
-        )
-        self.log(f"stage {name}: {len(usable):,} rows, {steps:,} steps, {loop.parts} passes a step")
+        batch = partial(_pass, plan, self.fabric, corpus, order[: steps * plan.batch_size])
+        shared = {field.name: getattr(plan, field.name) for field in fields(OptimizerSpec)}
+        loop, passes = LoopSpec(**shared, steps=steps, seed=self.plan.seed), passes_of(plan, self.fabric.world_size)
+        self.log(f"stage {name}: {len(usable):,} rows, {steps:,} steps, {passes} passes a step")
         model = VisionLanguageStage(vlm, stored, train_language=name == "joint").train()
         read = digest([usable.numpy().tobytes(), *(shards.digest.encode() for shards in made_of)])[:12]
         # Of all weights that it starts from: the language model's, and the first stage's projector.
         start = tensors_digest(dict(model.named_parameters()))[:12]
         data = f"{len(usable)} rows of {', '.join(plan.sets)} ({read}) from weights {start}"
-        run_stage(name, model, batch, loop, self.plan.work / self.plan.name, self.fabric, self.log, data)
+        run_stage(name, model, batch, loop, self.work, self.fabric, self.log, data, passes)
 
-    def _load(self, stage: str, vlm: DiscreteVlm, language: bool) -> None:
+    def _load(self, stage: str, module: nn.Module, part: str) -> None:
         """Put a finished stage's weights in place; checkpoints hold them whole, however they were trained."""
-        path = self.plan.work / self.plan.name / f"{stage}.ckpt"
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model"]
-        for part in ("projector", "language_model")[: 2 if language else 1]:
-            start = f"model.{part}."
-            vlm.get_submodule(part).load_state_dict(
-                {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
-            )
+        state = torch.load(self.work / f"{stage}.ckpt", map_location="cpu", weights_only=True, mmap=True)["model"]
+        start = f"model.{part}."
+        module.load_state_dict({k.removeprefix(start): value for k, value in state.items() if k.startswith(start)})
 
     def _write(self, tower: Tower) -> None:
         if self.fabric.is_global_zero:
             vlm = self.model(tower)
-            self._load("joint", vlm, language=True)
+            for part in ("projector", "language_model"):
+                self._load("joint", vlm.get_submodule(part), part)
             self.output.parent.mkdir(parents=True, exist_ok=True)
+            # The parent's links are followed, since the way up leads through real folders.
+            place = self.output.parent.resolve() / self.output.name
             write_vlm(
                 self.output,
-                # The parent's links are followed, since the way up leads through real folders.
-                tower=os.path.relpath(
-                    tower_folder(self.host).resolve(), self.output.parent.resolve() / self.output.name
-                ),
+                tower=os.path.relpath(tower_folder(self.host).resolve(), place),
                 projector=vlm.projector,
                 language_model=vlm.language_model,
                 tokenizer=vlm.tokenizer,
                 dtype=torch.bfloat16,
-                image_wrap=True,
-                conversation="chat_template",
                 aspect="resize" if vlm.aspect == "resize" else "pad",
+                **CHAT,
             )
             self.log(f"wrote {self.output}")
         self.fabric.barrier()
 
 
-def parts_of(plan: StagePlan, processes: int) -> int:
+@torch.no_grad()
+def codes_of(tower: Tower, image: Callable[[int], Tensor | None], rows: Sequence[int]) -> Mapping[str, Tensor]:
+    """``codes [n, N, R]`` (int16, or int32 for large codebooks) and ``kept [n]`` of some images.
+
+    Args:
+        tower: frozen. image: row -> pixels ``[3, S, S]`` in [-1, 1], or None for an image that cannot be read: its
+            codes are 0, and it is not ``kept``. rows: which.
+    """
+    assert tower.quantizer is not None
+    kind = torch.int16 if tower.quantizer.entries <= 2**15 else torch.int32
+    blank, device = torch.zeros(3, tower.image_size, tower.image_size), next(tower.parameters()).device
+    parts, kept = list[Tensor](), list[bool]()
+    for start in range(0, len(rows), _PASS):
+        read = [image(row) for row in rows[start : start + _PASS]]
+        kept += [pixels is not None for pixels in read]
+        codes = tower.encode(torch.stack([blank if pixels is None else pixels for pixels in read]).to(device)).codes
+        assert codes is not None
+        parts.append(codes.to(kind).cpu())
+    keep = torch.tensor(kept)
+    return {"codes": torch.cat(parts) * keep.view(-1, 1, 1), "kept": keep}
+
+
+def passes_of(plan: StagePlan, processes: int) -> int:
     """Passes of a step: as few as hold no more than the plan's rows.
 
     Raises:
@@ -285,24 +272,24 @@ def parts_of(plan: StagePlan, processes: int) -> int:
     share, rest = divmod(plan.batch_size, processes)
     if rest or not share:
         raise CraftError(f"{processes} devices cannot share a batch of {plan.batch_size} equally")
-    return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= plan.rows)
+    return next(passes for passes in range(1, share + 1) if share % passes == 0 and share // passes <= plan.rows)
 
 
-def _pass(plan: StagePlan, fabric: Fabric, tokens: StoredConversations, order: Sequence[int], number: int) -> Shown:
+def _pass(plan: StagePlan, fabric: Fabric, corpus: StoredConversations, order: Sequence[int], number: int) -> Shown:
     """What a process reads in a pass. The loss of a step is the mean over its reply tokens, however it is cut."""
-    parts = parts_of(plan, fabric.world_size)
-    step, part = divmod(number, parts)
+    passes = passes_of(plan, fabric.world_size)
+    step, part = divmod(number, passes)
     size = plan.batch_size
-    start = step // _CHUNK_BATCHES * _CHUNK_BATCHES
-    chunk = order[start * size : (start + _CHUNK_BATCHES) * size]
-    rows = length_grouped(chunk, size, step - start, lambda row: int(tokens.lengths[row]))
-    width = size // (parts * fabric.world_size)
+    start = step // CHUNK_BATCHES * CHUNK_BATCHES
+    chunk = order[start * size : (start + CHUNK_BATCHES) * size]
+    rows = length_grouped(chunk, size, step - start, lambda row: int(corpus.lengths[row]))
+    width = size // (passes * fabric.world_size)
     first = (part * fabric.world_size + fabric.global_rank) * width
     mine = rows[first : first + width]
-    learnt, all_learnt = int(tokens.replies[mine].sum()), int(tokens.replies[rows].sum())
+    learnt, all_learnt = int(corpus.replies[mine].sum()), int(corpus.replies[rows].sum())
     # Processes average their gradients.
     weight = fabric.world_size * learnt / all_learnt
-    return Shown(tokens.pictures[mine].tolist(), [tokens[row] for row in mine], weight)
+    return Shown(corpus.images[mine].tolist(), [corpus[row] for row in mine], weight)
 
 
 def chat_tokenizer(folder: Path) -> Any:
@@ -328,7 +315,7 @@ def chat_tokenizer(folder: Path) -> Any:
 def add_marks(language: Any, tokenizer: Any) -> None:
     """Let a language model and its tokenizer know the two marks of a picture, and let replies end with the turn.
 
-    The marks' embeddings start as the mean of the others (methods.md 6: they are learnt, in stage 2).
+    The marks' embeddings start as the mean of the others, and are learnt in stage 2.
     """
     known = len(tokenizer)
     tokenizer.add_tokens(list(WRAP_TOKENS), special_tokens=True)

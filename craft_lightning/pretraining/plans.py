@@ -1,0 +1,286 @@
+"""What the config files of pre-training say: a family of small models, or one surrogate at paper scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from craft_lightning.environment import places
+from craft_lightning.errors import CraftError, unknown
+from data_modules.sources.llava_conversations import PUBLISHED
+
+Plan = TypeVar("Plan")
+STRICT = ConfigDict(extra="forbid")
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+def _published(name: str) -> str:
+    if name not in PUBLISHED:
+        raise unknown("set of conversations", name, PUBLISHED)
+    return name
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimizerSpec:
+    """How a stage is optimised.
+
+    Attributes:
+        batch_size: rows of a step, over all devices. lr: peak rate of AdamW, cosine to 0 after linear warm-up.
+        warmup: share of the steps. weight_decay: decoupled. beta2: of AdamW. clip: bound of the gradient norm.
+        save_every: steps between checkpoints.
+    """
+
+    batch_size: int
+    lr: float
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    clip: float = 1.0
+    save_every: int = 200
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoopSpec(OptimizerSpec):
+    """A stage of so many optimiser steps; its seed is added to the plan's, for other batches of the same images."""
+
+    steps: int
+    lr: float = 1e-3
+    beta2: float = 0.98
+    seed: int = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class TowerSpec:
+    """Shape of a tower and weights of its losses.
+
+    Attributes:
+        width, layers, heads, mlp: of the vision transformer; the last layer serves the contrastive loss only.
+        image_size, patch_size: pixels. text_layers: of the text tower (same width). text_positions: its context.
+        codes, levels: of the codebook. quantize_from: step at which quantisation starts.
+        places: amplitude of the initial position embeddings.
+        reconstruction, commitment, quiz: weights beside the contrastive loss.
+        contrast_every: steps between two that compute the contrastive loss, the text tower's only one.
+    """
+
+    width: int = 128
+    layers: int = 6
+    heads: int = 4
+    mlp: int = 512
+    image_size: int = 64
+    patch_size: int = 8
+    text_layers: int = 3
+    text_positions: int = 64
+    codes: int = 1024
+    levels: int = 4
+    quantize_from: int = 200
+    places: float = 0.5
+    reconstruction: float = 1.0
+    commitment: float = 1.0
+    quiz: float = 1.0
+    contrast_every: int = 2
+
+
+@dataclass(frozen=True, config=STRICT)
+class TowerPlan:
+    """Stage 0: entries of the text tokenizer, shape, length, and studio images of each synthetic dataset."""
+
+    vocabulary: int
+    shape: TowerSpec
+    loop: LoopSpec
+    pictures_per_twin: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class LanguageSpec:
+    """Shape of a new language model.
+
+    Attributes:
+        style: Llama or Qwen2 architecture (and the tokenizer's manner).
+        width, layers, heads, kv_heads, mlp: of the decoder. context: positions. rope_base: of the rotary embedding.
+    """
+
+    style: Literal["llama", "qwen2"] = "llama"
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 4
+    mlp: int = 352
+    context: int = 1024
+    rope_base: float = 1000.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReadingPhases:
+    """Steps at which the text-only stages move on, from the form in which look-ups form first to the full mixture.
+
+    Attributes:
+        primer: bare look-ups alone until here. few: conversations about few words, every second batch a primer, until
+            here. names: conversations of look-ups in all names, every fourth batch a primer, until here; then half of
+            the conversations are about descriptions. match_primer, match_few: the same of the second stage.
+    """
+
+    primer: int
+    few: int
+    names: int
+    match_primer: int
+    match_few: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class LanguagePlan:
+    """One language model of a family.
+
+    Attributes:
+        name: of its folder. vocabulary: entries of its tokenizer. text, match, projector, joint, questions: lengths of
+            the two text-only stages, of stage 1, and of stage 2 in two halves, the second mostly of short answers.
+        phases: of the text-only stages.
+        like: name of a model whose plan, tokenizer and text-only stages it shares (a continuous twin).
+        tokenizer: name of a model whose tokenizer it shares; None: its reader's.
+        continuous: reads features instead of codewords.
+    """
+
+    name: str
+    vocabulary: int
+    shape: LanguageSpec
+    text: LoopSpec
+    match: LoopSpec
+    phases: ReadingPhases
+    projector: LoopSpec
+    joint: LoopSpec
+    questions: LoopSpec
+    like: str | None = None
+    tokenizer: str | None = None
+    continuous: bool = False
+
+    @property
+    def reader(self) -> str:
+        """The model whose tokenizer and text-only stages it uses."""
+        return self.like or self.name
+
+
+@dataclass(frozen=True, config=STRICT)
+class FamilyPlan:
+    """A family: where it goes, where its checkpoints are while it trains, and its parts."""
+
+    output: Folder
+    work: Folder
+    seed: int
+    pictures_per_twin: int
+    tower: TowerPlan
+    language: tuple[LanguagePlan, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class StagePlan(OptimizerSpec):
+    """One of a surrogate's two stages: one epoch of its sets.
+
+    Attributes:
+        sets: names in :data:`.llava_conversations.PUBLISHED`. form: the bare image and its caption, or the language
+            model's chat template. rows: most of a device's pass (the gradients of a step's passes are added).
+    """
+
+    sets: tuple[Annotated[str, AfterValidator(_published)], ...]
+    form: Literal["caption", "chat"]
+    rows: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class SurrogatePlan:
+    """A language model that is to read a host's codebook.
+
+    Attributes:
+        name: of the known backbone that it becomes. language_model: hub repository or folder.
+        tower: known backbone or folder, whose tower and codebook are used as they are.
+        data: folder of the published sets. work: folder of codes, token ids and checkpoints. output: folder that all
+            models are in, or None: ``$CRAFT_MODELS``.
+        projector, joint: stages 1 and 2. max_length: positions of a training row, image included.
+        precision: Fabric's name. strategy: of several devices; ``fsdp2`` for what does not fit on each.
+        recompute: gradient checkpointing. skip_broken: images that cannot be read are left out and counted.
+        seed: order of the data (the same for every language model), initial projector.
+    """
+
+    name: str
+    language_model: str
+    tower: str
+    data: Folder
+    work: Folder
+    projector: StagePlan
+    joint: StagePlan
+    output: Folder | None = None
+    max_length: int = 8192
+    precision: Any = "bf16-mixed"
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    recompute: bool = True
+    skip_broken: bool = False
+    seed: int = 0
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A config file's settings; one with ``like: FILE`` says only what differs from that file beside it.
+
+    Raises:
+        CraftError: no such file, or no mapping in it.
+    """
+    if not path.is_file():
+        names = sorted({p.name for place in places(path.parent) for p in place.glob("*.yaml")})
+        raise CraftError(f"no config {path}; there is {', '.join(str(path.with_name(n)) for n in names) or 'none'}")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CraftError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(settings, dict):
+        raise CraftError(f"{path} holds no settings")
+    like = settings.pop("like", None)
+    return settings if like is None else {**read_settings(path.parent / like), **settings}
+
+
+def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:
+    """The plan of a config file: with a ``language_model`` a surrogate at paper scale, else a family.
+
+    A family's ``stages`` hold what all of its language models share; each may say otherwise.
+
+    Args:
+        path: of the file. given: settings of a surrogate that take the place of the file's.
+
+    Raises:
+        CraftError: no such file, or settings that are unknown, missing or of another type.
+    """
+    settings = read_settings(path)
+    if "language_model" in settings:
+        return parse(SurrogatePlan, {**settings, **given})
+    shared, parts = settings.pop("stages", {}), dict[Any, dict[str, Any]]()
+    for entry in parse(list[dict[str, Any]], settings.get("language", [])):
+        name = entry.get("name")
+        parts[name] = {**parts.get(entry.get("like"), shared), **entry, "name": name}
+    return parse(FamilyPlan, {**settings, "language": list(parts.values())})
+
+
+def parse(kind: type[Plan], settings: Any) -> Plan:
+    """Settings as a plan.
+
+    Raises:
+        CraftError: settings that are unknown (with the nearest name), missing or of another type; all in one line.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(settings)
+    except ValidationError as error:
+        mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] == "missing")
+        raise CraftError("; ".join(_told(kind, mistake) for mistake in mistakes)) from error
+
+
+def _told(kind: Any, mistake: Mapping[str, Any]) -> str:
+    *path, name = mistake["loc"] or ("settings",)
+    where = ".".join(map(str, mistake["loc"] or ("settings",)))
+    if mistake["type"] == "missing":
+        return f"{where} is missing"
+    if mistake["type"] != "unexpected_keyword_argument":
+        return f"{where}: {mistake['msg']}, got {mistake['input']!r}"
+    for step in path:
+        kind = kind.__pydantic_fields__[step].annotation if isinstance(step, str) else get_args(kind)[0]
+    inside = f" of {'.'.join(map(str, path))}" if path else ""
+    return str(unknown(f"setting{inside}", name, kind.__pydantic_fields__))
