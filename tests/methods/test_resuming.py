@@ -223,7 +223,7 @@ def relabelled(data: Path) -> None:
 
 CHANGES: dict[Callable[[Path], None], tuple[str, str]] = {
     more: ("train", "(train: 22 items, then 21, other images)"),
-    repainted: ("train and val", "(train: other images; val: other pictures)"),
+    repainted: ("train and val", "(train: other images; val: other images)"),
     relabelled: ("train and val", "(train: other labels, questions, answers or captions"),
 }
 
