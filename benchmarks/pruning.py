@@ -67,7 +67,7 @@ class Shape:
         return self.layers * (attention + 3 * self.width * self.mlp) + self.width * self.vocabulary
 
     def prefill_flops(self, positions: int) -> int:
-        """``2 P S + 4 n_layer S^2 D`` (OD-36), one multiply-add being two."""
+        """``2 P S + 4 n_layer S^2 D``, one multiply-add being two."""
         return 2 * self.parameters * positions + 4 * self.layers * positions**2 * self.width
 
 

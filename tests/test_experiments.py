@@ -58,7 +58,7 @@ def test_the_first_line_says_what_it_is(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_p5_no_interpolation_stands_in_braces(path: Path) -> None:
+def test_no_interpolation_stands_in_braces(path: Path) -> None:
     """It would break the YAML."""
     lines = [line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line for line in lines if re.search(r"(?<!\$)\{.*\$\{", line)] == []
@@ -71,7 +71,7 @@ def test_every_method_parses(method: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CALLBACKS, ids=lambda p: p.stem)
-def test_p11_p12_a_callback_s_fragment_switches_it_on(path: Path) -> None:
+def test_a_callback_s_fragment_switches_it_on(path: Path) -> None:
     off, on = parse(ROOT / "smoke.yaml"), parse(ROOT / "smoke.yaml", path)
     assert not off[path.stem]["enabled"]  # type: ignore[index]
     assert on[path.stem]["enabled"]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""The README's recipe for a method, followed to the letter in a copy of the house: one file, one fragment, one row."""
+"""The recipe for a method in docs/extend.md, followed to the letter in a copy: one file, one fragment, one row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Add a method")[1].split("\n## ")[0]
+SECTION = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
 
 QUICK = ["--trainer.max_steps=3", "--trainer.val_check_interval=3", "--trainer.enable_progress_bar=false"]
 QUICK += ["--data.batch_size=6", "--data.train_size=24", "--data.val_size=6", "--data.test_size=6"]
@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Path:
-    """The code and the experiments, with the README's method in them, and a small table of it on a tiny model."""
+    """The code and the experiments, with the recipe's method in them, and a small table of it on a tiny model."""
     root = tmp_path_factory.mktemp("house")
     for folder in ("craft_lightning", "data_modules", "callbacks", "experiments"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("pocket", "__pycache__"))

@@ -1,4 +1,4 @@
-"""The README is run: every command of its bash blocks, its links and what it names (its method: test_new_method.py).
+"""The README is run: every command of its bash blocks, its links and what it names.
 
 Commands go through the same code as a user's, in a folder of their own, with few steps and few items. They use the
 shipped models: without those this file fails.
@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from craft_lightning import __main__ as entry
+from craft_lightning.benchmark.spec import find_table
 from craft_lightning.cli.table import build_parser
-from craft_lightning.models.vlm_spec import POCKET
+from craft_lightning.models.vlm_spec import BACKBONES, POCKET
 from craft_lightning.pretraining.family_report import weights
 from data_modules.datamodule import VqaDataModule
 
@@ -138,7 +140,7 @@ def test_every_exempt_command_is_there_and_make_knows_it() -> None:
 
 def test_the_commands_cover_the_verbs() -> None:
     used = {arguments(c)[0] for listed in COMMANDS.values() for c in listed if c not in EXEMPT}
-    assert {"fit", "test", "predict", "list", "table", "tokenize"} <= used
+    assert {"fit", "test", "predict", "list", "table", "tokenize", "tokens", "export", "doctor"} <= used
     assert set(re.findall(r"python -m craft_lightning ([a-z]+)", TEXT)) <= set(entry.VERBS)
 
 
@@ -150,8 +152,8 @@ def test_the_targets_and_files_named_in_the_text_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert len(links) >= 4
     assert [link for link in links if not (ROOT / link.split("#")[0]).exists()] == []
-    files = set(re.findall(r"experiments/[\w/-]+\.yaml", TEXT)) - {"experiments/methods/norm_ft.yaml"}
-    assert [f for f in files if "NAME" not in f and not (ROOT / f).is_file()] == []
+    files = set(re.findall(r"experiments/[\w/-]+\.yaml", TEXT))
+    assert [f for f in files if not (ROOT / f).is_file()] == []
 
 
 def test_the_flags_named_in_the_text_exist() -> None:
@@ -160,6 +162,32 @@ def test_the_flags_named_in_the_text_exist() -> None:
     command = shlex.split(dry_run('make reproduce-table1 SEEDS="0 1 2" LIMIT=1'))
     given = build_parser().parse_args(command[command.index("table") + 1 :])
     assert (given.table, given.seeds, given.limit) == ("table1", [0, 1, 2], 1)
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 180
+    head = TEXT.split("\n## ")
+    assert head[0].count("![") == 1
+    assert head[1].startswith("Two commands")
+    rows = [line for line in TEXT.splitlines() if line.startswith("| ")]
+    assert len(rows) <= 2 + 8
+    assert all(line.count("|") == 5 for line in rows)
+
+
+def test_the_steps_to_paper_scale_name_what_there_is() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8").split("\n## ")[0]
+    fetched = set(re.findall(r"`hf download (\S+/[^\s`]+)", page))
+    models = {b.source for b in BACKBONES.values() if "/" in b.source} - {"mit-han-lab/vila-u-7b-384"}
+    files = (ROOT / "experiments" / "surrogates").glob("qwen*.yaml")
+    paper = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    assert models | {settings["language_model"] for settings in paper} <= fetched
+    assert set(re.findall(r"BACKBONE=(\S+)`", page)) == {str(settings["name"]) for settings in paper}
+    assert {find_table(name, "paper").name for name in ("table1", "table3")} == {
+        "table1-paper.yaml",
+        "table3-paper.yaml",
+    }
+    for command in re.findall(r"`python -m craft_lightning table (run \S+ --scale paper[^`]*)`", page):
+        assert build_parser().parse_args(command.split()).scale == "paper"
 
 
 def test_the_picture_is_small_and_the_blocks_to_fill_are_marked() -> None:

@@ -16,7 +16,9 @@ from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
 from craft_lightning.report import figure
 from craft_lightning.report.html_page import to_html
-from craft_lightning.report.sections import Report, Section, build_report, made_text
+from craft_lightning.report.sections import MISSING, Report, Section, build_report, made_text
+
+README_ROWS = 8
 
 
 def to_markdown(report: Report) -> str:
@@ -31,23 +33,31 @@ def to_markdown(report: Report) -> str:
 
 
 def to_readme(plan: Plan, results: Results) -> str:
-    """The compact block: accuracy with the paper's rows, mean gains and costs, claims, holes, and where the rest is."""
+    """The short block: mean accuracy and gain of a few rows, claims, holes, and where the rest is."""
     report = build_report(plan, results)
     made = f" {made_text(results.made)}." if results.made is not None else ""
     spread = ", mean ± standard deviation over seeds" if any(c.seeds > 1 for c in results.cells.values()) else ""
-    parts = [f"{report.accuracy.title}{spread}; the paper's rows in italics.{made}", _grid(report.accuracy)]
-    if report.summary.rows:
-        parts += [f"{report.summary.title}:", _grid(report.summary)]
-    if report.claims:
-        parts.append(_bullets(_stressed(report.claims)))
-    if report.problems:
-        parts.append(_bullets(report.problems))
+    parts = [f"{report.accuracy.title}{spread}.{made}", _short(report)]
+    parts += [_bullets(lines) for lines in (_stressed(report.claims)[:-1], report.problems) if lines]
     name = plan.spec.name
     parts.append(
-        f"Gains on each set, seen and unseen labels, counts: [docs/{name}.md](docs/{name}.md); the numbers: "
+        f"All rows and sets, seen and unseen labels, costs: [docs/{name}.md](docs/{name}.md); the numbers: "
         f"[{name}.csv]({stored_table(plan).relative_to(_root(plan)).as_posix()})."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _short(report: Report) -> str:
+    """The first rows that the paper has (all, if it has none), their mean over the sets and gains, without the sets."""
+    if not report.summary.rows:
+        return _grid(report.accuracy)
+    means = {row[:2]: row[-1] for row in report.accuracy.rows}
+    gains = [name for name in ("Mean gain", "Paper's gain") if name in report.summary.header]
+    places = [report.summary.header.index(name) for name in gains]
+    kept = [row for row in report.summary.rows if row[places[-1]] != MISSING] or report.summary.rows
+    lines = [_row(["Method", "Mean of the sets", *gains]), _row(["---", "---:", *["---:"] * len(gains)])]
+    shown = ([f"{r[1]}, on {r[0]}", means[r[:2]], *(r[place] for place in places)] for r in kept[:README_ROWS])
+    return "\n".join([*lines, *map(_row, shown)])
 
 
 def _grid(section: Section) -> str:

@@ -83,7 +83,8 @@ def test_publishing_writes_the_pages_from_the_stored_table_and_the_verb_prints_t
         assert text == expected
     assert not (house / "runs/pocket/tables").exists(), "a stored table leaves the runs alone"
     readme = (house / "README.md").read_text()
-    assert "mean ± standard deviation over seeds; the paper's rows in italics. Seeds 0, 1, 2; 7 March 2026; " in readme
+    assert "mean ± standard deviation over seeds. Seeds 0, 1, 2; 7 March 2026; " in readme
+    assert "| Method | Mean of the sets | Mean gain | Paper's gain |" in readme
     assert "a loom, 2 shafts; " in readme
     assert "commit `0123456789`, `0123456789+`" in readme
     assert "- **Claim 1: " in readme

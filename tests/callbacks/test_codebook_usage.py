@@ -1,4 +1,4 @@
-"""``val/codes_changed`` (methods.md 1.5): what it counts, and that counting changes nothing."""
+"""``val/codes_changed``: what it counts, and that counting changes nothing."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ NAMES = {
         ("--model.backbone.quantizer_dtype=bfloat16",),
         ("--model.backbone.gradient_checkpointing=true",),
         ("--model.cls_attention=bidirectional", "--model.commitment_level=cumulative"),
-        ("--model.lambda_commitment=100",),  # P21: its gradient at z is not the quantiser's
+        ("--model.lambda_commitment=100",),  # its gradient at z is not the quantiser's
         ("--trainer.limit_val_batches=0",),
     ],
     ids=" ".join,

@@ -55,7 +55,7 @@ def hidden(folder: Path, pixels: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def quantised(folder: Path, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and straight-through sums as host facts 2.3 has them, in the precision of ``h``."""
+    """Codes and straight-through sums as the original computes them, in the precision of ``h``."""
     table = stored(folder / "vision_tower")[f"{kit.BOOKS}0.weight"][:-1].to(h.dtype)
     rows = h.reshape(-1, h.shape[-1])
     residual, total, codes = rows.clone(), torch.zeros_like(rows), []

@@ -40,18 +40,18 @@ def fragment(folder: Path, text: str, name: str = "f.yaml") -> str:
         ("prune: {rule: {seed: 3}}", "prune.rule.seed 3", "seed_everything, which is 0"),
     ],
 )
-def test_p9_a_value_that_a_link_would_overwrite_is_refused(text: str, target: str, source: str, tmp_path: Path) -> None:
+def test_a_value_that_a_link_would_overwrite_is_refused(text: str, target: str, source: str, tmp_path: Path) -> None:
     line = refused("--config", fragment(tmp_path, text))
     assert line.startswith(f"{tmp_path / 'f.yaml'} says ")
     assert f"{target}, but that follows {source}: set {source.split(',')[0]} instead" in line
 
 
-def test_p9_flags_that_hold_a_part_are_read_too(tmp_path: Path) -> None:
+def test_flags_that_hold_a_part_are_read_too(tmp_path: Path) -> None:
     assert refused("--data={seed: 3}").startswith("--data says data.seed 3")
     assert refused("--data", fragment(tmp_path, "seed: 3")).startswith("--data says data.seed 3")
 
 
-def test_p9_the_same_value_twice_is_no_mistake(tmp_path: Path) -> None:
+def test_the_same_value_twice_is_no_mistake(tmp_path: Path) -> None:
     told = ["--config", fragment(tmp_path, "data: {seed: 3, backbone: {dtype: float32}}")]
     assert parse(*told, "--seed_everything=3").data.seed == 3
     assert parse("--config", fragment(tmp_path, "data:\n  seed: ${seed_everything}")).data.seed == 0
@@ -69,14 +69,14 @@ def test_p9_the_same_value_twice_is_no_mistake(tmp_path: Path) -> None:
         ("--model", "FILE"),
     ],
 )
-def test_p10_a_flag_cannot_change_the_class_of_a_file(flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_flag_cannot_change_the_class_of_a_file(flags: tuple[str, ...], tmp_path: Path) -> None:
     file = fragment(tmp_path, "class_path: ZeroShot")
     line = refused(*(flag.replace("FILE", file) for flag in flags))
     assert line.startswith(flags[0].partition("=")[0] + " names model ")
     assert f"but {SMOKE} names Craft, whose settings it would inherit" in line
 
 
-def test_p10_the_same_class_twice_is_no_mistake() -> None:
+def test_the_same_class_twice_is_no_mistake() -> None:
     assert parse("--model=Craft", "--model.optim.lr=0.5").model.init_args.optim.lr == 0.5
 
 

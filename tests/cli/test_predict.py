@@ -1,4 +1,4 @@
-"""``predict`` for one picture and question, and the file of its logits (DESIGN 4.11)."""
+"""``predict`` for one picture and question, and the file of its logits."""
 
 from __future__ import annotations
 

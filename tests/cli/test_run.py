@@ -78,7 +78,7 @@ def test_a_fit_leaves_everything_behind(fitted: Path) -> None:
     assert {"config.yaml", "result.json", "predictions.jsonl", "checkpoints", "encoder", "events"} <= names
     assert len(list((fitted / "events").glob("events.out.tfevents*"))) == 1
     result = json.loads((fitted / "result.json").read_text())
-    stored = torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)  # P17
+    stored = torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)
     assert stored["global_step"] == result["steps"] == 2
     assert set(stored["state_dict"]) == set(result["trained"]["names"])
     assert result["trained"]["count"] == sum(v.numel() for v in stored["state_dict"].values())
@@ -192,7 +192,7 @@ def test_another_codebook_refuses_the_encoder(fitted: Path, checkpoints: Path, t
     assert "codebook" in line
 
 
-def test_p1_p14_flags_win_over_the_checkpoint(fitted: Path, flags: Any, capsys: Any) -> None:
+def test_flags_win_over_the_checkpoint(fitted: Path, flags: Any, capsys: Any) -> None:
     argv = ["test", *flags, f"--ckpt_path={fitted / 'checkpoints' / 'last.ckpt'}", "--model.lambda_commitment=0.9"]
     before = (fitted / "config.yaml").read_text()
     cli = build_cli([*argv, f"--trainer.default_root_dir={fitted}"])
@@ -217,13 +217,13 @@ def test_the_saved_config_is_complete_and_reproduces_itself(fitted: Path) -> Non
     }
 
 
-def test_p15_last_resumes_and_is_refused_where_there_is_none(fitted: Path, flags: Any, fails: Any) -> None:
+def test_last_resumes_and_is_refused_where_there_is_none(fitted: Path, flags: Any, fails: Any) -> None:
     argv = ["fit", *flags, f"--trainer.default_root_dir={fitted}", "--ckpt_path=last", "--trainer.max_steps=3"]
     assert build_cli(argv).trainer.global_step == 3
     assert "no checkpoint" in fails("fit", *flags, "--ckpt_path=last")
 
 
-def test_p16_a_used_folder_is_refused_unless_overwritten(flags: Any, fails: Any, tmp_path: Path) -> None:
+def test_a_used_folder_is_refused_unless_overwritten(flags: Any, fails: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "notes.txt").write_text("mine")
@@ -235,7 +235,7 @@ def test_p16_a_used_folder_is_refused_unless_overwritten(flags: Any, fails: Any,
     assert yaml.safe_load((run / "config.yaml").read_text())["overwrite"] is False
 
 
-def test_p2_p3_interpolation_reaches_across_files_and_flags(tmp_path: Path) -> None:
+def test_interpolation_reaches_across_files_and_flags(tmp_path: Path) -> None:
     one = fragment(tmp_path, "trainer:\n  default_root_dir: somewhere\n", "1.yaml")
     two = fragment(tmp_path, "checkpoint:\n  dirpath: ${trainer.default_root_dir}/c\n", "2.yaml")
     assert parse("fit", "--config", SMOKE, "--config", two, "--config", one).checkpoint.dirpath == "somewhere/c"
@@ -243,35 +243,35 @@ def test_p2_p3_interpolation_reaches_across_files_and_flags(tmp_path: Path) -> N
     assert given.checkpoint.dirpath == "x/c"
 
 
-def test_p6_a_broken_interpolation_is_one_line(tmp_path: Path, fails: Any) -> None:
+def test_a_broken_interpolation_is_one_line(tmp_path: Path, fails: Any) -> None:
     line = fails(
         "fit", "--config", SMOKE, "--config", fragment(tmp_path, "checkpoint:\n  dirpath: ${trainer.nothing}\n")
     )
     assert "nothing" in line
 
 
-def test_p4_p7_names_are_not_abbreviated(fails: Any) -> None:
+def test_names_are_not_abbreviated(fails: Any) -> None:
     assert fails("fit", "--config", SMOKE, "--trainer.max_epoch=3") == (
         "no setting 'trainer.max_epoch'; did you mean 'trainer.max_epochs'? All settings: --help"
     )
 
 
-def test_p27_no_completion_is_promised(fails: Any) -> None:
+def test_no_completion_is_promised(fails: Any) -> None:
     assert "no setting 'print_completion'" in fails("fit", "--config", SMOKE, "--print_completion=bash")
 
 
-def test_p8_the_links_reach_the_data(flags: Any, tmp_path: Path) -> None:
+def test_the_links_reach_the_data(flags: Any, tmp_path: Path) -> None:
     cli: CraftCLI = build_cli(["test", *flags, "--seed_everything=7", f"--trainer.default_root_dir={tmp_path}"])
     assert cli.datamodule.backbone == cli.model.backbone
     assert cli.datamodule.backbone.name.endswith("host")
     assert cli.datamodule.seed == 7
 
 
-def test_p9_a_linked_setting_cannot_be_set_by_hand(fails: Any) -> None:
+def test_a_linked_setting_cannot_be_set_by_hand(fails: Any) -> None:
     assert "model.init_args.backbone.name" in fails("fit", "--config", SMOKE, "--data.backbone.name=x")
 
 
-def test_p10_two_methods_are_refused(fails: Any) -> None:
+def test_two_methods_are_refused(fails: Any) -> None:
     zero_shot = ROOT / "experiments" / "methods" / "zero_shot.yaml"
     line = fails("fit", "--config", SMOKE, f"--config={zero_shot}")
     assert "names model ZeroShot, but" in line
@@ -279,7 +279,7 @@ def test_p10_two_methods_are_refused(fails: Any) -> None:
 
 
 @pytest.mark.parametrize("devices", ["1", "auto"])
-def test_p13_devices_may_be_text(devices: str, flags: Any) -> None:
+def test_devices_may_be_text(devices: str, flags: Any) -> None:
     cli = build_cli(["test", *flags, f"--trainer.devices={devices}", "--trainer.strategy=auto"])
     assert cli.trainer.num_devices == 1
 
@@ -298,14 +298,14 @@ def test_p13_devices_may_be_text(devices: str, flags: Any) -> None:
         ("trainer: {max_step: 3}", "did you mean 'trainer.max_steps'?"),
     ],
 )
-def test_p25_mistakes_in_a_file_are_one_line_with_the_nearest_name(
+def test_mistakes_in_a_file_are_one_line_with_the_nearest_name(
     text: str, expected: str, tmp_path: Path, fails: Any
 ) -> None:
     base = ["--config", SMOKE] if "model" not in text else []
     assert expected in fails("fit", *base, "--config", fragment(tmp_path, text))
 
 
-def test_p25_mistakes_on_the_command_line(fails: Any, flags: Any) -> None:
+def test_mistakes_on_the_command_line(fails: Any, flags: Any) -> None:
     assert "did you mean" in fails("fit", "--config", SMOKE, "--model.lambda_sall=1")
     assert "did you mean 'fit'" in fails("fitt")
     assert fails("fit") == "no method is named; for example --config experiments/methods/craft.yaml"
@@ -317,11 +317,11 @@ def test_p25_mistakes_on_the_command_line(fails: Any, flags: Any) -> None:
     assert "gpu" in fails("test", *flags, "--trainer.accelerator=gpu").lower() or torch.cuda.is_available()
 
 
-def test_p26_config_before_the_verb(fails: Any) -> None:
+def test_config_before_the_verb(fails: Any) -> None:
     assert "comes after the verb" in fails("-c", SMOKE, "fit")
 
 
-def test_p28_arguments_from_python_warn_about_nothing(monkeypatch: Any, recwarn: Any) -> None:
+def test_arguments_from_python_warn_about_nothing(monkeypatch: Any, recwarn: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest", "-q"])
     parse("fit", "--config", SMOKE)
     assert [w for w in recwarn if "sys.argv" in str(w.message)] == []

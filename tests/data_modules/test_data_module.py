@@ -147,7 +147,7 @@ def test_batches_are_pinned_where_there_is_a_gpu(monkeypatch):
     monkeypatch.undo()
 
 
-def test_p22_pinning_a_batch_pins_all_of_it(monkeypatch):
+def test_pinning_a_batch_pins_all_of_it(monkeypatch):
     _, part = next(iter(module("vqa_rad").train_dataloader())).split(2)
     held = [getattr(part, f.name) for f in fields(part)] + [part.share.label_ids, part.share.caption_ids]
     tensors = [value for value in held if isinstance(value, torch.Tensor)]

@@ -91,7 +91,7 @@ def test_the_contrastive_loss_is_that_of_one_process(two: dict[str, Path], four:
         assert read(folder)["terms"]["1"]["train/contrastive"] == pytest.approx(one, abs=1e-5)
 
 
-def test_p20_every_item_is_counted_once(two: dict[str, Path], four: dict[str, Path]) -> None:
+def test_every_item_is_counted_once(two: dict[str, Path], four: dict[str, Path]) -> None:
     """Seven items: one process of two, or of four, fills up with an item of another's."""
     for folder in (two["ddp"], two["fsdp2"], four["ddp"]):
         found = read(folder)

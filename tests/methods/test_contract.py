@@ -264,7 +264,7 @@ def test_final_names_cannot_be_overridden(name: str) -> None:
         type("Bad", (BaseMethod,), {name: lambda self: None})
 
 
-def test_p18_the_base_cannot_be_loaded_as_a_method(build: Any, data: Any, trainer: Any, tmp_path: Any) -> None:
+def test_the_base_cannot_be_loaded_as_a_method(build: Any, data: Any, trainer: Any, tmp_path: Any) -> None:
     run = trainer(max_steps=1)
     run.fit(build(Craft), data())
     run.save_checkpoint(tmp_path / "m.ckpt")

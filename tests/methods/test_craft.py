@@ -1,4 +1,4 @@
-"""CRAFT: methods.md 1.7."""
+"""CRAFT: codes of step 0 are the zero-shot ones, what is frozen stays bit for bit, each loss is done by hand."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_long_sentences_lose_their_beginning_never_their_answer(checkpoints: Pat
 
 
 def test_gathered_ranks_equal_one_device(craft: Any) -> None:
-    """Two processes of three images, each against all six texts: the mean is the one-device loss (OD-11)."""
+    """Two processes of three images, each against all six texts: the mean is the one-device loss."""
     table = craft().captions
     ids, labels = torch.tensor([0, 1, 2, 2, 4, 5]), torch.tensor([0, 1, 2, 2, 0, 3])
     images = torch.randn(6, table.embeddings.shape[1])
@@ -218,7 +218,7 @@ def test_the_class_mask_reaches_the_loss(craft: Any, batch: VqaBatch) -> None:
 
 
 def test_parts_of_a_step_weigh_as_much_as_their_tokens(craft: Any, batch: VqaBatch) -> None:
-    """The mean over parts is the mean over all tokens, also where one part has shorter replies (OD-4)."""
+    """The mean over parts is the mean over all tokens, also where one part has shorter replies."""
     method = craft(lambda_commitment=0.0, lambda_contrastive=0.0)
     method.all_gather = lambda value: value  # what Lightning's does in one process
     labels = batch.labels.clone()

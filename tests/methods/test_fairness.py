@@ -48,7 +48,7 @@ class Served(Callback):
         self.batches.append(digest(batch))
 
 
-def test_p19_the_same_batches_steps_and_rates(build: Any, data: Any, trainer: Any) -> None:
+def test_the_same_batches_steps_and_rates(build: Any, data: Any, trainer: Any) -> None:
     served: dict[int, Served] = {}
     for seed in (0, 1):
         for name in TRAINED:

@@ -1,4 +1,4 @@
-"""``train/grad_z/<term>``: what each term pulls at z with, before the first step (methods.md 1.5)."""
+"""``train/grad_z/<term>``: what each term pulls at z with, before the first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LDIFS (methods.md 3.4)."""
+"""LDIFS: Vision FT held near the features that it began with."""
 
 from __future__ import annotations
 

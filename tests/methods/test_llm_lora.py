@@ -1,4 +1,4 @@
-"""LLM-LoRA (methods.md 3.3)."""
+"""LLM-LoRA: low-rank updates of the language model, zero at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projector FT (methods.md 3.2)."""
+"""Projector FT: the projector alone learns."""
 
 from __future__ import annotations
 

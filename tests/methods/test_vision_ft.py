@@ -1,4 +1,4 @@
-"""Vision FT (methods.md 3.1), and its ablation with CRAFT's contrastive term."""
+"""Vision FT, and its ablation with CRAFT's contrastive term."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test-time pruning (methods.md 2): the properties of methods.md 2.7, each against arithmetic done another way."""
+"""Test-time pruning: budget, nesting, agreement with a bisection and more, each against arithmetic done another way."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_old_gpus_get_no_bfloat16() -> None:
 
 @pytest.mark.parametrize(("devices", "count"), [("2", 2), (2, 2), (1, 1), ("auto", 1)])
 def test_devices_arrive_in_many_forms(devices: Any, count: int) -> None:
-    """P13: a flag's value is a string; deciding by its type chose one device while two were used."""
+    """A flag's value is a string; deciding by its type chose one device while two were used."""
     found = this_machine("cpu", devices, 3)
     assert found is not None
     assert (found.kind, found.devices, found.nodes) == ("cpu", count, 3)
