@@ -1,4 +1,4 @@
-"""How far a training has moved the pictures' codes (methods.md 1.5)."""
+"""How far a training has moved the codes of the validation images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the adapted encoder, with the prior of its codes, as one folder at the end of training (DESIGN 4.5)."""
+"""Writes the adapted encoder, with the prior of its codes, as one folder at the end of training."""
 
 from __future__ import annotations
 

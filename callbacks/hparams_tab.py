@@ -18,7 +18,7 @@ NONE = "none"
 
 
 class HparamsTab(Callback):
-    """Always on. Lightning's own entry would be a constant metric, or none at all (P23).
+    """Always on. Lightning's own entry would be a constant metric, or none at all.
 
     Rows need the same settings in every run, under few names: TensorBoard shows the first five.
     """

@@ -203,6 +203,27 @@ def test_a_planted_write_is_caught(line: str) -> None:
     assert direct_writes(f"with fresh_file(path) as temporary:\n    {line}\n") == []
 
 
+UNKNOWN_NOTES = re.compile(
+    r"\bOD-\d|\bDESIGN \d+\.\d|\b(?:methods|vila_u|pocket)\.md\b|\b[Hh]ost facts\b|\bP\d{1,2}[:)]|def test_p\d+_"
+)
+"""Numbered notes that are not in the repository: who reads a reference to them learns nothing."""
+
+
+def test_a_reason_stands_where_it_is_needed() -> None:
+    folders = (*PACKAGES, "benchmarks", "docs", "experiments", "findings", "tests")
+    paths = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in {".py", ".md", ".yaml", ".sh"}]
+    texts = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in (*paths, *ROOT.glob("*.md"))}
+    found = {name: UNKNOWN_NOTES.findall(" ".join(text.split())) for name, text in texts.items()}
+    assert {name: notes for name, notes in found.items() if notes} == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["as OD" + "-4 says", "(DESIGN" + " 4.11)", "methods" + ".md 1.5", "P2" + "1: a probe"]
+)
+def test_a_planted_reference_is_found(text: str) -> None:
+    assert UNKNOWN_NOTES.search(text)
+
+
 def test_methods_name_no_dataset() -> None:
     from data_modules.datasets import DATASETS
 

@@ -1,4 +1,4 @@
-"""The command line: the pitfalls that docs/readings.md lists (P-numbers), each as it once went wrong."""
+"""The command line: what goes wrong with it and with Lightning, each as it once went wrong."""
 
 from __future__ import annotations
 
