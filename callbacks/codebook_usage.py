@@ -14,14 +14,13 @@ from craft_lightning.models.sharding import as_forward
 
 
 class CodesChanged(Callback):
-    """Logs ``val/codes_changed``: the share of first-level codes of the validation pictures that training changed.
+    """Logs ``val/codes_changed``: the share of first-level codes of the validation images that training changed.
 
-    Always on in ``fit``, where the tower has a codebook. The codes before training (zero-shot ones, unless an adapted
-    encoder was plugged in) are computed once and kept in the checkpoint, so that a resumed run compares with the same.
-    So does ``validate`` of the checkpoint, on the same items and pictures; on any others nothing is logged.
+    The codes before training (zero-shot ones, unless an adapted encoder was plugged in) are kept in the checkpoint: a
+    resumed run compares with the same, and so does ``validate`` of it, on the same items; on others nothing is logged.
 
     Attributes:
-        before: first-level codes ``[N]`` by the item's key. pictures: what tells those pictures from others.
+        before: first-level codes ``[N]`` by the item's key. pictures: what tells their images from others.
     """
 
     def __init__(self) -> None:
@@ -30,11 +29,9 @@ class CodesChanged(Callback):
         self._counts = torch.zeros(2)
 
     def state_dict(self) -> dict[str, Any]:
-        """The codes before training, and of what."""
         return {"before": self.before, "pictures": self.pictures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of an interrupted training."""
         self.before, self.pictures = state_dict["before"], state_dict.get("pictures")
 
     @torch.no_grad()
@@ -82,13 +79,11 @@ class CodesChanged(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Compare."""
         if self.before:
             changed = self.changed(batch.keys, outputs["codes"])[outputs["counted"]]
             self._counts += torch.stack([changed.sum(), torch.tensor(changed.numel(), device=changed.device)])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the share over all processes."""
         if self.before:
             changed, total = trainer.strategy.reduce(self._counts, reduce_op="sum")
             pl_module.log("val/codes_changed", changed / total, sync_dist=True)

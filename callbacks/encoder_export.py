@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from craft_lightning import run_facts
 from craft_lightning.checkpoints.encoder import write_encoder
 from craft_lightning.evaluation.prior import domain_counts
 from craft_lightning.models.sharding import whole
@@ -21,7 +22,6 @@ class EncoderExport(Callback):
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that there will be no encoder, and what to test instead."""
         module: Any = pl_module
         if module.beside_encoder and trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -46,4 +46,15 @@ class EncoderExport(Callback):
             method=module.name,
             base_hash=module.vlm.tower.base_hash,
             token_prior=prior,
+            run=_training(trainer, module),
         )
+
+
+def _training(trainer: Trainer, module: Any) -> dict[str, Any]:
+    """What the encoder's card says of its training: data, steps, seed, settings, and scores on validation items."""
+    data = run_facts.data_facts(trainer)
+    told = {name: data[name] for name in ("dataset", "title", "source", "licence", "splits") if data.get(name)}
+    settings = {k: v for k, v in sorted(module.hparams.items()) if isinstance(v, int | float | str) and k[0] != "_"}
+    scores = {k: v for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/accuracy")}
+    told |= {"steps": trainer.global_step, "seed": run_facts.seed(), "scores": scores}
+    return run_facts.plain({**told, "settings": {"learning rate": module.optim.lr, **settings}})

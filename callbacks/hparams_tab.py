@@ -24,25 +24,20 @@ class HparamsTab(Callback):
     """
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A row for the training, with its last validation."""
-        self._write(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A row for the test."""
-        self._write(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A row for a validation that is the whole run."""
-        if trainer.state.fn == "validate":
-            self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A row for the run: of a training, with its last validation."""
         summaries = hparams(settings(trainer, pl_module), dict.fromkeys(ACCURACIES, 0.0))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 writer = logger.experiment._get_file_writer()
                 for summary in summaries:
                     writer.add_summary(summary)
+
+    on_test_end = on_fit_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where that is the whole run."""
+        if trainer.state.fn == "validate":
+            self.on_fit_end(trainer, pl_module)
 
 
 def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
@@ -52,13 +47,12 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
     term is ``vision_ft lambda_contrastive=1.0``. ``surrogate`` is the model that was trained on: the backbone itself in
     training and with a checkpoint, else what the plugged encoder says of itself, or ``none``.
     """
-    own = trainer.state.fn == "fit" or trainer.ckpt_path is not None
-    adapted = {"base": module.backbone.name} if own else module.vlm.encoder_facts
+    adapted = {"base": module.backbone.name} if module.moved else module.vlm.encoder_facts
     trained = sum(run_facts.trained_parts(module).values())
     return {
         "dataset": str(getattr(getattr(trainer, "datamodule", None), "dataset", NONE)),
         "learning_rate": float(module.optim.lr) if trained else 0.0,
-        "method": _named(run_facts.method(trainer, module), module),
+        "method": _named(run_facts.method(module), module),
         "parameters": float(trained),
         "surrogate": str((adapted or {}).get("base", NONE)),
         "tested_on": module.backbone.name,

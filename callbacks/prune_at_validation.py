@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.evaluation.prior import counts_in, data_of, domain_counts
+from craft_lightning.evaluation.prior import counts_in, data_of, domain_counts, read_counts
 from craft_lightning.metrics import ExactMatch
-from craft_lightning.models.pruning import PruneRule, budget_of, distinct
-from craft_lightning.types import VisualTokens
+from craft_lightning.models.pruning import PruneRule, budget_of, pruned_sums
 
 
 class PruneAtValidation(Callback):
@@ -63,32 +60,19 @@ class PruneAtValidation(Callback):
         """What ``result.json`` says."""
         return {"keep": self.share(method), "also": list(self.also), "prior": self.prior, "rule": asdict(self.rule)}
 
-    # set
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune from here on; in ``fit`` at one ratio only."""
         if not trainer.sanity_checking:
-            self._set(trainer, pl_module, () if trainer.state.fn == "fit" else self.also)
+            self._set(trainer, pl_module, () if trainer.state.fn in ("fit", "predict") else self.also)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune from here on."""
-        self._set(trainer, pl_module, self.also)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune from here on."""
-        self._set(trainer, pl_module, ())
+    on_test_start = on_predict_start = on_validation_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """No longer."""
-        self._unset(pl_module)
+        module: Any = pl_module
+        if self.enabled:
+            module.token_keep, module.token_also = 1.0, ()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """No longer."""
-        self._unset(pl_module)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """No longer."""
-        self._unset(pl_module)
+    on_test_end = on_predict_end = on_validation_end
 
     def _set(self, trainer: Trainer, module: Any, also: Sequence[float]) -> None:
         if not self.enabled:
@@ -102,17 +86,13 @@ class PruneAtValidation(Callback):
         self._meters = {keep: ExactMatch().to(module.device) for keep in also}
         self._sums = torch.zeros(6, dtype=torch.float64, device=module.device)
 
-    def _unset(self, module: Any) -> None:
-        if self.enabled:
-            module.token_keep, module.token_also = 1.0, ()
-
     def find_prior(self, trainer: Trainer, module: Any) -> Tensor:
         """``[K]`` counts (see the class).
 
         Raises:
             CraftError: a continuous tower, no data to count, or a file that is not there or of another codebook.
         """
-        known = self.stored_prior(module, moved=trainer.state.fn == "fit" or trainer.ckpt_path is not None)
+        known = self.stored_prior(module, moved=module.moved)
         if known is not None:
             return known
         if self.prior == "generic":
@@ -133,33 +113,21 @@ class PruneAtValidation(Callback):
         own: Tensor | None = module.vlm.token_prior
         return None if moved or self.prior == "generic" else own
 
-    # measure
-
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Count."""
-        self._count(outputs)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Count."""
-        self._count(outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
-        self._log(trainer, pl_module, "val", "accuracy")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
-        self._log(trainer, pl_module, "test", "exact_match")
-
-    def _count(self, outputs: Mapping[str, Any]) -> None:
         for keep, meter in self._meters.items():
             meter.update(outputs["also"][keep])
         if self.enabled and outputs["read"].selection is not None:
             self._sums += pruned_sums(outputs["read"], outputs["counted"])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "val", "accuracy")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "test", "exact_match")
 
     def _log(self, trainer: Trainer, module: Any, stage: str, name: str) -> None:
         if not self.enabled or trainer.sanity_checking:
@@ -175,38 +143,3 @@ class PruneAtValidation(Callback):
             parts = {"all": name, "seen": f"{name}_seen", "unseen": f"{name}_unseen"}
             values |= {f"{stage}/keep{keep}/{parts[p]}": value for p, value in found.items() if p in parts}
         module.log_dict(values, sync_dist=True)  # equal on all processes already; this says so to Lightning
-
-
-def pruned_sums(read: VisualTokens, counted: Tensor) -> Tensor:
-    """``[6]`` float64 sums over the pruned pictures that are ``counted`` (``[B]`` bool): pictures, share of tokens
-    kept, share of distinct codes kept, gamma where quotas meet the budget, pictures where they do, where they cannot.
-    """
-    selection = read.selection
-    assert selection is not None
-    mask = selection.mask(read.features.shape[1])
-    tokens = mask.double().mean(dim=1)
-    codes = torch.ones_like(tokens)
-    if read.codes is not None:
-        first = read.codes[..., 0]
-        codes = distinct(first, mask).double() / distinct(first, torch.ones_like(mask))
-    reached = selection.gamma.isfinite()
-    gamma = selection.gamma.where(reached, 0.0)
-    parts = (torch.ones_like(tokens), tokens, codes, gamma, reached.double(), selection.gamma.isinf().double())
-    return torch.stack([part[counted].sum() for part in parts])
-
-
-def read_counts(path: Path, entries: int) -> Tensor:
-    """``[K]`` counts of a file that ``tokenize --counts`` wrote, or of an encoder's folder.
-
-    Raises:
-        CraftError: no such file, not a file of counts, or those of another codebook.
-    """
-    if not path.is_file():
-        raise CraftError(f"no prior {path}: 'domain', 'generic', or a file that tokenize --counts wrote")
-    try:
-        counts = load_file(path)["counts"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise CraftError(f"{path}: not a file of counts ({type(error).__name__})") from error
-    if len(counts) != entries:
-        raise CraftError(f"{path}: counts of {len(counts)} codes, this codebook has {entries}")
-    return counts

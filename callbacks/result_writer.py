@@ -2,85 +2,74 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.save_config import SaveConfig
 from craft_lightning import run_facts
 from craft_lightning.environment import git_state, versions
+from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.predictions import everywhere, to_jsonl
 from craft_lightning.io import write_json, write_text
-from craft_lightning.run_folder import places
+from craft_lightning.run_folder import claim_evaluation, places, used
 from craft_lightning.types import Prediction
-
-NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
-"""Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a resolved config without :data:`NOT_HASHED`, ``overwrite`` and the names of configs."""
-    kept = {k: v for k, v in config.items() if k not in ("config", "overwrite")}
-    kept["trainer"] = {k: v for k, v in kept.get("trainer", {}).items() if k not in NOT_HASHED}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class ResultWriter(Callback):
-    """Always on. Writes to its :func:`.run_folder.places`.
+    """Writes to the :func:`.run_folder.places` of the Trainer's ``default_root_dir``, and never over another run's."""
 
-    Args:
-        verb: ``fit``, ``validate``, ``test`` or ``predict``.
-        config: the resolved config, for its hash.
-    """
-
-    def __init__(self, verb: str, config: Mapping[str, Any]) -> None:
-        self.verb = verb
-        self.hash = config_hash(config)
-        self.seed = config.get("seed_everything")
+    def __init__(self) -> None:
+        self.verb = "fit"
         self._start = 0.0
         self._predictions: list[Prediction] = []
         self._also: dict[float, list[Prediction]] = {}
         self._rows = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start the clock, and look where the files go."""
+        """Start the clock, and look where the files go.
+
+        Raises:
+            CraftError: the folder holds an evaluation. (The command line has looked before, and can remove one.)
+        """
+        self.verb, folder = str(getattr(stage, "value", stage)), Path(trainer.default_root_dir)
+        if self.verb != "fit":
+            claim_evaluation(folder, self.verb, overwrite=False)
         self._start = time.monotonic()
-        self._result, self._lines = places(Path(trainer.default_root_dir), self.verb)
+        self._result, self._lines = places(folder, self.verb)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has read the checkpoint by now: whether the training goes on from one is known.
+
+        Raises:
+            CraftError: the folder holds a run, and this one does not go on from a checkpoint.
+        """
+        folder = Path(trainer.default_root_dir)
+        if trainer.ckpt_path is None and (kept := used(folder)):
+            raise CraftError(f"{folder} holds a run ({kept}); give the Trainer another default_root_dir")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
         self._predictions, self._also = [], {}
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last evaluation."""
-        self._predictions, self._also = [], {}
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the replies."""
-        self._collect(outputs)
+        self._predictions += outputs["predictions"]
+        for keep, replies in outputs["also"].items():
+            self._also.setdefault(keep, []).extend(replies)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Keep the replies."""
-        self._collect(outputs)
+    on_test_batch_end = on_validation_batch_end
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Keep the replies."""
         self._predictions += outputs
-
-    def _collect(self, outputs: Mapping[str, Any]) -> None:
-        self._predictions += outputs["predictions"]
-        for keep, replies in outputs["also"].items():
-            self._also.setdefault(keep, []).extend(replies)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the replies of this evaluation (in training: of the last one so far)."""
@@ -95,11 +84,9 @@ class ResultWriter(Callback):
         self._write_result(trainer, pl_module)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the replies."""
         self._write_predictions(trainer, "test")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the result of the training run."""
         self._write_result(trainer, pl_module)
 
     def _write_predictions(self, trainer: Trainer, split: str) -> None:
@@ -123,10 +110,10 @@ class ResultWriter(Callback):
         parts = run_facts.trained_parts(pl_module)
         result = {
             "verb": self.verb,
-            "method": run_facts.method(trainer, pl_module),
+            "method": run_facts.method(pl_module),
             "settings": {k: v for k, v in pl_module.hparams.items() if not k.startswith("_")},
             "encoder": getattr(getattr(pl_module, "vlm", None), "encoder_facts", None),
-            "seed": self.seed,
+            "seed": run_facts.seed(),
             "metrics": {**getattr(pl_module, "first_gradients", {}), **trainer.callback_metrics},
             "rows": self._rows,
             "steps": trainer.global_step,
@@ -140,7 +127,7 @@ class ResultWriter(Callback):
             "seconds": round(time.monotonic() - self._start, 3),
             "peak_memory": run_facts.peak_memory(trainer),
             "data": run_facts.data_facts(trainer),
-            "config_hash": self.hash,
+            "config_hash": next((c.hash for c in trainer.callbacks if isinstance(c, SaveConfig)), None),  # type: ignore[attr-defined]
             "versions": versions(),
             "git": git_state(),
         }

@@ -1,7 +1,8 @@
-"""The first lines of every run, in the terminal and in TensorBoard."""
+"""What a run says on the terminal and in TensorBoard: its first lines, and the memory that its first step took."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from craft_lightning import run_facts
 from craft_lightning.models.image_files import told
+from craft_lightning.strategies.choose import Choice
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 
 _NAMES = 8
@@ -24,22 +26,7 @@ class RunBanner(Callback):
         self._said = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it."""
-        self._say(trainer, pl_module)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it, unless it was."""
-        self._say(trainer, pl_module)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it."""
-        self._say(trainer, pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it."""
-        self._say(trainer, pl_module)
-
-    def _say(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it, once."""
         if self._said or not trainer.is_global_zero:
             return
         self._said = True
@@ -51,6 +38,38 @@ class RunBanner(Callback):
             if isinstance(logger, TensorBoardLogger):
                 table = "\n".join(f"| {name} | {text} |" for name, text in lines.items())
                 logger.experiment.add_text("run", f"| | |\n|---|---|\n{table}", 0)
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+
+class StrategyAdvisor(Callback):
+    """Says after the first step how much memory it took, beside the estimate that the layout was chosen by.
+
+    Args:
+        choice: shown by the run's first lines, see :func:`.run_facts.strategy`.
+    """
+
+    def __init__(self, choice: Choice) -> None:
+        self.choice = choice
+        self.measured: int | None = None
+        self._before = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # before the weights are there
+        self._before = run_facts.forget_peak(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.measured is not None or trainer.global_step == 0 or not trainer.is_global_zero:
+            return
+        self.measured = run_facts.peak_memory(trainer) - self._before
+        found = self.choice.estimate
+        parts = {"weights": found.weights, "gradients and optimiser": found.states, "activations": found.activations}
+        held = ", ".join(f"{name} {run_facts.size(part)}" for name, part in parts.items())
+        print(
+            f"memory    estimated {run_facts.size(sum(parts.values()))} ({held}), "
+            f"measured {run_facts.size(self.measured)} in the first step",
+            file=sys.stderr,
+        )
 
 
 def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
@@ -64,7 +83,7 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     encoder = getattr(backbone, "encoder", None)
     model = f"{getattr(backbone, 'name', '')}" + (f" with encoder {encoder}" if encoder else "")
     lines = {
-        "method": _method_line(run_facts.method(trainer, module), module),
+        "method": _method_line(run_facts.method(module), module),
         "backbone": model,
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
         "codebook": _codebook_line(module),

@@ -1,9 +1,13 @@
-"""``config.yaml``: all that repeats a run."""
+"""``config.yaml``: all that repeats a run of the command line."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -11,9 +15,23 @@ from craft_lightning import __version__
 from craft_lightning.io import fresh_file
 from craft_lightning.run_folder import MARK
 
+NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary")
+"""Settings of the trainer that change where a run writes and what it shows, but not what it finds."""
+
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the complete resolved config into the run folder: ``config.yaml`` for fit, ``config.test.yaml``..."""
+    """Writes the complete resolved config into the run folder: ``config.yaml`` for fit, ``config.test.yaml``...
+
+    Attributes:
+        hash: SHA-256 of it without :data:`NOT_HASHED`, ``overwrite`` and the names of configs.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
+        kept = {k: v for k, v in yaml.safe_load(text).items() if k not in ("config", "overwrite")}
+        kept["trainer"] = {k: v for k, v in kept.get("trainer", {}).items() if k not in NOT_HASHED}
+        self.hash = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save once, on the first process."""

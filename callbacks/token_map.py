@@ -50,42 +50,18 @@ class TokenMap(Callback):
         self._seen: dict[str, Seen] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose items of the validation split."""
-        self._choose(trainer, "val")
+        data: Any = getattr(trainer, "datamodule", None)
+        self._seen, self._wanted = {}, []
+        if self.enabled and data is not None:
+            items = data.splits["test" if trainer.testing else "val"]
+            self._wanted = [items.example(index) for index in range(min(self.pictures, len(items)))]
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose items of the test split."""
-        self._choose(trainer, "test")
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Keep what concerns them."""
-        self._keep(pl_module, outputs)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        """Keep what concerns them."""
-        self._keep(pl_module, outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        if not trainer.sanity_checking:
-            self._draw(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def _choose(self, trainer: Trainer, split: str) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        self._seen, self._wanted = {}, []
-        if self.enabled and data is not None:
-            items = data.splits[split]
-            self._wanted = [items.example(index) for index in range(min(self.pictures, len(items)))]
-
-    def _keep(self, module: Any, outputs: Any) -> None:
+        module: Any = pl_module
         keys = {example.key for example in self._wanted} - self._seen.keys()
         codes, selection = outputs["codes"], outputs["read"].selection
         for row, reply in enumerate(outputs["predictions"]):
@@ -93,6 +69,14 @@ class TokenMap(Callback):
                 mine = None if codes is None else codes[row, :, 0].cpu()
                 kept = None if selection is None else selection.mask(module.vlm.tower.num_tokens)[row].cpu()
                 self._seen[reply.key] = Seen(reply, mine, kept)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._draw(trainer, pl_module)
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def _draw(self, trainer: Any, module: Any) -> None:
         if not self._wanted:
@@ -134,7 +118,7 @@ class TokenMap(Callback):
         if trainer.state.fn == "fit":
             (watcher,) = [c for c in trainer.callbacks if isinstance(c, CodesChanged)]
             return watcher.before
-        if module.backbone.encoder is None and trainer.ckpt_path is None:
+        if module.backbone.encoder is None and not module.moved:
             return {}
         tower = load_tower(replace(module.backbone, encoder=None))
         codes = tower.encode(torch.stack([preprocess(e.image, tower.image_size) for e in self._wanted])).codes

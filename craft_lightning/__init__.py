@@ -1,3 +1,55 @@
-"""CRAFT, Codebook RegulAted Fine-Tuning, and the methods it is compared with, as a Lightning experiment framework."""
+"""CRAFT, Codebook RegulAted Fine-Tuning, and the methods it is compared with, as a Lightning experiment framework.
+
+From Python there is this; each name is imported when it is first used (``help(craft_lightning.compare)`` says more):
+
+use a model
+    VisionLanguageModel   from_pretrained(name, encoder=None); ask(image, question, options); tokenize(images)
+    VisualTokenizer       the vision tower alone: from_pretrained(name, encoder=None); tokenize(images, keep=1.0)
+    AdaptedEncoder        what a run leaves in encoder/: from_pretrained(folder_or_id), save_pretrained, push_to_hub
+    Reply                 what ask returns: text, option, likeliest
+
+train one, with a plain lightning.Trainer, which leaves encoder/, result.json and predictions.jsonl in default_root_dir
+    Craft, VisionFineTuning, ProjectorFineTuning, Ldifs, LlmLora, ZeroShot   the methods
+    VqaDataModule         images and questions: a dataset by name, or a folder of your own
+    VlmSpec, OptimSpec    which model, at which learning rate
+    BaseMethod            what a method of your own derives from
+
+compare
+    compare               two runs on the same items: a Comparison, difference with its interval and what flipped
+    run_table             compute a table (or some rows of it) and return it as a pandas frame
+
+CraftError is every mistake that has one line of explanation. From a shell: python -m craft_lightning --help
+"""
+
+from importlib import import_module as _import_module
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    **dict.fromkeys(("VisionLanguageModel", "VisualTokenizer", "Reply"), "craft_lightning.inference"),
+    "AdaptedEncoder": "craft_lightning.checkpoints.encoder",
+    "Craft": "craft_lightning.methods.craft",
+    "VisionFineTuning": "craft_lightning.methods.vision_ft",
+    "ProjectorFineTuning": "craft_lightning.methods.projector_ft",
+    "Ldifs": "craft_lightning.methods.ldifs",
+    "LlmLora": "craft_lightning.methods.llm_lora",
+    "ZeroShot": "craft_lightning.methods.zero_shot",
+    "BaseMethod": "craft_lightning.methods.base",
+    "VqaDataModule": "data_modules.datamodule",
+    "VlmSpec": "craft_lightning.models.vlm_spec",
+    "OptimSpec": "craft_lightning.optim",
+    **dict.fromkeys(("compare", "Comparison", "run_table"), "craft_lightning.comparison"),
+    "CraftError": "craft_lightning.errors",
+}
+"""Where each name is. ``__init__.pyi`` tells static checkers the same; without ``__all__``, help() prints no class of
+theirs in full (a LightningModule has hundreds of lines)."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -18,12 +18,12 @@ from lightning.pytorch import LightningModule, Trainer
 from craft_lightning.environment import processor
 
 
-def method(trainer: Trainer, module: LightningModule) -> str:
+def method(module: LightningModule) -> str:
     """Name of the method that a run trains, or whose work it tests: ``zero_shot`` where nothing adapted is plugged in,
     whatever method the config names."""
     name = str(getattr(module, "name", type(module).__name__))
     encoder = getattr(getattr(module, "vlm", None), "encoder_facts", None)
-    if trainer.state.fn == "fit" or trainer.ckpt_path is not None:
+    if getattr(module, "moved", True):
         return name
     return "zero_shot" if encoder is None else str(encoder.get("method", name))
 
@@ -39,6 +39,12 @@ def trained_parts(module: LightningModule) -> dict[str, int]:
     for name in trained_names(module):
         counts[".".join(name.split(".")[:2])] += module.get_parameter(name).numel()
     return dict(counts)
+
+
+def seed() -> int | None:
+    """What ``seed_everything`` was last called with in this process; None if it never was."""
+    found = os.environ.get("PL_GLOBAL_SEED")
+    return None if found is None else int(found)
 
 
 def codebook_hash(module: LightningModule) -> str | None:

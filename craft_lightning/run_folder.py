@@ -7,6 +7,7 @@ import os
 import shutil
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from craft_lightning.errors import CraftError
 
@@ -45,7 +46,8 @@ def places(folder: Path, verb: str) -> tuple[Path, Path]:
 
     In a folder that holds a fit, the files of an evaluation carry its verb: ``result.test.json``.
     """
-    tag = f".{verb}" if verb != "fit" and (folder / "config.yaml").exists() else ""
+    holds_fit = (folder / "config.yaml").exists() or _result(folder).get("verb") == "fit"
+    tag = f".{verb}" if verb != "fit" and holds_fit else ""
     return folder / f"result{tag}.json", folder / f"predictions{tag}.jsonl"
 
 
@@ -79,11 +81,22 @@ def is_sharded(path: Path) -> bool:
 
 def is_finished(folder: Path, step: int) -> bool:
     """Whether a fit that ended at this step has left its result, which is the last thing that it writes."""
+    found = _result(folder)
+    return (found.get("verb"), found.get("steps")) == ("fit", step)
+
+
+def used(folder: Path) -> str | None:
+    """What makes a folder that of a finished run; None if nothing does."""
+    return next((name for name in ("result.json", "encoder") if (folder / name).exists()), None)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """``result.json``; empty if there is none that can be read."""
     try:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and (found.get("verb"), found.get("steps")) == ("fit", step)
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def claim(folder: Path, checkpoint: str | None, overwrite: bool, asked: bool = False) -> None:

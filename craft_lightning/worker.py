@@ -29,8 +29,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.example_pictures import ExamplePictures
-from callbacks.learning_curves import LearningCurves
+from callbacks.report_files import ExamplePictures, LearningCurves
 from craft_lightning import __version__, run_facts
 from craft_lightning.benchmark.result_store import RESULT
 from craft_lightning.cli.run import CraftCLI, build_cli

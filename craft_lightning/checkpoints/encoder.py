@@ -1,18 +1,21 @@
-"""Adapted encoders: written as a folder of their own, and plugged into a tower."""
+"""Adapted encoders: written, read, plugged into a tower; a folder of one is a repository of the hub as it is."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from craft_lightning.checkpoints.model_card import model_card
 from craft_lightning.checkpoints.tensors import (
     dtype_name,
     first_line,
@@ -26,17 +29,111 @@ from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
 from craft_lightning.models.towers.base import Tower
 
+WEIGHTS, PRIOR = "encoder.safetensors", "token_prior.safetensors"
 logger = logging.getLogger(__name__)
 
 
 def weights_hash(tower: Tower) -> str:
-    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.base.Tower.used_parameters` yields:
-    what an adapted encoder replaces."""
+    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.base.Tower.used_parameters`
+    yields: what an adapted encoder replaces."""
     digest = hashlib.sha256()
     for name, parameter in tower.used_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} ".encode())
         digest.update(parameter.detach().to("cpu", torch.float32).numpy().astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
+
+
+class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft_lightning", "arxiv:2602.19449"]):
+    """The trained weights of a vision tower, with what they fit and how they came about.
+
+    A folder of it, here or on the hub, holds ``encoder.safetensors``, ``config.json``, a model card ``README.md`` and,
+    where codes were counted, ``token_prior.safetensors``. ``save_pretrained(folder)`` and ``push_to_hub(repo_id)`` are
+    huggingface_hub's, with all of their arguments; nothing is uploaded unless asked.
+
+    Attributes:
+        state: all parameters that the tower uses, by the names of :meth:`.base.Tower.used_parameters`.
+        config: ``base``, ``codebook_hash``, ``method``, ``dtype``, where there is no codebook ``base_hash``, and under
+            ``run`` what its training was: data, steps, seed, settings, scores.
+        prior: ``[K]`` counts of first-level codes on the training images, or None.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], config: Mapping[str, Any], prior: Tensor | None = None) -> None:
+        self.state, self.prior = dict(state), prior
+        self.config = {**config, "token_prior": None if prior is None else PRIOR}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> AdaptedEncoder:
+        """Read a folder, or fetch a repository of the hub first.
+
+        Args:
+            pretrained_model_name_or_path: the folder or the repository's id.
+            hub: of ``huggingface_hub.snapshot_download``, as ``revision`` and ``token``.
+
+        Raises:
+            CraftError: neither is there, or a file of it is missing, broken or holds no finite number.
+        """
+        folder = encoder_folder(pretrained_model_name_or_path, **hub)
+        if not (folder / WEIGHTS).is_file():
+            raise CraftError(f"no adapted encoder in {folder}: {WEIGHTS} is missing")
+        facts = read_json(folder / "config.json")
+        try:
+            state = load_file(folder / WEIGHTS)
+            prior = facts.get("token_prior")
+            counts = None if prior is None else load_file(folder / Path(str(prior)).name)["counts"]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise CraftError(f"{folder}: unreadable ({first_line(error)})") from error
+        found = cls(state, facts, counts)
+        found.place = str(folder)
+        return found
+
+    place = "the encoder"
+    """Where it was read, for messages."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_tensors(save_directory / WEIGHTS, self.state)
+        if self.prior is not None:
+            save_tensors(save_directory / PRIOR, {"counts": self.prior})
+        write_json(save_directory / "config.json", self.config)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card in the hub's format, from :attr:`config` alone."""
+        return model_card(self.config, self._hub_mixin_info.model_card_data.to_dict())
+
+    def plug_into(self, tower: Tower) -> None:
+        """Put the parameters into a tower of the same codebook, or into the very tower that they were adapted from
+        where there is none: a projector then reads the features of one tower, and no codewords make two of them alike.
+
+        Raises:
+            CraftError: another codebook or base tower (both hashes named), or missing, unexpected or misshapen tensors.
+        """
+        theirs, own = self.config.get("codebook_hash"), None if tower.quantizer is None else tower.quantizer.hash()
+        if theirs != own:
+            raise CraftError(
+                f"{self.place}: adapted to codebook {theirs or 'none'}, this model has {own or 'none'}; "
+                f"an encoder only fits models of its own codebook"
+            )
+        if own is None:
+            _check_base(self.config, tower, self.place)
+        parameters = dict(tower.used_parameters())
+        if problems := mismatches({k: tuple(v.shape) for k, v in parameters.items()}, self.state):
+            raise CraftError(f"{self.place}: {'; '.join(problems)}")
+        if broken := [name for name, value in self.state.items() if not bool(value.isfinite().all())]:
+            raise CraftError(f"{self.place}: not finite: {listed(broken)}; its training diverged")
+        for name, parameter in parameters.items():
+            # In the precision that it was trained in, though the model around it be held in a coarser one.
+            dtype = torch.promote_types(parameter.dtype, self.state[name].dtype)
+            parameter.data = self.state[name].to(parameter.device, dtype)
+
+
+def apply_encoder(tower: Tower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
+    """Plug the encoder of a folder into a tower; returns its ``config.json``, and its token prior ``[K]`` if any.
+
+    Raises:
+        CraftError: see :meth:`AdaptedEncoder.from_pretrained` and :meth:`AdaptedEncoder.plug_into`.
+    """
+    encoder = AdaptedEncoder.from_pretrained(Path(folder))
+    encoder.plug_into(tower)
+    return encoder.config, encoder.prior
 
 
 def write_encoder(
@@ -49,81 +146,54 @@ def write_encoder(
     base_hash: str | None = None,
     dtype: torch.dtype = torch.float32,
     token_prior: Tensor | None = None,
-    extra: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> None:
-    """An adapted encoder: ``encoder.safetensors``, ``config.json`` and, if given, ``token_prior.safetensors``.
+    """Write an adapted encoder, card included; the folder is replaced as a whole when everything is written.
 
     Args:
         state: the adapted parameters by the names of :meth:`.base.Tower.used_parameters`, all of them.
-        base: checkpoint that it was adapted from. method: name of the method.
+        base: checkpoint that it was adapted from.
         codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower.
+        method: name of the method.
         base_hash: SHA-256 of the tower that it was adapted from, where there is no codebook.
         dtype: of the stored parameters.
         token_prior: ``[K]`` counts of first-level codes on the training split.
-        extra: further facts for ``config.json``.
+        run: what its training was, for the card.
     """
+    facts: dict[str, Any] = {"base": base, "codebook_hash": codebook_hash, "dtype": dtype_name(dtype), "method": method}
+    facts |= {"base_hash": base_hash} if codebook_hash is None else {}
+    facts |= {"run": dict(run)} if run else {}
     with fresh_folder(folder) as fresh:
-        save_tensors(fresh / "encoder.safetensors", {k: v.to(dtype) for k, v in state.items()})
-        if token_prior is not None:
-            save_tensors(fresh / "token_prior.safetensors", {"counts": token_prior})
-        facts = {"base": base, "codebook_hash": codebook_hash, "dtype": dtype_name(dtype), "method": method}
-        facts |= {"base_hash": base_hash} if codebook_hash is None else {}
-        facts["token_prior"] = None if token_prior is None else "token_prior.safetensors"
-        write_json(fresh / "config.json", dict(extra or {}) | facts)
+        AdaptedEncoder({k: v.to(dtype) for k, v in state.items()}, facts, token_prior).save_pretrained(fresh)
 
 
-def apply_encoder(tower: Tower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
-    """Put an adapted encoder's parameters into a tower of the same codebook, or into the very tower that it was adapted
-    from where there is none: a projector then reads the features of one tower, and no codewords make two of them alike.
-
-    Returns:
-        Its ``config.json``, and its token prior ``[K]`` if it has one.
+def encoder_folder(name: str | Path, **hub: Any) -> Path:
+    """The folder of an adapted encoder; a string ``owner/name`` that is no folder here is fetched from the hub.
 
     Raises:
-        CraftError: another codebook or base tower (both hashes named), or missing, unexpected or misshapen tensors.
+        CraftError: the hub does not have it, or cannot be reached.
     """
-    folder = Path(folder)
-    if not (folder / "encoder.safetensors").is_file():
-        raise CraftError(f"no adapted encoder in {folder}: encoder.safetensors is missing")
-    facts = read_json(folder / "config.json")
-    own = None if tower.quantizer is None else tower.quantizer.hash()
-    if facts.get("codebook_hash") != own:
-        raise CraftError(
-            f"{folder}: adapted to codebook {facts.get('codebook_hash') or 'none'}, this model has {own or 'none'}; "
-            f"an encoder only fits models of its own codebook"
-        )
-    if own is None:
-        _check_base(facts, tower, folder)
+    folder = Path(name).expanduser()
+    if folder.is_dir() or isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return folder
     try:
-        state = load_file(folder / "encoder.safetensors")
-        prior = facts.get("token_prior")
-        counts = None if prior is None else load_file(folder / Path(str(prior)).name)["counts"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise CraftError(f"{folder}: unreadable ({first_line(error)})") from error
-    parameters = dict(tower.used_parameters())
-    if problems := mismatches(parameters, state):
-        raise CraftError(f"{folder}: {'; '.join(problems)}")
-    if broken := [name for name, value in state.items() if not bool(value.isfinite().all())]:
-        raise CraftError(f"{folder}: not finite: {listed(broken)}; its training diverged")
-    for name, parameter in parameters.items():
-        # In the precision that it was trained in, though the model around it be held in a coarser one.
-        dtype = torch.promote_types(parameter.dtype, state[name].dtype)
-        parameter.data = state[name].to(parameter.device, dtype)
-    return facts, counts
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "config.json"], **hub))
+    except (OSError, ValueError) as error:  # huggingface_hub's are all one of these
+        raise CraftError(f"no adapted encoder {name}: no folder here, and from the hub: {first_line(error)}") from error
 
 
-def _check_base(facts: dict[str, Any], tower: Tower, folder: Path) -> None:
+def _check_base(facts: Mapping[str, Any], tower: Tower, place: str) -> None:
     """Compare the tower that a continuous encoder was adapted from with the one that it is to replace."""
     base, theirs = facts.get("base"), facts.get("base_hash")
     if theirs is None or tower.base_hash is None:
         logger.warning(
             "%s does not say which tower it was adapted from: whether it fits this model cannot be checked (its base "
             "is %s)",
-            folder,
+            place,
             base,
         )
     elif theirs != tower.base_hash:
         raise CraftError(
-            f"{folder}: adapted from the tower of {base} ({theirs}), this model has another ({tower.base_hash}); "
+            f"{place}: adapted from the tower of {base} ({theirs}), this model has another ({tower.base_hash}); "
             "without a codebook an encoder only fits models of its own tower"
         )

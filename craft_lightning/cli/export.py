@@ -77,7 +77,7 @@ def export(checkpoint: Path, encoder: Path, output: Path) -> int:
     A tower that the checkpoint shares with others is written into the copy.
 
     Args:
-        encoder: folder that :func:`.vila_u_writer.write_encoder` made, or the weight file in it.
+        encoder: folder that :func:`.encoder.write_encoder` made, or the weight file in it.
 
     Returns:
         The number of tensors that were put in place.

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
-from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.last_step import LastCheckpoint
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.ste_check import SteCheck
 from callbacks.token_map import TokenMap

@@ -20,18 +20,18 @@ from craft_lightning import run_facts
 from craft_lightning.checkpoints.tensors import save_tensors
 from craft_lightning.cli import run as cli
 from craft_lightning.errors import CraftError, nearest
+from craft_lightning.inference import asked, prompt_batch
 from craft_lightning.io import check_file
 from craft_lightning.methods import METHODS
 from craft_lightning.methods._support.checkpointed import read_checkpoint
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.image_processing import preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
 from craft_lightning.run_folder import find_checkpoint
-from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text, message
+from craft_lightning.text.prompts import message
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
-from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch, VqaExample
+from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaExample
 from data_modules.datamodule import VqaDataModule
 
 ONE = ("--image", "--question", "--options", "--directive", "--item", "--logits")
@@ -95,8 +95,11 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
         others = ["--model=ZeroShot", *others]
     config = cli.build_cli(["predict", *others], run=False).config["predict"]
     method = load(config)
-    example = _stored_item(config, args.item) if args.image is None else _example(args, read_image(args.image))
-    batch = one_batch(method, example)
+    if args.image is None:
+        example = _stored_item(config, args.item)
+    else:
+        example = asked(args.image, args.question, args.options, args.directive)
+    batch = prompt_batch(method.vlm, example)
     visual = pruned(config, method, method.visual_tokens(batch.pixel_values), batch.keys)
     reply = method.vlm.generate(visual, batch, args.max_new_tokens)[0]
     print(reply)
@@ -157,35 +160,6 @@ def pruned(config: Any, method: BaseMethod, visual: VisualTokens, keys: Sequence
     if prior is None:
         raise CraftError("pruning one picture takes an --encoder with its prior, or --prune.prior FILE")
     return prune(visual, keep, prior, pruning.rule, keys)
-
-
-def one_batch(method: BaseMethod, example: VqaExample) -> VqaBatch:
-    """The prompt of an example as a batch of one, on the method's device.
-
-    Raises:
-        CraftError: more options than the tokenizer has letters.
-    """
-    vlm = method.vlm
-    builder = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=bool(example.options))
-    if len(example.options) > len(builder.letters):
-        raise CraftError(f"{len(example.options)} options, but there are only the letters {builder.letters}")
-    prompt = Encoded(builder.prompt_ids(message(example)), ())
-    text = collate_text([prompt], builder.pad_id, with_reply=False)
-    return VqaBatch(
-        pixel_values=preprocess(example.image, vlm.image_size, vlm.aspect)[None],
-        **text,
-        label_ids=torch.tensor([example.label_id]),
-        caption_ids=torch.tensor([-1]),
-        seen=torch.tensor([example.seen]),
-        answers=(example.answer,),
-        keys=(example.key,),
-        option_counts=(len(example.options),),
-    ).to(vlm.device)
-
-
-def _example(args: argparse.Namespace, image: Any) -> VqaExample:
-    meta = {} if args.directive is None else {"directive": args.directive}
-    return VqaExample(str(args.image), image, args.question, "A", tuple(args.options or ()), meta=meta)
 
 
 def _stored_item(config: Any, key: str | None) -> VqaExample:

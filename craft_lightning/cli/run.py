@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -26,30 +25,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.codebook_usage import CodesChanged
-from callbacks.encoder_export import EncoderExport
-from callbacks.hparams_tab import HparamsTab
-from callbacks.last_checkpoint import LastCheckpoint
-from callbacks.last_validation import LastValidation
+from callbacks.last_step import LastCheckpoint
 from callbacks.progress import Progress
 from callbacks.prune_at_validation import PruneAtValidation
-from callbacks.result_writer import ResultWriter
-from callbacks.run_banner import RunBanner
+from callbacks.run_banner import StrategyAdvisor
 from callbacks.save_config import SaveConfig
 from callbacks.ste_check import SteCheck
-from callbacks.strategy_advisor import StrategyAdvisor
 from callbacks.token_map import TokenMap
-from craft_lightning import __version__
+from craft_lightning import __version__, run_folder
 from craft_lightning import settings as defaults
 from craft_lightning.cli import trainer_flags as flags
-from craft_lightning.cli.config_layers import (
-    Layer,
-    check_numbers,
-    links_hold,
-    named_settings,
-    one_class,
-    read_layers,
-)
+from craft_lightning.cli.config_layers import Layer, check_numbers, links_hold, named_settings, one_class, read_layers
 from craft_lightning.cli.parser import CraftParser, wrong_part
 from craft_lightning.environment import placed
 from craft_lightning.errors import CraftError
@@ -58,15 +44,6 @@ from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.checkpointed import check_method, read_checkpoint
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.run_folder import (
-    EVENTS,
-    check_folder,
-    claim,
-    claim_evaluation,
-    find_checkpoint,
-    is_finished,
-    unused,
-)
 from craft_lightning.settings import flat
 from craft_lightning.strategies.choose import settings, settle
 from craft_lightning.strategies.fsdp2 import register
@@ -159,7 +136,7 @@ class CraftCLI(LightningCLI):
             changed = {k: v for k, v in changed.items() if k.startswith("model.")}
         limit = resuming.out_of_steps(held, trainer.max_steps, trainer.max_epochs)
         folder, step = Path(trainer.default_root_dir), held["global_step"]
-        if self.subcommand == "fit" and limit and is_finished(folder, step):
+        if self.subcommand == "fit" and limit and run_folder.is_finished(folder, step):
             raise FinishedError(f"{folder} is finished after {step} steps, its result is kept; to go on, raise {limit}")
         if changed:
             rank_zero_only(print)(resuming.tell(changed), file=sys.stderr)
@@ -176,20 +153,20 @@ class CraftCLI(LightningCLI):
         else:
             own = fit_folder / self.subcommand
             config.trainer.default_root_dir = str(
-                unused(own, self.subcommand) if first and not config.overwrite else own
+                run_folder.unused(own, self.subcommand) if first and not config.overwrite else own
             )
         if config.trainer.fast_dev_run:  # whose results are none, and may not stand in a run's place
             self.rehearsal = TemporaryDirectory(prefix="craft_lightning-")
             config.trainer.default_root_dir = self.rehearsal.name
         folder = Path(config.trainer.default_root_dir)
-        check_folder(folder)
+        run_folder.check_folder(folder)
         if config.get("ckpt_path") is not None:
-            config.ckpt_path = find_checkpoint(str(config.ckpt_path), fit_folder)
+            config.ckpt_path = run_folder.find_checkpoint(str(config.ckpt_path), fit_folder)
         if self.subcommand == "fit" and first:
             asked = config.overwrite and any(where == "--overwrite" for where, _ in self.layers)
-            claim(folder, config.get("ckpt_path"), config.overwrite, asked)
+            run_folder.claim(folder, config.get("ckpt_path"), config.overwrite, asked)
         elif first:
-            claim_evaluation(folder, self.subcommand, config.overwrite)
+            run_folder.claim_evaluation(folder, self.subcommand, config.overwrite)
         if config.get("ckpt_path") is not None:
             self._read_checkpoint(config)
 
@@ -202,28 +179,22 @@ class CraftCLI(LightningCLI):
             raise CraftError(told) if told else error from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lay the run out; add the callbacks of every run, and the logger unless the config names one or none."""
+        """Lay the run out; add progress and the caller's callbacks, and the logger unless the config names one or none.
+
+        What every run does besides is the method's :meth:`.BaseMethod.configure_callbacks`.
+        """
         config = self.config_init[self.subcommand]
         flags.check_parts(config.trainer.callbacks or [], config.trainer.plugins)
         advice = self._lay_out()
         folder = config.trainer.default_root_dir
         if config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", sub_dir=EVENTS, default_hp_metric=False)
-        resolved = yaml.safe_load(
-            self._parser(self.subcommand).dump(
-                self.config[self.subcommand], skip_none=False, skip_link_targets=False, format="yaml"
+            kwargs["logger"] = TensorBoardLogger(
+                folder, name="", version="", sub_dir=run_folder.EVENTS, default_hp_metric=False
             )
-        )
         theirs = any(isinstance(c, ProgressBar) for c in config.trainer.callbacks or ())
         self.trainer_defaults["callbacks"] = [
             *advice,
-            RunBanner(),
             *([] if theirs or config.trainer.enable_progress_bar is False else [Progress()]),
-            LastValidation(),
-            CodesChanged(),
-            EncoderExport(),
-            ResultWriter(self.subcommand, resolved),  # behind what a result stands for
-            HparamsTab(),
             *self.callbacks,
         ]
         trainer: Trainer = super().instantiate_trainer(**kwargs)
@@ -307,23 +278,19 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     }
     cls = type("CraftCLI", (CraftCLI if run else _DryCLI,), parts)
     try:
-        return _construct(cls, argv)
+        return cls(
+            BaseMethod,
+            VqaDataModule,
+            subclass_mode_model=True,
+            parser_class=CraftParser,
+            auto_configure_optimizers=False,
+            seed_everything_default=defaults.SEED,
+            save_config_callback=SaveConfig,
+            parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False, "version": __version__},
+            args=list(argv),
+        )
     except MisconfigurationException as error:
         raise CraftError(" ".join(str(error).split())) from error
-
-
-def _construct(cls: type[CraftCLI], argv: Sequence[str]) -> CraftCLI:
-    return cls(
-        BaseMethod,
-        VqaDataModule,
-        subclass_mode_model=True,
-        parser_class=CraftParser,
-        auto_configure_optimizers=False,
-        seed_everything_default=defaults.SEED,
-        save_config_callback=SaveConfig,
-        parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False, "version": __version__},
-        args=list(argv),
-    )
 
 
 class _DryCLI(CraftCLI):

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from craft_lightning.checkpoints.encoder import apply_encoder
-from craft_lightning.checkpoints.load import load_tower
-from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root
 from craft_lightning.checkpoints.tensors import save_tensors
 from craft_lightning.errors import CraftError
+from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file
 from craft_lightning.models.image_files import find_images
-from craft_lightning.models.image_processing import Aspect, image_batches
-from craft_lightning.models.pruning import PruneRule, count_codes, prune
-from craft_lightning.models.towers.base import Tower
-from craft_lightning.models.vlm_spec import VlmSpec, resolve
-from craft_lightning.types import VisualTokens
+from craft_lightning.models.pruning import count_codes
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,24 +70,23 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     if args.batch_size < 1:
         raise CraftError(f"--batch-size must be at least 1, not {args.batch_size}")
-    folder = resolve(VlmSpec(args.checkpoint))
     output = args.output or args.counts
     check_file(output, "--output" if args.output else "--counts")
-    tower = load_tower(folder, dtype=args.dtype, quantizer_dtype=args.dtype, attention=args.attention)
-    if tower.quantizer is None:
-        raise CraftError(f"{folder} is a continuous model: it has no discrete tokens")
-    prior = apply_encoder(tower, args.encoder)[1] if args.encoder is not None else None
-    aspect = aspect_of(checkpoint_root(folder))
-    names, batches = open_input(args.input, tower.image_size, aspect, args.batch_size)
+    model = VisualTokenizer.from_pretrained(args.checkpoint, args.encoder, dtype=args.dtype, attention=args.attention)
+    names, batches = open_input(args.input, model, args.batch_size)
+    console, total = Console(stderr=True), math.ceil(len(names) / args.batch_size)
+    shown = track(batches, "batches", total, console=console, transient=True, disable=not sys.stderr.isatty())
+    quantizer = model.tower.quantizer
+    assert quantizer is not None
     if args.counts is not None:
         with torch.no_grad():
-            counts = count_codes((v.codes for v in _encoded(tower, batches, len(names))), tower.quantizer.entries)
-        save_tensors(output, {"counts": counts}, {"codebook_hash": tower.quantizer.hash()})
+            counts = count_codes((model.tower.encode(pixels).codes for pixels in shown), quantizer.entries)
+        save_tensors(output, {"counts": counts}, {"codebook_hash": quantizer.hash()})
         print(f"{output}: {int((counts > 0).sum())} codes in {len(names)} pictures")
         return 0
-    tensors = tokenize(tower, batches, len(names), args.keep, prior)
+    tensors = model.encode(shown, args.keep)
     metadata = {
-        "codebook_hash": tower.quantizer.hash(),
+        "codebook_hash": quantizer.hash(),
         "dtype": args.dtype,
         "image_names": json.dumps(names, ensure_ascii=False),
     }
@@ -100,47 +96,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-@torch.no_grad()
-def tokenize(
-    tower: Tower, batches: Iterable[Tensor], total: int = 0, keep: float = 1.0, prior: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Codes, features and quantised features of batches of pixels ``[b, 3, S, S]``, concatenated.
-
-    Args:
-        total: number of pictures, for the progress line on a terminal.
-        keep, prior: see :func:`.models.pruning.prune`.
-
-    Returns:
-        ``codes [B, N, R]`` int32, ``features [B, N, d]``, and ``quantized [B, N, d]``, the straight-through sums that
-        the projector sees, both in the tower's dtype; where tokens are pruned also ``kept [B, M]`` int32.
-
-    Raises:
-        CraftError: pruning without a prior, or a ratio outside (0, 1].
-    """
-    found: dict[str, list[Tensor]] = {}
-    for tokens in _encoded(tower, batches, total):
-        assert tokens.codes is not None
-        parts = {"codes": tokens.codes.int(), "features": tokens.features, "quantized": tokens.tokens}
-        selection = prune(tokens, keep, prior, PruneRule(), ()).selection
-        if selection is not None:
-            parts["kept"] = selection.positions.int()
-        for name, part in parts.items():
-            found.setdefault(name, []).append(part)
-    return {name: torch.cat(rows) for name, rows in found.items()}
-
-
-def _encoded(tower: Tower, batches: Iterable[Tensor], total: int) -> Iterator[VisualTokens]:
-    done = 0
-    for pixels in batches:
-        yield tower.encode(pixels)
-        done += len(pixels)
-        if sys.stderr.isatty():
-            print(f"\r{done}/{total} pictures", end="" if done < total else "\n", file=sys.stderr)
-
-
-def open_input(
-    inputs: Sequence[Path], side: int, aspect: Aspect, batch_size: int
-) -> tuple[list[str], Iterator[Tensor]]:
+def open_input(inputs: Sequence[Path], model: VisualTokenizer, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
     """Names of the pictures and their pixels, batch by batch.
 
     Raises:
@@ -151,7 +107,7 @@ def open_input(
             raise CraftError("--input takes one safetensors file, or pictures, not both")
         return _open_pixels(inputs[0], batch_size)
     files = find_images(inputs)
-    return [_name(file, inputs) for file in files], image_batches(files, side, aspect, batch_size)
+    return [_name(file, inputs) for file in files], model.batches(files, batch_size)
 
 
 def _name(file: Path, inputs: Sequence[Path]) -> str:

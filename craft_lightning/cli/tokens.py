@@ -9,16 +9,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from craft_lightning.checkpoints.encoder import apply_encoder
-from craft_lightning.checkpoints.load import load_tower
-from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root
 from craft_lightning.errors import CraftError
+from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file, fresh_file
 from craft_lightning.models.image_files import find_images
-from craft_lightning.models.image_processing import Aspect, image_batches
 from craft_lightning.models.pruning import PruneRule, budget_of, count_codes, prune
-from craft_lightning.models.towers.base import Tower
-from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.visualization import MUTED, TokenView, code_colours, draw_tokens, stack
 
 DRAWN = 16
@@ -54,14 +49,11 @@ def main(argv: Sequence[str]) -> int:
     check_file(args.output, "--output")
     if args.output.suffix.lower() != ".png":
         raise CraftError(f"--output {args.output} is no .png file")
-    spec = VlmSpec(args.checkpoint)
-    tower = load_tower(spec)
-    if tower.quantizer is None:
-        raise CraftError(f"{args.checkpoint} is a continuous model: it has no discrete tokens")
-    aspect = aspect_of(checkpoint_root(resolve(spec)))
+    model = VisualTokenizer.from_pretrained(args.checkpoint, attention="sdpa")
     files = find_images(args.images)
-    views, source = _look(tower, files, aspect, args.encoder, args.keep)
-    colours = code_colours(tower.quantizer.table(0))
+    views, source = _look(model, files, args.encoder, args.keep)
+    assert model.tower.quantizer is not None
+    colours = code_colours(model.tower.quantizer.table(0))
     with fresh_file(args.output) as temporary:
         stack([draw_tokens(view, colours) for view in views]).save(temporary, optimize=True)
     more = f" (the first of {len(files)})" if len(files) > DRAWN else ""
@@ -71,24 +63,25 @@ def main(argv: Sequence[str]) -> int:
 
 @torch.no_grad()
 def _look(
-    tower: Tower, files: Sequence[Path], aspect: Aspect, encoder: Path | None, keep: float
+    model: VisualTokenizer, files: Sequence[Path], encoder: Path | None, keep: float
 ) -> tuple[list[TokenView], str]:
     """What is drawn of the first :data:`DRAWN` pictures, and where the prior comes from.
 
     An encoder brings the counts of its training pictures; without them, all pictures given are counted.
     """
-    assert tower.quantizer is not None
-    shown = next(image_batches(files, tower.image_size, aspect, DRAWN))
-    before, prior, source = None, None, "the encoder's training pictures"
+    tower = model.tower
+    shown = next(model.batches(files, DRAWN))
+    before, source = None, "the encoder's training pictures"
     if encoder is not None:
-        before = tower.encode(shown).codes
-        _, prior = apply_encoder(tower, encoder)
-    if prior is None:
-        batches = image_batches(files, tower.image_size, aspect, DRAWN)
-        prior = count_codes((tower.encode(pixels).codes for pixels in batches), tower.quantizer.entries)
+        before = model.encode([shown])["codes"]
+        model.plug_in(encoder)
+    if model.prior is None:
+        assert tower.quantizer is not None
+        codes = (tower.encode(pixels).codes for pixels in model.batches(files, DRAWN))
+        model.prior = count_codes(codes, tower.quantizer.entries)
         source = f"the {len(files)} pictures given"
     names = [file.as_posix() for file in files[:DRAWN]]
-    after = prune(tower.encode(shown), keep, prior, PruneRule(), names)
+    after = prune(tower.encode(shown), keep, model.prior, PruneRule(), names)
     assert after.codes is not None
     kept = None if after.selection is None else after.selection.mask(tower.num_tokens)
     # As the tower sees it, so that squares and tokens fit.

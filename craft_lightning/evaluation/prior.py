@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
@@ -51,6 +54,23 @@ def data_of(trainer: Trainer) -> Any:
     if data is None:
         raise CraftError("pruning by quotas counts codes of the training images: give the trainer a data module")
     return data
+
+
+def read_counts(path: Path, entries: int) -> Tensor:
+    """``[K]`` counts of a file that ``tokenize --counts`` wrote, or of an encoder's folder.
+
+    Raises:
+        CraftError: no such file, not a file of counts, or those of another codebook.
+    """
+    if not path.is_file():
+        raise CraftError(f"no prior {path}: 'domain', 'generic', or a file that tokenize --counts wrote")
+    try:
+        counts = load_file(path)["counts"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CraftError(f"{path}: not a file of counts ({type(error).__name__})") from error
+    if len(counts) != entries:
+        raise CraftError(f"{path}: counts of {len(counts)} codes, this codebook has {entries}")
+    return counts
 
 
 @contextmanager

@@ -11,8 +11,15 @@ from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from callbacks.codebook_usage import CodesChanged
+from callbacks.encoder_export import EncoderExport
+from callbacks.hparams_tab import HparamsTab
+from callbacks.last_step import LastValidation
+from callbacks.result_writer import ResultWriter
+from callbacks.run_banner import RunBanner
 from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.checkpoints.meta import skeleton
 from craft_lightning.errors import CraftError
@@ -33,6 +40,7 @@ HOOKS = ("trainable", "build", "visual_tokens", "losses", "param_groups")
 FINAL = (
     *("configure_model", "forward", "training_step", "validation_step", "test_step", "predict_step"),
     *("configure_optimizers", "configure_gradient_clipping", "on_save_checkpoint", "on_load_checkpoint"),
+    "configure_callbacks",
 )
 
 # Checkpoints are read with ``weights_only``; those that Python code writes hold the specs themselves.
@@ -137,6 +145,14 @@ class BaseMethod(Checkpointed, ABC):
                 )
             self.weights = weight_hashes(vlm)
             self._configure(vlm)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run does, also that of a plain Trainer: say what it is, end with a validation of the weights that
+        it leaves, and write ``encoder/``, ``result.json``, ``predictions.jsonl`` and ``items.jsonl`` to the Trainer's
+        ``default_root_dir``. A ``fast_dev_run`` writes nothing."""
+        rehearsal = getattr(self.trainer, "fast_dev_run", False)
+        files = [] if rehearsal else [EncoderExport(), ResultWriter()]  # a result comes behind what it stands for
+        return [RunBanner(), LastValidation(), CodesChanged(), *files, HparamsTab()]
 
     def sketch(self) -> Self:
         """A copy on the meta device, from config files alone: names, shapes and what trains, without weights."""

@@ -280,3 +280,21 @@ def _drop_levels(better: Tensor, number: Tensor, common: Tensor) -> Tensor:
     endless = (better == 0) | (common <= 0.0)
     level = (number / better.clamp(min=1.0)).log() / common
     return level.round(decimals=_DIGITS).masked_fill(endless, torch.inf)
+
+
+def pruned_sums(read: VisualTokens, counted: Tensor) -> Tensor:
+    """``[6]`` float64 sums over the pruned pictures that are ``counted`` (``[B]`` bool): pictures, share of tokens
+    kept, share of distinct codes kept, gamma where quotas meet the budget, pictures where they do, where they cannot.
+    """
+    selection = read.selection
+    assert selection is not None
+    mask = selection.mask(read.features.shape[1])
+    tokens = mask.double().mean(dim=1)
+    codes = torch.ones_like(tokens)
+    if read.codes is not None:
+        first = read.codes[..., 0]
+        codes = distinct(first, mask).double() / distinct(first, torch.ones_like(mask))
+    reached = selection.gamma.isfinite()
+    gamma = selection.gamma.where(reached, 0.0)
+    parts = (torch.ones_like(tokens), tokens, codes, gamma, reached.double(), selection.gamma.isinf().double())
+    return torch.stack([part[counted].sum() for part in parts])

@@ -25,7 +25,7 @@ OTHER_VERBS = (
         for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table", "arguments")
     ),
     *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens")),
-    *("craft_lightning.__main__",),
+    *("craft_lightning.__main__", "craft_lightning.comparison", "craft_lightning.inference"),
     *("craft_lightning.pretraining", "craft_lightning.checkpoints.tiny", "craft_lightning.strategies.flops"),
     *("data_modules.datasets.expected_sizes", "data_modules.twins.contact_sheet"),
     *("data_modules.sources.llava_conversations", "data_modules.twins.studio"),
@@ -140,7 +140,7 @@ COUNTED += [
     "data_modules/twins/drawings/draw_eurosat.py",
     "data_modules/datasets/eurosat.py",
 ]
-COUNTED += [f"callbacks/{name}.py" for name in ("encoder_export", "last_checkpoint", "last_validation", "ste_check")]
+COUNTED += [f"callbacks/{name}.py" for name in ("encoder_export", "last_step", "ste_check")]
 COUNTED += ["callbacks/codebook_usage.py", "craft_lightning/settings.py", "craft_lightning/cli/run.py"]
 COUNTED += [f"craft_lightning/{name}.py" for name in ("worker", "strategies/choose", "strategies/fsdp2")]
 COUNTED += ["craft_lightning/evaluation/predictions.py"]

@@ -20,7 +20,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
 
-from callbacks.learning_curves import LearningCurves
+from callbacks.report_files import LearningCurves
 from craft_lightning import worker
 from craft_lightning.benchmark import result_store as store
 from craft_lightning.benchmark.plan import Node, Plan, make_plan, metrics_read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from safetensors.torch import load_file
 from craft_lightning import __main__ as entry
 from craft_lightning.checkpoints.encoder import write_encoder
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.cli.predict import one_batch, parser
+from craft_lightning.cli.predict import parser
+from craft_lightning.inference import prompt_batch
 from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.vlm_spec import VlmSpec
@@ -153,7 +153,7 @@ def test_one_picture_is_pruned_as_a_run_would(checkpoints: Path, picture: Path, 
     assert predict(*asked, "--encoder", tmp_path / "encoder") == 0
     with safe_open(tmp_path / "l.safetensors", "pt") as file:
         assert file.metadata()["visual_positions"] == "10"  # 8 of 16, and the two around them
-    batch = one_batch(SimpleNamespace(vlm=vlm), VqaExample("x", Image.open(picture), "What is shown?", "A"))
+    batch = prompt_batch(vlm, VqaExample("x", Image.open(picture), "What is shown?", "A"))
     with torch.no_grad():
         visual = prune(vlm.encode(batch.pixel_values), 0.5, counts, PruneRule(), ("x",))
         expected = vlm.prompt_logits(visual, batch)[0]

@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from scenarios import ROOT
 
-from callbacks.strategy_advisor import StrategyAdvisor
+from callbacks.run_banner import StrategyAdvisor
 from craft_lightning.cli.run import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.strategies import choose as strategy

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from benchmarks.strategies import MACHINES, batch_on, numbers
-from callbacks.strategy_advisor import StrategyAdvisor
+from callbacks.run_banner import StrategyAdvisor
 from craft_lightning.checkpoints.meta import Profile
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError

@@ -1,12 +1,31 @@
-"""A training ends with a validation of the weights that it leaves, and goes on with the rows that it had not seen."""
+"""A run is that of its last step: its checkpoint, its validation, and the rows that it goes on with."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Lightning's, made to keep its word on ``save_last`` when ``save_top_k`` is 0.
+
+    Lightning 2.6 writes the last checkpoint only beside one of the best ones: with none of those, nothing is on disk
+    before the end of training. And at the end it writes only if it never wrote before, which leaves an older step.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._should_save_on_train_epoch_end(trainer):
+            self.on_train_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the present step."""
+        if self.save_last and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class LastValidation(Callback):

@@ -1,0 +1,247 @@
+"""A model in one's hand: load it, ask it about an image, turn images into discrete tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from craft_lightning.checkpoints.encoder import apply_encoder, encoder_folder
+from craft_lightning.checkpoints.load import load_tower, load_vlm
+from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root
+from craft_lightning.errors import CraftError
+from craft_lightning.evaluation.generate import likely_letters
+from craft_lightning.models.image_files import find_images
+from craft_lightning.models.image_processing import Aspect, preprocess, read_image
+from craft_lightning.models.pruning import PruneRule, prune
+from craft_lightning.models.towers.base import Tower
+from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm_spec import VlmSpec, resolve
+from craft_lightning.text.prompts import LETTERS, Encoded, PromptBuilder, collate_text, message
+from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
+from craft_lightning.types import VqaBatch, VqaExample
+
+AnImage = str | Path | Image.Image
+"""A file, or an image that is open already."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model says about an image.
+
+    Attributes:
+        text: the greedy reply, as ``test`` scores it.
+        option: the option that the reply names, by the normalisation of exact match; None if it names none.
+        likeliest: the option whose letter is the most likely first token; None for open questions.
+    """
+
+    text: str
+    option: str | None = None
+    likeliest: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class VisualTokenizer:
+    """The vision tower of a model alone: images to discrete tokens, without a language model in memory.
+
+    Args:
+        tower: in eval mode. aspect: how an image becomes a square. prior: ``[K]`` counts of codes, for pruning.
+    """
+
+    def __init__(self, tower: Tower, aspect: Aspect = "resize", prior: Tensor | None = None) -> None:
+        self.tower, self.aspect, self.prior = tower, aspect, prior
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, encoder: str | Path | None = None, *, dtype: str = "float32", attention: str = "eager"
+    ) -> Self:
+        """The tower of a known model or a checkpoint's folder.
+
+        Args:
+            name: see ``python -m craft_lightning list backbones``. encoder: an adapted encoder's folder or hub id.
+            dtype: of the tower and of the distances to codewords. attention: ``eager`` (the original's) or ``sdpa``.
+
+        Raises:
+            CraftError: no such checkpoint, a continuous tower, or an encoder that does not fit.
+        """
+        folder = resolve(VlmSpec(str(name)))
+        tower = load_tower(folder, dtype=dtype, quantizer_dtype=dtype, attention=attention)
+        if tower.quantizer is None:
+            raise CraftError(f"{folder} is a continuous model: it has no discrete tokens")
+        found = cls(tower, aspect_of(checkpoint_root(folder)))
+        if encoder is not None:
+            found.plug_in(encoder)
+        return found
+
+    def plug_in(self, encoder: str | Path) -> None:
+        """Replace the tower's weights by an adapted encoder's, and take its prior.
+
+        Raises:
+            CraftError: see :func:`.encoder.apply_encoder`.
+        """
+        self.prior = apply_encoder(self.tower, encoder_folder(encoder))[1]
+
+    def tokenize(
+        self, images: AnImage | Sequence[AnImage], *, keep: float = 1.0, batch_size: int = 32
+    ) -> dict[str, Tensor]:
+        """Discrete tokens of images: open ones, files, or folders with all that is below them.
+
+        Returns:
+            ``codes [B, N, R]`` int32; ``features [B, N, d]`` before quantisation; ``quantized [B, N, d]``, the sums of
+            codewords that the projector reads; and if ``keep`` < 1 ``kept [B, M]`` int32, the positions not pruned.
+
+        Raises:
+            CraftError: an image that is not there or broken, or pruning without an encoder's prior.
+        """
+        return self.encode(self.batches(images, batch_size), keep)
+
+    def batches(self, images: AnImage | Sequence[AnImage], batch_size: int = 32) -> Iterator[Tensor]:
+        """Pixels of images, ``[b, 3, S, S]`` float32 in [-1, 1].
+
+        Raises:
+            CraftError: see :meth:`tokenize`.
+        """
+        given = [images] if isinstance(images, AnImage) else images
+        found: list[Path | Image.Image] = []
+        for one in given:
+            found += [one] if isinstance(one, Image.Image) else find_images([Path(one)])
+        for start in range(0, len(found), batch_size):
+            part = [
+                one if isinstance(one, Image.Image) else read_image(one) for one in found[start : start + batch_size]
+            ]
+            yield torch.stack([preprocess(image, self.tower.image_size, self.aspect) for image in part])
+
+    @torch.no_grad()
+    def encode(self, batches: Iterable[Tensor], keep: float = 1.0) -> dict[str, Tensor]:
+        """:meth:`tokenize` of pixels ``[b, 3, S, S]``."""
+        found: dict[str, list[Tensor]] = {}
+        for pixels in batches:
+            tokens = self.tower.encode(pixels.to(next(self.tower.parameters()).device))
+            assert tokens.codes is not None
+            parts = {"codes": tokens.codes.int(), "features": tokens.features, "quantized": tokens.tokens}
+            selection = prune(tokens, keep, self.prior, PruneRule(), ()).selection
+            if selection is not None:
+                parts["kept"] = selection.positions.int()
+            for name, part in parts.items():
+                found.setdefault(name, []).append(part)
+        return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+class VisionLanguageModel:
+    """A whole model: tower, codebook, projector and language model.
+
+    Args:
+        vlm: in eval mode, for example the ``vlm`` of a method that a Trainer has just trained.
+    """
+
+    def __init__(self, vlm: DiscreteVlm) -> None:
+        self.vlm = vlm.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        encoder: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        **settings: Any,
+    ) -> Self:
+        """A known model or a checkpoint's folder, with or without an adapted encoder.
+
+        Args:
+            name: see ``python -m craft_lightning list backbones``. encoder: an adapted encoder's folder or hub id.
+            device: where it computes; None for the first GPU, if there is one.
+            settings: of :class:`.VlmSpec`, as ``dtype``, ``quantizer_dtype`` and ``attention``.
+
+        Raises:
+            CraftError: no such model, or an encoder that does not fit its codebook.
+        """
+        folder = None if encoder is None else str(encoder_folder(encoder))
+        vlm = load_vlm(VlmSpec(str(name), encoder=folder, **settings))
+        return cls(vlm.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+
+    @torch.no_grad()
+    def ask(
+        self,
+        image: AnImage,
+        question: str,
+        options: Sequence[str] | None = None,
+        *,
+        directive: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Reply:
+        """The greedy reply, with the prompt, the image reader and the scoring of ``test``.
+
+        Args:
+            image: a file or an open image. options: choices, lettered in this order.
+            directive: in place of ``Answer in one letter only.`` or ``Answer as succinctly as possible.``
+
+        Raises:
+            CraftError: no such image, an empty question, or more options than the tokenizer has letters.
+        """
+        example = asked(image, question, options, directive)
+        batch = prompt_batch(self.vlm, example)
+        (text,), logits = self.vlm.reply(self.vlm.encode(batch.pixel_values), batch, max_new_tokens)
+        by_letter = {letter.lower(): option for letter, option in zip(LETTERS, example.options, strict=False)}
+        likely = likely_letters(self.vlm, logits, batch)[0]
+        return Reply(text, by_letter.get(normalise(text)), by_letter.get(likely or ""))
+
+    def tokenize(self, images: AnImage | Sequence[AnImage], *, batch_size: int = 32) -> dict[str, Tensor]:
+        """Discrete tokens of images, see :meth:`VisualTokenizer.tokenize`.
+
+        Raises:
+            CraftError: a continuous model, or an image that is not there or broken.
+        """
+        if self.vlm.tower.quantizer is None:
+            raise CraftError("a continuous model has no discrete tokens")
+        return VisualTokenizer(self.vlm.tower, self.vlm.aspect).tokenize(images, batch_size=batch_size)
+
+
+def asked(
+    image: AnImage, question: str, options: Sequence[str] | None = None, directive: str | None = None
+) -> VqaExample:
+    """A question of one's own about an image, as the data modules hand out theirs.
+
+    Raises:
+        CraftError: no question, a single option, or an image that cannot be read.
+    """
+    if not question.strip():
+        raise CraftError("a question needs a text")
+    if options is not None and (isinstance(options, str) or len(options) < 2):
+        raise CraftError("options are a list of at least two choices")
+    key = "asked" if isinstance(image, Image.Image) else str(image)
+    meta = {} if directive is None else {"directive": directive}
+    return VqaExample(key, _opened(image), question, "A", tuple(options or ()), meta=meta)
+
+
+def _opened(image: AnImage) -> Image.Image:
+    return image if isinstance(image, Image.Image) else read_image(image)
+
+
+def prompt_batch(vlm: DiscreteVlm, example: VqaExample) -> VqaBatch:
+    """The prompt of an example as a batch of one, on the model's device.
+
+    Raises:
+        CraftError: more options than the tokenizer has letters.
+    """
+    builder = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=bool(example.options))
+    if len(example.options) > len(builder.letters):
+        raise CraftError(f"{len(example.options)} options, but there are only the letters {builder.letters}")
+    text = collate_text([Encoded(builder.prompt_ids(message(example)), ())], builder.pad_id, with_reply=False)
+    return VqaBatch(
+        pixel_values=preprocess(example.image, vlm.image_size, vlm.aspect)[None],
+        **text,
+        label_ids=torch.tensor([example.label_id]),
+        caption_ids=torch.tensor([-1]),
+        seen=torch.tensor([example.seen]),
+        answers=(example.answer,),
+        keys=(example.key,),
+        option_counts=(len(example.options),),
+    ).to(vlm.device)

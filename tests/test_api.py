@@ -1,0 +1,371 @@
+"""``import craft_lightning``: what a notebook has, and that it is the same as what the command line does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pydoc
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+import craft_lightning as cl
+from craft_lightning import __main__ as entry
+from craft_lightning.benchmark import scheduler
+from craft_lightning.benchmark.plan import Plan
+from craft_lightning.benchmark.progress_estimate import Progress
+from craft_lightning.checkpoints import encoder as encoders
+from craft_lightning.cli.run import build_cli
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = str(ROOT / "experiments" / "smoke.yaml")
+DATA = {"batch_size": 8, "train_size": 32, "val_size": 8, "test_size": 8}
+
+
+def test_importing_it_loads_no_torch() -> None:
+    code = "import sys, craft_lightning as c\nassert 'Craft' in dir(c)\nprint('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
+def test_static_checkers_see_the_same_names() -> None:
+    tree = ast.parse((ROOT / "craft_lightning" / "__init__.pyi").read_text())
+    told = {a.asname: n.module for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert told == cl._PLACES
+    assert all(callable(getattr(cl, name)) for name in told)
+    with pytest.raises(AttributeError, match="no attribute 'Crafts'"):
+        cl.Crafts  # noqa: B018
+
+
+def test_help_is_a_page_that_names_everything() -> None:
+    page = pydoc.render_doc(cl, renderer=pydoc.plaintext)
+    assert all(name in page for name in cl._PLACES)
+    assert page.count("\n") < 120
+
+
+def test_the_script_of_the_readme(tmp_path: Path) -> None:
+    (script,) = re.findall(r"## From Python\n.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(script.splitlines()) <= 25
+    Image.new("RGB", (40, 30), "green").save(tmp_path / "photo.jpg")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    compared, reply, shape = done.stdout.splitlines()[-3:]
+    assert re.search(r"^\d+\.\d\d% -> .* of 32 items, .* points .*; \d+ gained, \d+ lost$", compared)
+    assert reply in "ABCDEFGH"
+    assert shape == "torch.Size([1, 64, 4])"
+    left = {path.name for path in (tmp_path / "runs" / "python").iterdir()}
+    assert {"encoder", "result.json", "predictions.jsonl", "items.jsonl", "before", "after"} <= left
+
+
+# -- a plain Trainer --------------------------------------------------------------------------------------------------
+
+
+def train(checkpoint: Path, folder: Path, **more: Any) -> tuple[lightning.Trainer, cl.Craft, cl.VqaDataModule]:
+    """What ``fit --config experiments/smoke.yaml`` does, in a notebook's words."""
+    lightning.seed_everything(0)
+    spec = cl.VlmSpec(str(checkpoint))
+    steps = {"max_steps": 4, "val_check_interval": 4, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "logger": False}
+    trainer = lightning.Trainer(default_root_dir=folder, accelerator="cpu", devices=1, **steps, **quiet, **more)
+    model, data = cl.Craft(backbone=spec), cl.VqaDataModule(spec, "eurosat", **DATA)
+    trainer.fit(model, data)
+    return trainer, model, data
+
+
+@pytest.fixture(scope="module")
+def runs(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same training twice: ``cli`` by the command line, ``python`` by a plain Trainer, tested in its folder."""
+    root = tmp_path_factory.mktemp("runs")
+    settings = [f"--data.{name}={value}" for name, value in DATA.items()]
+    where = [f"--model.backbone.name={checkpoints / 'small'}", f"--trainer.default_root_dir={root / 'cli'}"]
+    build_cli(["fit", "--config", SMOKE, *where, *settings, "--trainer.enable_progress_bar=false"])
+    trainer, model, data = train(checkpoints / "small", root / "python")
+    trainer.test(model, data, verbose=False)
+    return {"root": root, "trainer": trainer, "model": model, "data": data}
+
+
+def result(folder: Path, name: str = "result.json") -> Any:
+    return json.loads((folder / name).read_text())
+
+
+def test_it_leaves_what_the_command_line_leaves(runs: Any) -> None:
+    one, other = runs["root"] / "cli", runs["root"] / "python"
+    for name in ("encoder.safetensors", "token_prior.safetensors", "config.json", "README.md"):
+        assert (one / "encoder" / name).read_bytes() == (other / "encoder" / name).read_bytes(), name
+    for name in ("predictions.jsonl", "items.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    mine, theirs = result(other), result(one)
+    same = ("verb", "method", "settings", "seed", "metrics", "rows", "steps", "trained", "codebook_hash", "data")
+    assert {k: mine[k] for k in same} == {k: theirs[k] for k in same}
+    assert mine.keys() == theirs.keys()
+    assert mine["config_hash"] is None, "there is no config"
+    assert mine["metrics"]["train/loss"] > 0
+
+
+def test_a_test_in_the_same_folder_leaves_the_training_alone(runs: Any) -> None:
+    folder = runs["root"] / "python"
+    assert result(folder)["verb"] == "fit"
+    assert result(folder, "result.test.json")["verb"] == "test"
+    assert len((folder / "predictions.test.jsonl").read_text().splitlines()) == DATA["test_size"]
+
+
+def test_no_run_writes_over_another(runs: Any, checkpoints: Path) -> None:
+    before = (runs["root"] / "python" / "result.json").read_bytes()
+    with pytest.raises(cl.CraftError, match=r"holds a run \(result\.json\); give the Trainer another"):
+        train(checkpoints / "small", runs["root"] / "python")
+    with pytest.raises(cl.CraftError, match=r"holds an evaluation \(result\.test\.json\)"):
+        runs["trainer"].test(runs["model"], runs["data"], verbose=False)
+    assert (runs["root"] / "python" / "result.json").read_bytes() == before
+
+
+def test_every_callback_is_there_once(runs: Any) -> None:
+    kinds = [type(callback).__name__ for callback in runs["trainer"].callbacks]
+    assert {"RunBanner", "LastValidation", "CodesChanged", "EncoderExport", "ResultWriter", "HparamsTab"} <= {*kinds}
+    assert len(kinds) == len(set(kinds))
+
+
+def test_a_rehearsal_leaves_nothing(checkpoints: Path, tmp_path: Path) -> None:
+    train(checkpoints / "small", tmp_path / "run", fast_dev_run=True)
+    assert not (tmp_path / "run").exists()
+
+
+# -- a model ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_ask_replies_as_test_does(runs: Any, checkpoints: Path) -> None:
+    """Prompt, reader and decoding: the texts are those that the stored test holds, item by item."""
+    model = cl.VisionLanguageModel.from_pretrained(checkpoints / "small", runs["root"] / "python" / "encoder")
+    stored = [json.loads(x) for x in (runs["root"] / "python" / "predictions.test.jsonl").read_text().splitlines()]
+    items = runs["data"].examples("test")
+    replies = [model.ask(item.image, item.question, item.options) for item in items]
+    assert [r.text for r in replies] == [row["prediction"] for row in stored]
+    assert str(replies[0]) == replies[0].text
+    answers = [item.options["ABCDEFGH".index(item.answer)] for item in items]
+    likely = [reply.likeliest == answer for reply, answer in zip(replies, answers, strict=True)]
+    assert likely == [row["letter_correct"] for row in stored]
+    fresh = cl.VisionLanguageModel(runs["model"].vlm)  # what the Trainer has just trained is the same model
+    assert [fresh.ask(item.image, item.question, item.options) for item in items] == replies
+
+
+def test_a_reply_names_its_option_by_the_rule_of_exact_match(checkpoints: Path, photo: Path, monkeypatch: Any) -> None:
+    model = cl.VisionLanguageModel.from_pretrained(checkpoints / "host")
+    logits = torch.zeros(1, model.vlm.language_model.config.vocab_size)
+    logits[0, model.vlm.letter_ids()["A"]] = 1.0
+    for text, option in ((" b ", "river"), ("B.", None), ("C", None)):
+        monkeypatch.setattr(model.vlm, "reply", lambda *_, text=text: ([text], logits))
+        assert model.ask(photo, "Which?", ["forest", "river"]) == cl.Reply(text, option, "forest")
+    assert model.ask(photo, "Which?") == cl.Reply("C")
+
+
+def test_ask_replies_as_the_verb_does(checkpoints: Path, photo: Path, capsys: Any) -> None:
+    argv = ["predict", "--checkpoint", str(checkpoints / "host"), "--image", str(photo), "--question", "What is it?"]
+    assert entry.main([*argv, "--max-new-tokens=3"]) == 0
+    said = capsys.readouterr().out.removesuffix("\n")
+    model = cl.VisionLanguageModel.from_pretrained(checkpoints / "host")
+    assert model.ask(str(photo), "What is it?", max_new_tokens=3).text == said
+    assert model.ask(Image.open(photo), "What is it?", max_new_tokens=3).text == said
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"image": "gone.png", "question": "x"}, "no picture gone.png|no image gone.png"),
+        ({"question": " "}, "a question needs a text"),
+        ({"question": "x", "options": ["one"]}, "at least two choices"),
+        ({"question": "x", "options": "one"}, "at least two choices"),
+        ({"question": "x", "options": list("abcdefghi")}, "9 options, but there are only the letters"),
+    ],
+)
+def test_mistakes_are_one_line(asked: dict[str, Any], told: str, checkpoints: Path, photo: Path) -> None:
+    model = cl.VisionLanguageModel.from_pretrained(checkpoints / "host")
+    with pytest.raises(cl.CraftError, match=told):
+        model.ask(**{"image": photo, **asked})
+
+
+def test_tokens_are_those_of_the_verb(runs: Any, checkpoints: Path, photo: Path, tmp_path: Path) -> None:
+    encoder, out = runs["root"] / "python" / "encoder", tmp_path / "t.safetensors"
+    argv = ["--checkpoint", checkpoints / "host", "--encoder", encoder, "--input", photo, "--output", out, "--keep=0.5"]
+    assert entry.main(["tokenize", *map(str, argv)]) == 0
+    tokenizer = cl.VisualTokenizer.from_pretrained(checkpoints / "host", encoder)
+    found, stored = tokenizer.tokenize([photo, Image.open(photo)], keep=0.5, batch_size=1), load_file(out)
+    assert found.keys() == stored.keys() == {"codes", "features", "quantized", "kept"}
+    assert all(torch.equal(found[name][i : i + 1], stored[name]) for name in found for i in range(2))
+    tower = tokenizer.tower
+    levels, width = tower.quantizer.levels, tower.width
+    assert found["codes"].shape == (2, tower.num_tokens, levels)
+    assert found["features"].shape == found["quantized"].shape == (2, tower.num_tokens, width)
+    words = tower.quantizer.decode(found["codes"].long())
+    assert torch.allclose(words, found["quantized"], atol=1e-5)  # gradients pass straight through, which rounds
+    whole = cl.VisionLanguageModel.from_pretrained(checkpoints / "host", encoder, attention="eager")
+    assert torch.equal(whole.tokenize(photo.parent)["codes"], stored["codes"])
+
+
+def test_a_continuous_model_has_no_tokens(checkpoints: Path, photo: Path) -> None:
+    with pytest.raises(cl.CraftError, match="continuous"):
+        cl.VisualTokenizer.from_pretrained(checkpoints / "continuous")
+    with pytest.raises(cl.CraftError, match="continuous"):
+        cl.VisionLanguageModel.from_pretrained(checkpoints / "continuous").tokenize(photo)
+
+
+# -- an adapted encoder -----------------------------------------------------------------------------------------------
+
+
+def test_a_saved_encoder_is_the_same_encoder(runs: Any, tmp_path: Path) -> None:
+    folder = runs["root"] / "python" / "encoder"
+    cl.AdaptedEncoder.from_pretrained(folder).save_pretrained(tmp_path / "copy")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == files
+    assert files.keys() == {"encoder.safetensors", "token_prior.safetensors", "config.json", "README.md"}
+    with safe_open(folder / "encoder.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_the_card_says_what_the_run_was(runs: Any, checkpoints: Path) -> None:
+    folder = runs["root"] / "python" / "encoder"
+    card, facts = ModelCard.load(folder / "README.md"), result(folder, "config.json")
+    assert card.data.library_name == "craft_lightning"
+    assert "arxiv:2602.19449" in card.data.tags
+    (score,) = card.data.eval_results
+    found = result(runs["root"] / "python")["metrics"]["val/accuracy"]
+    assert (score.metric_type, score.metric_value, score.dataset_split) == (
+        "exact_match",
+        round(found, 4),
+        "validation",
+    )
+    for said in (
+        facts["codebook_hash"],
+        "craft",
+        "eurosat from twin (32 train, 8 val",
+        "| steps | 4 |",
+        "| seed | 0 |",
+    ):
+        assert said in card.text
+    assert str(checkpoints / "small") in card.text
+
+
+@pytest.mark.parametrize(("base", "named"), [("vila-u-7b-256", "mit-han-lab/vila-u-7b-256"), ("pocket-vila-u", None)])
+def test_the_card_links_a_base_that_the_hub_has(base: str, named: str | None, tmp_path: Path) -> None:
+    state = {"weight": torch.zeros(1)}
+    encoders.write_encoder(tmp_path / "e", state, base=base, codebook_hash="0" * 64, method="craft")
+    card = ModelCard.load(tmp_path / "e" / "README.md")
+    assert card.data.base_model == named
+    assert card.data.eval_results is None
+
+
+def test_an_encoder_is_pushed_when_asked_and_read_from_the_hub(runs: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    pushed: dict[str, Any] = {}
+
+    class Hub:
+        def __init__(self, token: str | None = None) -> None: ...
+
+        def create_repo(self, repo_id: str, **more: Any) -> Any:
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id: str, folder_path: Path, **more: Any) -> str:
+            pushed[repo_id] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+            return "url"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    folder = runs["root"] / "python" / "encoder"
+    encoder = cl.AdaptedEncoder.from_pretrained(folder)
+    encoder.save_pretrained(tmp_path / "kept")
+    assert not pushed
+    encoder.push_to_hub("me/mine")
+    assert pushed == {"me/mine": {path.name: path.read_bytes() for path in folder.iterdir()}}
+    asked: dict[str, Any] = {}
+
+    def fetched(name: str, **more: Any) -> str:
+        asked.update(name=name, **more)
+        return str(folder)
+
+    monkeypatch.setattr(encoders, "snapshot_download", fetched)
+    found: dict[str, Tensor] = cl.AdaptedEncoder.from_pretrained("me/mine", revision="v1").state
+    assert all(torch.equal(value, encoder.state[name]) for name, value in found.items())
+    assert asked == {"name": "me/mine", "revision": "v1", "allow_patterns": ["*.safetensors", "config.json"]}
+
+
+def test_no_encoder_is_one_line(tmp_path: Path, monkeypatch: Any) -> None:
+    def offline(name: str, **more: Any) -> str:
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr(encoders, "snapshot_download", offline)
+    with pytest.raises(
+        cl.CraftError, match=r"^no adapted encoder me/mine: no folder here, and from the hub: no network$"
+    ):
+        cl.AdaptedEncoder.from_pretrained("me/mine")
+    with pytest.raises(cl.CraftError, match=r"encoder\.safetensors is missing"):
+        cl.AdaptedEncoder.from_pretrained(tmp_path / "gone")
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def replies(path: Path, right: str, items: str = "") -> Path:
+    """A file of replies: ``1`` for a right one."""
+    rows = [{"key": f"k{i}", "item": f"h{i}{items}", "correct": one == "1"} for i, one in enumerate(right)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:
+    replies(tmp_path / "a" / "predictions.jsonl", "1100" * 25)
+    replies(tmp_path / "b" / "predictions.test.jsonl", "1011" * 25)
+    found = cl.compare(tmp_path / "a", tmp_path / "b")
+    assert (found.items, found.before, found.after, found.difference) == (100, 0.5, 0.75, 0.25)
+    assert found.gained[:2] == ("k2", "k3")
+    assert (len(found.gained), len(found.lost), found.lost[0]) == (50, 25, "k1")
+    # Of the mean of +1, -1 and 0 in shares 0.5, 0.25, 0.25 over 100 items: 0.25 +- 1.96 * 0.0829
+    assert found.low == pytest.approx(0.0875, abs=0.015)
+    assert found.high == pytest.approx(0.4125, abs=0.015)
+    assert str(found).startswith("50.00% -> 75.00% of 100 items, +25.00 points [")
+    back = cl.compare(tmp_path / "b" / "predictions.test.jsonl", tmp_path / "a" / "predictions.jsonl")
+    assert (back.difference, back.gained, back.lost) == (-0.25, found.lost, found.gained)
+
+
+@pytest.mark.parametrize(("right", "items", "told"), [("11", "", "1, k2 for one"), ("110", "x", "3, k0 for one")])
+def test_runs_of_different_items_are_not_compared(right: str, items: str, told: str, tmp_path: Path) -> None:
+    one, other = replies(tmp_path / "a.jsonl", "110"), replies(tmp_path / "b.jsonl", right, items)
+    with pytest.raises(cl.CraftError, match=f"answer different items: {told}"):
+        cl.compare(one, other)
+    with pytest.raises(cl.CraftError, match="name the folder of a run"):
+        cl.compare(tmp_path, one)
+
+
+def test_a_table_is_a_frame(tmp_path: Path, monkeypatch: Any) -> None:
+    ran: list[str] = []
+
+    def run_plan(plan: Plan, jobs: int, view: Any) -> Progress:
+        ran.extend(node.name for node in plan.nodes)
+        return Progress(total=len(plan.nodes), jobs=jobs)
+
+    monkeypatch.setattr(scheduler, "run_plan", run_plan)
+    frame = cl.run_table("table1", only="zero_shot", limit=1, jobs=1, runs=tmp_path)
+    assert ran
+    assert all("zero_shot" in name for name in ran)
+    assert {"row", "surrogate", "backbone", "column", "mean", "std", "gain"} <= {*frame.columns}
+    assert frame["mean"].isna().all()
+    monkeypatch.setattr(scheduler, "run_plan", lambda *_: Progress(total=1, jobs=1, failed={"x": "no"}))
+    with pytest.raises(cl.CraftError, match="1 jobs failed: python -m craft_lightning table status table1"):
+        cl.run_table("table1", limit=1, runs=tmp_path)
