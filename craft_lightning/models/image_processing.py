@@ -10,7 +10,7 @@ import functools
 import logging
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -262,10 +262,3 @@ def to_pixels(images: Tensor) -> Tensor:
 def preprocess(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
     """:func:`square` of an image, as :func:`to_pixels`: ``[3, side, side]`` float32 in [-1, 1]."""
     return to_pixels(square(image, side, aspect))
-
-
-def image_batches(files: Sequence[Path], side: int, aspect: Aspect, size: int) -> Iterator[Tensor]:
-    """:func:`preprocess` of image files, ``[size, 3, side, side]`` at a time (the last batch may be smaller). Raises
-    CraftError: see :func:`read_image`."""
-    for start in range(0, len(files), size):
-        yield torch.stack([preprocess(read_image(file), side, aspect) for file in files[start : start + size]])
