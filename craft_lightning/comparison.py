@@ -63,7 +63,8 @@ def compare(run_a: str | Path, run_b: str | Path) -> Comparison:
         raise CraftError(f"{files[0]} holds no replies")
     difference, low, high = interval([(right[:, 1] - right[:, 0])[None]])
     gained, lost = (tuple(k for k in before if (before[k][1], after[k][1]) == pair) for pair in ((0, 1), (1, 0)))
-    return Comparison(len(right), *right.mean(axis=0).tolist(), difference, low, high, gained, lost)
+    shares = map(float, right.mean(axis=0))
+    return Comparison(len(right), next(shares), next(shares), difference, low, high, gained, lost)
 
 
 def _replies(run: Path) -> Path:

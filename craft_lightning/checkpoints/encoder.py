@@ -115,7 +115,7 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
         if own is None:
             _check_base(self.config, tower, self.place)
         parameters = dict(tower.used_parameters())
-        if problems := mismatches({k: tuple(v.shape) for k, v in parameters.items()}, self.state):
+        if problems := mismatches(parameters, self.state):
             raise CraftError(f"{self.place}: {'; '.join(problems)}")
         if broken := [name for name, value in self.state.items() if not bool(value.isfinite().all())]:
             raise CraftError(f"{self.place}: not finite: {listed(broken)}; its training diverged")
