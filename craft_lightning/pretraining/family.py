@@ -7,8 +7,9 @@ shipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property, lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from craft_lightning.pretraining.language_stage import (
 )
 from craft_lightning.pretraining.plans import FamilyPlan, LanguagePlan, LoopSpec
 from craft_lightning.pretraining.tokenizers import train_tokenizer
-from craft_lightning.pretraining.tower_stage import PairBatch, QuizRows, TowerPretraining, grouped_rows
+from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
 from craft_lightning.pretraining.training_loop import fabric_of, run_stage
 from craft_lightning.types import VqaBatch
 from data_modules.twins import TWINS
@@ -109,8 +110,7 @@ class FamilyBuilder:
             rng = rng_of("sentences", seed, step)
             said = [studio.sentence(row, rng) for row in rows]
             ids = tokenizer(said, **padding, return_tensors="pt").input_ids
-            quiz = QuizRows(*studio.quiz(rows))
-            return PairBatch(studio.images(rows), ids, studio.same_meaning(rows, said), quiz, step)
+            return PairBatch(studio.images(rows), ids, studio.same_meaning(rows, said), *studio.quiz(rows), step)
 
         self._train("tower", model, batch, plan.loop, self.plan.work, f"{plan.pictures_per_twin} pictures a twin")
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
@@ -206,22 +206,15 @@ class FamilyBuilder:
         """The tokenizer of a part, trained on first use and kept in the work folder."""
         folder = self.plan.work / name / "tokenizer"
         if not (folder / "tokenizer.json").is_file():
-            texts = self._sentences() if style == "siglip" else self._conversations()
+            rng, images = rng_of("tokenizer"), [i % len(self.studio) for i in range(_TOKENIZER_IMAGES)]
+            if style == "siglip":
+                texts: Iterable[str] = (self.studio.sentence(i, rng) for i in images)
+            else:
+                said = (text for i in images for pair in self.studio.conversation(i, rng, 2) for text in pair)
+                texts = chain(said, *self.studio.names[: len(self.twins)])
             whole = [w.lower() for w in self._words()] if style == "siglip" else self._words()
             train_tokenizer(texts, whole, size, style).save_pretrained(str(folder))
         return load_tokenizer(folder)
-
-    def _sentences(self) -> Iterator[str]:
-        rng = rng_of("tokenizer")
-        return (self.studio.sentence(i % len(self.studio), rng) for i in range(_TOKENIZER_IMAGES))
-
-    def _conversations(self) -> Iterator[str]:
-        rng = rng_of("tokenizer")
-        for i in range(_TOKENIZER_IMAGES):
-            for pair in self.studio.conversation(i % len(self.studio), rng, 2):
-                yield from pair
-        for names in self.studio.names[: len(self.twins)]:
-            yield from names
 
     def _words(self) -> list[str]:
         """Words that every tokenizer keeps whole: of labels, answers, queries, facts."""

@@ -42,13 +42,7 @@ from craft_lightning.pretraining.language_stage import (
     length_grouped,
 )
 from craft_lightning.pretraining.plans import LoopSpec, OptimizerSpec, StagePlan, SurrogatePlan
-from craft_lightning.pretraining.shards import (
-    Shards,
-    StoredConversations,
-    digest,
-    tensors_digest,
-    token_rows,
-)
+from craft_lightning.pretraining.shards import Shards, StoredConversations, digest, tensors_digest, token_rows
 from craft_lightning.pretraining.training_loop import run_stage
 from data_modules.sources.images import read_square
 from data_modules.sources.llava_conversations import PUBLISHED, Talks
@@ -71,7 +65,11 @@ class SurrogateBuilder:
         self.plan, self.fabric = plan, fabric
         self.log = log if fabric.is_global_zero else lambda line: None
         self.host = checkpoint_root(resolve(VlmSpec(plan.tower)))
-        self.language_folder = _language_folder(plan.language_model)
+        name = plan.language_model
+        found = Path(name) if Path(name).is_dir() else hub_folder(name)
+        if found is None:
+            raise CraftError(f"language model {name} is not on this machine: `hf download {name}`")
+        self.language_folder = found
         self.work = plan.work / plan.name
         self.output = (plan.output or models_root()) / plan.name
 
@@ -154,11 +152,10 @@ class SurrogateBuilder:
         """The token ids of a set's conversations in one of the two forms, no longer than the plan's ``max_length``."""
         encoder = ConversationEncoder(vlm.tokenizer)
         longest = min(self.plan.max_length, vlm.context) - vlm.num_visual + 1
-        template = str(vlm.tokenizer.chat_template)
-        facts = {"tokenizer": digest([tokenizer_bytes(vlm.tokenizer), template.encode()])}
+        facts = {"tokenizer": digest([tokenizer_bytes(vlm.tokenizer), str(vlm.tokenizer.chat_template).encode()])}
         facts |= {"form": form, "longest": str(longest)}
-        folder = self.work / form / talks.published.title
-        shards = Shards(folder, facts, [digest([repr(talk).encode()]) for talk in talks.talks])
+        keys = [digest([repr(talk).encode()]) for talk in talks.talks]
+        shards = Shards(self.work / form / talks.published.title, facts, keys)
 
         def encode(pairs: Sequence[tuple[str, str]]) -> TokenizedConversation:
             row = encoder.caption(pairs[0][1]) if form == "caption" else encoder(pairs, True)
@@ -327,10 +324,3 @@ def add_marks(language: Any, tokenizer: Any) -> None:
         for weight in {id(table): table for table in tables}.values():  # one, where they are tied
             weight[marks] = weight[:known].mean(dim=0)
     language.generation_config.eos_token_id = tokenizer.eos_token_id
-
-
-def _language_folder(name: str) -> Path:
-    found = Path(name) if Path(name).is_dir() else hub_folder(name)
-    if found is None:
-        raise CraftError(f"language model {name} is not on this machine: `hf download {name}`")
-    return found

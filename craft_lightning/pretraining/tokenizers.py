@@ -11,29 +11,28 @@ from typing import Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from craft_lightning.models.vlm import WRAP_TOKENS
+
 Style = Literal["llama", "qwen2", "siglip"]
 
 LLAMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}USER: {{ message['content'] }}\n"
     "ASSISTANT:\n{% else %}{{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-"""Short Vicuna-like turns. The reply starts a line, so that its letter is the token that starts an option's line."""
+"""Short Vicuna-like messages. The reply starts a line, so that its letter is the token that starts an option's line."""
 
 QWEN2_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML, as Qwen2 has it, without a system turn."""
-
-WRAP_TOKENS = ("<im_start>", "<im_end>")
-"""Start and end of a picture, as VILA-U names them."""
+"""ChatML, as Qwen2 has it, without a system message."""
 
 _ROLES: dict[Style, tuple[str, ...]] = {
     "llama": ("USER:", "ASSISTANT:"),
     "qwen2": ("user", "assistant"),
     "siglip": (),
 }
-"""What the chat templates write around turns."""
+"""What the chat templates write around messages."""
 
 _REPEATS = 200
 """How often each whole word is shown to the trainer: more than any merge that could rob it of its last merge."""

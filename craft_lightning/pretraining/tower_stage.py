@@ -105,19 +105,6 @@ def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
     return torch.addmm(centres.pow(2).sum(1), rows, centres.t(), alpha=-2.0).argmin(1)
 
 
-@dataclass(frozen=True)
-class QuizRows:
-    """Questions of some pictures and their right answers.
-
-    Attributes:
-        asked: ``[B, M]`` number of each question, 0 where a picture has fewer than M.
-        answers: ``[B, M]`` number of the right answer, :data:`IGNORED_LABEL` where none is asked.
-    """
-
-    asked: Tensor
-    answers: Tensor
-
-
 def grid_positions(rows: int, columns: int, width: int, scale: float = 1.0) -> Tensor:
     """``[rows * columns, width]`` sines and cosines of row and column, of amplitude ``scale``, coarse to fine."""
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -147,30 +134,33 @@ class Quiz(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.answer = nn.Linear(width, answers)
 
-    def forward(self, tokens: Tensor, rows: QuizRows) -> Tensor:
-        """Mean cross-entropy over the questions asked. tokens: ``[B, N, d]``."""
+    def forward(self, tokens: Tensor, asked: Tensor, answers: Tensor) -> Tensor:
+        """Mean cross-entropy over the questions asked. tokens: ``[B, N, d]``. For the others see :class:`PairBatch`."""
         seen = self.norms[0](tokens + self.places)
-        query = self.queries(rows.asked)
+        query = self.queries(asked)
         query = query + self.attention(self.norms[1](query), seen, seen, need_weights=False)[0]
         query = query + self.mlp(self.norms[2](query))
-        logits = self.answer(query).float().masked_fill(~self.allowed[rows.asked], -torch.inf)
-        return F.cross_entropy(logits.flatten(0, 1), rows.answers.flatten(), ignore_index=IGNORED_LABEL)
+        logits = self.answer(query).float().masked_fill(~self.allowed[asked], -torch.inf)
+        return F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED_LABEL)
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pictures, one sentence each, and all questions about them.
+    """Images, one sentence each, and all questions about them.
 
     Attributes:
         pixel_values: ``[B, 3, S, S]`` in [-1, 1]. text_ids: ``[B, L]`` padded token ids.
-        same: ``[B, B]`` bool, True where sentence j may be true of picture i (no negative).
-        quiz: the questions. step: of the run, for the switch to quantisation.
+        same: ``[B, B]`` bool, True where sentence j may be true of image i (no negative).
+        asked: ``[B, M]`` number of each question, 0 where an image has fewer than M.
+        answers: ``[B, M]`` number of the right answer, :data:`IGNORED_LABEL` where none is asked.
+        step: of the run, for the switch to quantisation.
     """
 
     pixel_values: Tensor
     text_ids: Tensor
     same: Tensor
-    quiz: QuizRows
+    asked: Tensor
+    answers: Tensor
     step: int
 
 
@@ -186,11 +176,7 @@ class TowerPretraining(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.spec = spec
-        shape: dict[str, Any] = {
-            "hidden_size": spec.width,
-            "intermediate_size": spec.mlp,
-            "num_attention_heads": spec.heads,
-        }
+        shape: Any = {"hidden_size": spec.width, "intermediate_size": spec.mlp, "num_attention_heads": spec.heads}
         self.tower = SiglipTower.from_config(
             SiglipVisionConfig(
                 **shape, num_hidden_layers=spec.layers, image_size=spec.image_size, patch_size=spec.patch_size
@@ -234,13 +220,12 @@ class TowerPretraining(nn.Module):
             if self.training:
                 rows = z.detach().flatten(0, 1)
                 self.codebook.update(rows, sums.flatten(1, 2), codes.flatten(0, 1), self._generator(batch.step))
-        terms["reconstruction"] = spec.reconstruction * F.mse_loss(
-            self.decoder(tokens), self.patches(batch.pixel_values)
-        )
-        terms["quiz"] = spec.quiz * self.quiz(tokens, batch.quiz)
+        patches = F.unfold(batch.pixel_values, spec.patch_size, stride=spec.patch_size).transpose(1, 2)
+        terms["reconstruction"] = spec.reconstruction * F.mse_loss(self.decoder(tokens), patches)
+        terms["quiz"] = spec.quiz * self.quiz(tokens, batch.asked, batch.answers)
         if batch.step % spec.contrast_every == 0:
-            pooled = self.pooled(tokens)
-            terms["contrastive"] = self.contrastive(pooled, self.embed_text(batch.text_ids), batch.same)
+            text = self.text(input_ids=batch.text_ids).pooler_output  # SigLIP attends to its padding: no mask
+            terms["contrastive"] = self.contrastive(self.pooled(tokens), text, batch.same)
         return terms
 
     def _ready(self, z: Tensor, step: int) -> bool:
@@ -258,23 +243,14 @@ class TowerPretraining(nn.Module):
         """Randomness of a step, so that a resumed run restarts the same entries."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
-    def patches(self, pixel_values: Tensor) -> Tensor:
-        """``[B, N, 3 p p]`` pixels of each patch."""
-        p = self.spec.patch_size
-        return F.unfold(pixel_values, p, stride=p).transpose(1, 2)
-
     def pooled(self, tokens: Tensor) -> Tensor:
         """``[B, d]`` the SigLIP head over (quantised) tokens: last block, final norm, attention pooling."""
         vision = self.tower.vision
         hidden = vision.encoder.layers[-1](tokens, attention_mask=None)
         return vision.head(vision.post_layernorm(hidden))
 
-    def embed_text(self, text_ids: Tensor) -> Tensor:
-        """``[B, d]`` of padded token ids ``[B, L]`` (SigLIP attends to its padding, so there is no mask)."""
-        return self.text(input_ids=text_ids).pooler_output
-
     def contrastive(self, image: Tensor, text: Tensor, same: Tensor) -> Tensor:
-        """SigLIP's pairwise sigmoid loss, mean over pictures; pairs that may match are no negatives."""
+        """SigLIP's pairwise sigmoid loss, mean over images; pairs that may match are no negatives."""
         logits = F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).t()
         logits = logits * self.logit_scale.exp().clamp(max=100.0) + self.logit_bias
         own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
@@ -295,9 +271,9 @@ class TowerPretraining(nn.Module):
 
 
 def grouped_rows(size: int, groups: int, batch_size: int, per_batch: int, step: int, seed: int) -> list[int]:
-    """Rows of a batch: ``per_batch`` groups, equally many pictures of each, a pure function of the step.
+    """Rows of a batch: ``per_batch`` groups, equally many images of each, a pure function of the step.
 
-    A picture's negatives should be of its own kind, and a batch of all groups would have few of those. Row ``i``
+    An image's negatives should be of its own kind, and a batch of all groups would have few of those. Row ``i``
     belongs to group ``i % groups``. Groups take turns; within a group rows repeat only after a full pass.
     """
     share, rounds = batch_size // per_batch, groups // math.gcd(groups, per_batch)

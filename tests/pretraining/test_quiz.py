@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from craft_lightning.pretraining.tower_stage import Quiz, QuizRows, grid_positions
+from craft_lightning.pretraining.tower_stage import Quiz, grid_positions
 from craft_lightning.types import IGNORED_LABEL
 
 
@@ -21,7 +21,7 @@ def test_a_token_moves_the_loss_of_its_own_picture_only_and_unasked_questions_no
     quiz = Quiz(torch.ones(3, 5, dtype=torch.bool), 16, 2, (2, 2))
     tokens = torch.randn(2, 4, 16, requires_grad=True)
     asked = torch.tensor([[0, 1], [2, 0]])
-    quiz(tokens, QuizRows(asked, torch.tensor([[3, IGNORED_LABEL], [IGNORED_LABEL, IGNORED_LABEL]]))).backward()
+    quiz(tokens, asked, torch.tensor([[3, IGNORED_LABEL], [IGNORED_LABEL, IGNORED_LABEL]])).backward()
     assert tokens.grad is not None
     assert tokens.grad[0].abs().sum() > 0
     assert torch.equal(tokens.grad[1], torch.zeros(4, 16))
@@ -33,7 +33,7 @@ def test_answers_of_other_questions_do_not_compete() -> None:
     quiz = Quiz(allowed, 16, 2, (2, 2))
     with torch.no_grad():
         quiz.answer.bias.copy_(torch.tensor([0.0, 0.0, 50.0, 50.0]))
-    loss = quiz(torch.randn(1, 4, 16), QuizRows(torch.tensor([[0]]), torch.tensor([[1]])))
+    loss = quiz(torch.randn(1, 4, 16), torch.tensor([[0]]), torch.tensor([[1]]))
     assert loss < 3.0
 
 
@@ -49,7 +49,7 @@ def test_what_and_where_are_learnt() -> None:
         place, kind = torch.randint(4, (64,)), torch.randint(2, (64,))
         tokens = 0.1 * torch.randn(64, 4, 16)
         tokens[torch.arange(64), place] += marks[kind]
-        loss = quiz(tokens, QuizRows(asked, torch.stack([place, 4 + kind], dim=1)))
+        loss = quiz(tokens, asked, torch.stack([place, 4 + kind], dim=1))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
