@@ -23,7 +23,8 @@ from transformers import LlamaConfig, LlamaModel
 from craft_lightning.benchmark import cache_key as fingerprint
 from craft_lightning.benchmark import code_version as code
 from craft_lightning.benchmark import plan
-from craft_lightning.benchmark.spec import TableSpec, find_table, load_spec
+from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.table_parts import TableSpec
 from craft_lightning.io import fresh_file
 from craft_lightning.models.quantizer import ResidualQuantizer
 from pruning import Shape
@@ -109,7 +110,7 @@ def of_cells(seeds: Sequence[int], rounds: int) -> Growth:
     """A plan of Table 1, by the number of its trainings and tests."""
     spec = load_spec(find_table("table1", "pocket"))
     runs = [partial(planned, spec, count) for count in seeds]
-    sizes = tuple(float(len(run().nodes)) for run in runs)
+    sizes = tuple(float(len(run().jobs)) for run in runs)
     return Growth("cells of a table", sizes, sizes, tuple(alternate(runs, rounds, warm_up=1)))
 
 

@@ -95,26 +95,26 @@ def rows_of(dataset: str) -> Expected:
 
 
 def hours(plan: Plan, on: Cards) -> Counter[tuple[str, str, str]]:
-    """Device hours by kind of node, method and model that trains (or is tested)."""
+    """Device hours by kind of job, method and model that trains (or is tested)."""
     spent: Counter[tuple[str, str, str]] = Counter()
-    for node in plan.nodes:
-        method, backbone, dataset = (str(node.facts[name]) for name in ("method", "backbone", "dataset"))
-        found = layout(node.kind, method, backbone, on.machine)
-        if node.kind == "train":
+    for job in plan.jobs:
+        method, backbone, dataset = (str(job.facts[name]) for name in ("method", "backbone", "dataset"))
+        found = layout(job.kind, method, backbone, on.machine)
+        if job.kind == "train":
             took = training_seconds(found, on.card, rows_of(dataset).train // BATCH, BATCH)
         else:
             keeps = KEEPS if method == "craft" else (1.0,)
             took = eval_seconds(found, on.card, rows_of(dataset).test, keeps)
-        spent[node.kind, method, backbone] += took / 3600
+        spent[job.kind, method, backbone] += took / 3600
     return spent
 
 
 def plans() -> dict[str, Plan]:
     """Table 1, and what Table 3 adds to it, with all seeds."""
     one, three = make_plan(table()), make_plan(load_spec(find_table("table3", "paper")))
-    known = {node.name for node in one.nodes}
-    added = tuple(node for node in three.nodes if node.name not in known)
-    return {"Table 1": one, "Table 3 beyond it": replace(three, nodes=added)}
+    known = {job.name for job in one.jobs}
+    added = tuple(job for job in three.jobs if job.name not in known)
+    return {"Table 1": one, "Table 3 beyond it": replace(three, jobs=added)}
 
 
 def hours_block() -> str:
@@ -127,7 +127,7 @@ def hours_block() -> str:
             what = f"{title}: {'train' if kind[0] == 'train' else 'test'} {kind[1]} on {kind[2]}"
             lines.append(f"| {what} | {' | '.join(f'{each[kind]:.1f}' for each in found)} |")
         totals = [each.total() for each in found]
-        lines.append(f"| **{title}**, {len(plan.nodes)} nodes | {' | '.join(f'**{n:.0f}**' for n in totals)} |")
+        lines.append(f"| **{title}**, {len(plan.jobs)} jobs | {' | '.join(f'**{n:.0f}**' for n in totals)} |")
         whole = [a + b for a, b in zip(whole, totals, strict=True)]
     days = [total / cards(machine).count / 24 for total, machine in zip(whole, MACHINES, strict=True)]
     return "\n".join([*lines, f"| **days, all devices at work** | {' | '.join(f'**{n:.1f}**' for n in days)} |"])

@@ -3,8 +3,8 @@
     python benchmarks/table.py [RUNS] [--jobs 2]
 
 Reads the results below a folder of runs (``runs/pocket``) that one ``table run`` computed from nothing. Outside of
-training and evaluation are starting the workers and importing (before a node), reading weights, drawing pictures and
-writing files (in a node), and workers without work (at the end).
+training and evaluation are starting the workers and importing (before a job), reading weights, drawing pictures and
+writing files (in a job), and workers without work (at the end).
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from craft_lightning.benchmark.result_store import RESULT, STARTED
+from craft_lightning.benchmark.store import RESULT, STARTED
 from craft_lightning.errors import CraftError
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of a run: on the clock, in nodes, in training steps, in evaluations, of processors; nodes and jobs."""
+    """Seconds of a run: on the clock, in jobs, in training steps, in evaluations, of processors; jobs and workers."""
 
     clock: float
     inside: float
     training: float
     evaluation: float
     processor: float
-    nodes: int
     jobs: int
+    workers: int
 
     @property
     def outside(self) -> float:
         """Share of the workers' time outside of training and evaluation."""
-        return 1.0 - (self.training + self.evaluation) / (self.jobs * self.clock)
+        return 1.0 - (self.training + self.evaluation) / (self.workers * self.clock)
 
     def report(self) -> str:
         """A Markdown table."""
-        whole = self.jobs * self.clock
+        whole = self.workers * self.clock
         lines = {
             "training steps": self.training,
             "evaluations": self.evaluation,
-            "in nodes, outside of both": self.inside - self.training - self.evaluation,
-            "outside of nodes: starting, importing, waiting": whole - self.inside,
+            "in jobs, outside of both": self.inside - self.training - self.evaluation,
+            "outside of jobs: starting, importing, waiting": whole - self.inside,
         }
-        head = f"{self.nodes} nodes in {self.clock / 60:.1f} minutes, {self.jobs} workers"
+        head = f"{self.jobs} jobs in {self.clock / 60:.1f} minutes, {self.workers} workers"
         return "\n".join(
             [
                 f"| {head} | Seconds of workers | Share |",
@@ -59,8 +59,8 @@ class Spent:
         )
 
 
-def spent(runs: Path, jobs: int) -> Spent:
-    """Of all nodes below a folder.
+def spent(runs: Path, workers: int) -> Spent:
+    """Of all jobs below a folder.
 
     Raises:
         CraftError: there are none, or they do not say where their time went.
@@ -74,7 +74,7 @@ def spent(runs: Path, jobs: int) -> Spent:
     began = min(file.with_name(STARTED).stat().st_mtime for file in files)
     sums = {name: sum(each["spent"][name] for each in found) for name in ("training", "evaluation", "processor")}
     ended = max(file.stat().st_mtime for file in files)
-    return Spent(ended - began, sum(each["seconds"] for each in found), **sums, nodes=len(found), jobs=jobs)
+    return Spent(ended - began, sum(each["seconds"] for each in found), **sums, jobs=len(found), workers=workers)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

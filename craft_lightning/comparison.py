@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from craft_lightning.benchmark.evidence import read_predictions
-from craft_lightning.benchmark.statistics import LEVEL, interval
+from craft_lightning.benchmark.claims import LEVEL, interval, read_predictions
 from craft_lightning.errors import CraftError
 
 if TYPE_CHECKING:
@@ -99,14 +98,14 @@ def run_table(
     from rich.console import Console
 
     from craft_lightning.benchmark.plan import make_plan, select
+    from craft_lightning.benchmark.progress import make_view
     from craft_lightning.benchmark.results import gather, to_csv
-    from craft_lightning.benchmark.scheduler import default_jobs, run_plan
+    from craft_lightning.benchmark.scheduler import run_plan, worker_count
     from craft_lightning.benchmark.spec import find_table, load_spec
-    from craft_lightning.report.live_view import make_view
 
     plan = make_plan(load_spec(find_table(table)), Path(runs), seeds, limit)
     chosen = select(plan, only)
-    progress = run_plan(chosen, default_jobs(chosen.nodes, jobs), make_view(Console()))
+    progress = run_plan(chosen, worker_count(chosen.jobs, jobs), make_view(Console()))
     if progress.failed:
         raise CraftError(f"{len(progress.failed)} jobs failed: python -m craft_lightning table status {table}")
     return pd.read_csv(io.StringIO(to_csv(plan, gather(plan))))

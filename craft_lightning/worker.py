@@ -1,10 +1,10 @@
-"""``python -m craft_lightning.worker``: computes nodes of a table, one after the other, in one process.
+"""``python -m craft_lightning.worker``: computes jobs of a table, one after the other, in one process.
 
-The runner writes one JSON object a line to standard input: ``{"kind", "name", "folder", "arguments", "key", "node",
+The runner writes one JSON object a line to standard input: ``{"kind", "name", "folder", "arguments", "key", "job",
 "metrics"}``, where ``arguments`` are those of ``python -m craft_lightning`` and ``metrics`` what the table reads. The
 answers are JSON lines on standard output: ``{"event": "ready"}`` after the imports, ``{"event": "step", "step",
 "steps", "loss"}`` while it works, and ``{"event": "done", "seconds"}`` or ``{"event": "failed", "error"}``. Whatever
-the run prints goes to ``log.txt`` in the node's folder. The process ends at once when its standard input ends, so it
+the run prints goes to ``log.txt`` in the job's folder. The process ends at once when its standard input ends, so it
 never outlives its runner.
 """
 
@@ -31,7 +31,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.report_files import ExamplePictures, LearningCurves
 from craft_lightning import __version__, run_facts
-from craft_lightning.benchmark.result_store import RESULT
+from craft_lightning.benchmark.store import RESULT
 from craft_lightning.cli.run import CraftCLI, build_cli
 from craft_lightning.environment import git_state, processor, versions
 from craft_lightning.errors import CraftError
@@ -40,7 +40,6 @@ from craft_lightning.io import write_json
 
 STEP_INTERVAL = 0.5
 """Seconds between two ``step`` events."""
-
 COST = "cost"
 """Where a checkpoint holds what the training has cost so far."""
 
@@ -68,34 +67,28 @@ class StepEvents(Callback):
         self._evaluating = 0.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what the training has cost so far, for whoever goes on."""
         memory = max(self.memory, run_facts.peak_memory(trainer))
         checkpoint[COST] = {"training": self.training, "trained_steps": self.trained_steps, "memory": memory}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
         for name, value in checkpoint.get(COST, {}).items():
             setattr(self, name, value)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
         self._since = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of evaluations."""
         self._evaluating = time.perf_counter()
 
     on_test_start = on_validation_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The validation does not count as training."""
         self._since = time.perf_counter()
         self.here["evaluation"] += self._since - self._evaluating
 
     on_test_end = on_validation_end
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        """After a training step."""
         now = time.perf_counter()
         self.here["training"] += now - self._since
         self.training, self._since = self.training + now - self._since, now
@@ -106,33 +99,30 @@ class StepEvents(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """After a batch of test items."""
         self._tell(batch_idx + 1, sum(trainer.num_test_batches), None)
 
     def _tell(self, step: int, steps: float, loss: float | None) -> None:
         now = time.monotonic()
         if now - self.told >= STEP_INTERVAL:
             self.told = now
-            self.say(
-                {"event": "step", "step": step, "steps": int(steps) if math.isfinite(steps) else None, "loss": loss}
-            )
+            whole = int(steps) if math.isfinite(steps) else None
+            self.say({"event": "step", "step": step, "steps": whole, "loss": loss})
 
 
 def reset_peak_memory() -> None:
-    """Forget what earlier nodes of this process needed (on Linux; elsewhere the peak is that of the process)."""
+    """Forget what earlier jobs of this process needed (on Linux; elsewhere the peak is that of the process)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     gc.collect()
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: the next node would begin with it
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: the next job would begin with it
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 @cache
 def machine() -> dict[str, Any]:
-    """What computes here, as a table says it: processor, cores that this process may use, what its sums hang on, state
-    of the code."""
+    """What computes here, as a table says it: processor, usable cores, what its sums hang on, state of the code."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = torch.cuda.device_count()
     usable = f"{cores} core{'s' if cores != 1 else ''} usable"
@@ -152,13 +142,8 @@ def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:
     }
 
 
-def spent(steps: StepEvents, processor: float) -> dict[str, float]:
-    """Seconds of a node in training steps and in evaluations, and seconds that processors worked for it."""
-    return {name: round(seconds, 3) for name, seconds in {**steps.here, "processor": processor}.items()}
-
-
 def compute(message: Mapping[str, Any], say: Say) -> float:
-    """Do what a message asks and write the node's result; returns the seconds it took.
+    """Do what a message asks and write the job's result; returns the seconds it took.
 
     Raises:
         CraftError: a mistake in the configuration, or a result without replies or without what the table reads.
@@ -167,11 +152,11 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     began, processor = time.perf_counter(), time.process_time()
     reset_peak_memory()
     steps = StepEvents(say)
-    # The pictures of a test are the same for all methods, so an untouched model's test keeps them.
-    pictures = [ExamplePictures()] if message["node"].get("surrogate") is None else []
-    # Without node.json the node is not done, whatever its run has written: a finished training tells its metrics again.
+    # The images of a test are the same for all methods, so an untouched model's test keeps them.
+    examples = [ExamplePictures()] if message["job"].get("surrogate") is None else []
+    # Without job.json the job is not done, whatever its run has written: a finished training tells its metrics again.
     (folder / "result.json").unlink(missing_ok=True)
-    cli = build_cli(message["arguments"], callbacks=[steps, LearningCurves(), *pictures])
+    cli = build_cli(message["arguments"], callbacks=[steps, LearningCurves(), *examples])
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     items = count_items(folder)
     if message["kind"] == "eval" and not items.get("all"):
@@ -180,17 +165,18 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
         known = ", ".join(sorted(name for name in metrics if not name.startswith("train/"))) or "none"
         raise CraftError(f"{message['name']} found no {', '.join(lacking)}, which the table reads (found: {known})")
     seconds = time.perf_counter() - began
+    spent = {**steps.here, "processor": time.process_time() - processor}
     write_json(
         folder / RESULT,
         {
             "key": message["key"],
-            "node": message["node"],
+            "job": message["job"],
             "arguments": message["arguments"],
             "metrics": metrics,
             "items": items,
             "steps": cli.trainer.global_step,
             "seconds": round(seconds, 3),
-            "spent": spent(steps, time.process_time() - processor),
+            "spent": {name: round(value, 3) for name, value in spent.items()},
             **({"cost": cost(cli, steps)} if message["kind"] == "train" else {}),
             "made": {"date": time.strftime("%Y-%m-%d"), **machine()},
             "versions": {"craft_lightning": __version__, **versions()},
@@ -220,7 +206,7 @@ def output_to(path: Path) -> Iterator[None]:
 
 
 def attempt(message: Mapping[str, Any], say: Say) -> None:
-    """Compute one node; whatever goes wrong is that node's failure and no other's."""
+    """Compute one job; whatever goes wrong is that job's failure and no other's."""
     try:
         with output_to(Path(message["folder"]) / "log.txt"):
             try:
@@ -255,7 +241,7 @@ def main() -> None:
         os._exit(0)
 
     torch.set_num_threads(1)
-    gc.freeze()  # What the imports left is never garbage: collecting after each node need not look at it again.
+    gc.freeze()  # What the imports left is never garbage: collecting after each job need not look at it again.
     threading.Thread(target=read, daemon=True).start()
     say({"event": "ready"})
     while True:

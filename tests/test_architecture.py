@@ -50,7 +50,7 @@ RANKS = {
 
 
 LIGHT = {f"craft_lightning.{name}" for name in ("benchmark", "workers", "report", "cli.table", "cli.list", "__main__")}
-WITH_NUMPY = {"craft_lightning.benchmark.statistics", "craft_lightning.benchmark.evidence"}
+WITH_NUMPY = {"craft_lightning.benchmark.claims"}
 """The bootstrap of a table's claims counts."""
 
 
@@ -168,7 +168,7 @@ UNDER_A_TEMPORARY_NAME = ("temporary", "partial", "savefig(out,", "fabric.save("
 """What a line, or the one before it, holds that does not write to a final name."""
 STREAMS = {
     "craft_lightning/io.py": "the helper",
-    "craft_lightning/workers/slurm.py": "answers of a worker, line by line",
+    "craft_lightning/workers.py": "answers of a worker, line by line",
     "callbacks/report_files.py": "a line a step; its reader drops a last line that was cut off",
     "data_modules/captioning/captioner.py": "a line a picture; its reader drops a last line that was cut off",
     "craft_lightning/worker.py": "a log, and a switch of the kernel",

@@ -165,9 +165,9 @@ def test_where_the_time_of_a_table_went(tmp_path: Path) -> None:
         folder = tmp_path / f"node{number}"
         spent = {"training": 2.0, "evaluation": 1.0, "processor": 3.5}
         write_json(folder / "started.json", {"key": "k"})
-        write_json(folder / "node.json", {"seconds": 4.0, "spent": spent})
+        write_json(folder / "job.json", {"seconds": 4.0, "spent": spent})
         os.utime(folder / "started.json", (100.0, 100.0 + 4 * number))
-        os.utime(folder / "node.json", (100.0, 104.0 + 4 * number))
-    found = program("table").spent(tmp_path, jobs=1)
+        os.utime(folder / "job.json", (100.0, 104.0 + 4 * number))
+    found = program("table").spent(tmp_path, workers=1)
     assert (found.clock, found.inside, found.outside) == (8.0, 8.0, pytest.approx(0.25))
     assert "| **outside of training and evaluation** (goal: below 10 %) | | **25.0%** |" in found.report()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +116,13 @@ def test_a_method_at_paper_scale_is_the_same_with_another_rate(method: Path) -> 
 def test_the_datasets_at_paper_scale_are_the_published_ones(name: str) -> None:
     spec = load_spec(find_table(name, "paper"))
     assert [column.id for column in spec.columns] == list(DATASETS)
-    for node in make_plan(replace(spec, rows=spec.rows[:1], backbones=spec.backbones[-1:])).nodes:
-        parsed: Any = build_cli(node.arguments, run=False).config["test"]
-        data, facts = parsed.data, DATASETS[str(node.facts["dataset"])]
+    few = spec.model_copy(update={"entries": spec.entries[:1], "backbones": spec.backbones[-1:]})
+    for job in make_plan(few).jobs:
+        parsed: Any = build_cli(job.arguments, run=False).config["test"]
+        data, facts = parsed.data, DATASETS[str(job.facts["dataset"])]
         usable = [table for table in facts.hub if not table.unusable]
         trains = usable and "no training split" not in usable[0].note
-        assert (data.dataset, data.source) == (node.facts["dataset"], "hub" if trains else "folder")
+        assert (data.dataset, data.source) == (job.facts["dataset"], "hub" if trains else "folder")
         assert data.source == "hub" or data.root.endswith(".zip")
         # The hub's source knows the paper's number of test items; a folder's does not.
         assert data.source == "hub" or data.test_size == facts.paper.test
@@ -142,10 +142,10 @@ def test_table1_at_paper_scale_is_the_paper_s() -> None:
     assert len(found) == len(averages) == 10
     assert set(found) == set(averages)
     for method, surrogate, backbone in found:
-        values = [spec.paper[method, surrogate, backbone, column.paper] for column in spec.columns]
+        values = [spec.paper.values[method, surrogate, backbone, column.paper] for column in spec.columns]
         printed = averages[method, surrogate, backbone]
         assert sum(values) / len(values) == pytest.approx(printed, abs=0.001)
-    without = {line.row.label for line in table_lines(spec) if not line.row.paper and line.row.keep != 1.0}
+    without = {line.row.label for line in table_lines(spec) if not line.row.paper and line.row.keep_ratio != 1.0}
     assert without == {"LLM-LoRA (not in the paper's table)"}
     assert {claim.id for claim in spec.claims} == {"1", "2", "4"}
 

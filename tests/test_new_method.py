@@ -87,8 +87,8 @@ def test_it_is_listed_trained_and_tested(house: Path, checkpoints: Path) -> None
 
 def test_it_is_a_row_of_a_table(house: Path) -> None:
     text = run(house, ["table", "run", "small", "--limit", "1", "--jobs", "1"])
-    assert "3 of 3 nodes done" in text
+    assert "3 of 3 jobs done" in text
     assert "missing" not in text
     assert "Norm FT" in (house / "runs/pocket-limit1/tables/small.md").read_text()
-    nodes = {json.loads(p.read_text())["node"]["method"] for p in (house / "runs").rglob("node.json")}
-    assert nodes == {"zero_shot", "norm_ft"}
+    jobs = {json.loads(p.read_text())["job"]["method"] for p in (house / "runs").rglob("job.json")}
+    assert jobs == {"zero_shot", "norm_ft"}

@@ -17,11 +17,9 @@ from craft_lightning.io import write_json
 
 LARGE = 2**26
 """Bytes from which the digest of a file is kept (:func:`known_digests`): smaller ones are read as fast."""
-
 SETTLED = 2.0
 """Seconds that a file must have been left alone before its digest is kept: a clock may be too coarse to tell a change
 that comes right after the reading."""
-
 NO_WEIGHTS = "missing"
 """In place of a hash where a checkpoint folder is not there."""
 
@@ -35,15 +33,16 @@ def digest(value: Any) -> str:
 def named_files(value: Any) -> dict[str, str]:
     """SHA-256 by name of the files that some settings name (a prior, an archive of pictures); folders are not read."""
     if isinstance(value, str):
-        return _named_file(value)
+        found = _named_file(value)
+        return {} if found is None else {value: found}
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     return {name: found for each in inner for name, found in named_files(each).items()}
 
 
 @cache
-def _named_file(text: str) -> dict[str, str]:
+def _named_file(text: str) -> str | None:
     file = Path(os.path.expanduser(text))
-    return {text: _file_digest(file).hex()} if os.path.isfile(file) else {}
+    return _file_digest(file).hex() if os.path.isfile(file) else None
 
 
 def resolve(fragments: Iterable[Mapping[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +82,9 @@ def weights_version(folders: tuple[Path, ...]) -> str:
     A tower that a checkpoint's config names as a folder of its own counts, too.
     """
     total = hashlib.sha256()
-    for folder in (*folders, *filter(None, map(_tower, folders))):
+    towers = [(folder, read_json(folder / "config.json").get("vision_tower_cfg")) for folder in folders]
+    shared = [folder / name for folder, name in towers if isinstance(name, str) and name != "vision_tower"]
+    for folder in (*folders, *shared):
         if not folder.is_dir():
             return NO_WEIGHTS
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -98,7 +99,7 @@ def _file_digest(file: Path) -> bytes:
     if before[0] < LARGE:
         return _read_whole(file)
     store, name = known_digests(), str(file.resolve())
-    known = _mapping(store).get(name)
+    known = read_json(store).get(name)
     if isinstance(known, list) and known[:-1] == before:
         with suppress(ValueError, TypeError):
             return bytes.fromhex(known[-1])
@@ -106,7 +107,7 @@ def _file_digest(file: Path) -> bytes:
     found = _read_whole(file)
     if before == _marks(file) and max(before[1:3]) < time.time_ns() - SETTLED * 1e9:
         with suppress(OSError):  # read-only: it is read again next time
-            write_json(store, {**_mapping(store), name: [*before, found.hex()]})
+            write_json(store, {**read_json(store), name: [*before, found.hex()]})
     return found
 
 
@@ -127,16 +128,10 @@ def _read_whole(file: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; an empty one if there is none."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; an empty one if it is not there or not whole."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _tower(checkpoint: Path) -> Path | None:
-    """The shared tower's folder, if the checkpoint does not hold its own."""
-    tower = _mapping(checkpoint / "config.json").get("vision_tower_cfg")
-    return checkpoint / tower if isinstance(tower, str) and tower != "vision_tower" else None

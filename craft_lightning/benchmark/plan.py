@@ -1,8 +1,8 @@
-"""From a table's spec to nodes: what to train and to test, each named by its folder, keyed by what it depends on.
+"""From a table's spec to jobs: what to train and to test, each named by its folder, keyed by what it depends on.
 
-A **train** node is one adapted model: (method, surrogate, dataset, seed, overrides). An **eval** node tests what was
+A **train** job is one adapted model: (method, surrogate, dataset, seed, overrides). An **eval** job tests what was
 adapted (the encoder, unless the row says otherwise), or an untouched model, on a backbone. Rows, tables and backbones
-share nodes: a folder says what a node is, not who asked.
+share jobs: a folder says what a job is, not who asked.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 
 from craft_lightning.benchmark.cache_key import digest, named_files, resolve, weights_version
 from craft_lightning.benchmark.code_version import code_version
-from craft_lightning.benchmark.spec import Backbone, Column, Dataset, Row, TableSpec
-from craft_lightning.benchmark.yaml_values import read_mapping
+from craft_lightning.benchmark.table_parts import Backbone, Column, Dataset, Row, TableSpec, read_mapping
 from craft_lightning.errors import CraftError, nearest
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -32,17 +31,17 @@ LIMIT_TRAINING = {"trainer.max_steps": 3, "data.train_size": 72, "data.val_size"
 
 
 @dataclass(frozen=True)
-class Node:
+class Job:
     """One unit of work with one result.
 
     Attributes:
         kind: ``"train"`` or ``"eval"``.
         name: folder below the scale's folder, for example ``eurosat/pocket-vila-u/craft/seed0/eval/pocket-qwen2-xs``.
-        folder: where ``node.json`` goes.
+        folder: where ``job.json`` goes.
         arguments: what follows ``python -m craft_lightning``; the run folder is part of it.
         key: SHA-256 of settings, code, weights and the parent's key. A result with another key is stale.
         facts: method, dataset, surrogate, backbone and seed, for the result file.
-        parent: the train node whose encoder or checkpoint is tested, or None.
+        parent: the train job whose encoder or checkpoint is tested, or None.
     """
 
     kind: str
@@ -51,7 +50,7 @@ class Node:
     arguments: tuple[str, ...]
     key: str
     facts: Mapping[str, Any]
-    parent: Node | None = None
+    parent: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,32 @@ class Line:
     surrogate: Backbone | None
     backbone: Backbone
 
+    @property
+    def label(self) -> str:
+        """``"CRAFT, trained with pocket-qwen2-xs"``, or the row's alone where nothing or only the backbone trains."""
+        return self.row.label + (f", trained with {self.surrogate.label}" if self.surrogate and self.several else "")
+
+    @property
+    def paper(self) -> str:
+        """The same in the paper's words."""
+        return self.row.paper + (f", trained with {self.surrogate.paper}" if self.surrogate and self.several else "")
+
+    @property
+    def several(self) -> bool:
+        """Whether the row trains on more than the backbone that it is tested on."""
+        return len(self.row.train_on) > 1 or self.surrogate != self.backbone
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Nodes in the order of running, and those behind each cell (line, column number): one a seed and dataset."""
+    """Jobs in the order of running, and those behind each cell (line, column number): one a seed and dataset."""
 
     spec: TableSpec
     root: Path
     lines: tuple[Line, ...]
     columns: tuple[Column, ...]
-    nodes: tuple[Node, ...]
-    cells: Mapping[tuple[int, int], tuple[Node, ...]]
+    jobs: tuple[Job, ...]
+    cells: Mapping[tuple[int, int], tuple[Job, ...]]
 
     @property
     def output(self) -> Path:
@@ -85,7 +99,7 @@ def table_lines(spec: TableSpec) -> tuple[Line, ...]:
 
     Neighbouring rows that test the same trainings in two ways stand beside each other at every surrogate.
     """
-    alike = itertools.groupby(spec.rows, key=lambda row: (row.method, dict(row.overrides), row.train_on))
+    alike = itertools.groupby(spec.rows, key=lambda row: (row.method, row.overrides, row.train_on))
     groups = [list(rows) for _, rows in alike]
     pairs = [(group, backbone) for backbone in spec.backbones for group in groups]
     if spec.order == "rows":
@@ -99,10 +113,22 @@ def table_lines(spec: TableSpec) -> tuple[Line, ...]:
     return tuple(lines)
 
 
+def baseline_of(plan: Plan, line: Line) -> int | None:
+    """The number of the line that this line's gain is counted from: the baseline row on the same backbone.
+
+    A baseline that is trained itself has to be trained with the same surrogate.
+    """
+    for number, other in enumerate(plan.lines if line.row.id != plan.spec.baseline else ()):
+        here = other.backbone == line.backbone and other.surrogate in (None, line.surrogate)
+        if here and other.row.id == plan.spec.baseline:
+            return number
+    return None
+
+
 def make_plan(
     spec: TableSpec, runs: Path = Path("runs"), seeds: Iterable[int] | None = None, limit: int | None = None
 ) -> Plan:
-    """All nodes of a table.
+    """All jobs of a table.
 
     Args:
         spec: the table.
@@ -125,44 +151,43 @@ def make_plan(
         for n, line in enumerate(lines):
             chosen = tuple(spec.seeds if seeds is None else seeds) if line.surrogate else (0,)
             made = [builder.measured(line, column, *pair, seed) for seed in chosen for pair in builder.pairs(column)]
-            # What trains nothing has one node for a tested set, whatever it would have adapted to.
-            cells[n, c] = tuple({node.name: node for node in made}.values())
-    return Plan(spec, runs / scale, lines, columns, tuple(builder.nodes.values()), cells)
+            # What trains nothing has one job for a tested set, whatever it would have adapted to.
+            cells[n, c] = tuple({job.name: job for job in made}.values())
+    return Plan(spec, runs / scale, lines, columns, tuple(builder.jobs.values()), cells)
 
 
 def metrics_read(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Names of the metrics that the table reads from a node's result, by the node's name."""
+    """Names of the metrics that the table reads from a job's result, by the job's name."""
     found: dict[str, dict[str, None]] = {}
-    for (number, _), nodes in plan.cells.items():
-        for node in nodes:
-            found.setdefault(node.name, {})[plan.spec.metric.at(plan.lines[number].row.keep).name] = None
+    for (number, _), jobs in plan.cells.items():
+        for job in jobs:
+            found.setdefault(job.name, {})[plan.spec.metric.at(plan.lines[number].row.keep_ratio)] = None
     return {name: tuple(metrics) for name, metrics in found.items()}
 
 
 def select(plan: Plan, pattern: str | None) -> Plan:
-    """The plan cut to the nodes whose name matches (a part of the name, or a shell pattern), with their parents.
+    """The plan cut to the jobs whose name matches (a part of the name, or a shell pattern), with their parents.
 
     Raises:
         CraftError: if nothing matches.
     """
     if pattern is None:
         return plan
-    chosen = [n for n in plan.nodes if pattern in n.name or fnmatch(n.name, pattern)]
+    chosen = [j for j in plan.jobs if pattern in j.name or fnmatch(j.name, pattern)]
     if not chosen:
-        parts = sorted({part for n in plan.nodes for part in n.name.split("/")})
-        close = nearest(pattern, parts)
+        close = nearest(pattern, sorted({part for job in plan.jobs for part in job.name.split("/")}))
         hint = f"; did you mean {close!r}?" if close else "."
-        raise CraftError(f"no node matches {pattern!r}{hint} Example of a name: {plan.nodes[0].name} (table plan)")
-    names = {n.name for n in chosen} | {n.parent.name for n in chosen if n.parent}
-    return replace(plan, nodes=tuple(n for n in plan.nodes if n.name in names))
+        raise CraftError(f"no job matches {pattern!r}{hint} Example of a name: {plan.jobs[0].name} (table plan)")
+    names = {j.name for j in chosen} | {j.parent.name for j in chosen if j.parent}
+    return replace(plan, jobs=tuple(j for j in plan.jobs if j.name in names))
 
 
 class _Builder:
-    """Makes each node once."""
+    """Makes each job once."""
 
     def __init__(self, spec: TableSpec, root: Path, limit: int | None) -> None:
         self.spec, self.root, self.limit = spec, root, limit
-        self.nodes: dict[str, Node] = {}
+        self.jobs: dict[str, Job] = {}
 
     def pairs(self, column: Column) -> list[tuple[Dataset, Dataset]]:
         """Datasets that a column adapts to and tests on."""
@@ -174,26 +199,28 @@ class _Builder:
             if column.test_on == "same" or tested != adapted
         ]
 
-    def measured(self, line: Line, column: Column, adapted: Dataset, tested: Dataset, seed: int) -> Node:
-        """The node whose result holds the table's metric."""
-        if self.spec.metric.of_validation and line.surrogate:
-            return self.training(line.row, line.surrogate, column, adapted, seed)
-        parent = self.training(line.row, line.surrogate, column, adapted, seed) if line.surrogate else None
-        overrides = {**_overrides(line.row, column), **column.eval, **line.row.eval}
-        size = "data.val_size" if self.spec.metric.of_validation else "data.test_size"
-        flags: dict[str, Any] = {} if self.limit is None else {size: LIMIT_ITEMS * self.limit}
-        where = parent.name if parent else f"{tested.name}/none/{_method_name(line.row)}/seed{seed}"
-        folder = "validate" if self.spec.metric.of_validation else "eval"
+    def measured(self, line: Line, column: Column, adapted: Dataset, tested: Dataset, seed: int) -> Job:
+        """The job whose result holds the table's metric."""
+        row, validation = line.row, self.spec.metric.of_validation
+        parent = self.training(row, line.surrogate, column, adapted, seed) if line.surrogate else None
+        if validation and parent:
+            return parent
+        only_here = {**column.eval, **row.eval}
+        flags = {**_overrides(row, column), **only_here}
+        if self.limit is not None:
+            flags["data.val_size" if validation else "data.test_size"] = LIMIT_ITEMS * self.limit
+        where = parent.name if parent else f"{tested.name}/none/{_method_name(row)}/seed{seed}"
         elsewhere = f"+{tested.name}" if parent and tested != adapted else ""
-        name = f"{where}/{folder}/{line.backbone.id}{elsewhere}{_suffix({**column.eval, **line.row.eval})}"
-        return self._node("eval", name, line.row, line.backbone, tested, seed, {**overrides, **flags}, parent)
+        folder = "validate" if validation else "eval"
+        name = f"{where}/{folder}/{line.backbone.id}{elsewhere}{_suffix(only_here)}"
+        return self._job("eval", name, row, line.backbone, tested, seed, flags, parent)
 
-    def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Dataset, seed: int) -> Node:
-        flags: dict[str, Any] = {} if self.limit is None else LIMIT_TRAINING
+    def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Dataset, seed: int) -> Job:
+        flags = {**_overrides(row, column), **({} if self.limit is None else LIMIT_TRAINING)}
         name = f"{adapted.name}/{surrogate.id}/{_method_name(row)}/seed{seed}"
-        return self._node("train", name, row, surrogate, adapted, seed, {**_overrides(row, column), **flags}, None)
+        return self._job("train", name, row, surrogate, adapted, seed, flags, None)
 
-    def _node(
+    def _job(
         self,
         kind: str,
         name: str,
@@ -201,13 +228,13 @@ class _Builder:
         model: Backbone,
         dataset: Dataset,
         seed: int,
-        overrides: dict[str, Any],
-        parent: Node | None,
-    ) -> Node:
+        flags: dict[str, Any],
+        parent: Job | None,
+    ) -> Job:
         files = (*self.spec.base, row.method, *([dataset.config] if dataset.config else []))
-        flags: dict[str, Any] = {"model.init_args.backbone.name": model.name}
-        flags |= {} if dataset.config else {"data.dataset": dataset.name}
-        flags |= {**model.overrides, **overrides, "seed_everything": seed}
+        named = {"model.init_args.backbone.name": model.name}
+        named |= {} if dataset.config else {"data.dataset": dataset.name}
+        flags = {**named, **model.overrides, **flags, "seed_everything": seed}
         settings = resolve([_merged(files)], flags)
         facts = {
             "kind": kind,
@@ -221,23 +248,22 @@ class _Builder:
             "config": digest({**settings, "files": named_files(settings)}),
         }
         key = digest({**facts, "parent": parent.key if parent else None})
-        known = self.nodes.get(name)
-        if known is not None and known.key != key:
-            raise CraftError(
-                f"two different settings share the folder {name}: give the rows their own method fragments"
-            )
+        known = self.jobs.get(name)
         if known is None:
             folder = self.root / name
-            check = "validate" if self.spec.metric.of_validation else "test"
-            arguments = ["fit" if kind == "train" else check]
-            arguments += [part for file in files for part in ("--config", _shown(file))]
-            arguments += [f"--{flag}={_text(value)}" for flag, value in flags.items()]
+            verb = "fit" if kind == "train" else "validate" if self.spec.metric.of_validation else "test"
+            configs = [part for file in files for part in ("--config", _shown(file, Path.cwd()))]
+            arguments = [verb, *configs, *(f"--{flag}={_text(value)}" for flag, value in flags.items())]
             arguments += [f"--trainer.default_root_dir={folder}"]
             if parent and row.tested_from == "checkpoint":
                 arguments += [f"--ckpt_path={parent.folder / CHECKPOINT}"]
             elif parent:
                 arguments += [f"--encoder={parent.folder / 'encoder'}"]
-            known = self.nodes[name] = Node(kind, name, folder, tuple(arguments), key, facts, parent)
+            known = self.jobs[name] = Job(kind, name, folder, tuple(arguments), key, facts, parent)
+        if known.key != key:
+            raise CraftError(
+                f"two different settings share the folder {name}: give the rows their own method fragments"
+            )
         return known
 
 
@@ -278,12 +304,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _shown(path: Path) -> str:
-    """The path without ``..``, from the working folder if it is below it."""
-    return _seen_from(path, Path.cwd())
-
-
 @cache
-def _seen_from(path: Path, here: Path) -> str:
+def _shown(path: Path, here: Path) -> str:
+    """The path without ``..``, from the working folder if it is below it."""
     whole, here = path.resolve(), here.resolve()
     return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)

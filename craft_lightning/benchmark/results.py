@@ -8,40 +8,95 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.cells import (
-    KEPT_DIGITS,
-    Cell,
-    Cost,
-    Place,
-    Score,
-    collect,
-    gains,
-    paper_gains,
-    paper_scores,
-)
-from craft_lightning.benchmark.plan import Line, Plan
-from craft_lightning.benchmark.statistics import Verdict
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.cache_key import read_json
+from craft_lightning.benchmark.claims import Verdict, judge
+from craft_lightning.benchmark.plan import Job, Line, Plan, baseline_of
+from craft_lightning.benchmark.table_parts import Metric
 from craft_lightning.errors import CraftError
 
+PAPER_MEAN = "avg_printed"
+KEPT_DIGITS = 4
+"""Decimals of a number in printed units. A table is stored with all of them, so it is rendered again as before."""
 RESULTS = "results"
 """Folder of stored tables, beside the specs."""
 
 WHO = ("row", "surrogate", "backbone", "column")
 COST = ("parameters", "seconds", "memory_mb")
+PARTS = {"values": "score", "seen_values": "seen", "unseen_values": "unseen"}
+"""Columns of values by seed, and what they are of a cell."""
 HEADER = (
     *WHO,
     *("seeds", "mean", "std", "gain", "paper", "paper_gain", "items", "majority"),
     *("seen", "unseen", "seen_gain", "unseen_gain", "items_unseen"),
     *COST,
-    *("values", "seen_values", "unseen_values", "error"),
+    *PARTS,
+    "error",
 )
 """Columns of the CSV file. The table is read back from the values by seed; means and gains stand there for people."""
+
+Place = tuple[int, int]
+"""Line number, column number."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Values by seed, in printed units; at least one."""
+
+    by_seed: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return fmean(self.by_seed.values())
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over the seeds; None for one."""
+        return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training took, mean over seeds: trained parameters, seconds of its steps, peak memory in MB."""
+
+    parameters: float
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A line at a column.
+
+    Attributes:
+        score, seen, unseen: over the finished seeds; None where there is no result (or no such label).
+        items, items_unseen: number of test items of one seed, all and with held-out labels.
+        majority: per cent of the items that have the most frequent answer; None where there is no result.
+        wanted: planned seeds. error: last error line of a seed that failed.
+        cost: of the training behind it; None without one.
+    """
+
+    score: Score | None = None
+    seen: Score | None = None
+    unseen: Score | None = None
+    items: int = 0
+    items_unseen: int = 0
+    majority: float | None = None
+    wanted: int = 1
+    error: str | None = None
+    cost: Cost | None = None
+
+    @property
+    def seeds(self) -> int:
+        """Finished seeds."""
+        return len(self.score.by_seed) if self.score else 0
 
 
 @dataclass(frozen=True)
@@ -50,8 +105,7 @@ class Made:
 
     Attributes:
         date: of the last result, ``YYYY-MM-DD``. machines, commits: of all results; a changed tree has a ``+``.
-        nodes: trainings and tests. seconds: the sum of theirs.
-        seeds: planned.
+        nodes: number of jobs, by its name in stored files. seconds: the sum of theirs. seeds: planned.
         arithmetic: what the sums of all results hang on, in words; empty where they do not say.
     """
 
@@ -75,32 +129,138 @@ class Results:
 
 def gather(plan: Plan) -> Results:
     """From the runs: cells, verdicts on the claims, and where the numbers come from."""
-    from craft_lightning.benchmark.evidence import judge  # numpy, which a table without claims does not need
+    return Results(collect(plan), judge(plan), _made(plan))
 
-    return Results(collect(plan), judge(plan) if plan.spec.claims else (), _made(plan))
+
+def collect(plan: Plan) -> dict[Place, Cell]:
+    """Every cell of the plan, from the results that belong to the present settings, code and weights."""
+    return {
+        place: _cell(plan.spec.metric, plan.lines[place[0]].row.keep_ratio, jobs) for place, jobs in plan.cells.items()
+    }
+
+
+def by_seed(jobs: Sequence[Job]) -> dict[int, list[Job]]:
+    """The jobs behind a cell, by seed: one for a plain column, else one for each dataset."""
+    found: dict[int, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(int(job.facts["seed"]), []).append(job)
+    return found
+
+
+def _cell(metric: Metric, keep_ratio: float | None, jobs: Sequence[Job]) -> Cell:
+    groups = by_seed(jobs)
+    results = {seed: [r for r in map(store.result, group) if r is not None] for seed, group in groups.items()}
+    # A mean over fewer datasets is another number, so a seed counts when all of them are there.
+    whole = {seed: found for seed, found in results.items() if len(found) == len(groups[seed])}
+    items = [r.get("items", {}) for r in next(iter(whole.values()), [])]
+    unseen = int(items[0].get("unseen", 0)) if len(items) == 1 and metric.by_labels else 0
+
+    def score(suffix: str) -> Score | None:
+        name = metric.at(keep_ratio) + suffix
+        values = {seed: [r["metrics"].get(name) for r in found] for seed, found in whole.items()}
+        there = {seed: found for seed, found in values.items() if None not in found}
+        return Score({s: round(fmean(v) * metric.scale, KEPT_DIGITS) for s, v in there.items()}) if there else None
+
+    # A cell fails with its training as well as with its test.
+    asked = [j for job in jobs if store.result(job) is None for j in (job.parent, job) if j is not None]
+    errors = [error for error in map(store.failure, asked) if error is not None]
+    total, frequent = (sum(int(i.get(name) or 0) for i in items) for name in ("all", "majority"))
+    return Cell(
+        score=score(""),
+        seen=score("_seen") if unseen else None,
+        unseen=score("_unseen") if unseen else None,
+        items=total,
+        items_unseen=unseen,
+        majority=round(100 * frequent / total, KEPT_DIGITS) if frequent else None,
+        wanted=len(groups),
+        error=errors[-1] if errors else None,
+        cost=_cost(jobs),
+    )
+
+
+def _cost(jobs: Sequence[Job]) -> Cost | None:
+    trainings = {job.name: job for job in (job.parent or job for job in jobs) if job.kind == "train"}
+    found: list[Mapping[str, Any]] = [r["cost"] for r in map(store.result, trainings.values()) if r and "cost" in r]
+    if not found:
+        return None
+    parameters, seconds, memory = (fmean(c[name] for c in found) for name in ("parameters", "seconds", "memory"))
+    return Cost(round(parameters), round(seconds, 1), round(memory / 1e6))
 
 
 def _made(plan: Plan) -> Made | None:
-    found = [r for r in map(store.result, plan.nodes) if r is not None]
+    found = [r for r in map(store.result, plan.jobs) if r is not None]
     told: list[dict[str, Any]] = [r["made"] for r in found if "made" in r]
     if not told:
         return None
     commits = {str(m.get("commit", ""))[:10] + ("+" if m.get("changed") else "") for m in told} - {""}
+    # What trains nothing has seed 0, whatever the others have.
+    trained = [job for job in plan.jobs if job.kind == "train"]
     return Made(
         date=max(str(m["date"]) for m in told),
         machines=tuple(sorted({str(m["machine"]) for m in told})),
         commits=tuple(sorted(commits)),
         nodes=len(found),
         seconds=round(sum(float(r.get("seconds", 0.0)) for r in found), 1),
-        seeds=tuple(sorted(_seeds_of(plan))),
-        arithmetic=store.arithmetic(plan.nodes),
+        seeds=tuple(sorted({int(job.facts["seed"]) for job in trained or plan.jobs})),
+        arithmetic=store.arithmetic(plan.jobs),
     )
 
 
-def _seeds_of(plan: Plan) -> set[int]:
-    """The seeds of the trainings: what trains nothing has seed 0, whatever the others have."""
-    trained = {int(n.facts["seed"]) for n in plan.nodes if n.kind == "train"}
-    return trained or {int(n.facts["seed"]) for n in plan.nodes}
+def mean_of(scores: Sequence[Score | None]) -> Score | None:
+    """The mean over columns, of the seeds that all of them have; None while a column is missing, because a mean over
+    fewer columns is another number.
+    """
+    present = [s for s in scores if s is not None]
+    if not present or len(present) < len(scores):
+        return None
+    shared = [seed for seed in present[0].by_seed if all(seed in s.by_seed for s in present)]
+    return Score({seed: fmean(s.by_seed[seed] for s in present) for seed in shared}) if shared else None
+
+
+def difference(one: Score | None, other: Score | None) -> Score | None:
+    """The gain of ``one`` over ``other``, seed by seed, at the seeds that both have; None without any."""
+    if one is None or other is None:
+        return None
+    shared = one.by_seed.keys() & other.by_seed.keys()
+    return Score({seed: one.by_seed[seed] - other.by_seed[seed] for seed in sorted(shared)}) if shared else None
+
+
+def gains(plan: Plan, cells: Mapping[Place, Cell], number: int, part: str = "score") -> list[Score | None]:
+    """A line's gain over its baseline line at each column; empty for a line without one.
+
+    Args:
+        plan: the table. cells: its cells. number: of the line.
+        part: what is compared: ``score``, ``seen`` or ``unseen``.
+    """
+    base = baseline_of(plan, plan.lines[number])
+    if base is None:
+        return []
+    found = []
+    for c in range(len(plan.columns)):
+        mine, before = (getattr(cells[n, c], part) for n in (number, base))
+        if mine is not None and before is not None and plan.lines[base].surrogate is None:
+            # What trains nothing, by the plan and not by the results that are there, has one value for every seed.
+            before = Score(dict.fromkeys(mine.by_seed, before.mean))
+        found.append(difference(mine, before))
+    return found
+
+
+def paper_scores(plan: Plan, line: Line) -> list[Score | None]:
+    """The paper's values for a line at each column, and its printed mean at last."""
+    surrogate = line.surrogate.paper if line.surrogate else "none"
+    # The printed mean is that of all the paper's columns, so it stands beside a whole table only.
+    whole = len(plan.columns) == len(plan.spec.columns)
+    names = [*(c.paper for c in plan.columns), PAPER_MEAN if whole else ""]
+    values = [plan.spec.paper.values.get((line.row.paper, surrogate, line.backbone.paper, name)) for name in names]
+    return [None if value is None else Score({0: value}) for value in values]
+
+
+def paper_gains(plan: Plan, line: Line) -> list[Score | None]:
+    """The paper's gain of a line over its baseline line, as :func:`paper_scores`; empty without a baseline."""
+    base = baseline_of(plan, line)
+    if base is None:
+        return []
+    return [*map(difference, paper_scores(plan, line), paper_scores(plan, plan.lines[base]))]
 
 
 def to_csv(plan: Plan, results: Results) -> str:
@@ -121,19 +281,18 @@ def to_csv(plan: Plan, results: Results) -> str:
 
 def _cell_texts(cell: Cell, more: Mapping[str, Score | None]) -> dict[str, Any]:
     scores = {"mean": cell.score, "seen": cell.seen, "unseen": cell.unseen, **more}
-    texts: dict[str, Any] = {name: _number(score.mean) for name, score in scores.items() if score is not None}
-    texts |= {"items": cell.items, "items_unseen": cell.items_unseen, "error": cell.error or ""}
+    numbers = {name: score.mean for name, score in scores.items() if score is not None}
+    numbers |= {"items": cell.items, "items_unseen": cell.items_unseen}
     if cell.majority is not None:
-        texts["majority"] = _number(cell.majority)
+        numbers["majority"] = cell.majority
     if cell.cost is not None:
-        texts |= zip(COST, map(_number, asdict(cell.cost).values()), strict=True)
-    if cell.score is not None:
-        texts["seeds"] = " ".join(map(str, cell.score.by_seed))
-        texts |= {} if cell.score.std is None else {"std": _number(cell.score.std)}
-    for name, score in (("values", cell.score), ("seen_values", cell.seen), ("unseen_values", cell.unseen)):
-        if score is not None:
-            texts[name] = " ".join(map(_number, score.by_seed.values()))
-    return texts
+        numbers |= zip(COST, asdict(cell.cost).values(), strict=True)
+    if cell.score is not None and cell.score.std is not None:
+        numbers["std"] = cell.score.std
+    by_part = {name: getattr(cell, part).by_seed if getattr(cell, part) else {} for name, part in PARTS.items()}
+    texts = {name: " ".join(map(_number, values.values())) for name, values in by_part.items()}
+    texts |= {"error": cell.error or "", "seeds": " ".join(map(str, by_part["values"]))}
+    return {**texts, **{name: _number(value) for name, value in numbers.items()}}
 
 
 def _ids(line: Line) -> tuple[str, str, str]:
@@ -172,7 +331,7 @@ def _beside(path: Path) -> dict[str, Any]:
     for file in (path, other):
         if not file.is_file():
             raise CraftError(f"no stored table {file}; table render NAME --publish writes one")
-    return store.read_json(other) or {}
+    return read_json(other)
 
 
 def read(plan: Plan, path: Path) -> Results:
@@ -188,7 +347,7 @@ def read(plan: Plan, path: Path) -> Results:
         for row in csv.DictReader(file):
             try:
                 place = places[row["row"], row["surrogate"], row["backbone"], row["column"]]
-                cells[place] = _read_cell(row, wanted=len({n.facts["seed"] for n in plan.cells[place]}))
+                cells[place] = _read_cell(row, wanted=len(by_seed(plan.cells[place])))
             except (KeyError, ValueError, TypeError) as error:
                 named = ", ".join(str(row.get(name)) for name in WHO)
                 raise CraftError(f"{path}: {named} is no cell of table {plan.spec.name} ({error})") from error

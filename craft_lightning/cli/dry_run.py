@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from craft_lightning.benchmark.cache_key import NO_WEIGHTS
-from craft_lightning.benchmark.plan import Node, Plan
+from craft_lightning.benchmark.plan import Job, Plan
 from craft_lightning.checkpoints.meta import Profile, profile
 from craft_lightning.checkpoints.published_configs import BLUEPRINTS
 from craft_lightning.cli import doctor
@@ -47,7 +47,7 @@ PAPER_DEVICES = "8x40gb"
 
 @dataclass(frozen=True)
 class Cards:
-    """GPUs, each of which computes one node at a time. said: where the numbers come from."""
+    """GPUs, each of which computes one job at a time. said: where the numbers come from."""
 
     count: int
     card: Card
@@ -55,7 +55,7 @@ class Cards:
 
     @property
     def machine(self) -> Machine:
-        """What one node sees."""
+        """What one job sees."""
         return Machine("cuda", 1, 1, self.card.memory * GIB, True)
 
 
@@ -95,7 +95,7 @@ class Kind:
 
     label: str
     layout: Layout
-    nodes: int = 0
+    jobs: int = 0
     steps: int = 0
     seconds: float = 0.0
 
@@ -107,7 +107,7 @@ class Rehearsal:
     Attributes:
         configs: number of parsed ones. kinds: by label. data: expected rows of each dataset, and where they come from.
         wrong: what would fail, with the reason. missing: what is not there, with the command that gets it.
-        layouts: by kind of node, method and its settings.
+        layouts: by kind of job, method and its settings.
     """
 
     cards: Cards
@@ -134,44 +134,44 @@ def examine(plan: Plan, devices: str | None = None) -> Rehearsal:
     """
     found = Rehearsal(cards(devices))
     parsed: dict[tuple[str, ...], Any] = {}
-    for node in plan.nodes:
-        # Seed, run folder and what is read from it are no settings that could be wrong in one node alone.
+    for job in plan.jobs:
+        # Seed, run folder and what is read from it are no settings that could be wrong in one job alone.
         own = ("--seed_everything", "--trainer.default_root_dir", "--encoder", "--ckpt_path")
-        shared = tuple(a for a in node.arguments if not a.startswith(own))
+        shared = tuple(a for a in job.arguments if not a.startswith(own))
         try:
             if shared not in parsed:
-                parsed[shared] = build_cli([*shared], run=False).config[node.arguments[0]]
-            _add(found, node, shared, parsed[shared])
+                parsed[shared] = build_cli([*shared], run=False).config[job.arguments[0]]
+            _add(found, job, shared, parsed[shared])
         except CraftError as error:
-            found.wrong[node.name] = " ".join(str(error).split())
+            found.wrong[job.name] = " ".join(str(error).split())
     found.configs = len(parsed)
     _look(found, plan)
     return found
 
 
-def _add(found: Rehearsal, node: Node, arguments: tuple[str, ...], config: Any) -> None:
+def _add(found: Rehearsal, job: Job, arguments: tuple[str, ...], config: Any) -> None:
     data = config.data
     if data.dataset not in found.data:
         facts = DATASETS[data.dataset]
         place = facts.hub[0].id if data.source == "hub" else str(data.root)
         found.data[data.dataset] = (expected(facts, data.as_dict()), f"{data.source} {place}")
         _data_missing(found, data)
-    key = json.dumps([node.kind, config.model.class_path, config.model.init_args.as_dict()], default=str)
+    key = json.dumps([job.kind, config.model.class_path, config.model.init_args.as_dict()], default=str)
     if key not in found.layouts:
         found.layouts[key] = _layout(arguments, config, found.cards.machine)
     layout = found.layouts[key]
-    surrogate = node.facts["surrogate"]
-    adapted = f" adapted with {surrogate}" if surrogate and surrogate != node.facts["backbone"] else ""
-    label = f"{node.kind.replace('eval', 'test')} {node.facts['method']} on {node.facts['backbone']}{adapted}"
+    surrogate = job.facts["surrogate"]
+    adapted = f" adapted with {surrogate}" if surrogate and surrogate != job.facts["backbone"] else ""
+    label = f"{job.kind.replace('eval', 'test')} {job.facts['method']} on {job.facts['backbone']}{adapted}"
     kind = found.kinds.setdefault(label, Kind(label, layout))
     rows, card = found.data[data.dataset][0], found.cards.card
-    if node.kind == "train":
+    if job.kind == "train":
         steps = rows.train // data.batch_size if config.trainer.max_steps < 0 else config.trainer.max_steps
         spent = training_seconds(layout, card, steps, data.batch_size)
     else:
         keeps = {config.prune.keep or layout.keep, *(config.prune.also or ())} if config.prune.enabled else {1.0}
         steps, spent = -(-rows.test // layout.choice.eval_rows), eval_seconds(layout, card, rows.test, keeps)
-    kind.nodes, kind.steps, kind.seconds = kind.nodes + 1, kind.steps + steps, kind.seconds + spent
+    kind.jobs, kind.steps, kind.seconds = kind.jobs + 1, kind.steps + steps, kind.seconds + spent
 
 
 def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
@@ -222,9 +222,9 @@ def _data_missing(found: Rehearsal, data: Any) -> None:
 
 def _look(found: Rehearsal, plan: Plan) -> None:
     """Checkpoints, what they lean on, and what the doctor says."""
-    for name in dict.fromkeys(str(n.facts["backbone"]) for n in plan.nodes):
+    for name in dict.fromkeys(str(n.facts["backbone"]) for n in plan.jobs):
         backbone = plan.spec.backbone(name)
-        if any(n.facts["weights"] == NO_WEIGHTS for n in plan.nodes if n.facts["backbone"] == name):
+        if any(n.facts["weights"] == NO_WEIGHTS for n in plan.jobs if n.facts["backbone"] == name):
             found.missing[f"checkpoint {name}"] = backbone.origin
         for repository in leans_on(name):
             if hub_folder(repository) is None:
@@ -247,16 +247,16 @@ def leans_on(name: str) -> tuple[str, ...]:
 
 def report(plan: Plan, found: Rehearsal) -> list[str]:
     """The lines of :func:`rehearse`: what it comes to first, then each part of it."""
-    count, card, seeds = found.cards.count, found.cards.card, len({n.facts["seed"] for n in plan.nodes})
+    count, card, seeds = found.cards.count, found.cards.card, len({n.facts["seed"] for n in plan.jobs})
     total = sum(kind.seconds for kind in found.kinds.values()) / 3600
     lines = [
         f"in all    {total:.1f} device hours, {total / count:.1f} on {count} devices at once; "
         f"would fail: {len(found.wrong) or 'nothing'}, missing: {len(found.missing) or 'nothing'}",
-        f"configs   {found.configs} different ones of {len(plan.nodes)} nodes parsed, {seeds} seed(s)",
-        f"devices   {count} x {card.memory} GiB ({found.cards.said}); a node on each",
+        f"configs   {found.configs} different ones of {len(plan.jobs)} jobs parsed, {seeds} seed(s)",
+        f"devices   {count} x {card.memory} GiB ({found.cards.said}); a job on each",
         f"time      {card.name}: {card.half:g} TFLOP/s in bfloat16 at {EFFICIENCY:.0%}, and {PASS_SECONDS} s a pass",
         "",
-        f"{'nodes':>5}  {'steps':>7}  {'rows of a pass':<22} {'GiB a device':>12} {'hours':>7}  what",
+        f"{'jobs':>5}  {'steps':>7}  {'rows of a pass':<22} {'GiB a device':>12} {'hours':>7}  what",
     ]
     for kind in found.kinds.values():
         choice = kind.layout.choice
@@ -264,7 +264,7 @@ def report(plan: Plan, found: Rehearsal) -> list[str]:
         rows += ", recomputed" if choice.recompute else ""
         held = f"{choice.estimate.peak / GIB:.1f}{'' if choice.fits else ' (!)'}"
         hours = kind.seconds / 3600
-        lines.append(f"{kind.nodes:>5}  {kind.steps:>7,}  {rows:<22} {held:>12} {hours:>7.1f}  {kind.label}")
+        lines.append(f"{kind.jobs:>5}  {kind.steps:>7,}  {rows:<22} {held:>12} {hours:>7.1f}  {kind.label}")
     lines += ["", f"{'rows':>7}  {'tests':>6}  dataset (before broken images are left out)"]
     lines += [f"{rows.train:>7,}  {rows.test:>6,}  {name}: {place}" for name, (rows, place) in found.data.items()]
     for title, what in (("would fail", found.wrong), ("missing", found.missing)):

@@ -16,6 +16,8 @@ from craft_lightning.errors import CraftError
 if TYPE_CHECKING:
     from craft_lightning.benchmark.plan import Plan
 
+# What a verb needs is imported in it, so that --help starts at once.
+
 INTERRUPTED = 130
 JOBS_FOLDER = ".jobs"
 REHEARSAL = "craft_lightning.cli.dry_run"
@@ -34,17 +36,17 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_argument("--limit", type=_positive, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
     shared.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
     only = argparse.ArgumentParser(add_help=False)
-    only.add_argument("--only", metavar="PATTERN", help="nodes whose name contains this, or matches it as in a shell")
-    verbs.add_parser("plan", parents=[shared, only], allow_abbrev=False, help="list the nodes and their commands")
+    only.add_argument("--only", metavar="PATTERN", help="jobs whose name contains this, or matches it as in a shell")
+    verbs.add_parser("plan", parents=[shared, only], allow_abbrev=False, help="list the jobs and their commands")
     run = verbs.add_parser(
         "run", parents=[shared, only], allow_abbrev=False, help="compute what is missing, then render"
     )
     run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
     run.add_argument("--dry-run", action="store_true", help="say what would be computed; at paper scale examine it")
-    run.add_argument("--commands", action="store_true", help="with --dry-run: then list the nodes and their commands")
+    run.add_argument("--commands", action="store_true", help="with --dry-run: then list the jobs and their commands")
     run.add_argument("--devices", metavar="8x40gb", help="what --dry-run estimates for (default: what is here)")
     run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
-    run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the nodes are computed")
+    run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the jobs are computed")
     run.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=120")
     verbs.add_parser("status", parents=[shared, only], allow_abbrev=False, help="count done, stale, failed and missing")
     render = verbs.add_parser("render", parents=[shared], allow_abbrev=False, help="print the table and save it")
@@ -70,24 +72,21 @@ def _jobs(text: str) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 1 if a node failed, 130 after Ctrl-C.
+    """Run one verb; returns the exit code: 0, 1 if a job failed, 130 after Ctrl-C.
 
     Raises:
         CraftError: a mistake in the call, the table or its fragments.
     """
     args = build_parser().parse_args(argv)
-    # Imported here so that --help starts at once.
     from craft_lightning.benchmark.plan import make_plan, select
+    from craft_lightning.benchmark.results import stored_seeds
     from craft_lightning.benchmark.spec import find_table, load_spec
 
     spec = load_spec(find_table(args.table, args.scale), args.scale)
-    if args.verb == "render" and args.stored:
-        from craft_lightning.benchmark.results import stored_seeds
-
-        args.seeds = stored_seeds(args.stored)
-    whole = make_plan(spec, args.runs, args.seeds, args.limit)
+    stored = args.stored if args.verb == "render" else None
+    whole = make_plan(spec, args.runs, stored_seeds(stored) if stored else args.seeds, args.limit)
     if args.verb == "render":
-        return _render(whole, args)
+        return _render(whole, args, stored, args.format, args.publish)
     plan = select(whole, args.only)
     if args.verb == "plan":
         _plan(plan, missing_only=False, commands=True)
@@ -107,97 +106,94 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(plan: Plan, missing_only: bool, commands: bool) -> None:
-    from craft_lightning.benchmark import result_store as store
+    from craft_lightning.benchmark import store
 
-    nodes = [n for n in plan.nodes if not missing_only or store.state(n) != "done"]
-    kinds = Counter(n.kind for n in nodes)
+    jobs = [job for job in plan.jobs if not missing_only or store.state(job) != "done"]
+    kinds = Counter(job.kind for job in jobs)
     more = "" if commands else "; --commands lists them"
-    print(f"{len(nodes)} nodes: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}{more}")
-    for node in nodes if commands else ():
-        print(f"{store.state(node):8}{node.kind:6}{node.name}")
-        print(f"        python -m craft_lightning {shlex.join(node.arguments)}")
+    print(f"{len(jobs)} jobs: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}{more}")
+    for job in jobs if commands else ():
+        print(f"{store.state(job):8}{job.kind:6}{job.name}")
+        print(f"        python -m craft_lightning {shlex.join(job.arguments)}")
+
+
+def _status(plan: Plan) -> None:
+    from craft_lightning.benchmark import store
+    from craft_lightning.benchmark.cache_key import NO_WEIGHTS
+    from craft_lightning.benchmark.scheduler import no_weights
+
+    found = {job.name: store.state(job) for job in plan.jobs}
+    for kind in ("train", "eval"):
+        states = Counter(found[job.name] for job in plan.jobs if job.kind == kind)
+        print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
+    if (other := store.other_libraries(plan.jobs)) is not None:
+        print(other)
+    waiting = Counter(job.facts["backbone"] for job in plan.jobs if job.facts["weights"] == NO_WEIGHTS)
+    for name, count in waiting.items():
+        print(f"{no_weights(plan.spec.backbone(name))} ({count} jobs wait for them)")
+    for job in plan.jobs:
+        if job.facts["weights"] == NO_WEIGHTS:
+            continue
+        if found[job.name] == "stale":
+            print(f"stale  {job.name} (changed: {store.why_stale(job)})")
+        elif (error := store.failure(job)) is not None:
+            print(f"failed {job.name}: {error}")
 
 
 def _beside_published(plan: Plan) -> None:
     """Where the table has published results: how the computed ones compare, and what the sums of both hang on."""
-    from craft_lightning.benchmark import result_store as store
-    from craft_lightning.benchmark.cells import collect
-    from craft_lightning.benchmark.results import read, stored_table
+    from craft_lightning.benchmark import store
+    from craft_lightning.benchmark.results import collect, read, stored_table
     from craft_lightning.report.published import compare
 
     path, cells = stored_table(plan), collect(plan)
     if not path.is_file() or not any(cell.score for cell in cells.values()):
         return
     stored = read(plan, path)
-    for line in compare(plan, cells, stored.cells).lines(path):
-        print(line)
-    print(f"computed with {'; '.join(store.arithmetic(plan.nodes)) or 'arithmetic that is not told'}")
+    print(f"beside {path}: {compare(plan, cells, stored.cells)}")
+    print(f"computed with {'; '.join(store.arithmetic(plan.jobs)) or 'arithmetic that is not told'}")
     if stored.made is not None:
         print(f"published with {'; '.join(stored.made.arithmetic or stored.made.machines)}")
-
-
-def _status(plan: Plan) -> None:
-    from craft_lightning.benchmark import result_store as store
-    from craft_lightning.benchmark.cache_key import NO_WEIGHTS
-    from craft_lightning.benchmark.scheduler import no_weights
-
-    found = {node.name: store.state(node) for node in plan.nodes}
-    for kind in ("train", "eval"):
-        states = Counter(found[n.name] for n in plan.nodes if n.kind == kind)
-        print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
-    if (other := store.other_libraries(plan.nodes)) is not None:
-        print(other)
-    waiting = Counter(n.facts["backbone"] for n in plan.nodes if n.facts["weights"] == NO_WEIGHTS)
-    for name, count in waiting.items():
-        print(f"{no_weights(plan.spec.backbone(name))} ({count} nodes wait for them)")
-    for node in plan.nodes:
-        if node.facts["weights"] == NO_WEIGHTS:
-            continue
-        if found[node.name] == "stale":
-            print(f"stale  {node.name} (changed: {store.why_stale(node)})")
-        elif (error := store.failure(node)) is not None:
-            print(f"failed {node.name}: {error}")
 
 
 def _run(plan: Plan, args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from craft_lightning.benchmark import result_store as store
-    from craft_lightning.benchmark.scheduler import default_jobs, run_plan
-    from craft_lightning.report.live_view import make_view, summary
+    from craft_lightning.benchmark import store
+    from craft_lightning.benchmark.progress import make_view
+    from craft_lightning.benchmark.scheduler import run_plan, worker_count
     from craft_lightning.report.tensorboard import link_table
-    from craft_lightning.workers.pool import Launcher, LocalWorker
+    from craft_lightning.workers import Launcher, LocalWorker
 
     link_table(plan)
-    if (other := store.other_libraries(plan.nodes)) is not None:
+    if (other := store.other_libraries(plan.jobs)) is not None:
         print(other, file=sys.stderr)
-    console = Console()
     launcher: Launcher = LocalWorker
-    jobs = default_jobs(plan.nodes, args.jobs)
+    workers = worker_count(plan.jobs, args.jobs)
     if args.launcher == "slurm":
-        from craft_lightning.workers.slurm import cluster_launcher
+        from craft_lightning.workers import cluster_launcher
 
         launcher = cluster_launcher(plan.root / JOBS_FOLDER, "slurm", args.slurm)
-        jobs = args.jobs or max(1, len(plan.nodes))  # the queue decides how many run at a time
+        workers = args.jobs or max(1, len(plan.jobs))  # the queue decides how many run at a time
     try:
-        progress = run_plan(plan, jobs, make_view(console), args.keep_going, launcher=launcher)
+        progress = run_plan(plan, workers, make_view(Console()), args.keep_going, launcher=launcher)
     except KeyboardInterrupt:
         print("stopped; the same command continues where it was", file=sys.stderr)
         return INTERRUPTED
-    print(summary(progress))
+    print(progress.summary())
     return 1 if progress.failed else 0
 
 
-def _render(plan: Plan, args: argparse.Namespace) -> int:
+def _render(
+    plan: Plan, args: argparse.Namespace, stored: Path | None = None, wanted: str | None = None, publish: bool = False
+) -> int:
     from rich.console import Console
 
     from craft_lightning.benchmark.results import gather, read
     from craft_lightning.report import render
     from craft_lightning.report.sections import build_report
 
-    given = vars(args)
-    stored, wanted = given.get("stored"), given.get("format")
-    if given.get("publish"):
+    if publish:
         if wanted or args.limit:
             raise CraftError("--publish stores the results of whole runs: no --format or --limit with it")
         for path in render.publish(plan, stored):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from craft_lightning.benchmark.cells import Score, difference, mean_of
 from craft_lightning.benchmark.plan import Plan
-from craft_lightning.benchmark.results import Results
+from craft_lightning.benchmark.results import Results, Score, difference, mean_of
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file
 
@@ -31,10 +30,8 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "svg.fonttype": "none",
+    "svg.hashsalt": "craft",
 }
-
-Points = dict[float, Score]
-"""Keep ratio to score."""
 
 
 def curves(plan: Plan) -> list[list[int]]:
@@ -47,7 +44,7 @@ def curves(plan: Plan) -> list[list[int]]:
         if line.row.curve and len(line.row.eval["prune.also"]) > 2:
             surrogate = line.surrogate.id if line.surrogate else ""
             found.setdefault((line.row.curve, surrogate, line.backbone.id), []).append(number)
-    return [sorted(numbers, key=lambda n: plan.lines[n].row.keep or 0.0) for numbers in found.values()]
+    return [sorted(numbers, key=lambda n: plan.lines[n].row.keep_ratio or 0.0) for numbers in found.values()]
 
 
 def draw(plan: Plan, results: Results) -> Figure | None:
@@ -77,43 +74,37 @@ def draw(plan: Plan, results: Results) -> Figure | None:
 def _curve(plan: Plan, results: Results, numbers: Sequence[int], left: Axes, right: Axes) -> None:
     columns = range(len(plan.columns))
     scores = [[results.cells[n, c].score for n in numbers] for c in columns]
-    keeps = [plan.lines[n].row.keep or 0.0 for n in numbers]
+    ratios = [plan.lines[n].row.keep_ratio or 0.0 for n in numbers]
     changes = [[difference(score, each[-1]) for score in each] for each in scores]
     for c in columns:
         look = {"color": f"C{c}", "marker": MARKERS[c % len(MARKERS)], "label": plan.columns[c].label}
-        _line(left, _points(keeps, scores[c]), **look)
-        _line(right, _points(keeps, changes[c]), **look, alpha=0.45)
+        _line(left, ratios, scores[c], **look)
+        _line(right, ratios, changes[c], **look, alpha=0.45)
     means = [mean_of(each) for each in zip(*changes, strict=True)]
     if len(columns) > 1:
-        _line(right, _points(keeps, means), color="black", linewidth=2.6, label="mean", zorder=5)
+        _line(right, ratios, means, color="black", linewidth=2.6, label="mean", zorder=5)
     line = plan.lines[numbers[0]]
     method = next(row.label.rsplit(", keep", 1)[0] for row in plan.spec.rows if row.id == line.row.id)
     trained = f", trained with {line.surrogate.label}" if line.surrogate else ""
     left.set_title(f"{method}{trained}, read by {line.backbone.label}", loc="left")
     left.set_ylabel("Exact match, per cent" if plan.spec.metric.scale == 100.0 else plan.spec.metric.name)
-    right.set_title(f"Change from keep {keeps[-1]}, points", loc="left")
+    right.set_title(f"Change from keep {ratios[-1]}, points", loc="left")
     right.axhline(0.0, color="#888888", linewidth=0.8, zorder=1)
     for axes in (left, right):
         axes.set_xlabel("Keep ratio")
-        axes.set_xticks(keeps)
+        axes.set_xticks(ratios)
     # Named in the order in which the curves end, the highest first.
     handles, names = right.get_legend_handles_labels()
     last = {plan.columns[c].label: scores[c][-1] for c in columns}
-    order = sorted(range(len(names)), key=lambda i: -_mean(last.get(names[i])))
+    ends = [-1.0 if (score := last.get(name)) is None else score.mean for name in names]
+    order = sorted(range(len(names)), key=lambda i: -ends[i])
     solid, _ = left.get_legend_handles_labels()
     shown = [*solid, *handles[len(solid) :]]
     right.legend([shown[i] for i in order], [names[i] for i in order], loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _mean(score: Score | None) -> float:
-    return -1.0 if score is None else score.mean
-
-
-def _points(keeps: Iterable[float], scores: Iterable[Score | None]) -> Points:
-    return {keep: score for keep, score in zip(keeps, scores, strict=True) if score is not None}
-
-
-def _line(axes: Axes, points: Points, **look: Any) -> None:
+def _line(axes: Axes, ratios: Sequence[float], scores: Sequence[Score | None], **look: Any) -> None:
+    points = {ratio: score for ratio, score in zip(ratios, scores, strict=True) if score is not None}
     spread = [score.std or 0.0 for score in points.values()]
     means = [score.mean for score in points.values()]
     axes.errorbar(list(points), means, yerr=spread if any(spread) else None, capsize=2, elinewidth=0.8, **look)
@@ -128,10 +119,10 @@ def to_png(figure: Figure) -> bytes:
 
 def to_section(plan: Plan, figure: Figure | None) -> str:
     """The picture as a part of an HTML page; empty without one."""
-    from matplotlib import rc_context
-
     if figure is None:
         return ""
+    from matplotlib import rc_context
+
     out = io.StringIO()
     with rc_context(STYLE):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})

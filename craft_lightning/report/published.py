@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
-from pathlib import Path
 
-from craft_lightning.benchmark.cells import KEPT_DIGITS, Cell, Place, Score
 from craft_lightning.benchmark.plan import Plan
-from craft_lightning.report.sections import line_label
+from craft_lightning.benchmark.results import KEPT_DIGITS, Cell, Place, Score
 
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last stands for all beyond."""
@@ -27,13 +25,11 @@ class Comparison:
     near: int
     outside: tuple[str, ...]
 
-    def lines(self, path: Path) -> list[str]:
+    def __str__(self) -> str:
         """What ``table status`` prints."""
         count = self.equal + self.near + len(self.outside)
-        parts = (
-            f"{self.equal} equal to the digit, {self.near} within the spread of the seeds, {len(self.outside)} outside"
-        )
-        return [f"beside {path}: of {count} values {parts}", *(f"outside {line}" for line in self.outside)]
+        near = f"{self.near} within the spread of the seeds, {len(self.outside)} outside"
+        return "\noutside ".join([f"of {count} values {self.equal} equal to the digit, {near}", *self.outside])
 
 
 def compare(plan: Plan, cells: Mapping[Place, Cell], published: Mapping[Place, Cell]) -> Comparison:
@@ -50,14 +46,14 @@ def compare(plan: Plan, cells: Mapping[Place, Cell], published: Mapping[Place, C
                 near += 1
             else:
                 line, known = plan.lines[number], ", ".join(f"{old.by_seed[k]:.2f} (seed {k})" for k in old.by_seed)
-                where = f"{line_label(line)} on {line.backbone.label}, {plan.columns[column].label}, seed {seed}"
+                where = f"{line.label} on {line.backbone.label}, {plan.columns[column].label}, seed {seed}"
                 outside.append(f"{where}: {value:.2f}, published {known}")
     return Comparison(equal, near, tuple(outside))
 
 
 def reach(score: Score) -> float:
     """How far from the mean of some seeds 95 of 100 other seeds lie; 0 for a single one, which says nothing of that."""
-    seeds = len(score.by_seed)
     if score.std is None:
         return 0.0
+    seeds = len(score.by_seed)
     return STUDENT[min(seeds - 1, len(STUDENT)) - 1] * score.std * sqrt(1 + 1 / seeds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,120 +14,53 @@ from craft_lightning.environment import in_checkout
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
 from craft_lightning.report import figure
-from craft_lightning.report.html_page import to_html
-from craft_lightning.report.sections import MISSING, Report, Section, build_report, made_text
+from craft_lightning.report.page import to_html
+from craft_lightning.report.sections import MISSING, Report, Section, build_report
+from craft_lightning.report.templates import fill
 
 README_ROWS = 8
 
 
 def to_markdown(report: Report) -> str:
     """The report as Markdown; rows of the paper in italics."""
-    parts = [f"# {report.title}", *([report.note] if report.note else [])]
-    parts += [f"![{report.title}]({report.picture})"] if report.picture else []
-    parts += [f"## {section.title}\n\n{_grid(section)}" for section in report.sections]
-    if report.claims:
-        parts.append("## What the table decides\n\n" + _bullets(_stressed(report.claims)))
-    parts.append(_bullets([*report.remarks, *report.problems]))
-    return "\n\n".join(parts) + "\n"
+    return fill("table.md", report=report)
+
+
+def to_latex(report: Report) -> str:
+    r"""A ``tabular`` a section, for ``booktabs``; the paper's rows in italics."""
+    return fill("table.tex", report=report)
 
 
 def to_readme(plan: Plan, results: Results) -> str:
     """The short block: mean accuracy and gain of a few rows, claims, holes, and where the rest is."""
     report = build_report(plan, results)
-    made = f" {made_text(results.made)}." if results.made is not None else ""
-    spread = ", mean ± standard deviation over seeds" if any(c.seeds > 1 for c in results.cells.values()) else ""
-    parts = [f"{report.accuracy.title}{spread}.{made}", _short(report)]
-    parts += [_bullets(lines) for lines in (_stressed(report.claims)[:-1], report.problems) if lines]
-    name = plan.spec.name
-    parts.append(
-        f"All rows and sets, seen and unseen labels, costs: [docs/{name}.md](docs/{name}.md); the numbers: "
-        f"[{name}.csv]({stored_table(plan).relative_to(_root(plan)).as_posix()})."
+    return fill(
+        "readme.md",
+        report=report,
+        short=_short(report) if report.summary.rows else None,
+        spread=any(cell.seeds > 1 for cell in results.cells.values()),
+        table=plan.spec.name,
+        numbers=stored_table(plan).relative_to(_root(plan)).as_posix(),
     )
-    return "\n\n".join(parts) + "\n"
 
 
-def _short(report: Report) -> str:
-    """The first rows that the paper has (all, if it has none), their mean over the sets and gains, without the sets."""
-    if not report.summary.rows:
-        return _grid(report.accuracy)
+def _short(report: Report) -> list[list[str]]:
+    """A header and the first rows that the paper has (all, if it has none): their mean over the sets, and gains."""
     means = {row[:2]: row[-1] for row in report.accuracy.rows}
     gains = [name for name in ("Mean gain", "Paper's gain") if name in report.summary.header]
     places = [report.summary.header.index(name) for name in gains]
     kept = [row for row in report.summary.rows if row[places[-1]] != MISSING] or report.summary.rows
-    lines = [_row(["Method", "Mean of the sets", *gains]), _row(["---", "---:", *["---:"] * len(gains)])]
-    shown = ([f"{r[1]}, on {r[0]}", means[r[:2]], *(r[place] for place in places)] for r in kept[:README_ROWS])
-    return "\n".join([*lines, *map(_row, shown)])
+    shown = [[f"{r[1]}, on {r[0]}", means[r[:2]], *(r[place] for place in places)] for r in kept[:README_ROWS]]
+    return [["Method", "Mean of the sets", *gains], *shown]
 
 
-def _grid(section: Section) -> str:
-    lines = [_row(section.header), _row(["---", "---"] + ["---:"] * (len(section.header) - 2))]
-    for row, quoted in zip(section.rows, section.paper, strict=True):
-        lines.append(_row([f"*{text}*" for text in row] if quoted else row))
-    return "\n".join(lines)
-
-
-def _row(texts: Sequence[str]) -> str:
-    # A bar in a text would end its cell.
-    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
-
-
-def _stressed(claims: Sequence[str]) -> list[str]:
-    """The claims with their verdicts in bold; the last line, on how they were decided, as it is."""
-    heads = [line.split(". ", 1) for line in claims[:-1]]
-    return [*(f"**{head}.** {rest}" for head, rest in heads), *claims[-1:]]
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def to_latex(report: Report) -> str:
-    r"""A ``tabular`` a section, for ``booktabs``; the paper's rows in italics."""
-    parts = [f"% {report.title}; needs \\usepackage{{booktabs}}"]
-    for section in report.sections:
-        names = " & ".join(map(_escape, section.header))
-        lines = [f"% {section.title}", f"\\begin{{tabular}}{{ll{'r' * (len(section.header) - 2)}}}", "\\toprule"]
-        lines += [f"{names} \\\\", "\\midrule"]
-        for row, quoted in zip(section.rows, section.paper, strict=True):
-            texts = [f"\\textit{{{_escape(t)}}}" if quoted else _escape(t) for t in row]
-            lines.append(f"{' & '.join(texts)} \\\\")
-        parts.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}"]))
-    parts.append("\n".join(f"% {line}" for line in (*report.claims, *report.remarks, *report.problems)))
-    return "\n\n".join(parts) + "\n"
-
-
-def _escape(text: str) -> str:
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
-    return re.sub(r"(?<![\w-])-(?=[\d.])", "$-$", text).replace("±", r"$\pm$").replace("~", r"\textasciitilde{}")
-
-
-def printed_width(report: Report) -> int:
-    """Characters of the widest line of the grids."""
-    return max((sum(_widths(section)) for section in report.sections), default=0)
-
-
-def _widths(section: Section) -> list[int]:
-    columns = zip(*[map(_broken, section.header), *section.rows], strict=True)
-    return [max(len(part) for text in column for part in text.split("\n")) + 1 for column in columns]
-
-
-def _blocks(section: Section, width: int) -> Iterator[list[int]]:
-    """Columns of numbers that stand side by side in so many characters, behind the two names; never none."""
-    widths = _widths(section)
-    block: list[int] = []
-    taken = sum(widths[:2])
-    for number, wide in enumerate(widths[2:], start=2):
-        if block and taken + wide > width:
-            yield block
-            block, taken = [], sum(widths[:2])
-        block.append(number)
-        taken += wide
-    yield block
-
-
-def _broken(name: str) -> str:
-    """A column's name with what stands in brackets on a line of its own."""
-    return name.replace(" (", "\n(")
+FORMATS: dict[str, Callable[[Plan, Results], str]] = {
+    "markdown": lambda plan, results: to_markdown(build_report(plan, results)),
+    "readme": to_readme,
+    "latex": lambda plan, results: to_latex(build_report(plan, results)),
+    "csv": to_csv,
+}
+"""What ``table render --format`` prints, beside the terminal's own."""
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -149,6 +81,33 @@ def print_report(report: Report, console: Console) -> None:
             console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def printed_width(report: Report) -> int:
+    """Characters of the widest line of the grids."""
+    return max((sum(_widths(section)) for section in report.sections), default=0)
+
+
+def _widths(section: Section) -> list[int]:
+    columns = zip(*[map(_broken, section.header), *section.rows], strict=True)
+    return [max(len(part) for text in column for part in text.split("\n")) + 1 for column in columns]
+
+
+def _blocks(section: Section, width: int) -> Iterator[list[int]]:
+    """Columns of numbers that stand side by side in so many characters, behind the two names; never none."""
+    widths = _widths(section)
+    block: list[int] = []
+    for number in range(2, len(widths)):
+        if block and sum(widths[n] for n in (0, 1, *block, number)) > width:
+            yield block
+            block = []
+        block.append(number)
+    yield block
+
+
+def _broken(name: str) -> str:
+    """A column's name with what stands in brackets on a line of its own."""
+    return name.replace(" (", "\n(")
+
+
 def _printed(section: Section, columns: Sequence[int]) -> Table:
     table = Table(title=section.title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
     for number in columns:
@@ -156,15 +115,6 @@ def _printed(section: Section, columns: Sequence[int]) -> Table:
     for row, quoted in zip(section.rows, section.paper, strict=True):
         table.add_row(*(row[number] for number in columns), style="dim italic" if quoted else None)
     return table
-
-
-FORMATS: dict[str, Callable[[Plan, Results], str]] = {
-    "markdown": lambda plan, results: to_markdown(build_report(plan, results)),
-    "readme": to_readme,
-    "latex": lambda plan, results: to_latex(build_report(plan, results)),
-    "csv": to_csv,
-}
-"""What ``table render --format`` prints, beside the terminal's own."""
 
 
 def save(plan: Plan, results: Results) -> list[Path]:

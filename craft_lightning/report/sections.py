@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
-from craft_lightning.benchmark.cells import (
+from craft_lightning.benchmark.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
+from craft_lightning.benchmark.plan import Line, Plan, baseline_of
+from craft_lightning.benchmark.results import (
     KEPT_DIGITS,
-    Cost,
+    Cell,
+    Made,
+    Results,
     Score,
-    baseline_of,
     gains,
     mean_of,
     paper_gains,
     paper_scores,
 )
-from craft_lightning.benchmark.plan import Line, Plan
-from craft_lightning.benchmark.results import Made, Results
-from craft_lightning.benchmark.statistics import DRAWS, LEAST_SEEDS, LEVEL, Verdict
 from craft_lightning.report.figure import curves
 
 MISSING = "-"
@@ -41,13 +42,14 @@ class Report:
 
     Attributes:
         accuracy, gain, labels, summary: sections; one without rows is not printed.
-        claims: a line for each claim, and one on how they were decided.
+        claims: for each claim its verdict and what follows it; decided: how, empty without claims.
         remarks: counts, seeds, origin. problems: failed, partial and missing cells.
         picture: file name of the curves, empty without any.
     """
 
     title: str
     note: str
+    made: str
     accuracy: Section
     gain: Section
     labels: Section
@@ -65,29 +67,7 @@ class Report:
 
 def build_report(plan: Plan, results: Results) -> Report:
     """Accuracy beside the paper's, gain over the own baseline row, seen and unseen labels, cost, claims, remarks."""
-    return Report(
-        title=plan.spec.title or plan.spec.name,
-        note=plan.spec.note,
-        accuracy=_accuracy(plan, results),
-        gain=_gain(plan, results),
-        labels=_labels(plan, results),
-        summary=_summary(plan, results),
-        claims=_claims(results.verdicts),
-        remarks=tuple(_remarks(plan, results)),
-        problems=tuple(_problems(plan, results)),
-        picture=f"{plan.spec.name}.png" if curves(plan) else "",
-    )
-
-
-def line_label(line: Line) -> str:
-    """``"CRAFT, trained with pocket-qwen2-xs"``, or the label alone where nothing or only the backbone trains."""
-    return f"{line.row.label}{_trained_with(line, paper=False)}"
-
-
-def _trained_with(line: Line, paper: bool) -> str:
-    if line.surrogate is None or (len(line.row.train_on) == 1 and line.surrogate.id == line.backbone.id):
-        return ""
-    return f", trained with {line.surrogate.paper if paper else line.surrogate.label}"
+    return _Builder(plan, results).report()
 
 
 def score_text(score: Score | None, digits: int, signed: bool = False, spread: bool = True) -> str:
@@ -98,145 +78,11 @@ def score_text(score: Score | None, digits: int, signed: bool = False, spread: b
     return text if score.std is None or not spread else f"{text} ± {score.std:.{digits}f}"
 
 
-def _section(
-    plan: Plan,
-    title: str,
-    make: Callable[[int, Line], list[Score | None]],
-    quote: Callable[[Line], list[Score | None]],
-    signed: bool,
-) -> Section:
-    """Our lines, each with the paper's below it; ``make`` gives a value a column, ``quote`` also the printed mean."""
-    digits = plan.spec.metric.digits
-    rows, paper = [], []
-    for number, line in enumerate(plan.lines):
-        scores = make(number, line)
-        if not scores:
-            continue
-        means = [mean_of(scores)] if plan.spec.averaged else []
-        texts = [score_text(s, digits, signed) for s in (*scores, *means)]
-        rows.append((line.backbone.label, line_label(line), *texts))
-        paper.append(False)
-        quoted = quote(line)
-        if any(quoted):
-            texts = [score_text(s, digits, signed) for s in quoted[: len(texts)]]
-            rows.append((line.backbone.paper, f"paper: {line.row.paper}{_trained_with(line, paper=True)}", *texts))
-            paper.append(True)
-    header = ("Backbone", "Method", *(c.label for c in plan.columns), *(["Mean"] if plan.spec.averaged else []))
-    return Section(title, header, tuple(rows), tuple(paper))
-
-
-def _accuracy(plan: Plan, results: Results) -> Section:
-    def ours(number: int, line: Line) -> list[Score | None]:
-        return [results.cells[number, c].score for c in range(len(plan.columns))]
-
-    return _section(plan, "Exact match, per cent", ours, lambda line: paper_scores(plan, line), signed=False)
-
-
-def _gain(plan: Plan, results: Results) -> Section:
-    def ours(number: int, line: Line) -> list[Score | None]:
-        return gains(plan, results.cells, number)
-
-    title = f"Gain over {_baseline(plan)} on the same backbone, points"
-    return _section(plan, title, ours, lambda line: paper_gains(plan, line), signed=True)
-
-
-def _baseline(plan: Plan) -> str:
-    return next((row.label for row in plan.spec.rows if row.id == plan.spec.baseline), "")
-
-
-def _labelled(plan: Plan, results: Results) -> list[int]:
-    """Columns with items of held-out labels."""
-    lines = range(len(plan.lines))
-    return [c for c in range(len(plan.columns)) if any(results.cells[n, c].items_unseen for n in lines)]
-
-
-def _counts(plan: Plan, results: Results, column: int) -> tuple[int, int]:
-    """Test items of a column, all and of held-out labels."""
-    cells = [results.cells[n, column] for n in range(len(plan.lines))]
-    return max(cell.items for cell in cells), max(cell.items_unseen for cell in cells)
-
-
-def _labels(plan: Plan, results: Results) -> Section:
-    """Gains over the baseline on the same labels (the language models have read the words of the unseen ones, too)."""
-    digits, places = plan.spec.metric.digits, _labelled(plan, results)
-    rows = []
-    for number, line in enumerate(plan.lines):
-        parts = [_part_gains(plan, results, number, part) for part in LABELS]
-        if not any(any(part) for part in parts):
-            continue
-        pairs = zip(*([*part, mean_of(part)] for part in parts), strict=True)
-        texts = [" / ".join(score_text(score, digits, signed=True) for score in pair) for pair in pairs]
-        rows.append((line.backbone.label, line_label(line), *texts))
-    counts = [(plan.columns[c].label, *_counts(plan, results, c)) for c in places]
-    header = ("Backbone", "Method", *(f"{label} (n {n - unseen} / {unseen})" for label, n, unseen in counts), "Mean")
-    title = f"Seen / unseen labels: gain over {_baseline(plan)} on the same labels, points"
-    return Section(title, header, tuple(rows), (False,) * len(rows))
-
-
-def _part_gains(plan: Plan, results: Results, number: int, part: str) -> list[Score | None]:
-    """A line's gains on seen or on unseen labels, at the columns that hold labels out."""
-    found = gains(plan, results.cells, number, part)
-    return [found[c] for c in _labelled(plan, results)] if found else []
-
-
-def _summary(plan: Plan, results: Results) -> Section:
-    """A row a line: mean gains beside the paper's, and what the training cost."""
-    digits, rows = plan.spec.metric.digits, []
-    labelled = _labelled(plan, results)
-    for number, line in enumerate(plan.lines):
-        gained = gains(plan, results.cells, number)
-        if not gained or not plan.spec.averaged:
-            continue
-        above = sum(score is not None and score.mean > 0 for score in gained)
-        texts = [score_text(mean_of(gained), digits, signed=True), f"{above} of {len(gained)}"]
-        texts += [score_text((paper_gains(plan, line) or [None])[-1], digits, signed=True)] if plan.spec.paper else []
-        for part in LABELS if labelled else ():
-            texts.append(score_text(mean_of(_part_gains(plan, results, number, part)), digits, signed=True))
-        costs = [cost for c in range(len(plan.columns)) if (cost := results.cells[number, c].cost) is not None]
-        rows.append((line.backbone.label, line_label(line), *texts, *_cost_texts(costs)))
-    seen, unseen = (sum(_counts(plan, results, c)[k] for c in labelled) for k in (0, 1))
-    header = ["Backbone", "Method", "Mean gain", "Sets above"]
-    header += ["Paper's gain"] if plan.spec.paper else []
-    header += [f"Seen labels (n {seen - unseen})", f"Unseen labels (n {unseen})"] if labelled else []
-    header += ["Trained parameters", "Seconds", "Peak MB"]
-    title = f"Mean gain over {_baseline(plan)}, points, and cost of a training"
-    return Section(title, tuple(header), tuple(rows), (False,) * len(rows))
-
-
-def _cost_texts(costs: Sequence[Cost]) -> list[str]:
-    """Parameters, mean seconds of a training, highest peak memory."""
-    if not costs:
-        return [MISSING] * 3
-    seconds = sum(cost.seconds for cost in costs) / len(costs)
-    return [f"{costs[0].parameters:,.0f}", f"{seconds:.0f}", f"{max(cost.memory for cost in costs):,.0f}"]
-
-
-def _claims(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    if not verdicts:
-        return ()
-    lines = []
-    for v in verdicts:
-        numbers = ""
-        if v.estimate is not None:
-            numbers = f" {v.estimate:+.2f} points [{v.low:+.2f}, {v.high:+.2f}]."
-        warning = f" {v.warning}." if v.warning else ""
-        lines.append(f"Claim {v.id}: {v.word}. {v.text}.{numbers} {v.detail}.{warning}")
-    lines.append(
-        f"Decided by the {LEVEL:.0%} interval of the paired difference, mean over the sets ({DRAWS:,} bootstrap "
-        f"draws, items resampled within a set, seeds jointly): it has to exclude 0 over at least {LEAST_SEEDS} seeds. "
-        "Seeds of one family of models do not measure the spread over families."
-    )
-    return tuple(lines)
-
-
 def made_text(made: Made) -> str:
-    """``"3 seeds (0, 1, 2), 24 November 2026, ..., at commit abc"``: when, where and with which code."""
-    from datetime import date
-
+    """``"Seeds 0, 1, 2; 24 November 2026; ...; commit `abc`"``: when, where and with which code."""
     day = date.fromisoformat(made.date)
-    seeds = ", ".join(map(str, made.seeds))
     parts = [
-        f"{'Seed' if len(made.seeds) == 1 else 'Seeds'} {seeds}",
+        f"{'Seed' if len(made.seeds) == 1 else 'Seeds'} {', '.join(map(str, made.seeds))}",
         f"{day.day} {day:%B %Y}",
         " and ".join(made.machines),
         f"{made.nodes} trainings and tests, {made.seconds / 60:.0f} minutes of one worker's time",
@@ -250,69 +96,196 @@ def made_text(made: Made) -> str:
     return "; ".join(parts)
 
 
-def _remarks(plan: Plan, results: Results) -> list[str]:
-    remarks = []
-    counts, frequent = [], []
-    for c, column in enumerate(plan.columns):
-        items, unseen = _counts(plan, results, c)
-        counts.append(f"{column.label} {items}" + (f" ({unseen} unseen)" if unseen else ""))
-        cells = [results.cells[n, c] for n in range(len(plan.lines))]
-        majority = [cell.majority for cell in cells if cell.majority is not None]
-        frequent += [f"{column.label} {max(majority):.0f}"] if majority else []
-    kind = "Validation" if plan.spec.metric.of_validation else "Test"
-    remarks.append(f"{kind} items: {', '.join(counts)}.")
-    if frequent:
-        remarks.append(f"Share of the most frequent answer, per cent: {', '.join(frequent)}.")
-    wanted = max(cell.wanted for cell in results.cells.values())
-    remarks.append(f"Seeds: {wanted}." + ("" if wanted == 1 else " ± is the standard deviation over them."))
-    if plan.spec.averaged and any(cell.cost for cell in results.cells.values()):
-        remarks.append(
-            "Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other runs "
-            "beside it. Peak memory is that of the process, the highest of any set."
+def claim_texts(verdict: Verdict) -> tuple[str, str]:
+    """``"Claim 1: holds"``, and what there is to say of it."""
+    v = verdict
+    numbers = "" if v.estimate is None else f" {v.estimate:+.2f} points [{v.low:+.2f}, {v.high:+.2f}]."
+    warning = f" {v.warning}." if v.warning else ""
+    return f"Claim {v.id}: {v.word}", f"{v.text}.{numbers} {v.detail}.{warning}"
+
+
+DECIDED = (
+    f"Decided by the {LEVEL:.0%} interval of the paired difference, mean over the sets ({DRAWS:,} bootstrap draws, "
+    f"items resampled within a set, seeds jointly): it has to exclude 0 over at least {LEAST_SEEDS} seeds. Seeds of "
+    "one family of models do not measure the spread over families."
+)
+"""What stands below the claims."""
+
+
+class _Builder:
+    """Sections of a plan and its results."""
+
+    def __init__(self, plan: Plan, results: Results) -> None:
+        self.plan, self.spec, self.results = plan, plan.spec, results
+        self.lines = list(enumerate(plan.lines))
+        self.baseline = next((row.label for row in plan.spec.rows if row.id == plan.spec.baseline), "")
+        self.by_column = [[results.cells[n, c] for n, _ in self.lines] for c in range(len(plan.columns))]
+        # Test items of each column, all and of held-out labels, and the columns that have such.
+        self.items = [max(cell.items for cell in cells) for cells in self.by_column]
+        self.unseen = [max(cell.items_unseen for cell in cells) for cells in self.by_column]
+        self.labelled = [c for c, unseen in enumerate(self.unseen) if unseen]
+
+    def report(self) -> Report:
+        verdicts = [f"{head}. {rest}" for head, rest in map(claim_texts, self.results.verdicts)]
+        over = f"over {self.baseline}"
+        return Report(
+            title=self.spec.title or self.spec.name,
+            note=self.spec.note,
+            made="" if self.results.made is None else made_text(self.results.made),
+            accuracy=self.beside_paper("Exact match, per cent", self.scores, paper_scores, signed=False),
+            gain=self.beside_paper(f"Gain {over} on the same backbone, points", self.gains, paper_gains, signed=True),
+            labels=self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points"),
+            summary=self.summary(f"Mean gain {over}, points, and cost of a training"),
+            claims=tuple([*verdicts, DECIDED] if verdicts else ()),
+            remarks=tuple(self.remarks()),
+            problems=tuple(self.problems()),
+            picture=f"{self.spec.name}.png" if curves(self.plan) else "",
         )
-    remarks += _best_of_sweeps(plan, results)
-    if plan.spec.paper_source:
-        remarks.append(f"Paper: {plan.spec.paper_source}.")
-    if results.made is not None:
-        remarks.append(f"{made_text(results.made)}.")
-    return remarks
+
+    def text(self, score: Score | None, signed: bool = True) -> str:
+        return score_text(score, self.spec.metric.digits, signed)
+
+    def scores(self, number: int) -> list[Score | None]:
+        return [cells[number].score for cells in self.by_column]
+
+    def gains(self, number: int) -> list[Score | None]:
+        return gains(self.plan, self.results.cells, number)
+
+    def part_gains(self, number: int) -> list[list[Score | None]]:
+        """A line's gains on seen and on unseen labels, at the columns that hold labels out."""
+        found = [gains(self.plan, self.results.cells, number, part) for part in LABELS]
+        return [[part[c] for c in self.labelled] if part else [] for part in found]
+
+    def beside_paper(
+        self,
+        title: str,
+        make: Callable[[int], list[Score | None]],
+        quote: Callable[[Plan, Line], list[Score | None]],
+        signed: bool,
+    ) -> Section:
+        """Our lines, each with the paper's below it; ``make`` gives a value a column, ``quote`` its mean, too."""
+        rows, paper = list[tuple[str, ...]](), list[bool]()
+        for number, line in self.lines:
+            scores = make(number)
+            if not scores:
+                continue
+            shown = [*scores, *([mean_of(scores)] if self.spec.averaged else [])]
+            rows.append((line.backbone.label, line.label, *(self.text(s, signed) for s in shown)))
+            quoted = quote(self.plan, line)
+            if any(quoted):
+                texts = [self.text(s, signed) for s in quoted[: len(shown)]]
+                rows.append((line.backbone.paper, f"paper: {line.paper}", *texts))
+            paper += [False, True] if any(quoted) else [False]
+        names = [column.label for column in self.plan.columns] + (["Mean"] if self.spec.averaged else [])
+        return Section(title, ("Backbone", "Method", *names), tuple(rows), tuple(paper))
+
+    def label_gains(self, title: str) -> Section:
+        """Gains over the baseline on the same labels (the language models have read the words of the unseen ones)."""
+        rows = []
+        for number, line in self.lines:
+            parts = self.part_gains(number)
+            if any(any(part) for part in parts):
+                pairs = zip(*([*part, mean_of(part)] for part in parts), strict=True)
+                rows.append((line.backbone.label, line.label, *(" / ".join(map(self.text, pair)) for pair in pairs)))
+        counts = [(self.plan.columns[c].label, self.items[c], self.unseen[c]) for c in self.labelled]
+        header = (
+            "Backbone",
+            "Method",
+            *(f"{label} (n {n - unseen} / {unseen})" for label, n, unseen in counts),
+            "Mean",
+        )
+        return Section(title, header, tuple(rows), (False,) * len(rows))
+
+    def summary(self, title: str) -> Section:
+        """A row a line: mean gains beside the paper's, and what the training cost."""
+        rows = []
+        for number, line in self.lines:
+            gained = self.gains(number)
+            if not gained or not self.spec.averaged:
+                continue
+            above = sum(score is not None and score.mean > 0 for score in gained)
+            texts = [self.text(mean_of(gained)), f"{above} of {len(gained)}"]
+            texts += [self.text((paper_gains(self.plan, line) or [None])[-1])] if self.spec.paper.values else []
+            texts += [self.text(mean_of(part)) for part in self.part_gains(number)] if self.labelled else []
+            rows.append((line.backbone.label, line.label, *texts, *_cost_texts([c[number] for c in self.by_column])))
+        items, unseen = (sum(counts[c] for c in self.labelled) for counts in (self.items, self.unseen))
+        header = [
+            "Backbone",
+            "Method",
+            "Mean gain",
+            "Sets above",
+            *(["Paper's gain"] if self.spec.paper.values else []),
+        ]
+        header += [f"Seen labels (n {items - unseen})", f"Unseen labels (n {unseen})"] if self.labelled else []
+        header += ["Trained parameters", "Seconds", "Peak MB"]
+        return Section(title, tuple(header), tuple(rows), (False,) * len(rows))
+
+    def remarks(self) -> list[str]:
+        labels = [column.label for column in self.plan.columns]
+        counts = [
+            f"{label} {items}" + (f" ({unseen} unseen)" if unseen else "")
+            for label, items, unseen in zip(labels, self.items, self.unseen, strict=True)
+        ]
+        shares = [[cell.majority for cell in cells if cell.majority is not None] for cells in self.by_column]
+        frequent = [f"{label} {max(share):.0f}" for label, share in zip(labels, shares, strict=True) if share]
+        cells = self.results.cells.values()
+        wanted = max(cell.wanted for cell in cells)
+        remarks = [f"{'Validation' if self.spec.metric.of_validation else 'Test'} items: {', '.join(counts)}."]
+        if frequent:
+            remarks.append(f"Share of the most frequent answer, per cent: {', '.join(frequent)}.")
+        remarks.append(f"Seeds: {wanted}." + ("" if wanted == 1 else " ± is the standard deviation over them."))
+        if self.spec.averaged and any(cell.cost for cell in cells):
+            remarks.append(
+                "Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other "
+                "runs beside it. Peak memory is that of the process, the highest of any set."
+            )
+        remarks += self.best_of_sweeps()
+        remarks += [f"Paper: {self.spec.paper.source}."] if self.spec.paper.source else []
+        return remarks + ([f"{made_text(self.results.made)}."] if self.results.made is not None else [])
+
+    def best_of_sweeps(self) -> list[str]:
+        """For each swept row on each backbone, the setting with the best mean, or those with it; an optimum at an edge
+        is named as such."""
+        sweeps: dict[tuple[str, str], list[tuple[Line, Score]]] = {}
+        for number, line in self.lines:
+            mean = mean_of(self.scores(number))
+            if line.row.swept and mean is not None:
+                sweeps.setdefault((line.row.swept, line.backbone.id), []).append((line, mean))
+        remarks = []
+        for found in sweeps.values():
+            best = max((mean for _, mean in found), key=lambda mean: mean.mean)
+            tied = [line for line, mean in found if math.isclose(mean.mean, best.mean, abs_tol=10**-KEPT_DIGITS)]
+            ends = len(found) > 1 and (tied[0] is found[0][0] or tied[-1] is found[-1][0])
+            names = " and ".join(line.label for line in tied)
+            remarks.append(
+                f"Best: {names}: {self.text(best, signed=False)}{' (at the edge of the grid)' if ends else ''}."
+            )
+        return remarks
+
+    def problems(self) -> list[str]:
+        found = []
+        for (n, c), cell in self.results.cells.items():
+            line = self.plan.lines[n]
+            where = f"{line.label} on {line.backbone.label}, {self.plan.columns[c].label}"
+            if cell.error:
+                found.append(f"Failed: {where}: {cell.error}")
+            elif 0 < cell.seeds < cell.wanted:
+                found.append(f"Partial: {where}: {cell.seeds} of {cell.wanted} seeds.")
+            if cell.score is not None and cell.score.std == 0:
+                found.append(f"Standard deviation of exactly 0: {where}: did the seed reach anything?")
+            base = baseline_of(self.plan, line)
+            before = self.results.cells[base, c].score if base is not None and self.plan.lines[base].surrogate else None
+            if cell.score and before and (alone := sorted(cell.score.by_seed.keys() - before.by_seed.keys())):
+                seeds = f"seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))}"
+                found.append(f"No gain at {seeds}: {where}: {self.baseline} is not finished there.")
+        missing = sum(cell.seeds == 0 for cell in self.results.cells.values())
+        return found + ([f"{missing} of {len(self.results.cells)} cells are missing ({MISSING})."] if missing else [])
 
 
-def _problems(plan: Plan, results: Results) -> list[str]:
-    found = []
-    for (n, c), cell in results.cells.items():
-        where = f"{line_label(plan.lines[n])} on {plan.lines[n].backbone.label}, {plan.columns[c].label}"
-        if cell.error:
-            found.append(f"Failed: {where}: {cell.error}")
-        elif 0 < cell.seeds < cell.wanted:
-            found.append(f"Partial: {where}: {cell.seeds} of {cell.wanted} seeds.")
-        if cell.score is not None and cell.score.std == 0:
-            found.append(f"Standard deviation of exactly 0: {where}: did the seed reach anything?")
-        base = baseline_of(plan, plan.lines[n])
-        before = results.cells[base, c].score if base is not None and plan.lines[base].surrogate else None
-        if cell.score and before and (alone := sorted(cell.score.by_seed.keys() - before.by_seed.keys())):
-            seeds = f"seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))}"
-            found.append(f"No gain at {seeds}: {where}: {_baseline(plan)} is not finished there.")
-    missing = sum(cell.seeds == 0 for cell in results.cells.values())
-    if missing:
-        found.append(f"{missing} of {len(results.cells)} cells are missing ({MISSING}).")
-    return found
-
-
-def _best_of_sweeps(plan: Plan, results: Results) -> list[str]:
-    """For each swept row on each backbone, the setting with the best mean, or those with it; an optimum at an edge is
-    named as such."""
-    sweeps: dict[tuple[str, str], list[tuple[Line, Score]]] = {}
-    for number, line in enumerate(plan.lines):
-        mean = mean_of([results.cells[number, c].score for c in range(len(plan.columns))])
-        if line.row.swept and mean is not None:
-            sweeps.setdefault((line.row.swept, line.backbone.id), []).append((line, mean))
-    remarks = []
-    for found in sweeps.values():
-        best = max((mean for _, mean in found), key=lambda mean: mean.mean)
-        tied = [line for line, mean in found if math.isclose(mean.mean, best.mean, abs_tol=10**-KEPT_DIGITS)]
-        ends = len(found) > 1 and (tied[0] is found[0][0] or tied[-1] is found[-1][0])
-        edge = " (at the edge of the grid)" if ends else ""
-        names = " and ".join(map(line_label, tied))
-        remarks.append(f"Best: {names}: {score_text(best, plan.spec.metric.digits)}{edge}.")
-    return remarks
+def _cost_texts(cells: Sequence[Cell]) -> list[str]:
+    """Parameters, mean seconds of a training, highest peak memory."""
+    costs = [cell.cost for cell in cells if cell.cost is not None]
+    if not costs:
+        return [MISSING] * 3
+    seconds = sum(cost.seconds for cost in costs) / len(costs)
+    return [f"{costs[0].parameters:,.0f}", f"{seconds:.0f}", f"{max(cost.memory for cost in costs):,.0f}"]

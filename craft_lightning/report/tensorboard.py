@@ -1,6 +1,6 @@
 """What TensorBoard shows: a folder of links whose names suit its filter box.
 
-Nodes are shared between tables, so their folders say what a node is, and not which row it stands in. Here a training is
+Jobs are shared between tables, so their folders say what a job is, and not which row it stands in. Here a training is
 ``<table>/<dataset>/<row>/seed<k>``, its test in that row ``<table>/<dataset>/<row>/seed<k>-eval-<backbone>``, and the
 runs of no table keep their names.
 """
@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from craft_lightning.benchmark.plan import Line, Plan
-from craft_lightning.benchmark.result_store import LOCKS
+from craft_lightning.benchmark.store import LOCKS
 from craft_lightning.run_folder import EVENTS
 
 BOARD = "tensorboard"
@@ -24,16 +24,16 @@ def link_table(plan: Plan) -> Path:
     scale = plan.root.name.removeprefix("pocket").strip("-")
     folder = plan.root.parent / BOARD / "-".join(filter(None, (plan.spec.name, scale)))
     targets: dict[Path, Path] = {}
-    for (number, _), nodes in plan.cells.items():
+    for (number, _), jobs in plan.cells.items():
         row = _row_name(plan.lines[number])
-        for node in nodes:
-            training = node if node.kind == "train" else node.parent
-            place = folder / (training or node).facts["dataset"] / row
-            seed = f"seed{node.facts['seed']}"
+        for job in jobs:
+            training = job if job.kind == "train" else job.parent
+            place = folder / (training or job).facts["dataset"] / row
+            seed = f"seed{job.facts['seed']}"
             if training is not None:
                 targets[place / seed] = training.folder / EVENTS
-            if training is not node:
-                targets[place / "-".join((seed, *node.name.split("/")[-2:]))] = node.folder / EVENTS
+            if training is not job:
+                targets[place / "-".join((seed, *job.name.split("/")[-2:]))] = job.folder / EVENTS
     # Runs of other seeds keep their place; what is gone loses it.
     for root, folders, files in os.walk(folder):
         _unlink([path for name in folders + files if not (path := Path(root) / name).exists()], targets)

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.plan import Node
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.plan import Job
 
 METHODS = {
     "zero_shot": {"model": {"class_path": "ZeroShot"}},
@@ -64,34 +64,34 @@ def write_house(root: Path, number: int = 2, **changes: Any) -> Path:
     return experiments / "tables" / "toy.yaml"
 
 
-def write_result(node: Node, metrics: dict[str, float], items: dict[str, int] | None = None, **more: Any) -> None:
-    """A finished node."""
+def write_result(job: Job, metrics: dict[str, float], items: dict[str, int] | None = None, **more: Any) -> None:
+    """A finished job."""
     items = items or {"all": 8, "seen": 8, "unseen": 0}
-    value = {"key": node.key, "metrics": metrics, "items": items, "seconds": 1.0, **more}
-    store.write_json(node.folder / store.RESULT, value)
+    value = {"key": job.key, "metrics": metrics, "items": items, "seconds": 1.0, **more}
+    store.write_json(job.folder / store.RESULT, value)
 
 
-def write_predictions(node: Node, correct: Sequence[bool], item: str = "asked") -> None:
+def write_predictions(job: Job, correct: Sequence[bool], item: str = "asked") -> None:
     """Replies, right or wrong, and the result that goes with them."""
     lines = [
-        {"key": f"{node.facts['dataset']}/{n}", "item": f"{item}{n}", "prediction": "B", "correct": bool(right)}
+        {"key": f"{job.facts['dataset']}/{n}", "item": f"{item}{n}", "prediction": "B", "correct": bool(right)}
         for n, right in enumerate(correct)
     ]
-    node.folder.mkdir(parents=True, exist_ok=True)
-    (node.folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     mean = sum(map(bool, correct)) / len(correct)
-    write_result(node, {"test/exact_match": mean}, {"all": len(correct), "seen": len(correct), "unseen": 0})
+    write_result(job, {"test/exact_match": mean}, {"all": len(correct), "seen": len(correct), "unseen": 0})
 
 
 def accuracy(message: dict[str, Any]) -> float:
-    """A number that depends on the node's settings, so that a wrong result shows."""
+    """A number that depends on the job's settings, so that a wrong result shows."""
     return int(message["key"][:6], 16) / 0xFFFFFF
 
 
 def dummy_worker(seconds: float) -> None:
     """Speaks the protocol of ``craft_lightning.worker``; notes every start and every end in ``journal.txt``.
 
-    A file ``fail`` beside the journal holds a part of a node's name that fails; ``die`` one at which the process ends.
+    A file ``fail`` beside the journal holds a part of a job's name that fails; ``die`` one at which the process ends.
     """
     import os
     import threading
@@ -123,24 +123,24 @@ def dummy_worker(seconds: float) -> None:
             say({"event": "failed", "error": "ValueError: planted"})
             continue
         metrics = {"test/exact_match": accuracy(message)} if message["kind"] == "eval" else {}
-        result = {"key": message["key"], "node": message["node"], "metrics": metrics, "seconds": seconds}
+        result = {"key": message["key"], "job": message["job"], "metrics": metrics, "seconds": seconds}
         store.write_json(folder / store.RESULT, result | {"items": {"all": 8, "seen": 8, "unseen": 0}})
         with (root / "journal.txt").open("a") as journal:
             journal.write(f"end {message['name']}\n")
         say({"event": "done", "seconds": seconds})
 
 
-def run_toy(spec: str, runs: str, jobs: int, seconds: float) -> None:
+def run_toy(spec: str, runs: str, workers: int, seconds: float) -> None:
     """What the kill test starts and kills."""
     from rich.console import Console
 
     from craft_lightning.benchmark.plan import make_plan
+    from craft_lightning.benchmark.progress import PlainView
     from craft_lightning.benchmark.scheduler import run_plan
     from craft_lightning.benchmark.spec import load_spec
-    from craft_lightning.report.live_view import make_view
 
     command = (sys.executable, __file__, "worker", str(seconds))
-    run_plan(make_plan(load_spec(Path(spec)), Path(runs)), jobs, make_view(Console()), worker=command)
+    run_plan(make_plan(load_spec(Path(spec)), Path(runs)), workers, PlainView(Console()), worker=command)
 
 
 if __name__ == "__main__":

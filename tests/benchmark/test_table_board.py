@@ -1,4 +1,4 @@
-"""Names for TensorBoard's filter box: table, dataset, row, seed, whatever the nodes' own folders are."""
+"""Names for TensorBoard's filter box: table, dataset, row, seed, whatever the jobs' own folders are."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_running_a_table_names_its_runs_before_the_first_of_them(
 
     def watch(plan: Plan, *args: object, **kwargs: object) -> Progress:
         seen.append(len(links(runs / "tensorboard/toy")))
-        return Progress(total=len(plan.nodes), jobs=1)
+        return Progress(total=len(plan.jobs), workers=1)
 
     monkeypatch.setattr("craft_lightning.benchmark.scheduler.run_plan", watch)
     for words in (["plan"], ["run", "--dry-run"]):

@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 import table_kit
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.evidence import judge
-from craft_lightning.benchmark.plan import Node, Plan, make_plan
-from craft_lightning.benchmark.results import gather
-from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.benchmark.statistics import (
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.claims import (
     FAILS,
     HOLDS,
     NO_ANSWER,
@@ -24,10 +20,14 @@ from craft_lightning.benchmark.statistics import (
     Verdict,
     decide,
     interval,
+    judge,
     spread,
 )
+from craft_lightning.benchmark.plan import Job, Plan, make_plan
+from craft_lightning.benchmark.results import gather
+from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.errors import CraftError
-from craft_lightning.report.html_page import to_html
+from craft_lightning.report.page import to_html
 from craft_lightning.report.sections import build_report
 
 ITEMS = 400
@@ -117,19 +117,19 @@ def toy_plan(root: Path, seeds: Sequence[int] = (0, 1, 2), **changes: Any) -> Pl
 
 def fill(plan: Plan, big: float, small: float) -> None:
     """40 per cent right at zero-shot; trained on themselves, the backbones gain ``big`` and ``small``."""
-    for node in plan.nodes:
-        if node.kind == "train":
-            table_kit.write_result(node, {})
+    for job in plan.jobs:
+        if job.kind == "train":
+            table_kit.write_result(job, {})
             continue
-        facts = node.facts
+        facts = job.facts
         gain = (big if facts["backbone"] == "big" else small) if facts["surrogate"] == facts["backbone"] else 0.0
         chance = np.random.default_rng([facts["seed"], len(facts["dataset"])]).random(ITEMS)
         shared = np.random.default_rng(7).random(ITEMS)  # what is easy is easy for all
-        table_kit.write_predictions(node, list(0.8 * shared + 0.2 * chance < 0.4 + gain))
+        table_kit.write_predictions(job, list(0.8 * shared + 0.2 * chance < 0.4 + gain))
 
 
-def cell(plan: Plan, name: str) -> Node:
-    return next(n for n in plan.nodes if n.name == name)
+def cell(plan: Plan, name: str) -> Job:
+    return next(n for n in plan.jobs if n.name == name)
 
 
 def test_both_kinds_of_claim_are_judged_over_the_stored_replies(tmp_path: Path) -> None:
@@ -213,10 +213,10 @@ def test_mistakes_in_claims_are_told_with_the_others(tmp_path: Path) -> None:
     with pytest.raises(CraftError) as caught:
         load_spec(path)
     for expected in (
-        "claims[0].gain.row: unknown name 'krafft'; did you mean 'craft'?",
-        "claims[0].gain: unknown key 'surogate'; did you mean 'surrogate'?",
-        "claims[1].text: is missing",
-        "claims[1].gain.row: is missing",
+        "claims[1].gain.row: unknown name 'krafft'; did you mean 'craft'?",
+        "claims[1].gain: unknown key 'surogate'; did you mean 'surrogate'?",
+        "claims[2].text: is missing",
+        "claims[2].gain.row: is missing",
         "claims: compare gains, so the table needs a baseline",
         "claims: are decided item by item, so every column needs one dataset",
     ):
@@ -247,9 +247,9 @@ def test_three_seeds_that_spread_promise_too_much() -> None:
 @pytest.mark.parametrize(("luck", "warned"), [((0.1, 0.1, 0.1), False), ((0.05, 0.1, 0.14), True)])
 def test_a_claim_of_seeds_that_spread_carries_a_warning(luck: tuple[float, ...], warned: bool, tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
-    for node in plan.nodes:
-        right = 160 + (round(luck[int(node.facts["seed"])] * ITEMS) if node.facts["surrogate"] else 0)
-        table_kit.write_predictions(node, [n < right for n in range(ITEMS)])
+    for job in plan.jobs:
+        right = 160 + (round(luck[int(job.facts["seed"])] * ITEMS) if job.facts["surrogate"] else 0)
+        table_kit.write_predictions(job, [n < right for n in range(ITEMS)])
     verdict = judge(plan)[0]
     assert verdict.spread == pytest.approx(100 * np.std(luck, ddof=1), abs=1e-3)
     results = gather(plan)

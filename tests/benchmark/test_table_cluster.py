@@ -1,4 +1,4 @@
-"""Nodes as jobs: the same events, results and failures as from a process here; the cluster is this machine."""
+"""Jobs as jobs: the same events, results and failures as from a process here; the cluster is this machine."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import pytest
 import table_kit
 from test_table_run import children, journal, wait_until_gone
 
-from craft_lightning.benchmark import result_store as store
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan, select
-from craft_lightning.benchmark.progress_estimate import Progress
-from craft_lightning.benchmark.scheduler import View, run_plan
+from craft_lightning.benchmark.progress import Progress, View
+from craft_lightning.benchmark.scheduler import run_plan
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli.table import build_parser
 from craft_lightning.errors import CraftError
-from craft_lightning.workers.pool import Event
-from craft_lightning.workers.slurm import SubmittedWorker, cluster_launcher
+from craft_lightning.workers import Event, SubmittedWorker, cluster_launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TOY_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{Path(table_kit.__file__).parent}")
-    monkeypatch.setattr("craft_lightning.workers.slurm.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("craft_lightning.workers.POLL_SECONDS", 0.05)
     return tmp_path
 
 
@@ -46,7 +45,7 @@ class Watcher(View):
         self.steps: set[tuple[str, int | None]] = set()
 
     def update(self, progress: Progress) -> None:
-        self.steps |= {(r.node.name, r.steps) for r in progress.running if r.step}
+        self.steps |= {(r.job.name, r.steps) for r in progress.running if r.step}
 
 
 def run(plan: Plan, house: Path, view: View | None = None) -> Progress:
@@ -57,10 +56,10 @@ def run(plan: Plan, house: Path, view: View | None = None) -> Progress:
 def test_jobs_compute_what_processes_compute(house: Path) -> None:
     plan, view = toy_plan(house), Watcher()
     progress = run(plan, house, view)
-    assert (sorted(progress.done), progress.failed) == (sorted(n.name for n in plan.nodes), {})
-    assert journal(house) == {f"{word} {n.name}": 1 for n in plan.nodes for word in ("start", "end")}
-    assert (plan.nodes[0].name, 4) in view.steps, "the live view sees the steps of a job"
-    assert run(plan, house).already == len(plan.nodes)
+    assert (sorted(progress.done), progress.failed) == (sorted(n.name for n in plan.jobs), {})
+    assert journal(house) == {f"{word} {n.name}": 1 for n in plan.jobs for word in ("start", "end")}
+    assert (plan.jobs[0].name, 4) in view.steps, "the live view sees the steps of a job"
+    assert run(plan, house).already == len(plan.jobs)
 
 
 def test_a_failure_and_a_dead_worker_stay_where_they_are(house: Path) -> None:
@@ -73,7 +72,7 @@ def test_a_failure_and_a_dead_worker_stay_where_they_are(house: Path) -> None:
     died = progress.failed["d0/big/craft/seed0/eval/small"]
     assert died.startswith("worker job ")
     assert died.endswith("last line: the last words")
-    assert store.failure(plan.nodes[2]) in progress.failed.values()
+    assert store.failure(plan.jobs[2]) in progress.failed.values()
 
 
 class FakeJob:
@@ -93,7 +92,7 @@ class FakeJob:
 
 @pytest.mark.parametrize("last", ["done", "exit"])
 def test_half_a_line_waits_for_its_other_half(last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craft_lightning.workers.slurm.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("craft_lightning.workers.POLL_SECONDS", 0.0)
     answers = tmp_path / "answers.jsonl"
     answers.touch()
     looks = [('{"event": "re', False), ('ady"}\n{"event": "step", ', False), ('"step": 3}\n', last == "exit")]
@@ -107,7 +106,7 @@ def test_ctrl_c_cancels_the_jobs(house: Path) -> None:
     plan = toy_plan(house)
     code = (
         "import sys, table_kit\nfrom pathlib import Path\n"
-        "from craft_lightning.workers.slurm import cluster_launcher\n"
+        "from craft_lightning.workers import cluster_launcher\n"
         "from craft_lightning.benchmark.plan import make_plan\n"
         "from craft_lightning.benchmark.scheduler import run_plan\n"
         "from craft_lightning.benchmark.spec import load_spec\n"

@@ -31,7 +31,7 @@ OTHER_VERBS = (
     *("data_modules.datasets.expected_sizes", "data_modules.twins.contact_sheet"),
     *("data_modules.sources.llava_conversations", "data_modules.twins.studio"),
 )
-"""What no node of a table runs: other verbs, what they alone import, and what makes models."""
+"""What no job of a table runs: other verbs, what they alone import, and what makes models."""
 
 
 def settings(**overrides: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def reached(method: str = "craft", dataset: str = "eurosat", **overrides: Any) -
 
 
 def everything() -> set[str]:
-    """What counts behind any node."""
+    """What counts behind any job."""
     found = reached(prune__prior="generic")
     return found.union(*(reached(name) for name in FRAGMENTS), *(reached(dataset=name) for name in DATASETS))
 
@@ -78,7 +78,7 @@ def test_imports_by_name_are_those_that_are_followed() -> None:
         for name, source in code.house().sources.items()
         if re.search(r"\b(import_module|__import__|run_module)\(", source.decode())
     }
-    followed = {"craft_lightning.plugins"}  # a node's method and its dataset
+    followed = {"craft_lightning.plugins"}  # a job's method and its dataset
     assert found == followed | {"craft_lightning.__main__", "craft_lightning.cli.table"}
     assert not any(re.search(r"^\s*from \.", source.decode(), re.M) for source in code.house().sources.values())
 
@@ -86,8 +86,8 @@ def test_imports_by_name_are_those_that_are_followed() -> None:
 def test_only_tests_of_the_generic_prior_hang_on_all_twins(tmp_path: Path) -> None:
     made = make_plan(load_spec(ROOT / "experiments/tables/pruning_parts.yaml"), tmp_path)
     versions: dict[bool, set[str]] = {True: set(), False: set()}
-    for node in made.nodes:
-        versions["--prune.prior=generic" in node.arguments].add(node.facts["code"])
+    for job in made.jobs:
+        versions["--prune.prior=generic" in job.arguments].add(job.facts["code"])
     assert versions[True]
     assert not versions[True] & versions[False]
 

@@ -15,13 +15,12 @@ import yaml
 from table_kit import spec_value, write_house
 
 from craft_lightning import worker
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.evidence import judge
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.claims import FAILS, judge
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.scheduler import message
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.benchmark.statistics import FAILS
 from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.errors import CraftError
 from craft_lightning.report.figure import curves, draw, to_png, to_section
@@ -44,14 +43,14 @@ def value(dataset: int, keep: float, seed: int) -> float:
 def filled(root: Path, runs: Path) -> Plan:
     """A plan whose tests of CRAFT have results."""
     plan = make_plan(load_spec(house(root)), runs, seeds=[0, 2])
-    for node in plan.nodes:
+    for job in plan.jobs:
         metrics = {"test/exact_match": 0.25}
-        if node.parent is not None:
-            dataset = int(str(node.facts["dataset"])[1:])
-            metrics = {f"test/keep{k}/exact_match": value(dataset, k, int(node.facts["seed"])) for k in KEEPS}
+        if job.parent is not None:
+            dataset = int(str(job.facts["dataset"])[1:])
+            metrics = {f"test/keep{k}/exact_match": value(dataset, k, int(job.facts["seed"])) for k in KEEPS}
         items = {"all": 8, "seen": 8, "unseen": 0}
-        result = {"key": node.key, "node": dict(node.facts), "metrics": metrics, "seconds": 1.0, "items": items}
-        store.write_json(node.folder / store.RESULT, result)
+        result = {"key": job.key, "job": dict(job.facts), "metrics": metrics, "seconds": 1.0, "items": items}
+        store.write_json(job.folder / store.RESULT, result)
     return plan
 
 
@@ -60,14 +59,14 @@ def test_one_test_measures_all_ratios(tmp_path: Path) -> None:
     lines = {line.row.id: number for number, line in enumerate(plan.lines) if line.backbone.id == "big"}
     assert list(lines) == ["zero_shot", "craft-keep1.0", "craft-keep0.2", "craft-keep0.6"]
     first, *others = (plan.cells[lines[name], 0] for name in lines if name != "zero_shot")
-    assert all(nodes == first for nodes in others)
-    (node,) = first
-    assert node.name == "d0/big/craft/seed0/eval/big-prune-also1.0-0.2-0.6"
-    assert "--prune.enabled=True" not in node.arguments
-    assert {"--prune.enabled=true", "--prune.also=[1.0, 0.2, 0.6]"} <= set(node.arguments)
+    assert all(jobs == first for jobs in others)
+    (job,) = first
+    assert job.name == "d0/big/craft/seed0/eval/big-prune-also1.0-0.2-0.6"
+    assert "--prune.enabled=True" not in job.arguments
+    assert {"--prune.enabled=true", "--prune.also=[1.0, 0.2, 0.6]"} <= set(job.arguments)
     # The first ratio listed is the one beside the paper's number.
     assert [line.row.paper for line in plan.lines if line.row.curve] == ["CRAFT", "", ""]
-    training = next(n for n in plan.nodes if n.kind == "train")
+    training = next(n for n in plan.jobs if n.kind == "train")
     assert not any("prune" in argument for argument in training.arguments)
 
 
@@ -78,10 +77,10 @@ def test_each_line_shows_its_ratio(tmp_path: Path) -> None:
         for column in range(2):
             score = cells[number, column].score
             assert score is not None
-            if line.row.keep is None:
+            if line.row.keep_ratio is None:
                 assert score.mean == pytest.approx(25.0)
             else:
-                expected = {seed: 100 * value(column, line.row.keep, seed) for seed in (0, 2)}
+                expected = {seed: 100 * value(column, line.row.keep_ratio, seed) for seed in (0, 2)}
                 assert score.by_seed == pytest.approx(expected)
 
 
@@ -89,7 +88,7 @@ def test_the_picture_shows_the_numbers(tmp_path: Path) -> None:
     plan = filled(tmp_path, tmp_path / "runs")
     results = gather(plan)
     (numbers,) = curves(plan)
-    assert [plan.lines[n].row.keep for n in numbers] == [0.2, 0.6, 1.0]
+    assert [plan.lines[n].row.keep_ratio for n in numbers] == [0.2, 0.6, 1.0]
     figure = draw(plan, results)
     assert figure is not None
     left, right = figure.axes
@@ -127,9 +126,9 @@ def test_no_curve_no_picture(tmp_path: Path) -> None:
 
 def test_a_gap_is_left_out_of_its_curve(tmp_path: Path) -> None:
     plan = filled(tmp_path, tmp_path / "runs")
-    for node in plan.nodes:
-        if node.kind == "eval" and node.facts["dataset"] == "d1":
-            (node.folder / store.RESULT).unlink()
+    for job in plan.jobs:
+        if job.kind == "eval" and job.facts["dataset"] == "d1":
+            (job.folder / store.RESULT).unlink()
     figure = draw(plan, gather(plan))
     assert figure is not None
     assert [len(drawn.lines[0].get_xdata()) for drawn in figure.axes[0].containers] == [3, 0]
@@ -148,16 +147,16 @@ def test_a_claim_reads_the_replies_at_its_rows_ratio(tmp_path: Path) -> None:
     claims = [{"id": 6, "text": "Pruning costs", "gain": {"row": "craft-keep0.2"}}]
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"claims": claims}))
     plan = make_plan(load_spec(path), tmp_path / "runs", seeds=[0, 1, 2])
-    for node in plan.nodes:
-        table_kit.write_predictions(node, [False] * 100)
+    for job in plan.jobs:
+        table_kit.write_predictions(job, [False] * 100)
         # Whole seeds differ by more than pruning does, so a seed paired with another's baseline would show.
-        right = 20 + 30 * int(node.facts["seed"])
+        right = 20 + 30 * int(job.facts["seed"])
         for keep, lost in ((1.0, 0), (0.2, 10)):
             lines = [
                 {"key": str(n), "item": str(n), "prediction": "A", "correct": n < right - lost} for n in range(100)
             ]
             text = "".join(json.dumps(line) + "\n" for line in lines)
-            (node.folder / f"predictions.keep{keep}.jsonl").write_text(text)
+            (job.folder / f"predictions.keep{keep}.jsonl").write_text(text)
     (verdict,) = judge(plan)
     assert verdict.word == FAILS
     assert verdict.estimate == -10.0
@@ -180,29 +179,29 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def computed(root: Path, name: str, monkeypatch: Any) -> Plan:
-    """A rehearsal of a table of the repository, its nodes computed in this process."""
+    """A rehearsal of a table of the repository, its jobs computed in this process."""
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
     plan = make_plan(load_spec(Path(f"experiments/tables/{name}.yaml")), seeds=[0], limit=1)
     events: list[Any] = []
-    for node in plan.nodes:
-        store.prepare(node)
-        worker.attempt(message(node), events.append)
+    for job in plan.jobs:
+        store.prepare(job)
+        worker.attempt(message(job), events.append)
         assert events[-1]["event"] == "done", events
     return plan
 
 
 def test_figure5_runs_and_draws(tiny: Path, monkeypatch: Any) -> None:
     plan = computed(tiny, "figure5", monkeypatch)
-    assert [n.kind for n in plan.nodes] == ["train", "eval"] * 2
+    assert [n.kind for n in plan.jobs] == ["train", "eval"] * 2
     results = gather(plan)
     written = {path.suffix: path for path in save(plan, results)}
     assert written[".png"].read_bytes().startswith(b"\x89PNG")
     assert "<svg" in written[".html"].read_text()
-    node = plan.nodes[1]
-    metrics = (store.result(node) or {})["metrics"]
+    job = plan.jobs[1]
+    metrics = (store.result(job) or {})["metrics"]
     for keep in (0.2, 0.4, 0.6, 0.8, 1.0):
-        lines = [json.loads(x) for x in (node.folder / f"predictions.keep{keep}.jsonl").read_text().splitlines()]
+        lines = [json.loads(x) for x in (job.folder / f"predictions.keep{keep}.jsonl").read_text().splitlines()]
         assert len(lines) == 8
         assert metrics[f"test/keep{keep}/exact_match"] == sum(line["correct"] for line in lines) / 8
     assert metrics["test/exact_match"] == metrics["test/keep0.8/exact_match"]
@@ -211,7 +210,7 @@ def test_figure5_runs_and_draws(tiny: Path, monkeypatch: Any) -> None:
 def test_the_parts_of_pruning_run(tiny: Path, monkeypatch: Any) -> None:
     plan = computed(tiny, "pruning_parts", monkeypatch)
     assert [line.row.id for line in plan.lines] == ["none", "random"]
-    whole, random = (store.result(n) or {} for n in plan.nodes if n.kind == "eval" and n.facts["dataset"] == "vqa_rad")
+    whole, random = (store.result(n) or {} for n in plan.jobs if n.kind == "eval" and n.facts["dataset"] == "vqa_rad")
     assert "test/prune/tokens" not in whole["metrics"]
     assert random["metrics"]["test/prune/tokens"] == pytest.approx(13 / 16)
     assert random["metrics"]["test/keep1.0/exact_match"] == whole["metrics"]["test/exact_match"]
@@ -221,7 +220,7 @@ def test_the_parts_of_pruning_run(tiny: Path, monkeypatch: Any) -> None:
 def test_the_parts_stand_beside_the_paper_s_averages() -> None:
     plan = make_plan(load_spec(ROOT / "experiments/tables/pruning_parts.yaml"))
     names = {row.paper for row in plan.spec.rows} - {""}
-    printed = {name: plan.spec.paper[name, "VILA-U-7B", "VILA-U-7B", "avg_printed"] for name in names}
+    printed = {name: plan.spec.paper.values[name, "VILA-U-7B", "VILA-U-7B", "avg_printed"] for name in names}
     assert printed == {
         "random": 62.10,
         "quota": 63.55,
@@ -230,10 +229,10 @@ def test_the_parts_stand_beside_the_paper_s_averages() -> None:
         "full, generic prior": 64.01,
     }
     assert len(plan.spec.seeds) == 3
-    trainings = [n for n in plan.nodes if n.kind == "train"]
+    trainings = [n for n in plan.jobs if n.kind == "train"]
     assert len(trainings) == 12
-    assert len(plan.nodes) == 12 + 6 * 12
+    assert len(plan.jobs) == 12 + 6 * 12
     # Trainings are those of Table 1, so that both tables share them.
     table1 = make_plan(load_spec(ROOT / "experiments/tables/table1.yaml"), seeds=[0, 1, 2])
-    shared = {n.name: n.key for n in table1.nodes}
+    shared = {n.name: n.key for n in table1.jobs}
     assert all(shared[n.name] == n.key for n in trainings)

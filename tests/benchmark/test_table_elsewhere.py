@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import table_kit
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.cells import collect
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import gather
+from craft_lightning.benchmark.results import collect, gather
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.errors import CraftError
 from craft_lightning.report.sections import build_report
@@ -34,20 +33,20 @@ def toy_plan(root: Path, columns: Any = COLUMNS, seeds: tuple[int, ...] = (0,)) 
 
 
 def flags(plan: Plan, name: str) -> list[str]:
-    node = next(n for n in plan.nodes if n.name == name)
-    return [a.rsplit("/", 1)[-1] for a in node.arguments if "datasets/" in a or a.startswith(("--data", "--encoder"))]
+    job = next(n for n in plan.jobs if n.name == name)
+    return [a.rsplit("/", 1)[-1] for a in job.arguments if "datasets/" in a or a.startswith(("--data", "--encoder"))]
 
 
 def test_a_training_serves_all_its_tests(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path, seeds=(0, 1))
-    kinds = Counter((n.kind, n.facts["method"]) for n in plan.nodes)
+    kinds = Counter((n.kind, n.facts["method"]) for n in plan.jobs)
     assert kinds == {("train", "craft"): 6, ("eval", "zero_shot"): 9, ("eval", "craft"): 6 + 6 + 12}
     assert flags(plan, "d0/big/craft/seed0") == ["d0.yaml"], "settings of a test are not those of the training"
     where = "d0/big/craft/seed0/eval/big"
     assert flags(plan, where) == ["d0.yaml", "encoder"]
     assert flags(plan, f"{where}-lookstudio") == ["d0.yaml", "--data.look=studio", "encoder"]
     assert flags(plan, f"{where}+d2-test_size100") == ["d2.yaml", "--data.test_size=100", "encoder"]
-    other = next(n for n in plan.nodes if n.name == f"{where}+d2-test_size100")
+    other = next(n for n in plan.jobs if n.name == f"{where}+d2-test_size100")
     assert other.parent is not None
     assert (other.facts["dataset"], other.parent.facts["dataset"]) == ("d2", "d0")
     assert len(plan.cells[1, 2]) == 2 * 3 * 2
@@ -56,9 +55,9 @@ def test_a_training_serves_all_its_tests(tmp_path: Path) -> None:
 
 def test_a_column_is_the_mean_over_its_datasets_and_nothing_while_one_is_missing(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path, seeds=(0, 1))
-    for number, node in enumerate(plan.nodes):
-        table_kit.write_result(node, {"test/exact_match": number / 100, "test/exact_match_unseen": 0.9})
-    values = {n.name: number for number, n in enumerate(plan.nodes)}
+    for number, job in enumerate(plan.jobs):
+        table_kit.write_result(job, {"test/exact_match": number / 100, "test/exact_match_unseen": 0.9})
+    values = {n.name: number for number, n in enumerate(plan.jobs)}
     cells = collect(plan)
     for place, cell in cells.items():
         assert cell.score is not None
@@ -82,7 +81,7 @@ def test_a_column_is_the_mean_over_its_datasets_and_nothing_while_one_is_missing
 
 def test_limit_cuts_the_sets_too(tmp_path: Path) -> None:
     plan = make_plan(toy_plan(tmp_path).spec, tmp_path / "runs", limit=1)
-    assert {str(n.facts["dataset"]) for n in plan.nodes} == {"d0", "d1"}
+    assert {str(n.facts["dataset"]) for n in plan.jobs} == {"d0", "d1"}
 
 
 def test_a_mistaken_way_of_testing_is_named(tmp_path: Path) -> None:
@@ -99,21 +98,21 @@ def test_no_two_tables_want_different_results_in_one_folder(tmp_path: Path) -> N
     assert len(tables) >= 8
     for path in tables:
         plan = make_plan(load_spec(path), tmp_path)
-        for node in plan.nodes:
-            assert known.setdefault((plan.spec.scale, node.name), node.key) == node.key, f"{path.name}: {node.name}"
+        for job in plan.jobs:
+            assert known.setdefault((plan.spec.scale, job.name), job.key) == job.key, f"{path.name}: {job.name}"
 
 
 def test_forgetting_asks_every_trained_method_and_trains_none(tmp_path: Path) -> None:
     table1, forgetting = (
         make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path) for name in ("table1", "forgetting")
     )
-    known = {n.name: n.key for n in table1.nodes}
-    trainings = {n.name: n.key for n in forgetting.nodes if n.kind == "train"}
+    known = {n.name: n.key for n in table1.jobs}
+    trainings = {n.name: n.key for n in forgetting.jobs if n.kind == "train"}
     assert trainings
     assert trainings.items() <= known.items()
-    assert all(n.name in known for place, nodes in forgetting.cells.items() if place[1] == 0 for n in nodes)
+    assert all(n.name in known for place, jobs in forgetting.cells.items() if place[1] == 0 for n in jobs)
     trained = [n for n, line in enumerate(forgetting.lines) if line.surrogate]
     assert {len(forgetting.cells[n, c]) for n in trained for c in (0, 1)} == {10}
     assert {len(forgetting.cells[n, 2]) for n in trained} == {90}
-    methods = {n.facts["method"] for n in forgetting.nodes if n.kind == "train"}
+    methods = {n.facts["method"] for n in forgetting.jobs if n.kind == "train"}
     assert methods == {row.method.stem for row in table1.spec.rows if row.train_on}

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 from callbacks.report_files import LearningCurves
 from craft_lightning import worker
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.plan import Node, Plan, make_plan, metrics_read
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.plan import Job, Plan, make_plan, metrics_read
 from craft_lightning.benchmark.scheduler import message
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.checkpoints.tiny import write_tiny
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FACTS = {"method", "settings", "encoder", "seed", "metrics", "rows", "steps", "trained", "codebook_hash", "strategy"}
 FACTS |= {"device", "seconds", "peak_memory", "data", "config_hash", "versions", "git"}
-"""What ``result.json`` says beside what ``node.json`` says of a node."""
+"""What ``result.json`` says beside what ``job.json`` says of a job."""
 
 TERMS = ("sal", "commitment", "contrastive")
 
@@ -72,8 +72,8 @@ def run_table(house: Path, *flags: str) -> str:
 
 def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> None:
     text = run_table(house)
-    assert "0 of 6 nodes were already done" in text
-    assert "6 of 6 nodes done" in text
+    assert "0 of 6 jobs were already done" in text
+    assert "6 of 6 jobs done" in text
     assert "missing" not in text
     assert "Test items: IconQA 8, OCR-VQA 8." in text
     root = house / "runs/pocket-limit1"
@@ -83,33 +83,33 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
     for folder in evaluations:
         lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
         assert len(lines) == len({line["key"] for line in lines}) == 8
-        found = json.loads((folder / "node.json").read_text())
+        found = json.loads((folder / "job.json").read_text())
         assert found["metrics"]["test/exact_match"] == sum(line["correct"] for line in lines) / 8
     trainings = sorted(root.glob("*/*/craft/seed0"))
     assert len(trainings) == 2
     for folder in (*evaluations, *trainings):
-        whole, node = (json.loads((folder / name).read_text()) for name in ("result.json", "node.json"))
+        whole, job = (json.loads((folder / name).read_text()) for name in ("result.json", "job.json"))
         assert set(whole) >= FACTS
         assert whole["verb"] == ("fit" if folder in trainings else "test")
         assert [len(h) for h in (whole["config_hash"], whole["codebook_hash"], whole["data"]["world_hash"])] == [64] * 3
         assert whole["data"]["splits"]["train" if folder in trainings else "test"]
         assert bool(whole["trained"]["parts"]) == (folder in trainings or "craft" in folder.parts)
-        assert 0 < whole["seconds"] <= node["seconds"]
+        assert 0 < whole["seconds"] <= job["seconds"]
         assert whole["peak_memory"] > 0
-        assert node["metrics"].items() <= whole["metrics"].items()
+        assert job["metrics"].items() <= whole["metrics"].items()
         made = {"date", "machine", "arithmetic"} | ({"commit", "changed"} if whole["git"] else set())
-        assert set(node["made"]) == made
-        assert node["made"]["arithmetic"] == whole["arithmetic"]
+        assert set(job["made"]) == made
+        assert job["made"]["arithmetic"] == whole["arithmetic"]
         assert set(whole["arithmetic"]) == {"processor", "threads", "torch", "onednn", "mkl"}
         assert whole["arithmetic"]["threads"] == 1
-        spent = node["spent"]
+        spent = job["spent"]
         assert spent["evaluation"] > 0 < spent["processor"]
         assert (spent["training"] > 0) == (folder in trainings)
-        assert spent["training"] + spent["evaluation"] < node["seconds"]
+        assert spent["training"] + spent["evaluation"] < job["seconds"]
     for folder in trainings:
-        cost = json.loads((folder / "node.json").read_text())["cost"]
+        cost = json.loads((folder / "job.json").read_text())["cost"]
         assert cost["parameters"] == json.loads((folder / "result.json").read_text())["trained"]["count"]
-        assert 0 < cost["seconds"] < json.loads((folder / "node.json").read_text())["seconds"]
+        assert 0 < cost["seconds"] < json.loads((folder / "job.json").read_text())["seconds"]
         assert cost["memory"] > 1e8
         lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [1, 2, 3, 3]
@@ -121,9 +121,9 @@ def test_the_limited_table_runs_and_a_second_call_is_instant(house: Path) -> Non
         pictures = sorted(p.name for p in (folder / "examples").glob("*"))
         assert pictures == ([] if "craft" in folder.parts else [f"{n:05}.png" for n in range(8)])
     assert root.joinpath("tables/table1.html").read_text().count("data:image/png;base64,") == 2 * 8
-    marks = {path: path.stat().st_mtime_ns for path in root.rglob("node.json")}
-    assert "6 of 6 nodes were already done" in run_table(house)
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("node.json")} == marks
+    marks = {path: path.stat().st_mtime_ns for path in root.rglob("job.json")}
+    assert "6 of 6 jobs were already done" in run_table(house)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("job.json")} == marks
 
 
 class _Stop(Callback):
@@ -148,8 +148,8 @@ def _short_plan(house: Path, runs: str, train_size: int = 24) -> Plan:
     return make_plan(load_spec(house / "experiments/tables/table1.yaml"), house / runs)
 
 
-def _train_node(plan: Plan) -> Node:
-    return next(n for n in plan.nodes if n.name == "eurosat/pocket-qwen2-xs/craft/seed0")
+def _train_node(plan: Plan) -> Job:
+    return next(n for n in plan.jobs if n.name == "eurosat/pocket-qwen2-xs/craft/seed0")
 
 
 @pytest.mark.parametrize(("train_size", "kept"), [(24, 3), (96, 2)], ids=["epochs", "in the middle of one"])
@@ -186,34 +186,34 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_numbers(
     assert all((first[name] == second[name]).all() for name in first)
 
 
-@pytest.mark.parametrize("gap", ["before the last validation", "before result.json", "before node.json"])
+@pytest.mark.parametrize("gap", ["before the last validation", "before result.json", "before job.json"])
 def test_a_training_without_steps_left_is_validated(gap: str, house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between its last checkpoint and its result: the second worker ends with what the first would have."""
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
-    node = _train_node(_short_plan(house, f"gap {gap[7:12]}", 96))
+    job = _train_node(_short_plan(house, f"gap {gap[7:12]}", 96))
     events: list[Any] = []
-    store.prepare(node)
-    worker.attempt(message(node, metrics=["val/accuracy"]), events.append)
-    whole, curves = store.result(node), (node.folder / "curves.jsonl").read_text()
+    store.prepare(job)
+    worker.attempt(message(job, metrics=["val/accuracy"]), events.append)
+    whole, curves = store.result(job), (job.folder / "curves.jsonl").read_text()
     assert whole is not None, events
-    replies = (node.folder / "predictions.jsonl").read_text()
-    for name in ("node.json", "result.json")[: 1 if gap == "before node.json" else 2]:
-        (node.folder / name).unlink()
+    replies = (job.folder / "predictions.jsonl").read_text()
+    for name in ("job.json", "result.json")[: 1 if gap == "before job.json" else 2]:
+        (job.folder / name).unlink()
     if gap == "before the last validation":
-        (node.folder / "predictions.jsonl").unlink()
-        (node.folder / "curves.jsonl").write_text("".join(curves.splitlines(keepends=True)[:-1]))
-    assert store.prepare(node), "a checkpoint is there"
-    worker.attempt(message(node, resuming=True, metrics=["val/accuracy"]), events.append)
-    again = store.result(node)
+        (job.folder / "predictions.jsonl").unlink()
+        (job.folder / "curves.jsonl").write_text("".join(curves.splitlines(keepends=True)[:-1]))
+    assert store.prepare(job), "a checkpoint is there"
+    worker.attempt(message(job, resuming=True, metrics=["val/accuracy"]), events.append)
+    again = store.result(job)
     assert again is not None, events[-1]
     assert again["steps"] == 5
     validated = {k: v for k, v in whole["metrics"].items() if k.startswith("val/")}
     assert len(validated) > 5
     assert {k: v for k, v in again["metrics"].items() if k.startswith("val/")} == validated
     assert again["items"] == whole["items"]
-    assert json.loads((node.folder / "result.json").read_text())["rows"] == 8
-    assert (node.folder / "predictions.jsonl").read_text() == replies
-    assert (node.folder / "curves.jsonl").read_text() == curves
+    assert json.loads((job.folder / "result.json").read_text())["rows"] == 8
+    assert (job.folder / "predictions.jsonl").read_text() == replies
+    assert (job.folder / "curves.jsonl").read_text() == curves
     assert again["cost"]["seconds"] == pytest.approx(whole["cost"]["seconds"], abs=0.002), "of the steps, once taken"
     assert again["cost"]["memory"] >= 0.9 * whole["cost"]["memory"]
 
@@ -221,17 +221,17 @@ def test_a_training_without_steps_left_is_validated(gap: str, house: Path, monke
 def test_a_result_without_the_table_s_metric_is_a_failure(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
     plan = _short_plan(house, "lacking")
-    node = next(n for n in plan.nodes if n.name == "eurosat/none/zero_shot/seed0/eval/pocket-qwen2-xs")
-    assert metrics_read(plan)[node.name] == ("test/exact_match",)
+    job = next(n for n in plan.jobs if n.name == "eurosat/none/zero_shot/seed0/eval/pocket-qwen2-xs")
+    assert metrics_read(plan)[job.name] == ("test/exact_match",)
     monkeypatch.setattr(ZeroShot, "_log_metrics", lambda *args: None)
     events: list[Any] = []
-    store.prepare(node)
-    worker.attempt(message(node, metrics=metrics_read(plan)[node.name]), events.append)
+    store.prepare(job)
+    worker.attempt(message(job, metrics=metrics_read(plan)[job.name]), events.append)
     assert events[-1]["event"] == "failed"
     assert (
-        events[-1]["error"] == f"{node.name} found no test/exact_match, which the table reads (found: test/prune/keep)"
+        events[-1]["error"] == f"{job.name} found no test/exact_match, which the table reads (found: test/prune/keep)"
     )
-    assert store.result(node) is None
+    assert store.result(job) is None
 
 
 @pytest.mark.parametrize("method", ["projector_ft", "llm_lora", "vision_ft-lambda_contrastivenull"])
@@ -239,11 +239,11 @@ def test_what_a_baseline_trained_is_what_is_tested(house: Path, method: str, mon
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
     plan = _short_plan(house, "baselines")
     name = f"kvasir/pocket-vila/{method}/seed0"
-    train, test = (next(n for n in plan.nodes if n.name == name + end) for end in ("", "/eval/pocket-vila"))
+    train, test = (next(n for n in plan.jobs if n.name == name + end) for end in ("", "/eval/pocket-vila"))
     events: list[Any] = []
-    for node in (train, test):
-        store.prepare(node)
-        worker.attempt(message(node), events.append)
+    for job in (train, test):
+        store.prepare(job)
+        worker.attempt(message(job), events.append)
         assert events[-1]["event"] == "done", events
     trained = load_method(train.folder / "checkpoints/last.ckpt")
     data = VqaDataModule(trained.backbone, "kvasir", train_size=24, val_size=8, test_size=8)

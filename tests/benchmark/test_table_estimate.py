@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import table_kit
 
-from craft_lightning.benchmark import progress_estimate as module
-from craft_lightning.benchmark.plan import Node, Plan, make_plan
-from craft_lightning.benchmark.progress_estimate import Progress, Running
+from craft_lightning.benchmark import progress as module
+from craft_lightning.benchmark.plan import Job, Plan, make_plan
+from craft_lightning.benchmark.progress import Progress, Running
 from craft_lightning.benchmark.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,17 +32,17 @@ def toy_plan(root: Path, columns: int = 2) -> Plan:
     return make_plan(load_spec(table_kit.write_house(root, columns)), root / "runs")
 
 
-def true_seconds(node: Node, chance: random.Random) -> float:
+def true_seconds(job: Job, chance: random.Random) -> float:
     """As measured: trainings ten times as long as tests, larger models slower, datasets and load vary."""
-    size = 1.0 + 0.25 * (sum(map(ord, str(node.facts["backbone"]))) % 4)
-    base = TRAIN.get(str(node.facts["method"]), 24.0) if node.kind == "train" else 3.0
+    size = 1.0 + 0.25 * (sum(map(ord, str(job.facts["backbone"]))) % 4)
+    base = TRAIN.get(str(job.facts["method"]), 24.0) if job.kind == "train" else 3.0
     return base * size * chance.uniform(0.8, 1.25)
 
 
-def play(plan: Plan, jobs: int, clock: list[float], chance: random.Random) -> list[tuple[float, int, float | None]]:
+def play(plan: Plan, workers: int, clock: list[float], chance: random.Random) -> list[tuple[float, int, float | None]]:
     """Run the plan with made-up durations: (time, tests done, estimate) at every event and half-way between two."""
-    progress = Progress(total=len(plan.nodes), jobs=jobs, waiting=list(plan.nodes))
-    seconds = {node.name: true_seconds(node, chance) for node in plan.nodes}
+    progress = Progress(total=len(plan.jobs), workers=workers, waiting=list(plan.jobs))
+    seconds = {job.name: true_seconds(job, chance) for job in plan.jobs}
     running: dict[str, Running] = {}
     ends: list[tuple[float, str]] = []
     seen, tests = [], 0
@@ -54,27 +54,27 @@ def play(plan: Plan, jobs: int, clock: list[float], chance: random.Random) -> li
         seen.append((clock[0], tests, progress.seconds_left()))
 
     while progress.waiting or running:
-        for node in list(progress.waiting):
-            if len(running) < jobs and (node.parent is None or node.parent.name in progress.done):
-                progress.waiting.remove(node)
-                running[node.name] = Running(node, None, clock[0])  # type: ignore[arg-type]
-                heapq.heappush(ends, (clock[0] + seconds[node.name], node.name))
+        for job in list(progress.waiting):
+            if len(running) < workers and (job.parent is None or job.parent.name in progress.done):
+                progress.waiting.remove(job)
+                running[job.name] = Running(job, None, clock[0])  # type: ignore[arg-type]
+                heapq.heappush(ends, (clock[0] + seconds[job.name], job.name))
         look()
         end, name = heapq.heappop(ends)
         clock[0] = (clock[0] + end) / 2
         look()
         clock[0] = end
-        done = running.pop(name).node
+        done = running.pop(name).job
         tests += done.kind == "eval"
         progress.note(done, seconds[name])
     return seen
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 8])
+@pytest.mark.parametrize("workers", [1, 2, 8])
 @pytest.mark.parametrize("luck", range(4))
-def test_right_within_a_factor_of_one_and_a_half_after_five_cells(jobs: int, luck: int, clock: list[float]) -> None:
+def test_right_within_a_factor_of_one_and_a_half_after_five_cells(workers: int, luck: int, clock: list[float]) -> None:
     plan = make_plan(load_spec(ROOT / "experiments/tables/table1.yaml"), Path("/nowhere"), seeds=[0, 1])
-    seen = play(plan, jobs, clock, random.Random(luck))
+    seen = play(plan, workers, clock, random.Random(luck))
     total = clock[0]
     late = [(now, left) for now, tests, left in seen if tests >= 5 and total - now > 30]
     assert len(late) > 50
@@ -85,11 +85,11 @@ def test_right_within_a_factor_of_one_and_a_half_after_five_cells(jobs: int, luc
 
 def test_nothing_is_told_before_each_kind_is_known(tmp_path: Path, clock: list[float]) -> None:
     plan = toy_plan(tmp_path)
-    progress = Progress(total=len(plan.nodes), jobs=2, waiting=list(plan.nodes[1:]))
+    progress = Progress(total=len(plan.jobs), workers=2, waiting=list(plan.jobs[1:]))
     assert progress.seconds_left() is None
-    progress.note(plan.nodes[0], 2.0)
+    progress.note(plan.jobs[0], 2.0)
     assert progress.seconds_left() is None, "no training has finished or is well under way"
-    training = next(n for n in plan.nodes if n.kind == "train")
+    training = next(n for n in plan.jobs if n.kind == "train")
     progress.waiting.remove(training)
     progress.running = [Running(training, None, 0.0, step=5, steps=100)]  # type: ignore[arg-type]
     clock[0] = 5.0
@@ -102,28 +102,28 @@ def test_nothing_is_told_before_each_kind_is_known(tmp_path: Path, clock: list[f
 
 
 def test_a_resumed_training_is_foretold_by_what_it_does_now(tmp_path: Path, clock: list[float]) -> None:
-    node = next(n for n in toy_plan(tmp_path).nodes if n.kind == "train")
-    running = Running(node, None, 0.0, step=75, steps=100, before=50)  # type: ignore[arg-type]
+    job = next(n for n in toy_plan(tmp_path).jobs if n.kind == "train")
+    running = Running(job, None, 0.0, step=75, steps=100, before=50)  # type: ignore[arg-type]
     clock[0] = 25.0
     assert running.foretold() == pytest.approx(50.0), "a second a step, as far again"
 
 
 def test_a_lone_training_and_its_test_are_not_shared_between_jobs(tmp_path: Path, clock: list[float]) -> None:
     plan = toy_plan(tmp_path)
-    test = next(n for n in plan.nodes if n.parent is not None)
+    test = next(n for n in plan.jobs if n.parent is not None)
     assert test.parent is not None
-    progress = Progress(total=2, jobs=8, waiting=[test.parent, test])
+    progress = Progress(total=2, workers=8, waiting=[test.parent, test])
     progress.note(test.parent, 10.0)
     progress.note(test, 2.0)
     assert progress.seconds_left() == pytest.approx(12.0)
-    progress.jobs = 1
+    progress.workers = 1
     assert progress.seconds_left() == pytest.approx(12.0)
 
 
 def test_a_node_is_expected_to_take_as_long_as_those_most_like_it(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
-    trainings = {str(n.facts["backbone"]): n for n in plan.nodes if n.kind == "train"}
-    progress = Progress(total=len(plan.nodes), jobs=1)
+    trainings = {str(n.facts["backbone"]): n for n in plan.jobs if n.kind == "train"}
+    progress = Progress(total=len(plan.jobs), workers=1)
     progress.note(trainings["small"], 10.0)
     assert progress.expected(trainings["big"]) == 10.0, "nothing of its backbone is known"
     progress.note(trainings["big"], 30.0)

@@ -18,12 +18,11 @@ import table_kit
 from PIL import Image
 from test_table_claims import CLAIMS
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.plan import Node, Plan, make_plan
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.plan import Job, Plan, make_plan
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.report.html_data import POINTS, curves, page_data
-from craft_lightning.report.html_page import tint_of, to_html
+from craft_lightning.report.page import POINTS, curves, page_data, tint_of, to_html
 from craft_lightning.report.sections import build_report
 
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">&amp;"
@@ -48,36 +47,36 @@ def toy_plan(root: Path) -> Plan:
     return make_plan(load_spec(path), root / "runs", SEEDS)
 
 
-def write_test(node: Node, number: int) -> None:
+def write_test(job: Job, number: int) -> None:
     right = [(i + number) % 3 == 0 for i in range(24)]
-    table_kit.write_predictions(node, right)
+    table_kit.write_predictions(job, right)
     values = {"test/exact_match": 0.3 + number / 100, "test/exact_match_seen": 0.4, "test/exact_match_unseen": 0.2}
-    table_kit.write_result(node, values, {"all": 24, "seen": 20, "unseen": 4})
-    if node.parent is None:
+    table_kit.write_result(job, values, {"all": 24, "seen": 20, "unseen": 4})
+    if job.parent is None:
         items = [
-            {"key": f"{node.facts['dataset']}/{i}", "question": f"Question {i}? {EVIL if i == 2 else ''}"}
+            {"key": f"{job.facts['dataset']}/{i}", "question": f"Question {i}? {EVIL if i == 2 else ''}"}
             | {"options": ["a tree", "a lake"] if i % 4 else [], "answer": "B" if i % 4 else "two", "seen": i % 6 > 0}
             for i in range(24)
         ]
-        (node.folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-        (node.folder / "examples").mkdir()
+        (job.folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+        (job.folder / "examples").mkdir()
         for i in range(0, 24, 2):
-            Image.new("RGB", (8, 8), (10 * i, 90, 255 - 10 * i)).save(node.folder / "examples" / f"{i:05}.png")
+            Image.new("RGB", (8, 8), (10 * i, 90, 255 - 10 * i)).save(job.folder / "examples" / f"{i:05}.png")
 
 
 def fill(plan: Plan) -> None:
-    for number, node in enumerate(plan.nodes):
-        if HOLE in node.name:
-            store.write_failure(node, "ValueError: planted")
-        elif node.kind == "eval":
-            write_test(node, number)
+    for number, job in enumerate(plan.jobs):
+        if HOLE in job.name:
+            store.write_failure(job, "ValueError: planted")
+        elif job.kind == "eval":
+            write_test(job, number)
         else:
-            table_kit.write_result(node, {}, cost={"parameters": 1000, "seconds": 2.0, "memory": 1e9})
+            table_kit.write_result(job, {}, cost={"parameters": 1000, "seconds": 2.0, "memory": 1e9})
             rows: list[dict[str, float]] = [
                 {"step": s, "train/loss": 10 / s, "train/sal": 1 / s} for s in range(1, 201)
             ]
             rows.append({"step": 200, "val/accuracy": 0.5, "val/codes_changed": 0.9})
-            (node.folder / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (job.folder / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +128,7 @@ def test_lines_that_stand_apart_name_their_backbones(plan: Plan) -> None:
 
 
 def test_curves_are_thinned_by_means(plan: Plan) -> None:
-    folder = next(n for n in plan.nodes if n.kind == "train").folder
+    folder = next(n for n in plan.jobs if n.kind == "train").folder
     points = curves(folder)["train/loss"]
     assert len(points) == POINTS
     assert points[0] == [4, pytest.approx((10 + 5 + 10 / 3 + 2.5) / 4, abs=1e-3)]
@@ -193,7 +192,7 @@ def elements(root: Any, selector: str) -> list[Any]:
 def test_a_click_shows_the_panel_and_keys_work(browser: Any, page: Path, plan: Plan) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    numbers = [0.3 + plan.nodes.index(node) / 100 for node in plan.cells[2, 0]]
+    numbers = [0.3 + plan.jobs.index(job) / 100 for job in plan.cells[2, 0]]
     mean, spread = fmean(numbers), stdev(numbers)
     browser.get(page.as_uri())
     cells = elements(browser, "button.cell")

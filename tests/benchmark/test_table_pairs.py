@@ -10,16 +10,13 @@ from typing import Any
 import pytest
 import table_kit
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.cells import Score, difference, gains, mean_of
-from craft_lightning.benchmark.evidence import judge
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.claims import NO_ANSWER, UNDECIDED, judge
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import gather, to_csv
+from craft_lightning.benchmark.results import Score, difference, gains, gather, mean_of, to_csv
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.benchmark.statistics import NO_ANSWER, UNDECIDED
 from craft_lightning.report.figure import draw
-from craft_lightning.report.html_data import page_data
-from craft_lightning.report.html_page import to_html
+from craft_lightning.report.page import page_data, to_html
 from craft_lightning.report.sections import build_report
 
 SEEDS = (0, 1, 2)
@@ -38,11 +35,11 @@ def trained_baseline(root: Path, gone: tuple[int, ...] = (1, 2), columns: int = 
     backbones = [{**b, "paper": ""} for b in table_kit.spec_value()["backbones"]]
     path = table_kit.write_house(root, **changes, columns=columns_, backbones=backbones)
     plan = make_plan(load_spec(path), root / "runs", SEEDS)
-    for node in plan.nodes:
-        old, seed = node.facts["method"] == "zero_shot", int(node.facts["seed"])
-        if not (old and seed in gone and node.facts["dataset"] == "d0"):
+    for job in plan.jobs:
+        old, seed = job.facts["method"] == "zero_shot", int(job.facts["seed"])
+        if not (old and seed in gone and job.facts["dataset"] == "d0"):
             right = 40 + 10 * seed + (0 if old else 5)
-            table_kit.write_predictions(node, [n < right for n in range(ITEMS)])
+            table_kit.write_predictions(job, [n < right for n in range(ITEMS)])
     return plan
 
 
@@ -76,9 +73,9 @@ def test_a_missing_baseline_leaves_its_seed_out(tmp_path: Path, gone: tuple[int,
 
 def test_seeds_that_never_meet_are_no_gain(tmp_path: Path) -> None:
     plan = trained_baseline(tmp_path, gone=(1, 2))
-    for node in plan.nodes:
-        if node.facts["method"] == "craft" and node.facts["seed"] == 0:
-            (node.folder / store.RESULT).unlink()
+    for job in plan.jobs:
+        if job.facts["method"] == "craft" and job.facts["seed"] == 0:
+            (job.folder / store.RESULT).unlink()
     results = gather(plan)
     assert gains(plan, results.cells, 1) == [None]
     assert build_report(plan, results).gain.rows[0][2] == "-"
@@ -98,11 +95,11 @@ def test_a_mean_is_over_the_same_seeds_in_every_column(tmp_path: Path) -> None:
 
 
 def test_an_untrained_baseline_stands_for_every_seed_of_a_line(tmp_path: Path) -> None:
-    """By the plan: zero-shot has one node, whatever the number of seeds."""
+    """By the plan: zero-shot has one job, whatever the number of seeds."""
     plan = make_plan(load_spec(table_kit.write_house(tmp_path, 1)), tmp_path / "runs", SEEDS)
-    for node in plan.nodes:
-        trained = node.facts["surrogate"] is not None
-        table_kit.write_result(node, {"test/exact_match": 0.5 + 0.01 * int(node.facts["seed"]) if trained else 0.4})
+    for job in plan.jobs:
+        trained = job.facts["surrogate"] is not None
+        table_kit.write_result(job, {"test/exact_match": 0.5 + 0.01 * int(job.facts["seed"]) if trained else 0.4})
     results = gather(plan)
     numbers = [n for n, line in enumerate(plan.lines) if line.surrogate]
     assert len(numbers) == 4
@@ -119,13 +116,13 @@ def test_a_curve_compares_each_seed_with_itself(tmp_path: Path) -> None:
     rows[1] |= {"train_on": ["big"], "eval_on": ["big"], "keep": [1.0, 0.6, 0.2]}
     spec = load_spec(table_kit.write_house(tmp_path, 1, rows=rows, baseline="zero_shot"))
     plan = make_plan(spec, tmp_path / "runs", SEEDS)
-    for node in plan.nodes:
-        if node.parent is not None:
-            seed = int(node.facts["seed"])
+    for job in plan.jobs:
+        if job.parent is not None:
+            seed = int(job.facts["seed"])
             metrics = {f"test/keep{keep}/exact_match": 0.4 + 0.1 * seed - 0.1 * (1 - keep) for keep in (1.0, 0.6, 0.2)}
             if seed != 2:
                 del metrics["test/keep1.0/exact_match"]
-            table_kit.write_result(node, metrics)
+            table_kit.write_result(job, metrics)
     figure = draw(plan, gather(plan))
     assert figure is not None
     assert list(figure.axes[1].containers[0].lines[0].get_ydata()) == pytest.approx([-8.0, -4.0, 0.0])
@@ -143,9 +140,9 @@ def test_the_panel_of_a_mean_over_sets_shows_the_ratio_of_its_row(tmp_path: Path
     columns = [{"id": "both", "datasets": ["../datasets/d0.yaml", "../datasets/d1.yaml"]}]
     spec = load_spec(table_kit.write_house(tmp_path, rows=rows, columns=columns))
     plan = make_plan(spec, tmp_path / "runs")
-    for node in plan.nodes:
-        table_kit.write_result(node, {"test/keep1.0/exact_match": 0.5, "test/keep0.6/exact_match": 0.3})
-    numbers = {line.row.keep: n for n, line in enumerate(plan.lines) if line.row.keep}
+    for job in plan.jobs:
+        table_kit.write_result(job, {"test/keep1.0/exact_match": 0.5, "test/keep0.6/exact_match": 0.3})
+    numbers = {line.row.keep_ratio: n for n, line in enumerate(plan.lines) if line.row.keep_ratio}
     cells = page_data(plan, gather(plan))["cells"]
     assert cells[f"{numbers[1.0]},0"]["parts"] == [["d0", "50.00"], ["d1", "50.00"]]
     assert cells[f"{numbers[0.6]},0"]["parts"] == [["d0", "30.00"], ["d1", "30.00"]]

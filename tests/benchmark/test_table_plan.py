@@ -1,4 +1,4 @@
-"""Nodes are shared, named by what they are and keyed by all they depend on."""
+"""Jobs are shared, named by what they are and keyed by all they depend on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import table_kit
 import yaml
 
 from craft_lightning.benchmark import cache_key as fingerprint
-from craft_lightning.benchmark import plan
-from craft_lightning.benchmark import result_store as store
+from craft_lightning.benchmark import plan, store
 from craft_lightning.benchmark.plan import Plan, make_plan, select
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli import table as verbs
@@ -27,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def kinds(made: Plan) -> Counter[tuple[str, str]]:
-    return Counter((n.kind, n.facts["method"]) for n in made.nodes)
+    return Counter((n.kind, n.facts["method"]) for n in made.jobs)
 
 
 def keys(made: Plan) -> dict[str, str]:
-    return {n.name: n.key for n in made.nodes}
+    return {n.name: n.key for n in made.jobs}
 
 
 def test_a_trained_encoder_serves_both_backbones(tmp_path: Path) -> None:
@@ -39,23 +38,23 @@ def test_a_trained_encoder_serves_both_backbones(tmp_path: Path) -> None:
     assert kinds(made) == {("train", "craft"): 20, ("eval", "zero_shot"): 20, ("eval", "craft"): 40}
     assert len(made.lines) == 6
     assert len(made.cells) == 60
-    assert Counter(n.parent.name for n in made.nodes if n.parent).most_common()[-1][1] == 2
-    known = {n.name for n in made.nodes}
+    assert Counter(n.parent.name for n in made.jobs if n.parent).most_common()[-1][1] == 2
+    known = {n.name for n in made.jobs}
     assert "d3/small/craft/seed0" in known
     assert "d3/small/craft/seed0/eval/big" in known
     assert "d3/none/zero_shot/seed0/eval/small" in known
     before: set[str] = set()
-    for node in made.nodes:
-        assert node.parent is None or node.parent.name in before, "parents come first"
-        before.add(node.name)
+    for job in made.jobs:
+        assert job.parent is None or job.parent.name in before, "parents come first"
+        before.add(job.name)
 
 
 def test_seeds_multiply_only_what_is_trained(tmp_path: Path) -> None:
     spec = load_spec(table_kit.write_house(tmp_path))
     made = make_plan(spec, tmp_path / "runs", seeds=[0, 1, 2])
     assert kinds(made) == {("train", "craft"): 12, ("eval", "zero_shot"): 4, ("eval", "craft"): 24}
-    assert {len(nodes) for nodes in made.cells.values()} == {1, 3}
-    assert all(f"--seed_everything={n.facts['seed']}" in n.arguments for n in made.nodes)
+    assert {len(jobs) for jobs in made.cells.values()} == {1, 3}
+    assert all(f"--seed_everything={n.facts['seed']}" in n.arguments for n in made.jobs)
     one = keys(make_plan(spec, tmp_path / "runs"))
     assert one.items() <= keys(made).items()
 
@@ -64,10 +63,10 @@ def test_limit_is_the_same_code_in_another_folder(tmp_path: Path) -> None:
     spec = load_spec(table_kit.write_house(tmp_path, number=4))
     made = make_plan(spec, tmp_path / "runs", limit=1)
     assert kinds(made) == {("train", "craft"): 2, ("eval", "zero_shot"): 2, ("eval", "craft"): 2}
-    assert {n.folder.relative_to(tmp_path).parts[1] for n in made.nodes} == {"pocket-limit1"}
-    train = next(n for n in made.nodes if n.kind == "train")
+    assert {n.folder.relative_to(tmp_path).parts[1] for n in made.jobs} == {"pocket-limit1"}
+    train = next(n for n in made.jobs if n.kind == "train")
     assert "--trainer.max_steps=3" in train.arguments
-    assert all("--data.test_size=8" in n.arguments for n in made.nodes if n.kind == "eval")
+    assert all("--data.test_size=8" in n.arguments for n in made.jobs if n.kind == "eval")
     assert not set(keys(made).values()) & set(keys(make_plan(spec, tmp_path / "runs")).values())
 
 
@@ -133,9 +132,9 @@ def test_defaults_of_the_command_line_are_those_that_count() -> None:
 def test_results_of_other_libraries_are_kept_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = table_kit.write_house(tmp_path, number=1)
     made = make_plan(load_spec(spec), tmp_path / "runs")
-    one, two, three, *_ = made.nodes
+    one, two, three, *_ = made.jobs
     table_kit.write_result(one, {}, versions=versions())
-    assert store.other_libraries(made.nodes) is None
+    assert store.other_libraries(made.jobs) is None
     table_kit.write_result(two, {}, versions=versions() | {"torch": "1.0.0", "python": "3.0"})
     table_kit.write_result(three, {}, versions={"torch": versions()["torch"], "peft": "0.0.1"})
     assert store.state(two) == store.state(three) == "done"
@@ -143,7 +142,7 @@ def test_results_of_other_libraries_are_kept_and_named(tmp_path: Path, capsys: p
         f"2 results are of other libraries (torch 1.0.0, here {versions()['torch']}, peft 0.0.1, here "
         f"{versions()['peft']}): they are kept; remove them to compute anew"
     )
-    assert store.other_libraries(made.nodes) == expected
+    assert store.other_libraries(made.jobs) == expected
     assert verbs.main(["status", str(spec), "--runs", str(tmp_path / "runs")]) == 0
     assert expected in capsys.readouterr().out
 
@@ -247,10 +246,10 @@ def test_testing_settings_name_their_own_folder(tmp_path: Path) -> None:
     rows.append(rows[1] | {"id": "craft_keep", "eval": {"prune.keep": 0.8}, "eval_on": ["big"]})
     rows.append(rows[1] | {"id": "craft_half", "overrides": {"model.lambda_commit": 0.5}, "train_on": ["big"]})
     made = make_plan(load_spec(table_kit.write_house(tmp_path, number=1, rows=rows)), tmp_path / "runs")
-    names = {n.name for n in made.nodes}
+    names = {n.name for n in made.jobs}
     assert {"d0/big/craft/seed0/eval/big", "d0/big/craft/seed0/eval/big-keep0.8"} <= names
     assert {"d0/big/craft-lambda_commit0.5/seed0", "d0/big/craft-lambda_commit0.5/seed0/eval/big"} <= names
-    assert sum(n.kind == "train" for n in made.nodes) == 3
+    assert sum(n.kind == "train" for n in made.jobs) == 3
 
 
 def test_two_settings_never_share_a_folder(tmp_path: Path) -> None:
@@ -264,10 +263,10 @@ def test_two_settings_never_share_a_folder(tmp_path: Path) -> None:
 
 def test_only_takes_parents_along(tmp_path: Path) -> None:
     made = make_plan(load_spec(table_kit.write_house(tmp_path)), tmp_path / "runs")
-    names = [n.name for n in select(made, "d1/small/craft/*/eval/big").nodes]
+    names = [n.name for n in select(made, "d1/small/craft/*/eval/big").jobs]
     assert names == ["d1/small/craft/seed0", "d1/small/craft/seed0/eval/big"]
-    assert len(select(made, "d0/*").nodes) == 8
-    with pytest.raises(CraftError, match="no node matches 'crafd'; did you mean 'craft'"):
+    assert len(select(made, "d0/*").jobs) == 8
+    with pytest.raises(CraftError, match="no job matches 'crafd'; did you mean 'craft'"):
         select(made, "crafd")
 
 
@@ -275,14 +274,14 @@ def test_arguments_are_what_a_person_would_type(tmp_path: Path, monkeypatch: pyt
     path = table_kit.write_house(tmp_path)
     monkeypatch.chdir(tmp_path)
     made = make_plan(load_spec(path.relative_to(tmp_path)))
-    train = next(n for n in made.nodes if n.name == "d0/small/craft/seed0")
+    train = next(n for n in made.jobs if n.name == "d0/small/craft/seed0")
     fragments = ["base", "methods/craft", "datasets/d0"]
     shared = [part for name in fragments for part in ("--config", f"experiments/{name}.yaml")]
     place = "runs/pocket/d0/small/craft/seed0"
     backbone = "--model.init_args.backbone.name="
     own = (f"{backbone}small", "--seed_everything=0", f"--trainer.default_root_dir={place}")
     assert train.arguments == ("fit", *shared, *own)
-    test = next(n for n in made.nodes if n.name == "d0/small/craft/seed0/eval/big")
+    test = next(n for n in made.jobs if n.name == "d0/small/craft/seed0/eval/big")
     assert test.arguments[0] == "test"
     assert f"{backbone}big" in test.arguments
     assert test.arguments[-2:] == (f"--trainer.default_root_dir={place}/eval/big", f"--encoder={place}/encoder")
@@ -292,12 +291,12 @@ def test_a_method_that_leaves_the_encoder_is_tested_from_its_checkpoint(tmp_path
     rows = table_kit.spec_value()["rows"]
     rows[1] = {k: v for k, v in rows[1].items() if k != "eval_on"} | {"tested_from": "checkpoint"}
     made = make_plan(load_spec(table_kit.write_house(tmp_path, number=1, rows=rows)), tmp_path / "runs")
-    tests = [n for n in made.nodes if n.parent]
+    tests = [n for n in made.jobs if n.parent]
     assert [n.name for n in tests] == [f"d0/{b}/craft/seed0/eval/{b}" for b in ("big", "small")]
-    for node in tests:
-        assert node.parent is not None
-        assert node.arguments[-1] == f"--ckpt_path={node.parent.folder}/checkpoints/last.ckpt"
-        assert not any("--encoder" in argument for argument in node.arguments)
+    for job in tests:
+        assert job.parent is not None
+        assert job.arguments[-1] == f"--ckpt_path={job.parent.folder}/checkpoints/last.ckpt"
+        assert not any("--encoder" in argument for argument in job.arguments)
 
 
 def test_lines_follow_the_backbones_or_the_rows(tmp_path: Path) -> None:

@@ -15,16 +15,15 @@ import pytest
 import table_kit
 from table_kit import write_house
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.cells import Cell, Score
+from craft_lightning import workers as pool
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import read, stored_table
+from craft_lightning.benchmark.results import Cell, Score, read, stored_table
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli.table import main
 from craft_lightning.report.published import Comparison, compare, reach
 from craft_lightning.report.render import publish
 from craft_lightning.report.sections import made_text
-from craft_lightning.workers import pool
 
 ROOT = Path(__file__).resolve().parents[2]
 ARITHMETIC = {"processor": "a loom", "threads": 1, "torch": "AVX2", "onednn": "AVX2", "mkl": "as it likes"}
@@ -32,15 +31,15 @@ MADE = {"date": "2026-03-07", "machine": "a loom, 2 shafts"}
 ARITHMETIC_TEXT = "a loom, threads 1, torch AVX2, onednn AVX2, mkl as it likes"
 
 
-def value(node: Any, luck: float = 0.0) -> float:
+def value(job: Any, luck: float = 0.0) -> float:
     """Untrained 40 per cent; trained 50, 51 and 52, and a shift of the processor."""
-    return 0.4 if node.facts["surrogate"] is None else 0.5 + 0.01 * int(node.facts["seed"]) + luck
+    return 0.4 if job.facts["surrogate"] is None else 0.5 + 0.01 * int(job.facts["seed"]) + luck
 
 
 def fill(plan: Plan, luck: float = 0.0, **made: Any) -> None:
-    for node in plan.nodes:
-        metrics = {"test/exact_match": value(node, luck)} if node.kind == "eval" else {}
-        table_kit.write_result(node, metrics, made={**MADE, **made})
+    for job in plan.jobs:
+        metrics = {"test/exact_match": value(job, luck)} if job.kind == "eval" else {}
+        table_kit.write_result(job, metrics, made={**MADE, **made})
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 
 def beside(plan: Plan, seeds: tuple[int, ...] = (0, 1, 2)) -> Comparison:
-    from craft_lightning.benchmark.cells import collect
+    from craft_lightning.benchmark.results import collect
 
     plan = make_plan(plan.spec, Path("runs"), seeds)
     return compare(plan, collect(plan), read(plan, stored_table(plan)).cells)
@@ -80,8 +79,8 @@ def test_a_seed_that_was_not_published_is_as_good_as_a_near_one(plan: Plan) -> N
 
 def test_what_trains_nothing_is_equal_or_outside(plan: Plan) -> None:
     """One value has no spread, and nothing in it is drawn."""
-    node = next(n for n in plan.nodes if n.facts["surrogate"] is None)
-    table_kit.write_result(node, {"test/exact_match": 0.4025})
+    job = next(n for n in plan.jobs if n.facts["surrogate"] is None)
+    table_kit.write_result(job, {"test/exact_match": 0.4025})
     assert beside(plan).outside == ("Zero-shot on big, d0, seed 0: 40.25, published 40.00 (seed 0)",)
 
 
@@ -172,8 +171,8 @@ def test_a_process_in_these_surroundings_says_so() -> None:
 
 def test_results_of_several_processors_are_all_told(plan: Plan) -> None:
     fill(plan, arithmetic=ARITHMETIC)
-    table_kit.write_result(plan.nodes[0], {}, made={**MADE, "arithmetic": {**ARITHMETIC, "threads": 2}})
-    table_kit.write_result(plan.nodes[1], {}, made=MADE)
-    assert store.arithmetic(plan.nodes) == tuple(
+    table_kit.write_result(plan.jobs[0], {}, made={**MADE, "arithmetic": {**ARITHMETIC, "threads": 2}})
+    table_kit.write_result(plan.jobs[1], {}, made=MADE)
+    assert store.arithmetic(plan.jobs) == tuple(
         f"a loom, threads {count}, torch AVX2, onednn AVX2, mkl as it likes" for count in (1, 2)
     )

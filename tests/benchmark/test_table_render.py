@@ -11,7 +11,7 @@ import pytest
 import table_kit
 from rich.console import Console
 
-from craft_lightning.benchmark import result_store as store
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import gather, to_csv
 from craft_lightning.benchmark.spec import load_spec
@@ -29,11 +29,11 @@ def toy_plan(root: Path, seeds: tuple[int, ...] = (0,)) -> Plan:
 
 
 def fill(plan: Plan, skip: str = "nothing") -> None:
-    """A result for every node: a test gains by its surrogate, 10 points a column and 2 a seed."""
-    for node in plan.nodes:
-        if skip in node.name:
+    """A result for every job: a test gains by its surrogate, 10 points a column and 2 a seed."""
+    for job in plan.jobs:
+        if skip in job.name:
             continue
-        facts = node.facts
+        facts = job.facts
         value = ZERO_SHOT[facts["backbone"]] + 0.1 * (facts["dataset"] == "d1") + 0.02 * facts["seed"]
         value += GAIN[facts["surrogate"]] if facts["surrogate"] else 0.0
         metrics = {"test/exact_match": value}
@@ -42,8 +42,8 @@ def fill(plan: Plan, skip: str = "nothing") -> None:
             metrics |= {"test/exact_match_seen": value + 0.1, "test/exact_match_unseen": value - 0.1}
             items = {"all": 10, "seen": 8, "unseen": 2}
         cost = {"parameters": 1_000_000, "seconds": 30.0 + facts["seed"], "memory": 1.5e9}
-        more = {"cost": cost} if node.kind == "train" else {}
-        table_kit.write_result(node, metrics if node.kind == "eval" else {}, items, **more)
+        more = {"cost": cost} if job.kind == "train" else {}
+        table_kit.write_result(job, metrics if job.kind == "eval" else {}, items, **more)
 
 
 def report_of(plan: Plan) -> Report:
@@ -115,7 +115,7 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
     hole = "d1/small/craft/seed0/eval/small"
     fill(plan, skip=hole)
-    store.write_failure(next(n for n in plan.nodes if n.name == hole), "ValueError: planted")
+    store.write_failure(next(n for n in plan.jobs if n.name == hole), "ValueError: planted")
     assert to_markdown(report_of(plan)) == GOLDEN
 
 
@@ -144,17 +144,17 @@ def test_spread_over_seeds_and_partial_cells(tmp_path: Path) -> None:
     assert "Partial: CRAFT, trained with big on big, d1: 2 of 3 seeds." in text
     assert "Seeds: 3. ± is the standard deviation over them." in text
     assert "exactly 0" not in text
-    for node in plan.nodes:
-        if node.name.startswith("d0/big/craft"):
-            table_kit.write_result(node, {"test/exact_match": 0.5})
+    for job in plan.jobs:
+        if job.name.startswith("d0/big/craft"):
+            table_kit.write_result(job, {"test/exact_match": 0.5})
     assert "Standard deviation of exactly 0: CRAFT, trained with big on big, d0" in to_markdown(report_of(plan))
 
 
 def test_stale_results_are_holes(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
     fill(plan)
-    for node in plan.nodes:
-        store.write_json(node.folder / store.RESULT, {"key": "old", "metrics": {"test/exact_match": 1.0}})
+    for job in plan.jobs:
+        store.write_json(job.folder / store.RESULT, {"key": "old", "metrics": {"test/exact_match": 1.0}})
     text = to_markdown(report_of(plan))
     assert "100.0" not in text
     assert "12 of 12 cells are missing" in text
@@ -226,6 +226,6 @@ def test_rows_of_one_training_tested_in_two_ways_stand_together(tmp_path: Path) 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "?"), (59.4, "59 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
 def test_durations(seconds: float | None, text: str) -> None:
-    from craft_lightning.report.live_view import duration
+    from craft_lightning.benchmark.progress import duration
 
     assert duration(seconds) == text

@@ -16,18 +16,18 @@ import pytest
 import table_kit
 
 from craft_lightning.benchmark import cache_key as fingerprint
-from craft_lightning.benchmark import result_store as store
 from craft_lightning.benchmark import scheduler as run_module
-from craft_lightning.benchmark.cells import collect
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.progress_estimate import Progress
+from craft_lightning.benchmark.progress import Progress
+from craft_lightning.benchmark.results import collect
 from craft_lightning.benchmark.scheduler import run_plan
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli.table import main
 from craft_lightning.errors import CraftError
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = 16  # 2 columns x (2 zero-shot + 2 trainings + 4 tests)
+JOBS = 16  # 2 columns x (2 zero-shot + 2 trainings + 4 tests)
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def toy_plan(house: Path) -> Plan:
     return make_plan(load_spec(table_kit.write_house(house)), house / "runs")
 
 
-def run(plan: Plan, jobs: int = 2, seconds: float = 0.0, keep_going: bool = False) -> Progress:
+def run(plan: Plan, workers: int = 2, seconds: float = 0.0, keep_going: bool = False) -> Progress:
     worker = (sys.executable, table_kit.__file__, "worker", str(seconds))
-    return run_plan(plan, jobs, keep_going=keep_going, worker=worker)
+    return run_plan(plan, workers, keep_going=keep_going, worker=worker)
 
 
 def journal(house: Path) -> Counter[str]:
@@ -66,10 +66,10 @@ def wait_until_gone(pids: list[int]) -> None:
 def test_all_nodes_once_and_a_second_run_starts_nothing(house: Path) -> None:
     plan = toy_plan(house)
     progress = run(plan)
-    assert (progress.already, len(progress.done), progress.failed) == (0, NODES, {})
-    assert journal(house) == Counter(f"{word} {n.name}" for n in plan.nodes for word in ("start", "end"))
+    assert (progress.already, len(progress.done), progress.failed) == (0, JOBS, {})
+    assert journal(house) == Counter(f"{word} {n.name}" for n in plan.jobs for word in ("start", "end"))
     again = run_plan(plan, 2, worker=("/no/such/program",))
-    assert again.already == NODES
+    assert again.already == JOBS
 
 
 def test_kill_9_recomputes_no_finished_node(house: Path) -> None:
@@ -86,73 +86,73 @@ def test_kill_9_recomputes_no_finished_node(house: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         wait_until_gone(workers)
-        kept = {n.name for n in plan.nodes if store.state(n) == "done"}
+        kept = {n.name for n in plan.jobs if store.state(n) == "done"}
         before = journal(house)
         assert len(kept) >= finished
         started_when_kept |= {name: before[f"start {name}"] for name in kept}
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     after = journal(house)
     assert {name: after[f"start {name}"] for name in started_when_kept} == started_when_kept
-    assert f"{len(kept)} of {NODES} nodes were already done" in output
+    assert f"{len(kept)} of {JOBS} jobs were already done" in output
     untouched = make_plan(plan.spec, house / "fresh")
     run(untouched)
-    for one, other in zip(plan.nodes, untouched.nodes, strict=True):
+    for one, other in zip(plan.jobs, untouched.jobs, strict=True):
         assert (store.result(one) or {})["metrics"] == (store.result(other) or {})["metrics"]
 
 
 def test_half_written_results_are_never_read(house: Path) -> None:
-    node = toy_plan(house).nodes[0]
-    node.folder.mkdir(parents=True)
-    (node.folder / "node.json").write_text(f'{{"key": "{node.key}", "metrics": {{')
-    assert store.state(node) == "missing"
+    job = toy_plan(house).jobs[0]
+    job.folder.mkdir(parents=True)
+    (job.folder / "job.json").write_text(f'{{"key": "{job.key}", "metrics": {{')
+    assert store.state(job) == "missing"
     stop = threading.Event()
     seen = []
 
     def read() -> None:
         while not stop.is_set():
-            seen.append(store.result(node))
+            seen.append(store.result(job))
 
-    store.write_json(node.folder / store.RESULT, {"key": node.key, "metrics": {}})
+    store.write_json(job.folder / store.RESULT, {"key": job.key, "metrics": {}})
     reader = threading.Thread(target=read)
     reader.start()
     for n in range(50):
-        store.write_json(node.folder / store.RESULT, {"key": node.key, "metrics": {str(k): n for k in range(2000)}})
+        store.write_json(job.folder / store.RESULT, {"key": job.key, "metrics": {str(k): n for k in range(2000)}})
     stop.set()
     reader.join()
     assert seen
     assert None not in seen
-    assert not list(node.folder.glob(".*tmp"))
+    assert not list(job.folder.glob(".*tmp"))
 
 
 def test_a_failing_node_stops_only_its_own_tests(house: Path) -> None:
     (house / "fail").write_text("d0/small/craft/seed0")
     plan = toy_plan(house)
     progress = run(plan)
-    assert len(progress.done) == NODES - 3
+    assert len(progress.done) == JOBS - 3
     assert progress.failed == {
         "d0/small/craft/seed0": "ValueError: planted",
         "d0/small/craft/seed0/eval/big": "its training failed",
         "d0/small/craft/seed0/eval/small": "its training failed",
     }
-    by_name = {n.name: n for n in plan.nodes}
+    by_name = {n.name: n for n in plan.jobs}
     assert store.failure(by_name["d0/small/craft/seed0"]) == "ValueError: planted"
     (house / "fail").unlink()
-    assert run(plan).already == NODES - 3
+    assert run(plan).already == JOBS - 3
     assert store.state(by_name["d0/small/craft/seed0"]) == "done"
     assert store.failure(by_name["d0/small/craft/seed0"]) is None
 
 
 def test_a_dead_worker_fails_its_node_with_the_last_line_and_is_replaced(house: Path) -> None:
     (house / "die").write_text("d0/none/zero_shot/seed0/eval/small")
-    progress = run(toy_plan(house), jobs=1)
+    progress = run(toy_plan(house), workers=1)
     assert list(progress.failed.values()) == ["worker exit code 7; last line: the last words"]
-    assert len(progress.done) == NODES - 1
+    assert len(progress.done) == JOBS - 1
 
 
 def test_three_failures_in_a_row_end_the_run_unless_told_otherwise(house: Path) -> None:
     (house / "fail").write_text("seed0")
     plan = toy_plan(house)
-    progress = run(plan, jobs=1)
+    progress = run(plan, workers=1)
     assert sum(error == "ValueError: planted" for error in progress.failed.values()) == 3
     assert not progress.done
     assert sum(line.startswith("start") for line in journal(house).elements()) == 3
@@ -168,7 +168,7 @@ def test_a_worker_that_cannot_start_is_one_clear_error(house: Path) -> None:
 def test_a_backbone_without_weights_fails_alone(
     house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its nodes fail with one line each and are no failures in a row; what needs them, too; the rest is computed."""
+    """Its jobs fail with one line each and are no failures in a row; what needs them, too; the rest is computed."""
     toy_plan(house)
     shutil.move(house / "weights/big", house / "elsewhere")
     command = (sys.executable, table_kit.__file__, "worker", "0.0")
@@ -181,42 +181,42 @@ def test_a_backbone_without_weights_fails_alone(
     line = "the weights of backbone 'big' are not there; make pocket-family trains them"
     assert said.count(f"FAILED: {line}") == 2 * 3, "two zero-shot tests, two trainings, two tests of small's encoders"
     plan = make_plan(load_spec(Path(spec)), house / "runs")
-    needs = {n.name for n in plan.nodes if "big" in n.name}
-    assert {n.name for n in plan.nodes if store.state(n) == "done"} == {n.name for n in plan.nodes} - needs
+    needs = {n.name for n in plan.jobs if "big" in n.name}
+    assert {n.name for n in plan.jobs if store.state(n) == "done"} == {n.name for n in plan.jobs} - needs
     assert len(needs) == 10
-    without = [n for n in plan.nodes if n.facts["backbone"] == "big" and n.kind == "eval" and n.parent]
+    without = [n for n in plan.jobs if n.facts["backbone"] == "big" and n.kind == "eval" and n.parent]
     tested = [n for n in without if n.parent is not None and n.parent.facts["backbone"] == "small"]
     assert [store.failure(n) for n in tested] == [line] * 2, "though their training was done after they had failed"
     errors = Counter(cell.error for cell in collect(plan).values())
     assert errors == {line: 2 * 4, None: 2 * 2}, "every cell that lacks a number says why"
     assert main(["status", *arguments]) == 0
-    assert f"{line} (8 nodes wait for them)" in capsys.readouterr().out
+    assert f"{line} (8 jobs wait for them)" in capsys.readouterr().out
     shutil.move(house / "elsewhere", house / "weights/big")
     fingerprint.weights_version.cache_clear()
     assert main(["run", *arguments, "--jobs", "2"]) == 0
     said = capsys.readouterr().out
-    assert f"{NODES - 10} of {NODES} nodes were already done" in said
-    assert f"{NODES} of {NODES} nodes done" in said
+    assert f"{JOBS - 10} of {JOBS} jobs were already done" in said
+    assert f"{JOBS} of {JOBS} jobs done" in said
     assert "FAILED" not in said
 
 
 def test_a_lock_is_free_when_its_holder_dies(house: Path) -> None:
     """On any system: no module of one system alone is imported for it."""
     plan = toy_plan(house)
-    node = plan.nodes[0]
-    lock = store.try_lock(plan.root, node)
+    job = plan.jobs[0]
+    lock = store.try_lock(plan.root, job)
     assert lock is not None
-    assert store.try_lock(plan.root, node) is None
-    assert store.try_lock(plan.root, plan.nodes[1]) is not None
+    assert store.try_lock(plan.root, job) is None
+    assert store.try_lock(plan.root, plan.jobs[1]) is not None
     lock.release()
     holder = """if True:
         import sys
         from pathlib import Path
         from craft_lightning.benchmark import plan
         from craft_lightning.benchmark import spec
-        from craft_lightning.benchmark import result_store as store
+        from craft_lightning.benchmark import store
         made = plan.make_plan(spec.load_spec(Path(sys.argv[1])), Path(sys.argv[2]))
-        held = store.try_lock(made.root, made.nodes[0])
+        held = store.try_lock(made.root, made.jobs[0])
         print("held", flush=True)
         sys.stdin.read()
     """
@@ -224,10 +224,10 @@ def test_a_lock_is_free_when_its_holder_dies(house: Path) -> None:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    assert store.try_lock(plan.root, node) is None
+    assert store.try_lock(plan.root, job) is None
     process.kill()
     process.communicate()
-    assert store.try_lock(plan.root, node) is not None
+    assert store.try_lock(plan.root, job) is not None
 
 
 def test_stale_results_are_named_and_computed_anew(house: Path) -> None:
@@ -235,12 +235,12 @@ def test_stale_results_are_named_and_computed_anew(house: Path) -> None:
     (house / "weights" / "small" / "model.bin").write_bytes(b"other")
     fingerprint.weights_version.cache_clear()
     plan = toy_plan(house)
-    states = Counter((n.kind, store.state(n)) for n in plan.nodes)
+    states = Counter((n.kind, store.state(n)) for n in plan.jobs)
     assert states == {("train", "stale"): 2, ("train", "done"): 2, ("eval", "stale"): 8, ("eval", "done"): 4}
-    reasons = {store.why_stale(n) for n in plan.nodes if store.state(n) == "stale"}
+    reasons = {store.why_stale(n) for n in plan.jobs if store.state(n) == "stale"}
     assert reasons == {"weights", "the encoder under test"}
     assert run(plan).already == 6
-    assert {store.state(n) for n in plan.nodes} == {"done"}
+    assert {store.state(n) for n in plan.jobs} == {"done"}
 
 
 def test_two_runners_share_the_work(house: Path) -> None:
@@ -248,13 +248,13 @@ def test_two_runners_share_the_work(house: Path) -> None:
     command = [sys.executable, table_kit.__file__, "run", str(plan.spec.path), str(house / "runs"), "1", "0.05"]
     runners = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [r.wait(timeout=30) for r in runners] == [0, 0]
-    assert journal(house) == Counter(f"{word} {n.name}" for n in plan.nodes for word in ("start", "end"))
+    assert journal(house) == Counter(f"{word} {n.name}" for n in plan.jobs for word in ("start", "end"))
 
 
 def test_ctrl_c_stops_at_once(house: Path) -> None:
     plan = toy_plan(house)
     command = [sys.executable, table_kit.__file__, "run", str(plan.spec.path), str(house / "runs"), "2", "60"]
-    # A shell starts background jobs with Ctrl-C ignored, and children inherit that: a person's terminal does not.
+    # A shell starts background workers with Ctrl-C ignored, and children inherit that: a person's terminal does not.
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -267,5 +267,5 @@ def test_ctrl_c_stops_at_once(house: Path) -> None:
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=10)
-    assert time.monotonic() - began < 5, "the nodes take a minute"
+    assert time.monotonic() - began < 5, "the jobs take a minute"
     wait_until_gone(workers)

@@ -9,7 +9,7 @@ import pytest
 import table_kit
 from test_table_claims import CLAIMS
 
-from craft_lightning.benchmark import result_store as store
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import gather, read, stored_seeds, to_csv
 from craft_lightning.benchmark.spec import load_spec
@@ -36,17 +36,17 @@ def toy_plan() -> Plan:
 
 
 def fill(plan: Plan, hole: str = "d1/small/craft/seed1") -> None:
-    for number, node in enumerate(plan.nodes):
-        if hole in node.name:
-            store.write_failure(node, "ValueError: planted, with a | bar")
-        elif node.kind == "train":
+    for number, job in enumerate(plan.jobs):
+        if hole in job.name:
+            store.write_failure(job, "ValueError: planted, with a | bar")
+        elif job.kind == "train":
             cost = {"parameters": 1_024_385, "seconds": 31.25 + number, "memory": 1.2345e9}
-            table_kit.write_result(node, {}, cost=cost, made={**MADE, "changed": number == 3})
+            table_kit.write_result(job, {}, cost=cost, made={**MADE, "changed": number == 3})
         else:
             metrics = {f"test/exact_match{part}": (number * 7 % 41) / 61 for part in ("", "_seen", "_unseen")}
             items = {"all": 61, "seen": 50, "unseen": 11, "majority": 17}
-            table_kit.write_predictions(node, [True] * 61)
-            table_kit.write_result(node, metrics, items, made=MADE)
+            table_kit.write_predictions(job, [True] * 61)
+            table_kit.write_result(job, metrics, items, made=MADE)
 
 
 def test_every_format_is_the_same_from_the_runs_and_from_the_stored_table(house: Path) -> None:
@@ -71,8 +71,8 @@ def test_publishing_writes_the_pages_from_the_stored_table_and_the_verb_prints_t
     written = [Path(line.removeprefix("written: ")) for line in capsys.readouterr().out.splitlines()]
     names = ["experiments/tables/results/toy.csv", "experiments/tables/results/toy.json", "docs/toy.md", "README.md"]
     assert [p.as_posix() for p in written] == names
-    for node in plan.nodes:
-        (node.folder / store.RESULT).unlink(missing_ok=True)
+    for job in plan.jobs:
+        (job.folder / store.RESULT).unlink(missing_ok=True)
     for form, page in (("readme", "README.md"), ("markdown", "docs/toy.md")):
         assert main(["render", "toy", "--from", names[0], "--format", form]) == 0
         printed = capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_the_runner_never_takes_a_stored_table_for_results(house: Path) -> None:
     plan = toy_plan()
     fill(plan)
     publish(plan)
-    assert all(store.state(node) == "missing" for node in make_plan(plan.spec, house / "elsewhere").nodes)
+    assert all(store.state(job) == "missing" for job in make_plan(plan.spec, house / "elsewhere").jobs)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_no_seed_is_lost_by_publishing_fewer(house: Path) -> None:
         main(["render", "toy", "--seeds", "0", "--publish"])
     assert path.read_text() == stored
     assert main(["render", "toy", "--seeds", "0", "1", "2", "--publish"]) == 0
-    for node in plan.nodes:
-        if node.facts["seed"] == 2:
-            (node.folder / store.RESULT).unlink()
+    for job in plan.jobs:
+        if job.facts["seed"] == 2:
+            (job.folder / store.RESULT).unlink()
     with pytest.raises(CraftError, match=r"toy.csv holds seeds 0 1 2, "):
         main(["render", "toy", "--seeds", "0", "1", "2", "--publish"])
     assert path.read_text() == stored

@@ -9,11 +9,11 @@ import pytest
 import table_kit
 import yaml
 
-from craft_lightning.benchmark import result_store as store
-from craft_lightning.benchmark.cells import mean_of
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import gather, read, to_csv
-from craft_lightning.benchmark.spec import Row, load_spec
+from craft_lightning.benchmark.results import gather, mean_of, read, to_csv
+from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.benchmark.table_parts import Row
 from craft_lightning.errors import CraftError
 from craft_lightning.report.sections import build_report
 
@@ -34,11 +34,11 @@ def toy_plan(root: Path) -> Plan:
 
 
 def fill(plan: Plan, values: dict[str, float]) -> None:
-    for node in plan.nodes:
-        value = next(v for part, v in values.items() if part in node.name)
+    for job in plan.jobs:
+        value = next(v for part, v in values.items() if part in job.name)
         metrics = {"val/accuracy": 0.99, "val/accuracy_seen": value}
         items = {"all": 10, "seen": 8, "unseen": 2}
-        store.write_json(node.folder / store.RESULT, {"key": node.key, "metrics": metrics, "items": items})
+        store.write_json(job.folder / store.RESULT, {"key": job.key, "metrics": metrics, "items": items})
 
 
 def test_a_swept_row_is_one_row_a_setting(tmp_path: Path) -> None:
@@ -58,15 +58,15 @@ def test_a_swept_row_is_one_row_a_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", [0.1, []])
 def test_a_sweep_without_values_is_refused(values: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        CraftError, match=r"rows\[craft\]\.sweep\.model\.init_args\.optim\.lr: must be a list of values"
+        CraftError, match=r"rows\[craft\]\.sweep\.model\.init_args\.optim\.lr: (must be a valid list|is empty)"
     ):
         load_spec(swept(tmp_path, **{LR: values}))
 
 
 def test_validation_shows_the_trainings_and_tests_nothing(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
-    trained = [n for n in plan.nodes if n.kind == "train"]
-    others = [n for n in plan.nodes if n.kind == "eval"]
+    trained = [n for n in plan.jobs if n.kind == "train"]
+    others = [n for n in plan.jobs if n.kind == "eval"]
     assert len(trained) == 2 * len(RATES)
     assert {n.facts["seed"] for n in trained} == {7}
     assert {n.arguments[0] for n in others} == {"validate"}
@@ -94,7 +94,7 @@ def test_the_best_setting_is_named(values: tuple[float, ...], expected: str, tmp
 def test_an_unfinished_setting_is_never_the_best(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
     fill(plan, {"zero_shot": 0.4, "lr0.0001/": 0.5, "lr0.001/": 0.6, "lr0.01/": 0.9})
-    gone = next(n for n in plan.nodes if "lr0.01/" in n.name)
+    gone = next(n for n in plan.jobs if "lr0.01/" in n.name)
     (gone.folder / store.RESULT).unlink()
     assert any(remark.startswith("Best: CRAFT, lr 0.001:") for remark in build_report(plan, gather(plan)).remarks)
 

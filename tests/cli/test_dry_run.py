@@ -61,7 +61,7 @@ def test_at_pocket_scale_it_counts(dry_run: Any) -> None:
     code, lines = dry_run("pocket")
     assert code == 0
     assert len(lines) == 1
-    assert re.match(r"\d+ nodes: \d+ train, \d+ eval; results below .*; --commands lists them$", lines[0])
+    assert re.match(r"\d+ jobs: \d+ train, \d+ eval; results below .*; --commands lists them$", lines[0])
 
 
 @pytest.mark.parametrize("devices", ["8", "40gb", "8x40", "x8x40gb"])

@@ -1,0 +1,240 @@
+"""What a table is asked to decide, and how: paired differences of stored replies, with a bootstrap interval.
+
+A claim compares gains over the own baseline row: that of some lines with nothing, or with that of others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.plan import Plan, baseline_of
+from craft_lightning.benchmark.table_parts import Claim, Lines
+from craft_lightning.errors import CraftError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Outcomes = NDArray[np.float64]
+
+DRAWS = 10_000
+LEVEL = 0.95
+LEAST_SEEDS = 3
+"""Fewer runs of a method than this decide nothing, however far their interval is from 0."""
+WIDE = 3.0
+"""Points of spread over the seeds beyond which the interval is too short: resampling three seeds knows nothing of what
+others would do. A test counts how often it holds a planted difference."""
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this number of seeds"
+NO_ANSWER = "cannot be judged"
+LEFT_OUT = "the others are not finished in all of its cells"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the predictions say of a claim.
+
+    Attributes:
+        word: one of :data:`HOLDS`, :data:`FAILS`, :data:`UNDECIDED`, :data:`NO_ANSWER`.
+        estimate, low, high: mean difference and its 95 % interval, in printed units; None if nothing can be said.
+        detail: columns on either side of 0, or what is missing.
+        spread: standard deviation of the difference over the seeds, in printed units; None for fewer than two.
+    """
+
+    id: str
+    text: str
+    word: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    detail: str
+    spread: float | None = None
+
+    @property
+    def warning(self) -> str:
+        """What to know beside the interval; empty where there is nothing."""
+        if self.spread is None or self.spread <= WIDE:
+            return ""
+        return (
+            f"Its seeds spread by {self.spread:.2f} points: beyond {WIDE:g}, an interval over three seeds holds the "
+            f"true difference less often than {LEVEL:.0%} says (83% of the time at 4 points); more seeds mend that"
+        )
+
+
+def interval(strata: Sequence[Outcomes], draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
+    """Mean over datasets of the mean difference, and its interval by the bootstrap.
+
+    A draw resamples items within each dataset (the same ones for all seeds) and seeds jointly for all datasets. Items
+    whose outcomes are equal in all seeds are interchangeable, so a draw of n items is a multinomial draw of outcomes.
+
+    Args:
+        strata: for each dataset the paired differences ``[seeds, items]``.
+        draws: number of resamples.
+        seed: of the random numbers.
+
+    Returns:
+        Estimate, lower and upper end of the interval of :data:`LEVEL`.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    seeds = len(strata[0])
+    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    total = np.zeros(draws)
+    for outcomes in strata:
+        patterns, counts = np.unique(outcomes, axis=1, return_counts=True)
+        items = counts.sum()
+        drawn = rng.multinomial(items, counts / items, size=draws) / items
+        total += (drawn @ patterns.T * chosen).sum(axis=1)
+    low, high = np.quantile(total / len(strata), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(np.mean([outcomes.mean() for outcomes in strata])), float(low), float(high)
+
+
+def spread(strata: Sequence[Outcomes]) -> float:
+    """Standard deviation over the seeds, at least two, of the mean over datasets of the mean difference.
+
+    Args:
+        strata: as for :func:`interval`.
+    """
+    import numpy as np
+
+    return float(np.std(np.mean([outcomes.mean(axis=1) for outcomes in strata], axis=0), ddof=1))
+
+
+def decide(low: float, high: float, seeds: int) -> str:
+    """The word for an interval: it has to exclude 0, and enough seeds have to stand behind it."""
+    if seeds < LEAST_SEEDS or low <= 0 <= high:
+        return UNDECIDED
+    return HOLDS if low > 0 else FAILS
+
+
+def judge(plan: Plan) -> tuple[Verdict, ...]:
+    """A verdict on each claim of the table."""
+    replies = _Replies(plan)
+    return tuple(_judge(plan, claim, replies) for claim in plan.spec.claims)
+
+
+def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
+    try:
+        sides, seeds, wanted = _compared(plan, claim)
+        reference = next(iter(sides[0].values()))
+        gains = [[replies.gain(side, c, seeds, reference) for c in range(len(plan.columns))] for side in sides]
+    except CraftError as error:
+        return Verdict(claim.id, claim.text, NO_ANSWER, None, None, None, str(error))
+    strata = [one - other for one, other in zip(*gains, strict=True)] if len(gains) > 1 else gains[0]
+    scale = plan.spec.metric.scale
+    estimate, low, high = (round(value * scale, 4) for value in interval(strata))
+    labels = {row.id: row.label for row in plan.spec.rows}
+    parts = []
+    for lines, gained in zip((claim.gain, claim.above), gains, strict=False):
+        below, columns = sum(bool(outcomes.mean() < 0) for outcomes in gained), len(plan.columns)
+        name, base = labels[lines.row if lines else ""], labels[plan.spec.baseline]
+        parts.append(f"{name} is below its own {base} row on {below} of {columns} sets")
+    whole = f"{wanted} seed{'s' if wanted > 1 else ''}"
+    parts.append(whole if len(seeds) == wanted else f"{len(seeds)} of {wanted} seeds, {LEFT_OUT}")
+    luck = round(spread(strata) * scale, 4) if len(seeds) > 1 else None
+    return Verdict(claim.id, claim.text, decide(low, high, len(seeds)), estimate, low, high, "; ".join(parts), luck)
+
+
+def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int]], list[int], int]:
+    """The lines of each side of a claim with their baseline lines, the seeds that all of them have, and the number of
+    planned seeds.
+
+    Raises:
+        CraftError: the results do not allow a verdict; says why.
+    """
+    wanted = [claim.gain] if claim.above is None else [claim.gain, claim.above]
+    sides = [_numbers(plan, lines) for lines in wanted]
+    if not all(sides):
+        raise CraftError("its lines are not part of this cut of the table")
+    based = [{n: base for n in side if (base := baseline_of(plan, plan.lines[n])) is not None} for side in sides]
+    if [list(side) for side in based] != sides:
+        raise CraftError("one of its lines has no baseline row on its backbone")
+    lines = {number for side in based for pair in side.items() for number in pair}
+    places = [(number, c) for number in lines for c in range(len(plan.columns))]
+    if missing := sum(not any(map(store.result, plan.cells[place])) for place in places):
+        raise CraftError(f"{missing} of {len(places)} cells are missing")
+    # What trains nothing has one seed, whatever the others have.
+    trained = [place for place in places if plan.lines[place[0]].surrogate] or places
+    finished = [{int(j.facts["seed"]) for j in plan.cells[p] if store.result(j) is not None} for p in trained]
+    seeds = sorted(set.intersection(*finished))
+    if not seeds:
+        raise CraftError("no seed is finished in all of its cells")
+    return based, seeds, max(len(plan.cells[place]) for place in trained)
+
+
+def _numbers(plan: Plan, wanted: Lines) -> list[int]:
+    """Numbers of the printed lines that are meant."""
+    return [
+        number
+        for number, line in enumerate(plan.lines)
+        if line.row.id == wanted.row
+        and wanted.backbone in ("", line.backbone.id)
+        and wanted.surrogate in ("", line.surrogate.id if line.surrogate else "")
+    ]
+
+
+class _Replies:
+    """The replies behind printed lines; each file is read once, and all are checked to answer the same items."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.known: dict[Path, dict[str, tuple[str | None, bool]]] = {}
+
+    def gain(self, bases: Mapping[int, int], column: int, seeds: Sequence[int], reference: int) -> Outcomes:
+        """Mean gain of some lines over their own baselines, item by item: ``[seeds, items]``.
+
+        Args:
+            bases: line to baseline line. column: of the table. seeds: the runs to use.
+            reference: line whose items all others must match.
+
+        Raises:
+            CraftError: two jobs were asked different items, or a file of replies is not there or not whole.
+        """
+        import numpy as np
+
+        asked = self._file(reference, column, seeds[0])
+
+        def correct(number: int) -> list[list[float]]:
+            return [self._correct(self._file(number, column, seed), asked) for seed in seeds]
+
+        mean: Outcomes = np.mean([np.subtract(correct(n), correct(base)) for n, base in bases.items()], axis=0)
+        return mean
+
+    def _file(self, number: int, column: int, seed: int) -> Path:
+        """Of a line at a column; what trains nothing has the same file for every seed."""
+        line, jobs = self.plan.lines[number], self.plan.cells[number, column]
+        job = next(j for j in jobs if j.facts["seed"] == seed) if line.surrogate else jobs[0]
+        return store.predictions(job, line.row.keep_ratio)
+
+    def _correct(self, file: Path, reference: Path) -> list[float]:
+        """1 for each right reply, in the order of the reference's items."""
+        mine, theirs = self._read(file), self._read(reference)
+        odd = next((key for key in (theirs | mine) if mine.get(key, (0,))[0] != theirs.get(key, (0,))[0]), None)
+        if odd is not None:
+            names = [path.parent.relative_to(self.plan.root).as_posix() for path in (file, reference)]
+            raise CraftError(f"item {odd} was asked differently in {names[0]} and in {names[1]}")
+        return [float(mine[key][1]) for key in theirs]
+
+    def _read(self, path: Path) -> dict[str, tuple[str | None, bool]]:
+        if path not in self.known:
+            self.known[path] = read_predictions(path)
+        return self.known[path]
+
+
+def read_predictions(path: Path) -> dict[str, tuple[str | None, bool]]:
+    """Item hash and correctness by key, in the order of the file.
+
+    Raises:
+        CraftError: the file is not there or not whole.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {row["key"]: (row["item"], bool(row["correct"])) for row in rows}
+    except (OSError, ValueError, KeyError) as error:
+        raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

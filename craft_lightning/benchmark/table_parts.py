@@ -1,0 +1,396 @@
+"""What a table is made of, as values that check themselves: backbones, rows, columns, metric, claims."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from craft_lightning.errors import CraftError, nearest
+from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
+from data_modules.datasets import DATASETS
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C where there is one: six times faster."""
+
+PaperKey = tuple[str, str, str, str]
+"""(method, surrogate or "none", backbone, column), in the paper's own words."""
+PAPER_NAMES = ("method", "train_surrogate", "inference_backbone")
+NO_NUMBERS = {*PAPER_NAMES, "vision_token"}
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        CraftError: the file is no YAML or no mapping; names the line.
+    """
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise CraftError(f"{path} must hold a mapping, got {type(value).__name__}")
+    return value
+
+
+@dataclass
+class Context:
+    """What values are checked against: the folder that paths start from, and names by what they name."""
+
+    folder: Path
+    names: dict[str, list[str]]
+
+
+Info = ValidationInfo[Context]
+
+
+def _context(info: Info) -> Context:
+    assert info.context is not None
+    return info.context
+
+
+def unknown_name(name: str, known: Iterable[str], kind: str = "name") -> str:
+    """The message for a name that is none of the known ones, with the nearest."""
+    known = list(known)
+    close = nearest(name, known)
+    return f"unknown {kind} {name!r}{f'; did you mean {close!r}?' if close else ''} Known: {', '.join(known)}"
+
+
+def _existing(path: Path, info: Info) -> Path:
+    found = _context(info).folder / path
+    if not found.is_file():
+        there = [p.name for p in found.parent.glob(f"*{found.suffix}")] if found.parent.is_dir() else []
+        close = nearest(found.name, there)
+        raise ValueError(f"{str(path)!r} does not exist" + (f"; did you mean {close!r}?" if close else ""))
+    return found
+
+
+def _one_of(*words: str, kind: str = "") -> AfterValidator:
+    """A check for one of some words, or for one of the context's names of a kind, where there are any.
+
+    An empty text is the name of nothing.
+    """
+
+    def check(name: str, info: Info) -> str:
+        known = _context(info).names[kind] if kind else words
+        if known and name not in known and (name or words):
+            raise ValueError(unknown_name(name, known))
+        return name
+
+    return AfterValidator(check)
+
+
+Folder = Annotated[Path, AfterValidator(lambda path, info: _context(info).folder / path)]
+File = Annotated[Path, AfterValidator(_existing)]
+RowName = Annotated[str, _one_of(kind="row")]
+BackboneName = Annotated[str, _one_of(kind="backbone")]
+Settings = dict[str, Any]
+
+
+class Values(BaseModel):
+    """Values of a table's file: no unknown keys, and nothing is changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(Values):
+    """Something with an id; ``label`` is what is printed, and ``paper`` its name in the paper (empty: none)."""
+
+    id: str
+    label: str = Field(default_factory=lambda data: data.get("id", ""))
+
+
+class Backbone(Named):
+    """A language model with its vision tower.
+
+    Attributes:
+        name: a known backbone or the folder of a checkpoint, as ``--model.backbone.name`` takes it; by default the id.
+        overrides: settings of this backbone, for training and testing.
+        weights: checkpoint folders, which need not be there; by default that of ``name``: itself, or where a known
+            checkpoint is shipped, lies below ``$CRAFT_MODELS`` or in the hub's cache.
+        origin: how to get them.
+    """
+
+    paper: Annotated[str, _one_of(kind="paper's backbone")] = ""
+    name: str = Field(default_factory=lambda data: data.get("id", ""))
+    overrides: Settings = {}
+    weights: tuple[Folder, ...] = ()
+    _origin: str = "make pocket-family trains them"
+
+    @model_validator(mode="after")
+    def _find_weights(self) -> Backbone:
+        if "weights" in self.model_fields_set:
+            return self
+        folder = Path(self.name)
+        if self.name in BACKBONES:
+            self._origin = BACKBONES[self.name].origin
+            try:
+                folder = resolve(VlmSpec(self.name))
+            except CraftError:
+                folder = models_root() / self.name
+        elif not folder.is_dir():
+            raise ValueError(unknown_name(self.name, BACKBONES, "checkpoint"))
+        return self.model_copy(update={"weights": (folder,)})
+
+    @property
+    def origin(self) -> str:
+        """How to get the weights."""
+        return self._origin
+
+
+class RowEntry(Named):
+    """A row of the file: a method with the surrogates it trains on and the backbones it is tested on.
+
+    Attributes:
+        method: the config fragment; its stem names the method in run folders.
+        train_on: surrogates, none if the method trains nothing.
+        eval_on: backbones, none if each surrogate is tested on itself only.
+        tested_from: what a test takes from the training: the adapted ``encoder``, which any backbone of its codebook
+            reads, or the ``checkpoint``, for a method that leaves the encoder as it was and is tested on its surrogate.
+        overrides: settings of this row, for training and testing. eval: settings for testing only.
+        sweep: values by setting: the row stands for one row a combination.
+        keep: keep ratios of visual tokens: the row stands for one row a ratio, all measured by one test.
+    """
+
+    paper: Annotated[str, _one_of(kind="paper's row")] = ""
+    method: File
+    train_on: tuple[BackboneName, ...] = ()
+    eval_on: tuple[BackboneName, ...] = ()
+    tested_from: Annotated[str, _one_of("encoder", "checkpoint")] = "encoder"
+    overrides: Settings = {}
+    eval: Settings = {}
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    keep: list[Any] = []
+
+    @field_validator("keep")
+    @classmethod
+    def _check_ratios(cls, ratios: list[Any]) -> list[Any]:
+        for ratio in ratios:
+            if not isinstance(ratio, float) or not 0.0 < ratio <= 1.0 or ratios.count(ratio) > 1:
+                raise ValueError(f"must be different ratios in (0, 1], written like 0.8 or 1.0, got {ratio!r}")
+        return ratios
+
+    @model_validator(mode="after")
+    def _check_models(self) -> RowEntry:
+        if not self.train_on and not self.eval_on:
+            raise ValueError("needs train_on, eval_on or both")
+        if self.tested_from == "checkpoint" and (self.eval_on or not self.train_on):
+            raise ValueError("a checkpoint is tested where it was trained: needs train_on and no eval_on")
+        return self
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that it stands for; of several keep ratios the first stands beside the paper's number."""
+        for values in itertools.product(*self.sweep.values()):
+            chosen = dict(zip(self.sweep, values, strict=True))
+            words = " ".join(f"{setting.rsplit('.', 1)[-1]} {value}" for setting, value in chosen.items())
+            row = Row.model_construct(**{name: getattr(self, name) for name in RowEntry.model_fields})
+            if chosen:
+                name, label = f"{self.id}-{words.replace(' ', '')}", f"{self.label}, {words}"
+                overrides = {**self.overrides, **chosen}
+                row = row.model_copy(update={"id": name, "label": label, "overrides": overrides, "swept": self.id})
+            shown = {"curve": row.id, "eval": {**self.eval, "prune.enabled": True, "prune.also": self.keep}}
+            for number, ratio in enumerate(self.keep):
+                name, label = f"{row.id}-keep{ratio}", f"{row.label}, keep {ratio}"
+                paper = {} if number == 0 else {"paper": ""}
+                yield row.model_copy(update={"id": name, "label": label, "keep_ratio": ratio, **shown, **paper})
+            if not self.keep:
+                yield row
+
+
+class Row(RowEntry):
+    """A row of the table.
+
+    Attributes:
+        swept: id of the row in the file that this one is a setting of, empty otherwise.
+        keep_ratio, curve: share of visual tokens that this row shows, and id of the row that lists it among others.
+    """
+
+    swept: str = ""
+    keep_ratio: float | None = None
+    curve: str = ""
+
+
+def row_ids(raw: dict[str, Any]) -> list[str]:
+    """Ids of the rows that an item of the file stands for, so far as it can be read."""
+    try:
+        return [row.id for row in RowEntry.model_construct(**raw).rows()]
+    except (AttributeError, TypeError):
+        return [str(raw.get("id"))]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is adapted to or tested on: a dataset by name or import path, as ``--data.dataset`` takes it, or settings of
+    the user's in a config file named after it."""
+
+    name: str
+    config: Path | None = None
+
+
+def _dataset(text: Any, info: Info) -> Dataset:
+    if not isinstance(text, str):
+        raise ValueError(f"must be a name or a config file, got {text!r}")
+    if text.endswith((".yaml", ".yml")):
+        return Dataset(Path(text).stem, _existing(Path(text), info))
+    if not DATASETS.place(text):
+        raise ValueError(unknown_name(text, DATASETS))
+    return Dataset(text)
+
+
+class Column(Named):
+    """What a method adapts to, and what it is tested on afterwards.
+
+    Attributes:
+        datasets: those to adapt to, each on its own; the column shows the mean over them. In the file also ``dataset``,
+            a single one.
+        test_on: ``same`` set as adapted to, or each of the ``others`` of the table.
+        eval: settings for testing only.
+        overrides: maps a row's id (or ``all``) to the settings that are needed there.
+    """
+
+    paper: Annotated[str, _one_of(kind="paper's column")] = ""
+    datasets: Annotated[
+        tuple[Annotated[Dataset, BeforeValidator(_dataset)], ...],
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        Field(min_length=1, validation_alias=AliasChoices("dataset", "datasets")),
+    ]
+    test_on: Annotated[str, _one_of("same", "others")] = "same"
+    eval: Settings = {}
+    overrides: dict[Annotated[str, _one_of(kind="row or all")], Settings] = {}
+
+
+class Metric(Values):
+    """The name of the metric of record in ``job.json``, the factor for printing and the digits printed.
+
+    A table of a ``val/`` metric shows what trainings found on their validation items; it tests nothing.
+    """
+
+    name: str = "test/exact_match"
+    scale: float = 100.0
+    digits: int = 2
+
+    @property
+    def of_validation(self) -> bool:
+        """Whether it is measured on validation items."""
+        return self.name.startswith("val/")
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether it exists for seen and unseen labels apart, as ``<name>_seen`` and ``<name>_unseen``."""
+        return not self.name.endswith("seen")
+
+    def at(self, keep_ratio: float | None) -> str:
+        """Its name at one of the keep ratios that a test measures; None is the test's own."""
+        stage, name = self.name.split("/", 1)
+        return self.name if keep_ratio is None else f"{stage}/keep{keep_ratio}/{name}"
+
+
+class Lines(Values):
+    """Printed rows of a table: all of a row of the spec, or those of one surrogate or backbone (empty: any)."""
+
+    row: RowName
+    surrogate: BackboneName = ""
+    backbone: BackboneName = ""
+
+
+class Claim(Values):
+    """``gain``: lines whose mean gain over their own baseline is claimed to be above 0, or above that of ``above``."""
+
+    id: Annotated[str, Field(coerce_numbers_to_str=True)]
+    text: str
+    gain: Lines
+    above: Lines | None = None
+
+
+def _read_numbers(files: Any, info: Info) -> dict[PaperKey, float]:
+    """The numbers in some CSV files."""
+    if not isinstance(files, list):
+        raise ValueError(f"must be a list of files, got {files!r}")
+    values, wrong = dict[PaperKey, float](), list[str]()
+    for path in [_existing(Path(str(file)), info) for file in files]:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            headers = list(reader.fieldnames or [])
+            if not set(PAPER_NAMES) <= set(headers):
+                raise ValueError(f"{path.name} needs the columns {', '.join(PAPER_NAMES)}")
+            for line in reader:
+                method, surrogate, backbone = (line[name] for name in PAPER_NAMES)
+                for column in [name for name in headers if name not in NO_NUMBERS]:
+                    try:
+                        values[method, surrogate, backbone, column] = float(line[column])
+                    except (TypeError, ValueError):
+                        where = f"{path.name}, line {reader.line_num}"
+                        wrong.append(f"{where}: {column} is no number: {line[column]!r}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return values
+
+
+class Paper(Values):
+    """The paper's own numbers, transcribed as CSV files, and where they are from."""
+
+    source: str
+    values: Annotated[dict[PaperKey, float], BeforeValidator(_read_numbers)] = {}
+
+
+class TableSpec(Values):
+    """A whole table.
+
+    Attributes:
+        base: config fragments below those of method, backbone and dataset.
+        order: lines are printed by ``backbones``, each with all its rows, or by ``rows``, each on all its backbones.
+        baseline: id of the row that gains are counted from, on the same backbone.
+    """
+
+    path: Path
+    name: str = Field(default_factory=lambda data: data["path"].stem)
+    title: str = ""
+    note: Annotated[str, AfterValidator(lambda text: " ".join(text.split()))] = ""
+    scale: str = "pocket"
+    base: tuple[File, ...] = ()
+    backbones: tuple[Backbone, ...]
+    entries: tuple[RowEntry, ...] = Field(alias="rows")
+    columns: tuple[Column, ...]
+    seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = (0,)
+    order: Annotated[str, _one_of("backbones", "rows")] = "backbones"
+    baseline: RowName = ""
+    metric: Metric = Metric()
+    paper: Paper = Paper(source="")
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of the table."""
+        return tuple(row for entry in self.entries for row in entry.rows())
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Every set that some column names."""
+        return tuple(dict.fromkeys(d for column in self.columns for d in column.datasets))
+
+    @property
+    def averaged(self) -> bool:
+        """Whether a mean over the columns says something: all of them test in the same way."""
+        return len({(c.test_on, tuple(c.eval.items())) for c in self.columns}) == 1
+
+    def backbone(self, name: str) -> Backbone:
+        """The backbone with this id."""
+        return next(b for b in self.backbones if b.id == name)

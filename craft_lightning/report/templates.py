@@ -1,0 +1,46 @@
+"""The templates of a rendered table (``assets/``), filled by Jinja."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+ASSETS = Path(__file__).with_name("assets")
+
+
+def fill(name: str, **values: Any) -> str:
+    """A template of ``assets/`` with its values; only in HTML what they hold is escaped by itself."""
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=lambda name: name is not None and name.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    made.globals["zip"] = zip
+    made.filters |= {"markdown": markdown, "latex": latex}
+    made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return made
+
+
+def markdown(text: str, quoted: bool = False) -> str:
+    """A cell of a Markdown table, in italics if it is quoted; a bar in it would end the cell."""
+    escaped = text.replace("|", r"\|")
+    return f"*{escaped}*" if quoted else escaped
+
+
+def latex(text: str, quoted: bool = False) -> str:
+    """A cell of a LaTeX table, in italics if it is quoted."""
+    escaped = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
+    escaped = re.sub(r"(?<![\w-])-(?=[\d.])", "$-$", escaped).replace("±", r"$\pm$").replace("~", r"\textasciitilde{}")
+    return f"\\textit{{{escaped}}}" if quoted else escaped
