@@ -1,6 +1,6 @@
 """The code behind a result: what a worker's imports reach, hashed without what explains it.
 
-The modules are found by following the import statements, from the worker and from what a node's settings name, so that
+The modules are found by following the import statements, from the worker and from what a job's settings name, so that
 a new file counts from its first day. :data:`APART` says what does not count, and why.
 """
 
@@ -27,7 +27,7 @@ from data_modules.twins import TWINS
 WORKER = "craft_lightning.worker"
 
 APART = {
-    "craft_lightning.benchmark": "plans nodes; a run knows nothing of it",
+    "craft_lightning.benchmark": "plans jobs; a run knows nothing of it",
     "craft_lightning.report": "shows results; a run knows nothing of it",
     "craft_lightning.workers": "start workers; a run knows nothing of them",
     "craft_lightning.errors": "texts of mistakes",
@@ -35,9 +35,9 @@ APART = {
     "craft_lightning.environment": "where files are; what it says of the machine, each result tells",
     "craft_lightning.io": "whole files or none",
     "craft_lightning.plugins": "finds what is named",
-    "craft_lightning.methods": "a list of names; a node's own method is followed",
-    "data_modules.datasets": "a list of names; a node's own dataset is followed",
-    "data_modules.twins": "a list of names; the twins that a node draws are followed",
+    "craft_lightning.methods": "a list of names; a job's own method is followed",
+    "data_modules.datasets": "a list of names; a job's own dataset is followed",
+    "data_modules.twins": "a list of names; the twins that a job draws are followed",
     "craft_lightning.run_facts": "what a run says of itself",
     "callbacks.hparams_tab": "for TensorBoard",
     "callbacks.report_files": "for the report",
@@ -68,20 +68,20 @@ class Module(NamedTuple):
 
 
 def code_version(settings: Mapping[str, Any], method: str, dataset: str) -> str:
-    """SHA-256 over the statements (see :func:`statements`) of all modules behind a node.
+    """SHA-256 over the statements (see :func:`statements`) of all modules behind a job.
 
     Files of another method or dataset do not count unless they are imported: adding one leaves the finished cells
     finished.
 
     Args:
-        settings: of the node, as :func:`.cache_key.resolve` returns them.
+        settings: of the job, as :func:`.cache_key.resolve` returns them.
         method, dataset: names of its fragments, where the settings name none.
     """
     return _version(tuple(starts(settings, method, dataset)))
 
 
 def starts(settings: Mapping[str, Any], method: str, dataset: str) -> Iterator[str]:
-    """The modules that a node begins with: the worker, and those that its settings name."""
+    """The modules that a job begins with: the worker, and those that its settings name."""
     yield WORKER
     named = (path.rpartition(".")[0] for path in _class_paths(settings))
     yield from (module for module in named if module and not of_library(module))

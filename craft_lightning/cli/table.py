@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from craft_lightning.cli.arguments import VerbParser, at_least_one, verb_parser
 from craft_lightning.errors import CraftError
 
 if TYPE_CHECKING:
@@ -23,24 +24,19 @@ JOBS_FOLDER = ".jobs"
 REHEARSAL = "craft_lightning.cli.dry_run"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """The parser of the ``table`` verbs."""
-    parser = argparse.ArgumentParser(
-        prog="craft_lightning table", description="Compute and print a table of the paper.", allow_abbrev=False
-    )
+    parser = verb_parser("table", "Compute and print a table of the paper.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="plan|run|status|render")
-    shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shared, only = VerbParser(add_help=False), VerbParser(add_help=False)
     shared.add_argument("table", help="a file, or a name below experiments/tables")
-    shared.add_argument("--scale", help="pocket or paper (default: the table's own)")
+    shared.shared("--scale", choices=None, default=None, help="pocket or paper (default: the table's own)")
     shared.add_argument("--seeds", type=int, nargs="+", metavar="K", help="in place of the table's seeds")
-    shared.add_argument("--limit", type=_positive, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
-    shared.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
-    only = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--limit", type=at_least_one, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
+    shared.shared("--runs")
     only.add_argument("--only", metavar="PATTERN", help="jobs whose name contains this, or matches it as in a shell")
-    verbs.add_parser("plan", parents=[shared, only], allow_abbrev=False, help="list the jobs and their commands")
-    run = verbs.add_parser(
-        "run", parents=[shared, only], allow_abbrev=False, help="compute what is missing, then render"
-    )
+    verbs.add_parser("plan", parents=[shared, only], help="list the jobs and their commands")
+    run = verbs.add_parser("run", parents=[shared, only], help="compute what is missing, then render")
     run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
     run.add_argument("--dry-run", action="store_true", help="say what would be computed; at paper scale examine it")
     run.add_argument("--commands", action="store_true", help="with --dry-run: then list the jobs and their commands")
@@ -48,27 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--keep-going", action="store_true", help="do not stop after three failures in a row")
     run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the jobs are computed")
     run.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=120")
-    verbs.add_parser("status", parents=[shared, only], allow_abbrev=False, help="count done, stale, failed and missing")
-    render = verbs.add_parser("render", parents=[shared], allow_abbrev=False, help="print the table and save it")
+    verbs.add_parser("status", parents=[shared, only], help="count done, stale, failed and missing")
+    render = verbs.add_parser("render", parents=[shared], help="print the table and save it")
     render.add_argument("--from", dest="stored", type=Path, metavar="CSV", help="a stored table in place of the runs")
     render.add_argument("--format", choices=["markdown", "readme", "latex", "csv"], help="print this, and save nothing")
-    render.add_argument(
-        "--publish",
-        action="store_true",
-        help="store the results beside the table (not with --from), write docs page and README",
-    )
+    publish = "store the results beside the table (not with --from), write docs page and README"
+    render.add_argument("--publish", action="store_true", help=publish)
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
 def _jobs(text: str) -> int | None:
-    return None if text == "auto" else _positive(text)
+    return None if text == "auto" else at_least_one(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
