@@ -84,8 +84,14 @@ class LocalWorker:
     def __init__(self, command: Sequence[str], events: queue.Queue[Event]) -> None:
         self.ready = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
-        self.process = subprocess.Popen(command, **pipes, env=surroundings(), start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=surroundings(),
+            start_new_session=True,
+        )
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
 
     def _read(self, events: queue.Queue[Event]) -> None:
