@@ -84,8 +84,8 @@ class SurrogateBuilder:
         for talks in sets.values():
             found, published = len(talks.talks) + talks.without, talks.published
             part = "" if found == published.rows else f" of the {published.rows:,} that were published"
-            left = f", {talks.without:,} without a picture left out" if talks.without else ""
-            self.log(f"{published.title}: {found:,} conversations{part}, {len(talks.names):,} pictures{left}")
+            left = f", {talks.without:,} without an image left out" if talks.without else ""
+            self.log(f"{published.title}: {found:,} conversations{part}, {len(talks.names):,} images{left}")
         tower = load_tower(self.host)
         if tower.quantizer is None:
             raise CraftError(f"{self.host} has no codebook: a surrogate reads codes")
@@ -134,7 +134,7 @@ class SurrogateBuilder:
         def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
             tower.to(self.fabric.device)
             found = codes_of(tower, image, rows)
-            self.log(f"{title}: codes of {rows[-1] + 1:,} of {total:,} pictures")
+            self.log(f"{title}: codes of {rows[-1] + 1:,} of {total:,} images")
             return found
 
         def complete(tensors: Mapping[str, Tensor]) -> bool:
@@ -145,7 +145,7 @@ class SurrogateBuilder:
         self.fabric.barrier()
         if left := (~shards.column("kept")).nonzero().flatten().tolist():
             one = skipped[0] if skipped else f"{talks.names[left[0]]} (skip_broken: false reads such files again)"
-            self.log(f"{title}: {len(left)} pictures left out, such as {one}")
+            self.log(f"{title}: {len(left)} images left out, such as {one}")
         return shards
 
     def tokens(self, talks: Talks, form: str, vlm: DiscreteVlm) -> Shards:
@@ -300,8 +300,8 @@ def chat_tokenizer(folder: Path) -> Any:
     tokenizer: Any = load_tokenizer(folder)
     if not tokenizer.chat_template:
         raise CraftError(f"{folder}: the tokenizer has no chat template, with which stage 2 writes conversations")
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "reply"}]
-    closed = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("reply")[2]
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "reply"}]
+    closed = tokenizer.apply_chat_template(messages, tokenize=False).rpartition("reply")[2]
     ends = [token for token in tokenizer.get_added_vocab() if closed.startswith(token)]
     if not ends:
         raise CraftError(f"{folder}: the chat template closes a reply with {closed!r}, which is no token of its own")
@@ -310,7 +310,7 @@ def chat_tokenizer(folder: Path) -> Any:
 
 
 def add_marks(language: Any, tokenizer: Any) -> None:
-    """Let a language model and its tokenizer know the two marks of a picture, and let replies end with the turn.
+    """Let a language model and its tokenizer know the two marks of an image, and let replies end with the message.
 
     The marks' embeddings start as the mean of the others, and are learnt in stage 2.
     """

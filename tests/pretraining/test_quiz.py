@@ -1,10 +1,13 @@
 """Questions asked of tokens: places, allowed answers, and that both what and where can be learnt from it."""
 
 import math
+from dataclasses import replace
 
+import pytest
 import torch
 
-from craft_lightning.pretraining.tower_stage import Quiz, grid_positions
+from craft_lightning.pretraining.plans import TowerSpec
+from craft_lightning.pretraining.tower_stage import PairBatch, Quiz, TowerPretraining, grid_positions
 from craft_lightning.types import IGNORED_LABEL
 
 
@@ -54,3 +57,40 @@ def test_what_and_where_are_learnt() -> None:
         loss.backward()
         optimizer.step()
     assert loss < 0.1
+
+
+SPEC = TowerSpec(
+    width=16, layers=2, heads=2, mlp=32, image_size=16, patch_size=4, text_layers=1, text_positions=8, codes=4, levels=2
+)
+
+
+def batch(step: int) -> PairBatch:
+    draw = torch.Generator().manual_seed(step)
+    pixels = torch.rand(3, 3, 16, 16, generator=draw) * 2 - 1
+    ids = torch.randint(20, (3, 8), generator=draw)
+    asked = torch.tensor([[0, 1], [1, 0], [0, 0]])
+    return PairBatch(pixels, ids, torch.eye(3, dtype=torch.bool), asked, asked, step)
+
+
+def pretraining(**other: int) -> TowerPretraining:
+    return TowerPretraining(replace(SPEC, **other), 20, 0, torch.ones(2, 3, dtype=torch.bool)).train()
+
+
+def test_quantisation_waits_for_its_step_and_for_the_features_the_codebook_starts_from() -> None:
+    model = pretraining(quantize_from=1)
+    # 20 features a codeword start the codebook: two batches of 48 tokens.
+    assert ["commitment" in model(batch(step)) for step in range(4)] == [False, False, True, True]
+    assert ["contrastive" in model(batch(step)) for step in range(4)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("quantize_from", [0, 9])
+def test_the_quiz_teaches_the_tower_through_what_is_quantised(quantize_from: int) -> None:
+    """The last block is the head's, so nothing but a gradient through the tokens reaches the first one."""
+    model = pretraining(quantize_from=quantize_from)
+    for step in range(3):
+        terms = model(batch(step))
+    assert ("commitment" in terms) == (quantize_from == 0)
+    terms["quiz"].backward()
+    moved = model.tower.vision.encoder.layers[0].mlp.fc1.weight.grad
+    assert moved is not None
+    assert moved.abs().max() > 0

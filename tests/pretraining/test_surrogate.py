@@ -122,8 +122,8 @@ def test_the_first_stage_moves_the_projector_alone(built: tuple[Path, list[str]]
 
 def test_what_was_said(built: tuple[Path, list[str]]) -> None:
     said = "\n".join(built[1])
-    assert "LLaVA-CC3M-Pretrain-595K: 12 conversations of the 595,375 that were published, 12 pictures" in said
-    assert "LLaVA-Instruct-150K: 12 conversations of the 157,712 that were published, 6 pictures" in said
+    assert "LLaVA-CC3M-Pretrain-595K: 12 conversations of the 595,375 that were published, 12 images" in said
+    assert "LLaVA-Instruct-150K: 12 conversations of the 157,712 that were published, 6 images" in said
     assert "stage projector: 12 rows, 3 steps, 2 passes a step" in said
     assert "stage joint: 24 rows, 6 steps, 2 passes a step" in said
 
@@ -280,13 +280,13 @@ def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path,
         builder(made).build()
     said: list[str] = []
     builder({**made, "skip_broken": True}, said).build()
-    assert any(line.startswith("LLaVA-CC3M-Pretrain-595K: 1 pictures left out") for line in said)
+    assert any(line.startswith("LLaVA-CC3M-Pretrain-595K: 1 images left out") for line in said)
     assert "stage projector: 11 rows, 2 steps, 2 passes a step" in said
     # Codes with a hole are told of again, and are none where no picture may be left out.
     talks, tower = Talks(tmp_path / "data", PUBLISHED["cc3m"]), load_tower(checkpoints / "host")
     said.clear()
     builder({**made, "skip_broken": True}, said).codes(talks, tower)
-    assert "LLaVA-CC3M-Pretrain-595K: 1 pictures left out, such as GCC_train_000000003.jpg" in said[-1]
+    assert "LLaVA-CC3M-Pretrain-595K: 1 images left out, such as GCC_train_000000003.jpg" in said[-1]
     with pytest.raises(CraftError, match=r"GCC_train_000000003\.jpg"):
         builder(made).codes(talks, tower)
     broken.write_bytes(whole)
