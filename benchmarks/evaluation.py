@@ -3,10 +3,10 @@
     python benchmarks/evaluation.py [--quick]
 
 Peers: ``generate`` called sample by sample, as common evaluation scripts do, and called with batches of the same size
-as ours, padded on the left. Ours is all that ``test`` does with a batch: picture, replies, their score and the option
+as ours, padded on the left. Ours is all that ``test`` does with a batch: image, replies, their score and the option
 letter of highest likelihood, which the peers do not compute. Measured with all visual tokens, and with all of them and
-four fifths, where ours encodes a picture once and the peers twice. The bound is what stands before the first reply
-token of any of them: pictures through the tower and the quantiser, prompts through the language model, once.
+four fifths, where ours encodes an image once and the peers twice. The bound is what stands before the first reply
+token of any of them: images through the tower and the quantiser, prompts through the language model, once.
 Ours takes the items of a test in their order; what batches sorted by length would save is counted for all ten twins.
 """
 
@@ -34,7 +34,7 @@ DATASETS = ("eurosat", "vqa_rad")
 """Answers of one letter, and of words."""
 ROUNDS = 7
 PICTURE = 63
-"""Positions that a pocket model's picture takes beyond the one of its placeholder."""
+"""Positions that a pocket model's image takes beyond the one of its placeholder."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Asked:
     prior: Tensor
 
     def see(self, batch: VqaBatch, keeps: Sequence[float]) -> Sequence[VisualTokens]:
-        """The visual tokens of a batch at each ratio; its pictures are encoded once."""
+        """The visual tokens of a batch at each ratio; its images are encoded once."""
         return prune_each(self.vlm.encode(batch.pixel_values), keeps, self.prior, PruneRule(), batch.keys)
 
 
@@ -72,7 +72,7 @@ def theirs(asked: Asked, size: int) -> list[str]:
 
 
 def bound(asked: Asked) -> None:
-    """Pictures and prompts read, and nothing said."""
+    """Images and prompts read, and nothing said."""
     for batch in asked.batches:
         prompts = prompts_only(batch)
         for visual in asked.see(batch, asked.keeps):
@@ -106,7 +106,7 @@ def measured(backbone: str, dataset: str, items: int, size: int, keeps: tuple[fl
     assert vlm.tower.quantizer is not None
     data = VqaDataModule(VlmSpec(backbone), dataset, test_size=items, train_size=64, eval_batch_size=size)
     data.setup("test")
-    prior = count_codes((vlm.encode(part).codes for part in data.training_pictures()), vlm.tower.quantizer.entries)
+    prior = count_codes((vlm.encode(part).codes for part in data.training_images()), vlm.tower.quantizer.entries)
     asked = Asked(vlm, tuple(data.test_dataloader()), keeps, prior)
     replied: list[Callable[[], list[str]]] = [
         partial(theirs, asked, 1),
@@ -122,13 +122,13 @@ def measured(backbone: str, dataset: str, items: int, size: int, keeps: tuple[fl
     return [
         Row(3, figure, "`generate`, one by one", single, own, "ms", least=5.0),
         Row(3, figure, "`generate`, batches", batched, own, "ms", least=1.5),
-        Row(3, figure, "pictures and prompts read once", least, own, "ms", bound=True),
+        Row(3, figure, "images and prompts read once", least, own, "ms", bound=True),
         Row(3, f"{figure} that differs", f"{len(mine)} replies", len(mine), differ, "", most=0.0),
     ]
 
 
 def padded(backbone: str, items: int, size: int) -> Row:
-    """Positions of prompts and pictures that the twins' tests read, as they come and in order of length."""
+    """Positions of prompts and images that the twins' tests read, as they come and in order of length."""
     found = {"as they come": 0, "sorted": 0}
     for dataset in TWINS:
         data = VqaDataModule(VlmSpec(backbone), dataset, test_size=items, eval_batch_size=size)

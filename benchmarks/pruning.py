@@ -4,7 +4,7 @@
 
 Two models: the largest pocket backbone on test items of the ten twins, in batches as ``test`` makes them and one at a
 time, and a random-weight model of the paper's shapes at batch 1, of which a few layers are timed and the rest scaled.
-What is timed begins with the codes of a picture and ends with the logits of the first reply token: choosing tokens,
+What is timed begins with the codes of an image and ends with the logits of the first reply token: choosing tokens,
 projector, prefill. Both ratios take turns; medians.
 """
 
@@ -42,9 +42,9 @@ KEEPS = (1.0, 0.8)
 PAPER = "| *VILA-U-7B, the paper's Table 4* | | *2.56 → 2.15 TFLOP* | *0.840* | *52.40 → 48.92 ms* | *0.934* |"
 NOTE = """\
 The prefill at keep 1.0 → 0.8, per item. FLOPs by 2 P S + 4 n S² D, one multiply-add being two. Time from the codes of a
-picture to the logits of the first reply token, choosing the tokens included: float32, both ratios in turn, medians. The
+image to the logits of the first reply token, choosing the tokens included: float32, both ratios in turn, medians. The
 paper counts otherwise (its 2.56 TFLOP are less than 256 visual tokens alone cost at two FLOPs a multiply-add), so only
-the ratios compare. A pocket model that reads one picture at a time is bound by the number of its operations, not by
+the ratios compare. A pocket model that reads one image at a time is bound by the number of its operations, not by
 their size: what pruning saves there, choosing the tokens costs."""
 PAPER_LAYERS = 32
 
@@ -114,7 +114,7 @@ def largest() -> str:
 
 @torch.no_grad()
 def pocket(name: str, items: int, batch_size: int, rounds: int, warm_up: int) -> Measured:
-    """A backbone on the first test items of the ten twins; time per item. Training pictures are the prior."""
+    """A backbone on the first test items of the ten twins; time per item. Training images are the prior."""
     vlm = load_vlm(VlmSpec(name))
     assert vlm.tower.quantizer is not None
     shape = shape_of(vlm.language_model.config)
@@ -122,7 +122,7 @@ def pocket(name: str, items: int, batch_size: int, rounds: int, warm_up: int) ->
     for dataset in DATASETS:
         data = VqaDataModule(VlmSpec(name), dataset, test_size=items, train_size=64, eval_batch_size=batch_size)
         data.setup("test")
-        codes = (vlm.encode(pixels).codes for pixels in data.training_pictures())
+        codes = (vlm.encode(pixels).codes for pixels in data.training_images())
         prior = count_codes(codes, vlm.tower.quantizer.entries)
         asked += [(vlm.encode(batch.pixel_values), batch, prior) for batch in data.test_dataloader()]
 
@@ -173,7 +173,7 @@ def paper_shape(shape: Shape, layers: int, text: int, rounds: int, warm_up: int)
 
 
 def random_model(shape: Shape, layers: int, text: int) -> tuple[DiscreteVlm, VisualTokens, VqaBatch, Tensor]:
-    """The model with a few layers, a picture of Zipf-distributed codes, a prompt, and the prior of such pictures."""
+    """The model with a few layers, an image of Zipf-distributed codes, a prompt, and the prior of such images."""
     torch.manual_seed(0)
     entries, side, tower_width = 16384, 16, 1024
     sizes: dict[str, Any] = {"hidden_size": tower_width, "intermediate_size": 4096, "num_attention_heads": 16}
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--items", type=int, default=32, help="test items of each twin; one at a time: an eighth")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of the backbone")
     parser.add_argument("--layers", type=int, default=2, help="layers of the paper's shape that are timed; 0 for none")
-    parser.add_argument("--text", type=int, default=64, help="text tokens beside the picture's 256")
+    parser.add_argument("--text", type=int, default=64, help="text tokens beside the image's 256")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     args = parser.parse_args(argv)
     began = time.perf_counter()

@@ -5,7 +5,7 @@
 Peers: ``ResidualVQ`` of vector-quantize-pytorch in eval mode, and the textbook ``cdist`` + ``argmin``. Bound: the
 products of the rows with the codebook alone, one a level, written into space that is there already: whole, or by blocks
 of our size, which stay in the cache, whichever is faster. Shapes: the paper's
-(width 1024, 16,384 codes, 4 levels, six pictures in place of 24) and a batch of the pocket tower. The tables have the
+(width 1024, 16,384 codes, 4 levels, six images in place of 24) and a batch of the pocket tower. The tables have the
 scale of a residual quantiser's, so that all levels choose among many codes.
 """
 

@@ -221,7 +221,7 @@ def surrogates_block() -> str:
     pictures = sum(PUBLISHED[name].rows for name in TEXT)
     tower = Work(stack_flops(p.tower, p.tokens, False) if p.tower else 0.0, p.distances, 0.0)
     coded = [seconds(tower, cards(m).card, pictures, pictures // 64) / 3600 for m in MACHINES]
-    lines.append(f"| codes of at most {pictures:,} pictures, once | {' | '.join(f'{n:.1f}' for n in coded)} |")
+    lines.append(f"| codes of at most {pictures:,} images, once | {' | '.join(f'{n:.1f}' for n in coded)} |")
     whole = list(coded)
     for backbone in SURROGATES:
         spent = [0.0] * len(MACHINES)

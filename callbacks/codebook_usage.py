@@ -20,7 +20,7 @@ class CodesChanged(Callback):
     resumed run compares with the same, and so does ``validate`` of it, on the same items; on others nothing is logged.
 
     Attributes:
-        before: first-level codes ``[N]`` by the item's key. pictures: what tells their images from others.
+        before: first-level codes ``[N]`` by the item's key. images: what tells their images from others.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class CodesChanged(Callback):
 
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Encode the validation pictures with the backbone's own path.
+        """Encode the validation images with the backbone's own path.
 
         Raises:
             CraftError: a training goes on with validation items that it did not begin with.
@@ -61,18 +61,18 @@ class CodesChanged(Callback):
                 self.before.update(zip(batch.keys, codes.int().cpu(), strict=True))
 
     def changed(self, keys: Sequence[str], codes: Tensor) -> Tensor:
-        """``[B, N]`` bool: where first-level codes of validation pictures (``codes`` ``[B, N, R]``) are others now."""
+        """``[B, N]`` bool: where first-level codes of validation images (``codes`` ``[B, N, R]``) are others now."""
         now = codes[..., 0]
         return torch.stack([self.before[key] for key in keys]).to(now.device) != now
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last validation; and outside of training the codes of other items or pictures."""
+        """Forget the last validation; and outside of training the codes of other items or images."""
         if trainer.state.fn != "fit" and self.before and not self._of(getattr(trainer, "datamodule", None)):
             self.before = {}
         self._counts = torch.zeros(2, device=pl_module.device)
 
     def _of(self, data: Any) -> bool:
-        """Whether the codes are those of the validation pictures of some data."""
+        """Whether the codes are those of the validation images of some data."""
         there = data is not None and data.item_hashes("val").keys() <= self.before.keys()
         return there and data.digest()["val"]["pictures"] == self.pictures
 

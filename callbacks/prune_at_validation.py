@@ -21,8 +21,8 @@ class PruneAtValidation(Callback):
     """Sets keep ratio, rule and prior on the method for ``validate``, ``test`` and ``predict``, and in ``fit`` for its
     validations.
 
-    Logs ``<stage>/prune/keep`` (the ratio asked for), ``tokens`` (the share kept), ``codes`` (the share of a picture's
-    distinct first-level codes that is left), ``gamma`` (mean over the pictures whose budget quotas can meet) and
+    Logs ``<stage>/prune/keep`` (the ratio asked for), ``tokens`` (the share kept), ``codes`` (the share of an image's
+    distinct first-level codes that is left), ``gamma`` (mean over the images whose budget quotas can meet) and
     ``beyond`` (the share of the others); and for further ratios ``<stage>/keep<ratio>/exact_match`` and its parts.
 
     Args:
@@ -31,7 +31,7 @@ class PruneAtValidation(Callback):
         also: further ratios that ``validate`` and ``test`` reply at, from the same codes, so that the effects of
             training and of pruning can be told apart.
         prior: how common each code is. ``domain``: counts of the training split, from the encoder's folder or taken
-            anew with the encoder as it is; ``generic``: counts of the pre-training pictures, with the same encoder; or
+            anew with the encoder as it is; ``generic``: counts of the pre-training images, with the same encoder; or
             a file of ``counts``, as ``tokenize --counts`` writes it.
         rule: how tokens are chosen.
     """
@@ -96,7 +96,7 @@ class PruneAtValidation(Callback):
         if known is not None:
             return known
         if self.prior == "generic":
-            return counts_in(trainer, module, data_of(trainer).generic_pictures())
+            return counts_in(trainer, module, data_of(trainer).generic_images())
         return domain_counts(trainer, module)
 
     def stored_prior(self, module: Any, moved: bool) -> Tensor | None:

@@ -17,7 +17,7 @@ class ExamplePictures(Callback):
     """``examples/<number>.png``, where number is the item's line in ``items.jsonl``, counted from 0.
 
     The items are spread evenly over the split and chosen by nothing else: the same for every method. At 64 pixels a
-    picture takes some 5 kB.
+    image takes some 5 kB.
     """
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -21,7 +21,7 @@ from craft_lightning.types import VqaBatch
 class SteCheck(Callback):
     """At the first step of a fit and every ``every`` steps; ends the run with one sentence if something is wrong.
 
-    On a probe of validation pictures, apart from the training's graph (whose other losses add gradients of their own):
+    On a probe of validation images, apart from the training's graph (whose other losses add gradients of their own):
     the gradient through the quantiser is the identity, and tokens are sums of the codewords of their codes. On the
     model: the codebook is the one that was loaded, and what has nothing to train is in eval mode. On the gradients of
     the step itself: every parameter that the method declares trainable has one, and no other. (That part is left out
@@ -30,7 +30,7 @@ class SteCheck(Callback):
     Logs ``ste/gradient_ratio``, ``ste/gradient_cosine``, ``ste/codebook_perplexity`` (of first-level codes),
     ``ste/codes_changed`` (share of first-level codes that differ from those before training) and
     ``ste/commitment_distance`` (mean distance of a feature to its quantisation), all of the probe. A few
-    pictures cannot tell which codes are dead: ``val/codebook_dead`` counts them over all validation pictures.
+    images cannot tell which codes are dead: ``val/codebook_dead`` counts them over all validation images.
 
     Args:
         enabled: whether to watch at all.
@@ -105,8 +105,8 @@ class SteCheck(Callback):
             logger.log_metrics(self.logged, step=trainer.global_step)
 
     def _pictures(self, trainer: Trainer, module: Any, batch: VqaBatch) -> tuple[Sequence[str], Tensor]:
-        """Keys and pixels of the first validation pictures, for which the codes before training are known; without
-        those the pictures of the batch, without keys."""
+        """Keys and pixels of the first validation images, for which the codes before training are known; without
+        those the images of the batch, without keys."""
         count = min(self.pictures, len(batch))
         if not self.reference(trainer).before:
             return (), batch.pixel_values[:count]

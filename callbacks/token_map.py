@@ -1,4 +1,4 @@
-"""Fixed pictures of the evaluation: question, reply, and what became of their visual tokens (figures 4 and 7)."""
+"""Fixed images of the evaluation: question, reply, and what became of their visual tokens (figures 4 and 7)."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ class VqaDataModule(LightningDataModule):
             raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}{left}")
         if name == "train" and self.captioner:
             if self.look == "grey":
-                raise CraftError("--data.look grey shows no picture to caption; leave out --data.captioner")
+                raise CraftError("--data.look grey shows no image to caption; leave out --data.captioner")
             device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
             split, self.captioned_by = captioned(split, self.captioner, self.dataset, reader, device)
         if name == "train":
@@ -295,14 +295,14 @@ class VqaDataModule(LightningDataModule):
         count = self.num_workers
         return {"num_workers": count, "persistent_workers": count > 0, "pin_memory": torch.cuda.is_available()}
 
-    def training_pictures(self) -> Iterator[Tensor]:
+    def training_images(self) -> Iterator[Tensor]:
         """Every training image once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
         Raises CraftError: see :meth:`open`."""
         split = self.splits.get("train") or self.open()[0].split("train")
         for part in torch.arange(len(split.images)).split(self.eval_batch_size):
             yield to_pixels(torch.stack([split.images[i] for i in part.tolist()]))
 
-    def generic_pictures(self) -> Iterator[Tensor]:
+    def generic_images(self) -> Iterator[Tensor]:
         """The same of the synthetic datasets' studio images, which the pocket towers were pre-trained on."""
         for images in draw_studio(self.open()[1].side).split(self.eval_batch_size):
             yield to_pixels(images)

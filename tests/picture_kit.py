@@ -1,8 +1,8 @@
-"""What tests of pictures share."""
+"""What tests of images share."""
 
 from PIL import Image
 
-TURNED = {  # how an upright picture is stored, by its orientation
+TURNED = {  # how an upright image is stored, by its orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -190,7 +190,7 @@ def test_ask_replies_as_the_verb_does(checkpoints: Path, photo: Path, capsys: An
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"image": "gone.png", "question": "x"}, "no picture gone.png|no image gone.png"),
+        ({"image": "gone.png", "question": "x"}, "no image gone.png"),
         ({"question": " "}, "a question needs a text"),
         ({"question": "x", "options": ["one"]}, "at least two choices"),
         ({"question": "x", "options": "one"}, "at least two choices"),

@@ -125,7 +125,7 @@ def test_cumulative_equals_final_with_one_level() -> None:
 
 
 def test_feature_distance_by_hand() -> None:
-    now = torch.tensor([[[3.0, 1.0], [4.0, 0.0]]])  # one picture, two tokens, two channels
+    now = torch.tensor([[[3.0, 1.0], [4.0, 0.0]]])  # one image, two tokens, two channels
     then = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
     r = math.sqrt(0.5)
     over_tokens = ((0.6 - 1) ** 2 + (0.8 - 0) ** 2 + 0 + 0) / 4

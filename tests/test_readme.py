@@ -64,7 +64,7 @@ COMMANDS = sections()
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like a checkout, with the pictures that the README speaks of."""
+    """A folder that looks like a checkout, with the images that the README speaks of."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("experiments", *PACKAGES):
         (folder / name).symlink_to(ROOT / name)
@@ -104,7 +104,7 @@ def run(workplace: Path, monkeypatch: Any, capfd: Any) -> Callable[[list[str]], 
 
     def run(commands: list[str]) -> None:
         if any("$CRAFT_REAL_DATA" in c for c in commands) and not os.environ.get("CRAFT_REAL_DATA"):
-            pytest.skip("CRAFT_REAL_DATA names no folder with real pictures")
+            pytest.skip("CRAFT_REAL_DATA names no folder with real images")
         monkeypatch.chdir(workplace)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         for command in commands:

@@ -1,4 +1,4 @@
-"""One picture, however it is stored: the same pixels, codes and replies in every verb and from every place."""
+"""One image, however it is stored: the same pixels, codes and replies in every verb and from every place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def lying(colour: Any, grey: Any, file: Path) -> None:
 
 
 def clear(colour: Any, grey: Any, file: Path) -> None:
-    """Some colour is hidden where the picture is white."""
+    """Some colour is hidden where the image is white."""
     alpha = np.where((colour == 255).all(-1), 0, 255)[..., None]
     image = np.concatenate([np.where(alpha == 0, 40, colour), alpha], -1).astype(np.uint8)
     Image.fromarray(image).save(file)
@@ -55,7 +55,7 @@ ODD = {"lying.png": lying, "clear.png": clear, "deep.png": deep, "floats.png": f
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> tuple[list[Path], list[Path]]:
-    """Odd pictures, and the same as plain 8-bit RGB."""
+    """Odd images, and the same as plain 8-bit RGB."""
     odd, plain = [], []
     for seed, (name, store) in enumerate(ODD.items()):
         draw = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def of_predict(checkpoint: Path, files: list[Path], place: Path, monkeypatch: py
 
 
 def _codes(checkpoint: Path, root: Path) -> Any:
-    """Codes of what training, validation and test are shown, by the picture's name."""
+    """Codes of what training, validation and test are shown, by the image's name."""
     data = VqaDataModule(VlmSpec(str(checkpoint)), "folder", "folder", str(root), batch_size=1, holdout=0.0)
     data.setup()
     rows = [split[i] for split in data.splits.values() for i in range(len(split))]

@@ -31,7 +31,7 @@ def digest(value: Any) -> str:
 
 
 def named_files(value: Any) -> dict[str, str]:
-    """SHA-256 by name of the files that some settings name (a prior, an archive of pictures); folders are not read."""
+    """SHA-256 by name of the files that some settings name (a prior, an archive of images); folders are not read."""
     if isinstance(value, str):
         found = _named_file(value)
         return {} if found is None else {value: found}

@@ -88,7 +88,7 @@ def starts(settings: Mapping[str, Any], method: str, dataset: str) -> Iterator[s
     model, chosen = _setting(settings, "model"), str(_setting(settings, "data.dataset") or dataset)
     own = model if isinstance(model, str) else _setting(settings, "model.class_path")
     places = [METHODS.place(str(own or method)), DATASETS.place(chosen), TWINS.place(chosen)]
-    if _setting(settings, "prune.prior") == "generic":  # counted on the studio pictures of every twin
+    if _setting(settings, "prune.prior") == "generic":  # counted on the studio images of every twin
         places += TWINS.places.values()
     yield from (place.partition(":")[0] for place in places if place)
 

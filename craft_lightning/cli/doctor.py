@@ -34,7 +34,7 @@ OLDEST_PYTHON = (3, 11)
 MEMORY_GIB = 2.0
 DISK_GIB = {"pocket": 1.0, "paper": 60.0}
 """What has to be free: a table of pocket runs takes some hundred MB; a 7B checkpoint and its export 20 GB each."""
-FOLDERS = {"CRAFT_MODELS": "checkpoints", "CRAFT_REAL_DATA": "real pictures", "HF_HOME": "the hub's cache"}
+FOLDERS = {"CRAFT_MODELS": "checkpoints", "CRAFT_REAL_DATA": "real images", "HF_HOME": "the hub's cache"}
 """Folders that an environment variable may name."""
 PIP = f"{sys.executable} -m pip install"
 AGAIN = "make install" if in_checkout() else f"{PIP} --force-reinstall {NAME}"

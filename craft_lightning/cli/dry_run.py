@@ -195,7 +195,7 @@ def training_seconds(layout: Layout, card: Card, steps: int, batch: int) -> floa
     numbers, choice = layout.profile, layout.choice
     work = training_work(numbers, choice.recompute, layout.teachers)
     spent = seconds(work, card, steps * batch, steps * choice.parts)
-    if numbers.tables:  # the prior of pruning: the tower once more over all training pictures
+    if numbers.tables:  # the prior of pruning: the tower once more over all training images
         spent += seconds(replace(evaluation_work(numbers), language=0.0), card, steps * batch, 0)
     return spent + choice.estimate.weights / LOADING
 

@@ -1,4 +1,4 @@
-"""``predict``: the replies to a split, or to one picture and question, whose logits can be written, too.
+"""``predict``: the replies to a split, or to one image and question, whose logits can be written, too.
 
 Over a split it is the run that :mod:`.run` makes. With ``--image`` or ``--logits`` one prompt is asked; every other
 argument means what it means in a run, so that any method, checkpoint, encoder and data set can be looked into.
@@ -43,18 +43,18 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="craft_lightning predict",
         usage="python -m craft_lightning predict [--checkpoint MODEL] --image FILE --question TEXT [--options A B ...]",
-        description="Ask about one picture, or (without --image) one stored test item; without any of these flags, "
+        description="Ask about one image, or (without --image) one stored test item; without any of these flags, "
         "answer a whole split.",
         epilog="FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model "
         "reads: T counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens "
-        "of the picture included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole "
-        "picture, and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
+        "of the image included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole "
+        "image, and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
         "image_position and visual_positions.",
         allow_abbrev=False,
         add_help=False,
     )
     p.add_argument("--checkpoint", metavar="MODEL", help="folder or name of a model: --model.backbone.name")
-    p.add_argument("--image", type=Path, metavar="FILE", help="the picture")
+    p.add_argument("--image", type=Path, metavar="FILE", help="the image")
     p.add_argument("--question", metavar="TEXT", help="what is asked of it")
     p.add_argument("--options", nargs="+", metavar="TEXT", help="choices, lettered in this order")
     p.add_argument("--directive", metavar="TEXT", help="in place of 'Answer ...'; an empty text for none")
@@ -86,7 +86,7 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
         args: of :func:`parser`. others: arguments of a run; zero-shot is the method if they name none.
 
     Raises:
-        CraftError: flags that do not go together, no such picture or item, or a mistake in the run's arguments.
+        CraftError: flags that do not go together, no such image or item, or a mistake in the run's arguments.
     """
     _check(args)
     if args.checkpoint is not None:
@@ -113,9 +113,9 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if args.image is None and (args.question is not None or args.options is not None or args.directive is not None):
-        raise CraftError("--question, --options and --directive are about a picture: name it with --image FILE")
+        raise CraftError("--question, --options and --directive are about an image: name it with --image FILE")
     if args.image is not None and args.item is not None:
-        raise CraftError("--image is a picture of your own and --item a stored one: give one of the two")
+        raise CraftError("--image is an image of your own and --item a stored one: give one of the two")
     if args.image is not None and not (args.question or "").strip():
         raise CraftError("--image needs --question TEXT")
     if args.options is not None and len(args.options) < 2:
@@ -158,7 +158,7 @@ def pruned(config: Any, method: BaseMethod, visual: VisualTokens, keys: Sequence
         return prune(visual, keep, None, pruning.rule, keys)
     prior = pruning.stored_prior(method, moved=config.get("ckpt_path") is not None)
     if prior is None:
-        raise CraftError("pruning one picture takes an --encoder with its prior, or --prune.prior FILE")
+        raise CraftError("pruning one image takes an --encoder with its prior, or --prune.prior FILE")
     return prune(visual, keep, prior, pruning.rule, keys)
 
 

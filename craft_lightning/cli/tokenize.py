@@ -1,4 +1,4 @@
-"""``tokenize``: pictures to discrete visual tokens, with the vision tower alone."""
+"""``tokenize``: images to discrete visual tokens, with the vision tower alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="craft_lightning tokenize",
-        description="Pictures to discrete visual tokens. Loads the vision tower alone.",
+        description="Images to discrete visual tokens. Loads the vision tower alone.",
         epilog="The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d], and "
         "with --keep also kept [B,M] int32, the raster positions that pruning leaves; "
         "its metadata holds codebook_hash, dtype and image_names (JSON).",
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--attention", default="eager", choices=["eager", "sdpa"], help="kernel; eager is the original's, bit for bit"
     )
-    p.add_argument("--batch-size", default=32, type=int, help="pictures at a time")
+    p.add_argument("--batch-size", default=32, type=int, help="images at a time")
     return p
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code.
 
     Raises:
-        CraftError: no such checkpoint or picture, a broken one, a continuous tower, pixels of another size, or an
+        CraftError: no such checkpoint or image, a broken one, a continuous tower, pixels of another size, or an
             output that cannot be a file.
     """
     args = parser().parse_args(argv)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         with torch.no_grad():
             counts = count_codes((model.tower.encode(pixels).codes for pixels in shown), quantizer.entries)
         save_tensors(output, {"counts": counts}, {"codebook_hash": quantizer.hash()})
-        print(f"{output}: {int((counts > 0).sum())} codes in {len(names)} pictures")
+        print(f"{output}: {int((counts > 0).sum())} codes in {len(names)} images")
         return 0
     tensors = model.encode(shown, args.keep)
     metadata = {
@@ -97,21 +97,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_input(inputs: Sequence[Path], model: VisualTokenizer, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
-    """Names of the pictures and their pixels, batch by batch.
+    """Names of the images and their pixels, batch by batch.
 
     Raises:
-        CraftError: an input that does not exist, holds no picture, or mixes pixels with pictures.
+        CraftError: an input that does not exist, holds no image, or mixes pixels with images.
     """
     if any(path.suffix == ".safetensors" for path in inputs):
         if len(inputs) > 1:
-            raise CraftError("--input takes one safetensors file, or pictures, not both")
+            raise CraftError("--input takes one safetensors file, or images, not both")
         return _open_pixels(inputs[0], batch_size)
     files = find_images(inputs)
     return [_name(file, inputs) for file in files], model.batches(files, batch_size)
 
 
 def _name(file: Path, inputs: Sequence[Path]) -> str:
-    """A picture's name: relative to the one folder that was given, else its path as given."""
+    """An image's name: relative to the one folder that was given, else its path as given."""
     if len(inputs) == 1 and inputs[0].is_dir():
         return file.relative_to(inputs[0]).as_posix()
     return file.as_posix()

@@ -1,4 +1,4 @@
-"""``tokens``: a picture of the visual tokens of one's own pictures, and of what adaptation and pruning do to them."""
+"""``tokens``: a sheet of the visual tokens of one's own images, and of what adaptation and pruning do to them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from craft_lightning.models.pruning import PruneRule, budget_of, count_codes, pr
 from craft_lightning.visualization import MUTED, TokenView, code_colours, draw_tokens, stack
 
 DRAWN = 16
-"""Pictures on the sheet; further ones only count for the prior. Also the number read at a time."""
+"""Images on the sheet; further ones only count for the prior. Also the number read at a time."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="craft_lightning tokens",
-        description="Draws the first-level codes of pictures, and the tokens that pruning keeps.",
-        epilog="A code has the same colour in every picture, and similar codewords have similar colours. With "
+        description="Draws the first-level codes of images, and the tokens that pruning keeps.",
+        epilog="A code has the same colour in every image, and similar codewords have similar colours. With "
         "--encoder the sheet also shows the codes before adaptation, and which ones changed.",
         allow_abbrev=False,
     )
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code.
 
     Raises:
-        CraftError: no such checkpoint or picture, a broken one, a continuous tower, an encoder of another codebook, a
+        CraftError: no such checkpoint or image, a broken one, a continuous tower, an encoder of another codebook, a
             ratio outside (0, 1], or an output that is no PNG file in a folder that exists.
     """
     args = parser().parse_args(argv)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     with fresh_file(args.output) as temporary:
         stack([draw_tokens(view, colours) for view in views]).save(temporary, optimize=True)
     more = f" (the first of {len(files)})" if len(files) > DRAWN else ""
-    print(f"{args.output}: {len(views)} pictures{more}; keep {args.keep:g}, how common a code is: {source}")
+    print(f"{args.output}: {len(views)} images{more}; keep {args.keep:g}, how common a code is: {source}")
     return 0
 
 
@@ -65,13 +65,13 @@ def main(argv: Sequence[str]) -> int:
 def _look(
     model: VisualTokenizer, files: Sequence[Path], encoder: Path | None, keep: float
 ) -> tuple[list[TokenView], str]:
-    """What is drawn of the first :data:`DRAWN` pictures, and where the prior comes from.
+    """What is drawn of the first :data:`DRAWN` images, and where the prior comes from.
 
-    An encoder brings the counts of its training pictures; without them, all pictures given are counted.
+    An encoder brings the counts of its training images; without them, all images given are counted.
     """
     tower = model.tower
     shown = next(model.batches(files, DRAWN))
-    before, source = None, "the encoder's training pictures"
+    before, source = None, "the encoder's training images"
     if encoder is not None:
         before = model.encode([shown])["codes"]
         model.plug_in(encoder)
@@ -79,7 +79,7 @@ def _look(
         assert tower.quantizer is not None
         codes = (tower.encode(pixels).codes for pixels in model.batches(files, DRAWN))
         model.prior = count_codes(codes, tower.quantizer.entries)
-        source = f"the {len(files)} pictures given"
+        source = f"the {len(files)} images given"
     names = [file.as_posix() for file in files[:DRAWN]]
     after = prune(tower.encode(shown), keep, model.prior, PruneRule(), names)
     assert after.codes is not None

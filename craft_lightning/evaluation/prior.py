@@ -43,7 +43,7 @@ def domain_counts(trainer: Trainer, module: LightningModule) -> Tensor:
     CraftError: the trainer has no data module."""
     step, counts = _counted.get(module, (-1, None))
     if counts is None or trainer.state.fn != "fit" or step != trainer.global_step:
-        counts = counts_in(trainer, module, data_of(trainer).training_pictures())
+        counts = counts_in(trainer, module, data_of(trainer).training_images())
         _counted[module] = (trainer.global_step, counts)
     return counts
 

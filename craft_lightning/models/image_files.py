@@ -57,7 +57,7 @@ def listing(root: Path) -> Listing:
         folders += [start + name for name in inner]
         names += [start + name for name in files]
         left_out["link to a folder"] += sum(not is_hidden(start + name) for name in linked)
-    left_out["hidden picture"] = sum(is_image_file(name) for name in names if is_hidden(name))
+    left_out["hidden image"] = sum(is_image_file(name) for name in names if is_hidden(name))
     shown, open_folders = (sorted(name for name in found if not is_hidden(name)) for found in (names, folders))
     return Listing(tuple(shown), frozenset(open_folders), +left_out)
 
@@ -79,8 +79,8 @@ def gathered(reasons: Iterable[str], other: str) -> Counter[str]:
 def told(left_out: Mapping[str, int]) -> str:
     """What is left out, in one line.
 
-    >>> told({"hidden picture": 3, ".heic file": 1})
-    '3 x hidden picture, 1 x .heic file'
+    >>> told({"hidden image": 3, ".heic file": 1})
+    '3 x hidden image, 1 x .heic file'
     """
     return ", ".join(f"{count:,} x {what}" for what, count in left_out.items())
 

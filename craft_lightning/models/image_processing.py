@@ -105,7 +105,7 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
             # Never a path: Pillow would map a raw TIFF of orientation 5 to 8 into memory as if it were upright already.
             with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
                 if not stream.read(1):
-                    raise CraftError(f"{name}: broken picture (an empty file)")
+                    raise CraftError(f"{name}: broken image (an empty file)")
                 stream.seek(0)
                 with Image.open(stream, formats=FORMATS) as image:
                     width, height = image.size
@@ -115,9 +115,9 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise CraftError(f"{name}: more than {MAX_PIXELS:,} pixels; scale it down") from error
     except UnidentifiedImageError as error:
-        raise CraftError(f"{name}: broken picture, or of a format that is not read ({', '.join(FORMATS)})") from error
+        raise CraftError(f"{name}: broken image, or of a format that is not read ({', '.join(FORMATS)})") from error
     except _BROKEN as error:
-        raise CraftError(f"{name}: broken picture ({error})") from error
+        raise CraftError(f"{name}: broken image ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

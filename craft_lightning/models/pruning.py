@@ -283,8 +283,8 @@ def _drop_levels(better: Tensor, number: Tensor, common: Tensor) -> Tensor:
 
 
 def pruned_sums(read: VisualTokens, counted: Tensor) -> Tensor:
-    """``[6]`` float64 sums over the pruned pictures that are ``counted`` (``[B]`` bool): pictures, share of tokens
-    kept, share of distinct codes kept, gamma where quotas meet the budget, pictures where they do, where they cannot.
+    """``[6]`` float64 sums over the pruned images that are ``counted`` (``[B]`` bool): images, share of tokens
+    kept, share of distinct codes kept, gamma where quotas meet the budget, images where they do, where they cannot.
     """
     selection = read.selection
     assert selection is not None

@@ -19,7 +19,7 @@ PARTS = {"vlm.projector": "the projector", "vlm.language_model": "the language m
 
 
 def see(module: Any, pixels: Tensor) -> VisualTokens:
-    """The method's own tokens of some pictures, with a graph of their own that nothing is ever propagated through.
+    """The method's own tokens of some images, with a graph of their own that nothing is ever propagated through.
 
     Sharded weights would be gathered for that graph: there the features are a leaf in front of the quantiser.
     """

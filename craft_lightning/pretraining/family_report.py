@@ -144,7 +144,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     perplexity = ", ".join(f"{value:.0f}" for value in codebook["perplexity"])
     return "\n\n".join(
         [
-            f"{result['items']} unseen studio pictures of each twin, per cent:",
+            f"{result['items']} unseen studio images of each twin, per cent:",
             _table(["twin"], [f"{name} exact | justified" for name in names], 2 * len(names), rows),
             *([_table(["twin", "question"], names, len(names), kinds)] if kinds else []),
             f"Codebook: {100 * codebook['used']:.1f} % of {codebook['entries']} entries in use; perplexity of the "

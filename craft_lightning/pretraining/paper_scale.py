@@ -124,7 +124,7 @@ class SurrogateBuilder:
 
         def image(row: int) -> Tensor | None:
             try:
-                return to_pixels(read_square(talks.picture(row), tower.image_size, aspect_of(self.host)))
+                return to_pixels(read_square(talks.image(row), tower.image_size, aspect_of(self.host)))
             except CraftError as error:
                 if not self.plan.skip_broken:
                     raise CraftError(f"{error} (to leave such rows out: skip_broken: true)") from error
@@ -163,7 +163,7 @@ class SurrogateBuilder:
 
         def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
             part = [talks.talks[row] for row in rows]
-            return token_rows([encode(talk.turns) for talk in part], [talk.picture for talk in part])
+            return token_rows([encode(talk.turns) for talk in part], [talk.image for talk in part])
 
         shards.fill(made, self.fabric.global_rank, self.fabric.world_size)
         self.fabric.barrier()

@@ -170,7 +170,7 @@ def _make(
     folder, commit = captioner.fetched(_commit(kept))
     keys = list(missing)
     batches = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
-    about = f"{captioner.name} captions {len(keys)} pictures"
+    about = f"{captioner.name} captions {len(keys)} images"
     try:
         model = _Model(folder, device)
         with _disk():

@@ -39,7 +39,7 @@ FACTS = DatasetFacts(
         HubTable("blanchon/EuroSAT_RGB", note="a mirror's own split"),
         HubTable("timm/eurosat-rgb", note="the split of remote_sensing_representations"),
         HubTable("giswqs/EuroSAT_RGB"),
-        HubTable("tanganke/eurosat", note="a mirror's own split of 24,300 pictures"),
+        HubTable("tanganke/eurosat", note="a mirror's own split of 24,300 images"),
         HubTable("torchgeo/eurosat", unusable="it holds zip files, no tables"),
     ),
     elsewhere="the authors' EuroSAT_RGB.zip is at https://zenodo.org/records/7711810",

@@ -55,7 +55,7 @@ FACTS = DatasetFacts(
     counts=({"train": 1_020, "val": 1_020, "test": 6_149}, {"train": 7_169, "test": 1_020}),
     layout=official,
     hub=(
-        HubTable("nkirschi/oxford-flowers", note="not the official split where it has 7,169 training pictures"),
+        HubTable("nkirschi/oxford-flowers", note="not the official split where it has 7,169 training images"),
         HubTable("dpdl-benchmark/oxford_flowers102"),
         HubTable("tanganke/flowers102"),
         HubTable("nelorth/oxford-flowers", note="the former name of nkirschi/oxford-flowers"),

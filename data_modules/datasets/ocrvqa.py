@@ -71,7 +71,7 @@ FACTS = DatasetFacts(
     hub=(
         HubTable("howard-hou/OCR-VQA"),
         HubTable("HuggingFaceM4/the_cauldron", config="ocrvqa", image="images", note="a training mix, never verified"),
-        HubTable("qnguyen3/ocr_vqa", unusable="it holds the pictures without the questions, for dataset.json"),
+        HubTable("qnguyen3/ocr_vqa", unusable="it holds the images without the questions, for dataset.json"),
     ),
     hub_records=hub_records,
     elsewhere="dataset.json is told at https://ocr-vqa.github.io",

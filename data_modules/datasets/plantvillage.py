@@ -69,6 +69,6 @@ FACTS = DatasetFacts(
         HubTable("dpdl-benchmark/plant_village"),
         HubTable("mohanty/PlantVillage", unusable="it holds data.zip, and its table is a column of paths"),
     ),
-    elsewhere="the authors' pictures are at https://github.com/spMohanty/PlantVillage-Dataset",
+    elsewhere="the authors' images are at https://github.com/spMohanty/PlantVillage-Dataset",
     paper=PaperSizes(test=3_000),
 )

@@ -56,7 +56,7 @@ FACTS = DatasetFacts(
     layout=official,
     hub=(
         HubTable("derek-thomas/ScienceQA"),
-        HubTable("lmms-lab-encoder/ScienceQA", config="ScienceQA-IMG", note="questions with a picture alone"),
+        HubTable("lmms-lab-encoder/ScienceQA", config="ScienceQA-IMG", note="questions with an image alone"),
         HubTable("lmms-lab/ScienceQA", config="ScienceQA-IMG", note="the former name of lmms-lab-encoder/ScienceQA"),
     ),
     hub_records=hub_records,

@@ -82,7 +82,7 @@ FACTS = DatasetFacts(
     hub=(
         HubTable("tanganke/stanford_cars", revision="9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40", by_index=True),
         HubTable("Donghyun99/Stanford-Cars"),
-        HubTable("Multimodal-Fatima/StanfordCars_train", note="training pictures alone"),
+        HubTable("Multimodal-Fatima/StanfordCars_train", note="training images alone"),
     ),
     elsewhere="the authors' links are dead; torchvision's page on StanfordCars tells where copies are",
     paper=PaperSizes(test=3_000),

@@ -75,7 +75,7 @@ def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
         )
     stray = next((own[name] for name in ("", *names) if name in own), None)
     if len(names) == 1 and stray and len(below.get(names[0], ())) > 1:
-        beside = f"a picture lies beside its folders ({PurePosixPath(stray).name})"
+        beside = f"an image lies beside its folders ({PurePosixPath(stray).name})"
         raise CraftError(f"{place}: it shows one class, {names[0]!r}, for {beside}; move it away")
     deep = {name: inner for name, inner in below.items() if name not in own}
     named = {name: {i for i in inner if not re.search(r"\d", i)} for name, inner in deep.items()}  # no serial numbers
@@ -84,11 +84,11 @@ def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
         sets = " and ".join([name for name, inner in sorted(named.items()) if shared[0] in inner][:2])
         raise CraftError(
             f"{place}: {sets} both hold {' and '.join(shared[:2])}, in folders: which are the classes? Name one set of "
-            "them as --data.root, or put the pictures of a class into its folder itself"
+            "them as --data.root, or put the images of a class into its folder itself"
         )
     if any(len(inner) > 1 for inner in named.values()):
         many, first = f"{len(deep)} class{'es' if len(deep) > 1 else ''}", ", ".join(sorted(deep)[:3])
-        log.warning("%s: %s with pictures in inner folders alone: %s; are these the classes?", place, many, first)
+        log.warning("%s: %s with images in inner folders alone: %s; are these the classes?", place, many, first)
 
 
 def _split_twins(names: Sequence[str]) -> list[str]:
@@ -128,18 +128,18 @@ def _left_out(tree: Tree, top: str, homes: Sequence[str]) -> Counter[str]:
         if start is None:
             strays.append(_outside(name, top))
         elif "/" not in name[len(start) :]:
-            strays.append("picture beside the class folders")
+            strays.append("image beside the class folders")
     if others.total() > len(images):
-        log.warning("%s: more files are left out for their endings than are pictures: %s", tree.root, told(others))
-    return gathered(strays, "picture in other folders") + others
+        log.warning("%s: more files are left out for their endings than are images: %s", tree.root, told(others))
+    return gathered(strays, "image in other folders") + others
 
 
 def _outside(name: str, top: str) -> str:
     """Why an image that is in no split's folder is left out."""
     if not name.startswith(join(top, "")):
-        return f"picture outside of {escaped(top)}"
+        return f"image outside of {escaped(top)}"
     folder, _, below = name[len(join(top, "")) :].partition("/")
-    return f"picture in {escaped(folder)}, which is no split" if below else "picture beside the splits"
+    return f"image in {escaped(folder)}, which is no split" if below else "image beside the splits"
 
 
 def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: Problems) -> list[Labelled]:
@@ -165,7 +165,7 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
             problems.bad("label twice", f"{place}: label {words!r} twice, also in {origin[words]}", count)
         elif not files:
             held = f", but {told(no_images(there))}" if there else ""
-            problems.bad("class without pictures", f"{place}: class {words!r} has no picture{held}")
+            problems.bad("class without images", f"{place}: class {words!r} has no image{held}")
         else:
             origin[words] = place
             entries += [Labelled(tree.image(f, f[len(top) :].lstrip("/")), words) for f in files]

@@ -187,15 +187,15 @@ def _no_lines(content: bytes, lines: Sequence[bytes]) -> str:
 
 
 def _image(tree: Tree, base: str, name: str) -> StoredImage:
-    """The image of a name that starts from a folder of a tree; raises as :func:`picture_in` does."""
+    """The image of a name that starts from a folder of a tree; raises as :func:`image_in` does."""
     path = posixpath.normpath(posixpath.join(base, name))
     if isinstance(tree, FolderTree):
         home = tree.path(base)
         return image_in(home, os.path.relpath(tree.path(path), home) if path in tree else name)
     if posixpath.isabs(name) or posixpath.relpath(path, base or ".").startswith(".."):
-        raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {tree.place(base)}")
+        raise BadRecordError("path leaves its root", f"image path {shown(name)} leaves {tree.place(base)}")
     if path not in tree:
-        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {tree.place(base)}")
+        raise BadRecordError("missing image", f"no such image: {shown(name)} in {tree.place(base)}")
     return tree.image(path, posixpath.relpath(path, base or "."))
 
 
@@ -230,11 +230,11 @@ def image_in(folder: Path, name: str) -> StoredImage:
         there = path.is_file()
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or e
-        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder} ({why})") from e
+        raise BadRecordError("missing image", f"no such image: {shown(name)} in {folder} ({why})") from e
     if not inside:
-        raise BadRecordError("path leaves its root", f"picture path {shown(name)} leaves {folder}")
+        raise BadRecordError("path leaves its root", f"image path {shown(name)} leaves {folder}")
     if not there:
-        raise BadRecordError("missing picture", f"no such picture: {shown(name)} in {folder}")
+        raise BadRecordError("missing image", f"no such image: {shown(name)} in {folder}")
     found = Path(os.path.normpath(path))  # one image has one name, however a record writes it
     known = found.relative_to(folder) if found.is_relative_to(folder) else found
     return file_image(nfc(known.as_posix()), path)

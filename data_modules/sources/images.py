@@ -76,7 +76,7 @@ class StoredImage:
         try:
             return self.shelf.read(self.key)
         except OSError as error:
-            raise CraftError(f"{self.place}: broken picture ({error})") from error
+            raise CraftError(f"{self.place}: broken image ({error})") from error
 
     def size(self) -> int:
         """Bytes, as far as they cost nothing to count; 0 of a file that is not there."""
@@ -88,7 +88,7 @@ class StoredImage:
         try:
             source = self.shelf.source(self.key)
         except OSError as error:
-            raise CraftError(f"{self.place}: broken picture ({error})") from error
+            raise CraftError(f"{self.place}: broken image ({error})") from error
         with opened(source, self.place) as image:
             yield image
 

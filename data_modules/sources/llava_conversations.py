@@ -25,14 +25,14 @@ class Published:
     """A published set.
 
     Attributes:
-        title: its name. file: of conversations, below the data folder. pictures: folder (or zip archive) that the
+        title: its name. file: of conversations, below the data folder. images: folder (or zip archive) that the
             names of its images start from; the first that is there counts. rows: of the whole file. get: how to
             get both.
     """
 
     title: str
     file: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     rows: int
     get: str
 
@@ -51,7 +51,7 @@ PUBLISHED: dict[str, Published] = {
         "ShareGPT4V/share-captioner_coco_lcs_sam_1246k_1107.json",
         ("ShareGPT4V/data",),
         1_246_901,
-        f"{_HUB} Lin-Chen/ShareGPT4V --local-dir DATA/ShareGPT4V, and the pictures of COCO, LCS-558K and SAM in "
+        f"{_HUB} Lin-Chen/ShareGPT4V --local-dir DATA/ShareGPT4V, and the images of COCO, LCS-558K and SAM in "
         "DATA/ShareGPT4V/data (coco/train2017, llava/llava_pretrain/images, sam/images), as its page says",
     ),
     "llava150k": Published(
@@ -68,7 +68,7 @@ PUBLISHED: dict[str, Published] = {
 class Talk:
     """A conversation about an image: its number in :attr:`Talks.names`, and (human's text, reply) pairs."""
 
-    picture: int
+    image: int
     turns: tuple[tuple[str, str], ...]
 
 
@@ -91,11 +91,11 @@ class Talks:
         get = published.get.replace("DATA", str(root))
         if not file.is_file():
             raise CraftError(f"no file {file} of {published.title}: {get}")
-        places = [root / name for name in published.pictures]
+        places = [root / name for name in published.images]
         found = next((place for place in places if place.exists()), None)
         if found is None:
-            raise CraftError(f"no pictures of {published.title} in {' or '.join(map(str, places))}: {get}")
-        self.pictures = found
+            raise CraftError(f"no images of {published.title} in {' or '.join(map(str, places))}: {get}")
+        self.folder = found
         self.archive = ZipTree(found) if found.is_file() else None
         numbers: dict[str, int] = {}
         self.talks: list[Talk] = []
@@ -106,22 +106,22 @@ class Talks:
                 self.without += 1
                 continue
             if not isinstance(image, str):
-                raise CraftError(f"{file}, row {index}: image is {type(image).__name__}, expected a picture's name")
+                raise CraftError(f"{file}, row {index}: image is {type(image).__name__}, expected an image's name")
             self.talks.append(Talk(numbers.setdefault(image, len(numbers)), turns))
         self.names = tuple(numbers)
         if not self.talks:
-            raise CraftError(f"{file}: no conversation about a picture in it")
+            raise CraftError(f"{file}: no conversation about an image in it")
 
-    def picture(self, number: int) -> StoredImage:
+    def image(self, number: int) -> StoredImage:
         """An image that is not read yet; neither ``..`` nor a link leads out of the folder. Raises CraftError: it
         leaves the folder, has no possible name, or is not there."""
         name = self.names[number]
         if self.archive is not None:
             if name not in self.archive:
-                raise CraftError(f"no picture {name} in {self.pictures}")
+                raise CraftError(f"no image {name} in {self.folder}")
             return self.archive.image(name)
         try:
-            return image_in(self.pictures, name)
+            return image_in(self.folder, name)
         except BadRecordError as error:
             raise CraftError(f"{self.published.title}: {error}") from error
 

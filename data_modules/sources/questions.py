@@ -83,7 +83,7 @@ def unread_items(asked: Sequence[Asked], most: int, problems: Problems, publishe
     for entry in asked:
         try:
             if entry.image is None:
-                raise LeftOut("question without a picture")
+                raise LeftOut("question without an image")
             item = item_of(entry.record, entry.key, most)
             if entry.key in keys:
                 raise BadRecordError("id twice", f"id {entry.key.split('/', 2)[-1]!r} twice, also in {keys[entry.key]}")
@@ -158,7 +158,7 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
             raise BadRecordError("missing field", f"choice {number} has no text")
     options = tuple(" ".join(_said(value, f"choice {n}").split()) for n, value in enumerate(raw, start=1))
     if options and all(map(is_image_file, options)):
-        raise LeftOut("choices are pictures")
+        raise LeftOut("choices are images")
     if not 2 <= len(options) <= most:
         hint = "" if options else "; an open question has null there, or no such field"
         raise BadRecordError("bad choices", f"{len(options)} choices; 2 to {most} can be lettered{hint}")

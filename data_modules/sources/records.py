@@ -86,7 +86,7 @@ class RecordSource(Source):
     def facts(self) -> dict[str, Any]:
         data_hash = self._data_hash()  # reads all splits
         if unasked := len(self.found.images - self._shown):
-            self.problems.skipped["picture that no question asks about"] = unasked
+            self.problems.skipped["image that no question asks about"] = unasked
         return {
             "root": self.found.place,
             "layout": self.found.layout,
@@ -103,7 +103,7 @@ class RecordSource(Source):
         differs = self.dataset.differences(found.count()) if self.dataset.counts else []
         missing = [w for label in self.dataset.labels if (w := self.dataset.label_words(label)) not in self.class_names]
         if self.class_names and missing:
-            differs.append(f"no picture of {len(missing)} of {len(self.dataset.labels)} classes, first {missing[0]!r}")
+            differs.append(f"no image of {len(missing)} of {len(self.dataset.labels)} classes, first {missing[0]!r}")
         if not differs:
             return
         found.told["differs"] = differs
@@ -152,7 +152,7 @@ class RecordSource(Source):
                     read.append(read_square(image, side, aspect))
                 good.append(image)
             except CraftError as e:
-                self.problems.bad("broken picture", str(e))
+                self.problems.bad("broken image", str(e))
         empty = torch.empty(0, 3, side, side, dtype=torch.uint8)
         kept = LazyImages(good, side, aspect) if lazy else (torch.stack(read) if read else empty)
         return kept, {image.name: i for i, image in enumerate(good)}
@@ -250,7 +250,7 @@ class RecordSource(Source):
         self.held_out = held - set(sorted(trained & held)[:back])
         if train := self._rows("train"):
             seen = {row.item.label for row in train}
-            self._choices([self.class_names[label] for label in seen], "its training pictures show")
+            self._choices([self.class_names[label] for label in seen], "its training images show")
             # A class that only the test images show is unseen, too.
             self.held_out = frozenset(range(len(self.class_names))) - seen
         # Otherwise the memory would hold rows of what is held out now.

@@ -159,7 +159,7 @@ class _Table:
             if kind is None or (column == table.image and getattr(kind, "dtype", "") == "string"):
                 have = ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in rows.features.items())
                 raise CraftError(
-                    f"{self.place} has no {'pictures in' if kind else 'column'} {column!r} of {self.facts.title}; "
+                    f"{self.place} has no {'images in' if kind else 'column'} {column!r} of {self.facts.title}; "
                     f"it has {have}; {further(self.facts, table)}"
                 )
         return rows
@@ -168,9 +168,9 @@ class _Table:
         rows, label = self._load(paths), self.table.label
         values = [_label(value) for value in rows[label][:]]
         if strange := next((value for value in values if isinstance(value, list | dict)), None):
-            raise CraftError(f"{self.place}: column {label!r} holds {shown(strange)}, and a picture has one label")
+            raise CraftError(f"{self.place}: column {label!r} holds {shown(strange)}, and an image has one label")
         with_image = [(p, v) for p, v in zip(self._images(rows, split), values, strict=True) if p]
-        self.problems.leave_out("row without a picture", len(values) - len(with_image))
+        self.problems.leave_out("row without an image", len(values) - len(with_image))
         words = self._words(rows.features[label], [value for _, value in with_image])
         return [Labelled(image, words[value]) for image, value in with_image if value in words]
 
@@ -223,7 +223,7 @@ class _Table:
         CraftError: numbers without names whose order nobody has checked; or a strange label."""
         facts, table, place, counts = self.facts, self.table, self.place, Counter(values)
         if unlabelled := counts.pop(None, 0):
-            self.problems.bad("picture without a label", f"{place}: {unlabelled} pictures without a label", unlabelled)
+            self.problems.bad("image without a label", f"{place}: {unlabelled} images without a label", unlabelled)
         names: Mapping[Any, str] = dict(enumerate(getattr(feature, "names", None) or ()))
         if not names and all(isinstance(value, str) for value in counts):
             names = {value: value for value in counts}
@@ -244,7 +244,7 @@ class _Table:
                 known = facts.label_words(facts.labels[value])
             if known is None:
                 said = facts.no_class(str(names.get(value, value)))
-                self.problems.bad("unknown class", f"{place}, {count} pictures: {said}", count)
+                self.problems.bad("unknown class", f"{place}, {count} images: {said}", count)
             else:
                 words[value] = known
         return words

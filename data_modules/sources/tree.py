@@ -190,7 +190,7 @@ class ZipTree(Tree):
         parents = {str(p) for name in self.names for p in PurePosixPath(name).parents}
         self.folders = frozenset(parents - {"."} | (shown.keys() - self._members.keys()))
         hidden = sum(map(is_image_file, named.keys() - shown.keys()))
-        self.left_out = +Counter({"hidden picture": hidden, "file twice in the archive": len(infos) - len(named)})
+        self.left_out = +Counter({"hidden image": hidden, "file twice in the archive": len(infos) - len(named)})
 
     def read(self, key: str | int) -> bytes:
         member = self._members[str(key)]

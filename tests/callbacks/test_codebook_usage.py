@@ -30,7 +30,7 @@ def fit(checkpoints: Path, tmp_path: Path) -> Any:
 
 @torch.no_grad()
 def codes(cli: Any, vlm: Any) -> torch.Tensor:
-    """First-level codes of a run's validation pictures."""
+    """First-level codes of a run's validation images."""
     return torch.cat([vlm.encode(b.pixel_values).codes[..., 0] for b in cli.datamodule.val_dataloader()])
 
 

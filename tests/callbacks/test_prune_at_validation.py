@@ -115,14 +115,14 @@ def test_the_encoder_comes_with_the_counts_of_its_training_split(run: Any, tmp_p
     facts = json.loads((tmp_path / "fit/encoder/config.json").read_text())
     counts = load_file(tmp_path / "fit/encoder" / facts["token_prior"])["counts"]
     with torch.no_grad():
-        codes = [cli.model.vlm.encode(pixels).codes for pixels in cli.datamodule.training_pictures()]
+        codes = [cli.model.vlm.encode(pixels).codes for pixels in cli.datamodule.training_images()]
     assert sum(len(c) for c in codes) == 16
     assert torch.equal(counts, count_codes(codes, K))
     assert int(counts.sum()) == 16 * N
     # Those of the adapted encoder: the untouched one counts otherwise.
     before = load_vlm(VlmSpec(cli.model.backbone.name))
     with torch.no_grad():
-        old = [before.encode(pixels).codes for pixels in cli.datamodule.training_pictures()]
+        old = [before.encode(pixels).codes for pixels in cli.datamodule.training_images()]
     assert not torch.equal(counts, count_codes(old, K))
     # Counting leaves every part in its mode.
     assert cli.model.training
@@ -185,7 +185,7 @@ def test_other_methods_are_not_pruned_unless_asked(run: Any, tmp_path: Path) -> 
     assert not any("keep1.0" in name or "tokens" in name for name in metrics(plain))
     asked = run("test", "asked", "--prune.keep=0.5", "--prune.also=[]", config=ZERO_SHOT)
     assert metrics(asked)["test/prune/tokens"] == 0.5
-    # Without an encoder's counts, the training pictures are counted with the encoder as it is.
+    # Without an encoder's counts, the training images are counted with the encoder as it is.
     assert int(asked.model.token_prior.sum()) == 16 * N
     assert metrics(run("test", "cont", config=ZERO_SHOT, backbone="continuous"))["test/prune/keep"] == 1.0
 
@@ -205,8 +205,8 @@ def test_a_checkpoint_is_counted_anew(run: Any, fitted: Path, tmp_path: Path) ->
 
 def test_each_step_is_counted_once(run: Any, monkeypatch: Any) -> None:
     calls: list[int] = []
-    pictures = VqaDataModule.training_pictures
-    monkeypatch.setattr(VqaDataModule, "training_pictures", lambda s: (calls.append(1), pictures(s))[1])
+    pictures = VqaDataModule.training_images
+    monkeypatch.setattr(VqaDataModule, "training_images", lambda s: (calls.append(1), pictures(s))[1])
     run("fit", "fit")
     assert len(calls) == 2  # two validations; the export after the second asks for the same
 
@@ -215,7 +215,7 @@ def test_the_generic_prior_is_that_of_studio_pictures(run: Any, encoder: Path, m
     monkeypatch.setattr("data_modules.sources.drawn.STUDIO_IMAGES", 2)
     cli = run("test", "test", f"--encoder={encoder}", "--prune.prior=generic")
     assert int(cli.model.token_prior.sum()) == 2 * 10 * N
-    pictures = torch.cat(list(cli.datamodule.generic_pictures()))
+    pictures = torch.cat(list(cli.datamodule.generic_images()))
     assert pictures.shape == (20, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(cli.model.token_prior, count_codes([cli.model.vlm.encode(pictures).codes], K))

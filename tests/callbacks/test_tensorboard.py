@@ -101,7 +101,7 @@ def test_a_test_of_an_encoder_names_its_surrogate(checkpoints: Path, tmp_path: P
 def test_rows_of_one_method_are_told_apart(checkpoints: Path, tmp_path: Path) -> None:
     given = arguments("fit", "vision_ft", checkpoints / "continuous", tmp_path)
     build_cli([*given, "--model.init_args.lambda_contrastive=null"])
-    assert row(read(tmp_path))[0]["method"] == "vision_ft lambda_contrastive=1.0", "the paper's, for labelled pictures"
+    assert row(read(tmp_path))[0]["method"] == "vision_ft lambda_contrastive=1.0", "the paper's, for labelled images"
     given = arguments("fit", "craft", checkpoints / "host", tmp_path / "craft")
     build_cli([*given, "--model.init_args.logit_bias=true", "--model.init_args.commitment_level=cumulative"])
     named = row(read(tmp_path / "craft"))[0]["method"]

@@ -110,7 +110,7 @@ def test_codes_features_and_logits_are_the_original_s(original: Path, picture: I
     torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-4)
     assert vlm.context == 512
     assert language.config.rope_parameters["factor"] == 2.0
-    assert vlm.wrap_ids is None, "the public code puts no marks around a picture"
+    assert vlm.wrap_ids is None, "the public code puts no marks around an image"
 
 
 def one_prompt(pixels: Tensor, ids: tuple[int, ...]) -> VqaBatch:

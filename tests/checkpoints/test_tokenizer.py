@@ -70,7 +70,7 @@ def test_ids_are_sentencepiece_s_own_and_come_back_as_the_text(folder: Path, pie
 
 
 def test_the_pieces_of_a_prompt_are_sentencepiece_s_too(folder: Path, pieces: SentencePieceProcessor) -> None:
-    """A text without a picture, and one whose picture does not come first, begin with a blank of their own."""
+    """A text without an image, and one whose image does not come first, begin with a blank of their own."""
     builder = PromptBuilder(load_tokenizer(folder), "vicuna_v1", lettered=False)
     assert builder.pieces("  text alone") == [1, *pieces.encode("  text alone")]
     before, after = pieces.encode(" What"), pieces.encode(" ASSISTANT:")

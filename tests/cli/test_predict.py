@@ -1,4 +1,4 @@
-"""``predict`` for one picture and question, and the file of its logits."""
+"""``predict`` for one image and question, and the file of its logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb ``tokens``: the sheet shows the codes, the changes and the kept tokens of the pictures that were given."""
+"""The verb ``tokens``: the sheet shows the codes, the changes and the kept tokens of the images that were given."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_the_sheet_of_a_folder(
         assert torch.equal(view.kept, shown.selection.mask(16)[i])
         assert int(view.kept.sum()) == 8
     said = capsys.readouterr().out
-    assert "16 pictures (the first of 18); keep 0.5" in said
-    assert "the 18 pictures given" in said
+    assert "16 images (the first of 18); keep 0.5" in said
+    assert "the 18 images given" in said
     with Image.open(output) as sheet:
         assert sheet.format == "PNG"
 
@@ -107,7 +107,7 @@ def test_an_encoder_brings_the_codes_after_and_its_prior(
         assert torch.equal(view.codes, after.codes[i, :, 0])
         assert torch.equal(view.kept, after.selection.mask(16)[i])  # type: ignore[arg-type]
         assert bool((view.codes != view.before).any())
-    assert "the encoder's training pictures" in capsys.readouterr().out
+    assert "the encoder's training images" in capsys.readouterr().out
 
 
 def test_keep_1_has_nothing_to_show_of_pruning(

@@ -50,7 +50,7 @@ def write_blip2(folder: Path, seed: int = 1) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Blip2ForConditionalGeneration(config)
-        # Large enough that the sentences are of the picture.
+        # Large enough that the sentences are of the image.
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and not name.startswith("language_model"):
                 torch.nn.init.normal_(parameter)

@@ -34,7 +34,7 @@ def save_picture(path, seed=0, size=(20, 12)):
 
 @pytest.fixture
 def class_folder(tmp_path):
-    """``build(classes, splits, each)``: a folder of tiny pictures."""
+    """``build(classes, splits, each)``: a folder of tiny images."""
 
     def build(classes, splits=("train", "test"), each=6):
         for s, split in enumerate(splits):
@@ -48,7 +48,7 @@ def class_folder(tmp_path):
 
 @pytest.fixture
 def question_folder(tmp_path):
-    """``build({"train": records, ...}, pictures)``: JSONL files and their pictures; a record may be raw text."""
+    """``build({"train": records, ...}, images)``: JSONL files and their images; a record may be raw text."""
 
     def build(files, pictures=4):
         for i in range(pictures):

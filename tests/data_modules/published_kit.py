@@ -15,7 +15,7 @@ from data_modules.datamodule import VqaDataModule
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (12, 10), kind: str = "JPEG") -> bytes:
-    """The bytes of a noisy picture."""
+    """The bytes of a noisy image."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind)
@@ -23,7 +23,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (12, 10), kind: str = "JPEG")
 
 
 def stored(seed: int = 0, path: str | None = None, **how: Any) -> dict[str, Any]:
-    """A picture as a table holds it."""
+    """An image as a table holds it."""
     return {"bytes": picture(seed, **how), "path": path}
 
 
@@ -36,7 +36,7 @@ def write_table(path: Path, kinds: dict[str, Any], **columns: list[Any]) -> Path
 
 
 def write_pictures(root: Path, names: list[str], **how: Any) -> Path:
-    """Picture files of different contents."""
+    """Image files of different contents."""
     for seed, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def packed(root: Path) -> Path:
     with zipfile.ZipFile(archive, "w") as out:
         for path in sorted(root.rglob("*")):
             out.write(path, f"{root.name}/{path.relative_to(root)}")
-        out.writestr("__MACOSX/._x.jpg", b"no picture")
+        out.writestr("__MACOSX/._x.jpg", b"no image")
     return archive
 
 
 def opened(dataset: str, root: Path, source: str = "folder", stages: tuple[str, ...] = (), **options: Any) -> Any:
-    """A data module over it, small enough for a handful of pictures."""
+    """A data module over it, small enough for a handful of images."""
     data = VqaDataModule(dataset=dataset, source=source, root=str(root), **{"batch_size": 1, **options})
     for stage in stages:
         data.setup(stage)

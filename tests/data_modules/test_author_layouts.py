@@ -281,7 +281,7 @@ def test_ocrvqa_with_gone_pictures_and_gifs_under_jpg(tmp_path):
     assert texts(data, "test")["ocrvqa/test/B002/1"] == "Sea, 2"
     assert "ocrvqa/train/B003/0" in texts(data, "train")
     assert "ocrvqa/val/B004/0" in texts(data, "val")
-    assert data.describe()["skipped"] == {"question without a picture": 2}
+    assert data.describe()["skipped"] == {"question without an image": 2}
     with pytest.raises(CraftError, match=r"3 train, 3 val, 3 test; published: 166,022 train"):
         data.prepare_data()
     for cover in covers.values():
@@ -309,7 +309,7 @@ def test_scienceqa_problems(tmp_path):
     data = alike("scienceqa", write_pictures(root, names, kind="PNG"))
     assert parts(data)["test"] == {"scienceqa/test/5": "fox", "scienceqa/test/8": "moss"}
     assert data.examples("test")[0].question == "Context: Look.\nWhich is 5?"
-    assert data.describe()["skipped"] == {"question without a picture": 1}
+    assert data.describe()["skipped"] == {"question without an image": 1}
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_vqa_rad_s_one_list(tmp_path):
     assert parts(data)["test"] == {"vqa_rad/test/3": "Brain", "vqa_rad/test/4": "no"}
     assert set(parts(data)["train"].values()) == {"Yes", "5", "left lung"}
     assert data.examples("train")[0].question == "Is there a mass?"
-    assert data.describe()["skipped"] == {"question without a picture": 1, "missing field": 2}
+    assert data.describe()["skipped"] == {"question without an image": 1, "missing field": 2}
     apart = opened("vqa_rad", tmp_path / "rad", stages=("fit",), apart=True)
     assert list(texts(apart, "train").values()) == ["left lung"]
     with pytest.raises(CraftError, match=r"6 train, 2 test; published: 1,793 train, 451 test or 1,797 train, 451 test"):
@@ -390,7 +390,7 @@ def test_a_broken_picture_in_an_archive_is_named(tmp_path):
     root = write_pictures(tmp_path / "e", [f"{c}/{i}.jpg" for c in ("River", "Forest") for i in range(6)])
     (root / "River" / "3.jpg").write_bytes(b"nothing")
     archive = packed(root)
-    with pytest.raises(CraftError, match=r"e.zip: e/River/3.jpg: broken picture"):
+    with pytest.raises(CraftError, match=r"e.zip: e/River/3.jpg: broken image"):
         opened("eurosat", archive, stages=("fit", "test"), holdout=0.0)
     with zipfile.ZipFile(archive) as held:
         assert len(held.namelist()) > 6
@@ -412,7 +412,7 @@ def test_a_damaged_member_of_an_archive_is_a_broken_picture(tmp_path, method, at
     with zipfile.ZipFile(archive, "w", method) as out:
         out.write(file, "0.jpg")
     damaged(archive, "0.jpg", at)
-    with pytest.raises(CraftError, match=r"e.zip: 0.jpg: broken picture \((Bad CRC-32|Error -3)"):
+    with pytest.raises(CraftError, match=r"e.zip: 0.jpg: broken image \((Bad CRC-32|Error -3)"):
         read_square(tree_module.open_tree(archive).image("0.jpg"), 8)
 
 
@@ -429,7 +429,7 @@ def test_a_member_that_python_cannot_unpack_is_a_broken_picture(tmp_path, at, va
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\1\2") + at] = value  # of the directory's entry: its flags, its method
     archive.write_bytes(content)
-    with pytest.raises(CraftError, match=rf"e.zip: 0.jpg: broken picture \(.*{why}"):
+    with pytest.raises(CraftError, match=rf"e.zip: 0.jpg: broken image \(.*{why}"):
         read_square(tree_module.open_tree(archive).image("0.jpg"), 8)
 
 

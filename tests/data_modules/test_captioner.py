@@ -50,7 +50,7 @@ def kept(monkeypatch, tmp_path):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Number of pictures of every batch that is captioned; ``loads.limit`` batches, then a kill."""
+    """Number of images of every batch that is captioned; ``loads.limit`` batches, then a kill."""
 
     class Counted(captions_module._Model):
         batches, models, limit = [], 0, 99
@@ -84,7 +84,7 @@ def lines(folder):
 
 @pytest.fixture
 def pictures(stub_backbone, class_folder):
-    """Ten training pictures of three classes."""
+    """Ten training images of three classes."""
     root = class_folder(CLASSES, ("train", "val", "test"), each=4)
     (root / "train" / "elk" / "00.png").unlink()
     (root / "train" / "elk" / "01.png").unlink()
@@ -212,7 +212,7 @@ def test_a_statement_is_no_negative_of_itself_behind_a_caption(pictures, blip2, 
     texts = [data.captions.index(behind), data.captions.index(bare), data.statements.index(data.statements[-1])]
     spec = VlmSpec(name=str(checkpoints / "host"))
     table = CaptionTable.embed(data.captions, spec, torch.device("cpu"), data.statements)
-    rows = table.rows(torch.tensor(texts), torch.arange(3), slice(0, 3))  # three pictures of a question set
+    rows = table.rows(torch.tensor(texts), torch.arange(3), slice(0, 3))  # three images of a question set
     negative = negative_pairs(rows.labels, rows.labels, rows.sentences, rows.sentences)
     assert negative.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
     plain = own(pictures)
@@ -229,7 +229,7 @@ def test_without_a_captioner_there_are_the_statements_alone(pictures, kept):
     assert batch.caption_ids.tolist() == batch.label_ids.tolist()
     assert data.describe()["captioner"] is None
     assert not kept.exists()
-    with pytest.raises(CraftError, match="grey shows no picture to caption"):
+    with pytest.raises(CraftError, match="grey shows no image to caption"):
         own(pictures, ID, look="grey")
 
 

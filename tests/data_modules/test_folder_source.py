@@ -175,22 +175,22 @@ def test_spelling_of_folders_does_not_matter():
 def break_picture(root):
     path = root / "train" / "elk" / "03.png"
     path.write_bytes(path.read_bytes()[:60])
-    return "broken picture", "elk/03.png"
+    return "broken image", "elk/03.png"
 
 
 def not_a_picture(root):
     (root / "train" / "elk" / "zz.jpg").write_text("hello")
-    return "broken picture", "elk/zz.jpg"
+    return "broken image", "elk/zz.jpg"
 
 
 def huge_picture(root):
     (root / "train" / "lynx" / "big.png").write_bytes(png_header(20_000, 20_000))
-    return "broken picture", "lynx/big.png.*pixels"
+    return "broken image", "lynx/big.png.*pixels"
 
 
 def empty_class(root):
     (root / "train" / "mouse").mkdir()
-    return "class without pictures", "'mouse' has no picture"
+    return "class without images", "'mouse' has no image"
 
 
 def label_twice(root):
@@ -212,7 +212,7 @@ def undecoded_class(root):
 
 def dead_link(root):
     (root / "train" / "elk" / "zz.png").symlink_to(root / "nowhere.png")
-    return "broken picture", "elk/zz.png"
+    return "broken image", "elk/zz.png"
 
 
 BAD = (
@@ -244,7 +244,7 @@ def test_a_dead_link_among_the_test_pictures_is_told_when_they_are_read(class_fo
     root = class_folder(CLASSES)
     (root / "test" / "elk" / "zz.png").symlink_to(root / "nowhere.png")
     assert own(root).describe()["data_hash"]
-    with pytest.raises(CraftError, match=r"elk/zz.png: broken picture"):
+    with pytest.raises(CraftError, match=r"elk/zz.png: broken image"):
         own(root, "test")
 
 
@@ -254,7 +254,7 @@ def test_huge_pictures_are_refused_without_decoding_when_read_lazily(class_folde
     monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
     with pytest.raises(CraftError, match=r"big.png"):
         own(root)
-    assert own(root, on_bad="skip").describe()["skipped"] == {"broken picture": 1}
+    assert own(root, on_bad="skip").describe()["skipped"] == {"broken image": 1}
 
 
 def test_a_class_of_another_dataset_is_named(class_folder):
@@ -341,7 +341,7 @@ def test_one_trained_class_is_refused(class_folder):
     root = class_folder(("cats", "dogs"), ("test",))
     for i in range(8):
         save_picture(root / "train" / "cats" / f"{i}.png", seed=i)
-    with pytest.raises(CraftError, match="its training pictures show one class, 'cats'"):
+    with pytest.raises(CraftError, match="its training images show one class, 'cats'"):
         own(root)
 
 
@@ -506,16 +506,16 @@ def test_folders_that_are_hardly_classes_are_refused(tmp_path, name):
 
 
 TOLD = {
-    "folders that hold no pictures": (["data/cat", "data/dog", "docs/figures"], "2 classes .*: data, docs; are these"),
+    "folders that hold no images": (["data/cat", "data/dog", "docs/figures"], "2 classes .*: data, docs; are these"),
     "kinds of kinds": (["pets/cat", "pets/dog", "plants/oak", "plants/elm"], "2 classes .*: pets, plants; are these"),
     "one of them": (
         ["pets/cat", "pets/dog", "plants"],
-        "1 class with pictures in inner folders alone: pets; are these",
+        "1 class with images in inner folders alone: pets; are these",
     ),
     "shots": (["cup/01", "cup/02", "pot/01", "pot/02"], ""),
     "one folder each": (["cup/pictures", "pot/pictures"], ""),
     "words for splits": (["train_station", "test_tube", "bus"], ""),
-    "a class with a picture of its own": (["cup", "cup/train", "cup/test1", "pot"], ""),
+    "a class with an image of its own": (["cup", "cup/train", "cup/test1", "pot"], ""),
 }
 
 
@@ -535,7 +535,9 @@ def test_a_split_without_classes_is_one_line(tmp_path, loose):
     (root / "train").mkdir()
     if loose:
         save_picture(root / loose)
-    with pytest.raises(CraftError, match=r"the train split .* has no items" + ("; left out: 1 x pic" if loose else "")):
+    with pytest.raises(
+        CraftError, match=r"the train split .* has no items" + ("; left out: 1 x image" if loose else "")
+    ):
         own(root)
 
 
@@ -578,7 +580,7 @@ def test_refusals_say_what_was_left_out(tmp_path):
 def test_a_picture_beside_wrapped_classes_is_named(tmp_path, stray, split):
     root = pictures(tmp_path, *(f"{split}data/{name}" for name in ("cat", "dog")))
     save_picture(root / split / stray)
-    said = r"one class, 'data', for a picture lies beside its folders \(preview.png\); move it away$"
+    said = r"one class, 'data', for an image lies beside its folders \(preview.png\); move it away$"
     with pytest.raises(CraftError, match=said):
         own(root)
 
@@ -586,5 +588,5 @@ def test_a_picture_beside_wrapped_classes_is_named(tmp_path, stray, split):
 def test_an_empty_picture_says_so(class_folder):
     root = class_folder(CLASSES)
     (root / "train" / "elk" / "03.png").write_bytes(b"")
-    with pytest.raises(CraftError, match=r"elk/03.png: broken picture \(an empty file\)"):
+    with pytest.raises(CraftError, match=r"elk/03.png: broken image \(an empty file\)"):
         own(root, holdout=0.0)

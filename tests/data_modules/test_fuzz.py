@@ -40,7 +40,7 @@ drawn = settings(
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"test": "test", "testing": "test", "Test": "test", "TRAIN": "train"}
 
-# pictures -----------------------------------------------------------------------------------------------------------
+# images -----------------------------------------------------------------------------------------------------------
 
 MODES = {
     ".png": ("RGB", "L", "LA", "RGBA", "hidden", "P", "I;16"),
@@ -69,7 +69,7 @@ def upright(level: int) -> np.ndarray:
 
 
 def in_mode(grey: np.ndarray, mode: str) -> Image.Image:
-    """The same picture as seen by a person, in another mode."""
+    """The same image as seen by a person, in another mode."""
     if mode in ("I;16", "I"):
         return Image.fromarray((grey.astype(np.uint16) * 257).astype(np.int32 if mode == "I" else np.uint16))
     if mode == "F":
@@ -128,18 +128,18 @@ def pictures_of(draw, splits):
 
 
 JUNK = {  # where it lies, what it holds, and why it is left out
-    "hidden file": lambda top, inner: (inner / ".hidden.png", "picture", "hidden picture"),
-    "hidden folder": lambda top, inner: (inner / ".ipynb_checkpoints" / "a.png", "picture", "hidden picture"),
-    "macOS": lambda top, inner: (top / "__MACOSX" / "._a.png", b"\0\5\26\7", "hidden picture"),
+    "hidden file": lambda top, inner: (inner / ".hidden.png", "picture", "hidden image"),
+    "hidden folder": lambda top, inner: (inner / ".ipynb_checkpoints" / "a.png", "picture", "hidden image"),
+    "macOS": lambda top, inner: (top / "__MACOSX" / "._a.png", b"\0\5\26\7", "hidden image"),
     "text": lambda top, inner: (inner / "notes.txt", b"none", ".txt file"),
     "readme": lambda top, inner: (top / "README.md", b"# mine", ".md file"),
-    "loose picture": lambda top, inner: (
+    "loose image": lambda top, inner: (
         top / "loose.png",
         "picture",
-        "picture beside the " + ("class folders" if inner.parent == top else "splits"),
+        "image beside the " + ("class folders" if inner.parent == top else "splits"),
     ),
-    "broken picture": lambda top, inner: (inner / "broken.jpg", b"\xff\xd8\xff no picture", "broken picture"),
-    "empty picture": lambda top, inner: (inner / "empty.png", b"", "broken picture"),
+    "broken image": lambda top, inner: (inner / "broken.jpg", b"\xff\xd8\xff no image", "broken image"),
+    "empty image": lambda top, inner: (inner / "empty.png", b"", "broken image"),
     "no ending": lambda top, inner: (inner / "thumb", "picture", "file without ending"),
     "empty class": lambda top, inner: (inner.parent / "nothing in it" / "notes.txt", b"none", ".txt file"),
 }
@@ -149,7 +149,7 @@ JUNK = {  # where it lies, what it holds, and why it is left out
 @given(data=st.data())
 def test_class_folders(data, tmp_path_factory):
     root = tmp_path_factory.mktemp("set")
-    wrappers = data.draw(st.lists(st.sampled_from(["data", "my pictures", "v1.0"]), max_size=2), label="wrappers")
+    wrappers = data.draw(st.lists(st.sampled_from(["data", "my images", "v1.0"]), max_size=2), label="wrappers")
     own = data.draw(
         st.sampled_from(
             [("",), ("train", "test"), ("TRAIN", "Test"), ("train", "valid", "test"), ("training", "dev", "testing")]
@@ -165,7 +165,7 @@ def test_class_folders(data, tmp_path_factory):
         save(path, p.level, p.mode, p.orientation)
         labels[path.relative_to(top).as_posix()] = p.folder.replace("_", " ")
         levels[path.relative_to(top).as_posix()] = p.level
-    wanted = Counter({"class without pictures": 1} if "empty class" in junk else {})
+    wanted = Counter({"class without images": 1} if "empty class" in junk else {})
     for name in junk:
         path, content, reason = JUNK[name](top, top / own[0] / pictures[0].folder)
         wanted[reason] += 1
@@ -175,8 +175,8 @@ def test_class_folders(data, tmp_path_factory):
         else:
             path.write_bytes(content)
     place = zipped(root) if data.draw(st.booleans(), label="zip") else root
-    # A lone folder with a picture of its own may be a class whose pictures lie at two depths: asked back.
-    unclear = own == ("",) and wrappers and "loose picture" in junk
+    # A lone folder with an image of its own may be a class whose images lie at two depths: asked back.
+    unclear = own == ("",) and wrappers and "loose image" in junk
     try:
         with pytest.raises(CraftError, match="one class") if unclear else nullcontext():
             module = read(place, holdout=0.0, on_bad="skip" if junk else "error")
@@ -190,7 +190,7 @@ def test_class_folders(data, tmp_path_factory):
     for split in ("train", "val", "test"):
         for example in module.examples(split):
             key = example.key.removeprefix("folder/")
-            assert key not in used, "no picture is in two splits"
+            assert key not in used, "no image is in two splits"
             used[key] = split
             assert example.meta["answer_text"] == labels[key]
             named = SPLITS.get(key.split("/")[0])

@@ -96,13 +96,13 @@ def test_published_counts(name, found, said):
 
 def test_missing_classes_are_named(tmp_path):
     few = eurosat(tmp_path, label=[i % 9 for i in range(10)])
-    with pytest.raises(CraftError, match=r"no picture of 1 of 10 classes, first 'sea lake'"):
+    with pytest.raises(CraftError, match=r"no image of 1 of 10 classes, first 'sea lake'"):
         opened("eurosat", few, "hub").prepare_data()
 
 
 def test_a_strange_class_is_named_or_skipped_and_counted(tmp_path):
     root = eurosat(tmp_path, ["AnnualCrop", "Forrest", *BLANCHON[2:]])
-    with pytest.raises(CraftError, match=r"1 pictures: EuroSAT has no class 'Forrest'; did you mean 'Forest'\?"):
+    with pytest.raises(CraftError, match=r"1 images: EuroSAT has no class 'Forrest'; did you mean 'Forest'\?"):
         opened("eurosat", root, "hub", ("test",))
     said = opened("eurosat", root, "hub", ("test",), on_bad="skip").describe()
     assert (said["splits"]["test"], said["skipped"]["unknown class"]) == (9, 3)
@@ -121,18 +121,18 @@ def test_pictures_without_a_label_are_told_and_none_is_called_nan(tmp_path, kind
         write_table(
             tmp_path / "data" / f"{split}-00000-of-00001.parquet", {"image": Image(), "label": column}, **columns
         )
-    with pytest.raises(CraftError, match="2 pictures without a label"):
+    with pytest.raises(CraftError, match="2 images without a label"):
         opened("stanford_cars", tmp_path, "hub", ("test",))
     data = opened("stanford_cars", tmp_path, "hub", ("test",), on_bad="skip", holdout=0.0)
     assert list(texts(data, "test").values()) == [names[3], names[195]]
-    assert data.describe()["skipped"] == {"picture without a label": 4}
+    assert data.describe()["skipped"] == {"image without a label": 4}
 
 
 def test_several_labels_of_a_picture_are_one_line(tmp_path):
     kinds = {"image": Image(), "label": List(Value("string"))}
     names = list(labels.LABELS["stanford_cars"])
     write_table(tmp_path / "data" / "test-0.parquet", kinds, image=[stored(0)], label=[names[:1]])
-    with pytest.raises(CraftError, match=r"column 'label' holds \['.*, and a picture has one label"):
+    with pytest.raises(CraftError, match=r"column 'label' holds \['.*, and an image has one label"):
         opened("stanford_cars", tmp_path, "hub", ("test",))
 
 
@@ -195,7 +195,7 @@ def test_a_column_of_paths_is_no_picture(tmp_path):
         opened("plantvillage", tmp_path, "hub", ("test",))
     kinds = {"image": Value("string"), "label": Value("int64")}
     write_table(tmp_path / "b" / "data" / "train-00000-of-00001.parquet", kinds, image=["a.jpg"], label=[0])
-    with pytest.raises(CraftError, match="no pictures in 'image' of PlantVillage"):
+    with pytest.raises(CraftError, match="no images in 'image' of PlantVillage"):
         opened("plantvillage", tmp_path / "b", "hub", ("test",))
 
 
@@ -207,7 +207,7 @@ def test_bombs_and_broken_pictures_in_a_table_are_refused(tmp_path):
     with pytest.raises(CraftError, match=r"blanchon/EuroSAT_RGB in .*, test row 3: .*pixels"):
         opened("eurosat", root, "hub", ("test",))
     said = opened("eurosat", root, "hub", ("test",), on_bad="skip").describe()
-    assert (said["splits"]["test"], said["skipped"]["broken picture"]) == (8, 2)
+    assert (said["splits"]["test"], said["skipped"]["broken image"]) == (8, 2)
 
 
 def test_converted_branches_and_several_tables(tmp_path):
@@ -286,7 +286,7 @@ def test_rows_that_are_not_read_are_counted(tmp_path):
     said = data.describe()
     assert said["splits"] == {"train": 18, "val": 10, "test": 10}
     assert said["skipped"] == {
-        "row without a picture": 2,
+        "row without an image": 2,
         "row of 'dev', no split of its own": 10,
         "row of 'extra', no split of its own": 10,
     }

@@ -132,7 +132,7 @@ def test_a_repository_without_tables_names_its_converted_branch(tmp_path, hub):
         ("kvasir", {}, r"no copy of Kvasir on the hub is known; get kvasir-dataset.zip .*--data.source folder"),
         ("stanford_dogs", {"hub_id": "Alanox/stanford-dogs"}, r"a loading script.*try --data.hub_id maurice-fp"),
         ("plantvillage", {"hub_id": "mohanty/PlantVillage"}, r"a column of paths; try --data.hub_id BrandonFors"),
-        ("ocrvqa", {"hub_id": "qnguyen3/ocr_vqa"}, "pictures without the questions"),
+        ("ocrvqa", {"hub_id": "qnguyen3/ocr_vqa"}, "images without the questions"),
         ("folder", {}, "your own data are on disk"),
     ],
 )

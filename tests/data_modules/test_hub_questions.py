@@ -163,7 +163,7 @@ def test_scienceqa_leaves_out_questions_without_a_picture(tmp_path):
         write_table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", kinds, **columns)
     data = opened("scienceqa", tmp_path, "hub", ("test",))
     assert texts(data, "test") == {"scienceqa/test/0": "hare", "scienceqa/test/2": "x"}
-    assert data.describe()["skipped"] == {"question without a picture": 1}
+    assert data.describe()["skipped"] == {"question without an image": 1}
     assert data.examples("test")[0].question == "Context: Look at the web.\nWhich eats moss?"
 
 
@@ -188,7 +188,7 @@ def test_scienceqa_numbers_are_indices_from_zero(tmp_path):
 
 
 def vqa_rad(root):
-    """Ten pictures; the test split asks about the first three of them again."""
+    """Ten images; the test split asks about the first three of them again."""
     kinds = {"image": Image(), "question": STRING, "answer": STRING}
     for split, shown in (("train", [i % 10 for i in range(40)]), ("test", [0, 1, 2, 2])):
         columns = {
@@ -228,5 +228,5 @@ def test_conversations_of_the_cauldron(tmp_path):
     write_table(tmp_path / "ocrvqa" / "train-00000-of-00002.parquet", kinds, **columns)
     data = opened("ocrvqa", tmp_path, "hub", ("fit", "test"), hub_id="HuggingFaceM4/the_cauldron")
     assert data.describe()["splits"] == {"train": 3, "val": 1, "test": 1}
-    assert data.describe()["skipped"] == {"question without a picture": 1}
+    assert data.describe()["skipped"] == {"question without an image": 1}
     assert set(texts(data, "train").values()) == {"War and Peace"}

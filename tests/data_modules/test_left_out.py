@@ -27,7 +27,7 @@ def own(root, **options):
 
 
 def used(data):
-    """Pictures of every split."""
+    """Images of every split."""
     return sum(len(split.images) for split in data.splits.values())
 
 
@@ -37,13 +37,13 @@ def place(root, *names):
 
 
 def clean(root):
-    """The folder is read as it is: 12 pictures."""
+    """The folder is read as it is: 12 images."""
     return root, {}
 
 
 def hidden(root):
     place(root, "train/red_fox/.hidden.png", "train/red_fox/._00.png", ".ipynb_checkpoints/a.png", "@eaDir/a.png")
-    return root, {"hidden picture": 4}
+    return root, {"hidden image": 4}
 
 
 def endings(root):
@@ -55,22 +55,22 @@ def endings(root):
         "labels.csv",
         "LICENSE",
     ):
-        (root / name).write_text("no picture")
+        (root / name).write_text("no image")
     (root / "train" / "red_fox" / "c.eps").write_text("%!PS")
     return root, {".heic file": 2, "other file": 2, "all but these": 3}
 
 
 def beside_classes(root):
     place(root, "train/loose.png", "train/loose.jpg", "test/loose.png")
-    return root, {"picture beside the class folders": 3}
+    return root, {"image beside the class folders": 3}
 
 
 def beside_splits(root):
     place(root, "loose.png", "spare/red_fox/0.png", "spare/elk/1.png", "old/2.png")
     return root, {
-        "picture beside the splits": 1,
-        "picture in spare, which is no split": 2,
-        "picture in old, which is no split": 1,
+        "image beside the splits": 1,
+        "image in spare, which is no split": 2,
+        "image in old, which is no split": 1,
     }
 
 
@@ -88,7 +88,7 @@ def archived(root):
         for file in sorted(f for f in root.rglob("*") if f.is_file()):
             out.write(file, file.relative_to(root))
         out.write(root / "train" / "red_fox" / "00.png", "train/./red_fox/00.png")
-    return archive, {"hidden picture": 2, "picture beside the class folders": 1, "file twice in the archive": 1}
+    return archive, {"hidden image": 2, "image beside the class folders": 1, "file twice in the archive": 1}
 
 
 @pytest.mark.parametrize("spoil", [clean, hidden, endings, beside_classes, beside_splits, linked, archived])
@@ -135,15 +135,15 @@ def test_a_class_of_unreadable_endings_says_so(class_folder):
     root = class_folder(CLASSES, each=2)
     for i in range(3):
         (root / "train" / "elk").mkdir(exist_ok=True)
-        (root / "train" / "elk" / f"{i}.heic").write_text("no picture")
-    with pytest.raises(CraftError, match=r"class 'elk' has no picture, but 3 x \.heic file"):
+        (root / "train" / "elk" / f"{i}.heic").write_text("no image")
+    with pytest.raises(CraftError, match=r"class 'elk' has no image, but 3 x \.heic file"):
         own(root)
 
 
 def test_more_files_left_out_than_pictures_are_warned_of(class_folder, caplog):
     root = class_folder(CLASSES, each=2)
     for i in range(13):
-        (root / "train" / "red_fox" / f"{i}.heic").write_text("no picture")
+        (root / "train" / "red_fox" / f"{i}.heic").write_text("no image")
     with caplog.at_level(logging.WARNING, "craft_lightning.data"):
         own(root)
     assert [m for m in caplog.messages if "13 x .heic file" in m]
@@ -171,26 +171,26 @@ def test_pictures_outside_of_the_classes_that_are_known(tmp_path):
     options = {"source": "folder", "root": str(tmp_path), "batch_size": 1, "holdout": 0.0}
     data = VqaDataModule(dataset="eurosat", **options)
     data.setup("fit")
-    assert data.describe()["skipped"] == {"picture outside of a/EuroSAT": 2}
+    assert data.describe()["skipped"] == {"image outside of a/EuroSAT": 2}
 
 
 def test_pictures_that_no_question_asks_about(question_folder):
     rows = [{"image": f"images/{i}.png", "question": "What?", "answer": "it"} for i in range(2)]
     root = question_folder({"train": rows, "test": rows[:1]}, pictures=4)
     place(root, "images/.hidden.png", "loose.png")
-    (root / "images" / "notes.txt").write_text("no picture")
+    (root / "images" / "notes.txt").write_text("no image")
     data = own(root, batch_size=1)
-    wanted = {"hidden picture": 1, ".txt file": 1, "picture that no question asks about": 3}
+    wanted = {"hidden image": 1, ".txt file": 1, "image that no question asks about": 3}
     assert data.describe()["skipped"] == wanted
     assert data.describe()["skipped"] == wanted
     (root / "train.jsonl").rename(root / "all.jsonl")
     data = VqaDataModule(dataset="folder", source="folder", root=str(root / "all.jsonl"), batch_size=1)
     data.setup("fit")
-    assert data.describe()["skipped"] == {"hidden picture": 1, "picture that no question asks about": 3}
+    assert data.describe()["skipped"] == {"hidden image": 1, "image that no question asks about": 3}
     (root / "all.jsonl").rename(root / "train.jsonl")
     (root / "dev.jsonl").write_text("\n".join(json.dumps({**row, "image": "loose.png"}) for row in rows[:1]))
     data = own(root, batch_size=1)
-    assert data.describe()["skipped"] == {**wanted, "picture that no question asks about": 2}
+    assert data.describe()["skipped"] == {**wanted, "image that no question asks about": 2}
     assert data.describe()["splits"]["val"] == 1
 
 

@@ -107,9 +107,9 @@ def test_question_files_are_found_in_folders_and_archives_alike(question_folder,
 def test_bad_lines_of_an_archive_are_named_and_its_pictures_stay_inside(tmp_path):
     archive = tmp_path / "mine.zip"
     for image, said in (
-        ("images/0.png", "no such picture: 'images/0.png' in .*mine.zip: a"),
-        ("../b/0.png", "picture path '../b/0.png' leaves .*mine.zip: a"),
-        ("/b/0.png", "picture path '/b/0.png' leaves .*mine.zip: a"),
+        ("images/0.png", "no such image: 'images/0.png' in .*mine.zip: a"),
+        ("../b/0.png", "image path '../b/0.png' leaves .*mine.zip: a"),
+        ("/b/0.png", "image path '/b/0.png' leaves .*mine.zip: a"),
     ):
         with zipfile.ZipFile(archive, "w") as out:
             out.writestr("a/questions.jsonl", json.dumps(record(image=image)))
@@ -147,7 +147,7 @@ def test_records_that_cannot_be_asked_are_left_out_and_counted(question_folder):
         record(21, image=None),
     ]
     said = own(question_folder({"train": records})).describe()
-    assert said["skipped"] == {"choices are pictures": 1, "question without a picture": 1}
+    assert said["skipped"] == {"choices are images": 1, "question without an image": 1}
     assert sum(said["splits"].values()) == 12
 
 
@@ -157,9 +157,9 @@ BAD = {
     "missing question": (record(90, question=""), "no text in field 'question'"),
     "missing answer": ({"image": "images/0.png", "question": "Is it?"}, "no text in field 'answer'"),
     "missing image field": ({"question": "Is it?", "answer": "yes"}, "no text in field 'image'"),
-    "missing picture": (record(91, image="images/nine.png"), "no such picture: 'images/nine.png' in"),
-    "the picture itself": (record(91, image="A" * 300), f"no such picture: '{'A' * 60}…' in .*too long"),
-    "NUL": (record(91, image="a\0.png"), r"no such picture: 'a\\x00.png' in .*null"),
+    "missing image": (record(91, image="images/nine.png"), "no such image: 'images/nine.png' in"),
+    "the image itself": (record(91, image="A" * 300), f"no such image: '{'A' * 60}…' in .*too long"),
+    "NUL": (record(91, image="a\0.png"), r"no such image: 'a\\x00.png' in .*null"),
     "half a pair in a path": (record(91, image="\ud800.png"), "no JSON .*surrogates not allowed"),
     "half a pair in an answer": (record(91, answer="\ud800"), "no JSON .*surrogates not allowed"),
     "a number too long": (f'{{"answer": {"9" * 5000}}}', "no JSON .*Exceeds the limit"),
@@ -392,7 +392,7 @@ def test_what_says_nothing_never_becomes_a_word(question_folder):
     data = own(question_folder({"test": rows}), "test")
     assert [e.key for e in data.examples("test")] == [f"folder/test/{line}" for line in range(1, 6)]
     assert {e.question for e in data.examples("test")} == {"Is it?"}
-    assert data.describe()["skipped"] == {"question without a picture": 5}
+    assert data.describe()["skipped"] == {"question without an image": 5}
 
 
 @pytest.mark.parametrize("stored", ["NFC", "NFD", "mixed"])
@@ -429,10 +429,10 @@ def test_a_link_out_of_the_folder_is_refused(question_folder, tmp_path_factory):
 def test_a_broken_picture_of_a_question_is_skipped_with_its_questions(question_folder):
     root = question_folder({"train": GOOD})
     (root / "images" / "1.png").write_bytes(b"nothing")
-    with pytest.raises(CraftError, match=r"images/1.png: broken picture"):
+    with pytest.raises(CraftError, match=r"images/1.png: broken image"):
         own(root)
     said = own(root, on_bad="skip").describe()
-    assert said["skipped"] == {"broken picture": 1}
+    assert said["skipped"] == {"broken image": 1}
     assert sum(said["splits"].values()) == 9
 
 

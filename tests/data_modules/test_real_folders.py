@@ -1,4 +1,4 @@
-"""Genuine pictures of the benchmarks, where ``$CRAFT_REAL_DATA`` has them."""
+"""Genuine images of the benchmarks, where ``$CRAFT_REAL_DATA`` has them."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROOT = os.environ.get("CRAFT_REAL_DATA")
 
 pytestmark = [
     pytest.mark.usefixtures("stub_backbone"),
-    pytest.mark.skipif(not ROOT, reason="CRAFT_REAL_DATA names no folder with real pictures"),
+    pytest.mark.skipif(not ROOT, reason="CRAFT_REAL_DATA names no folder with real images"),
 ]
 
 
@@ -69,7 +69,7 @@ def test_vqa_rad():
 
 def test_iconqa_leaves_out_picture_choices():
     data = real("iconqa", "test")
-    assert data.describe()["skipped"]["choices are pictures"] == 33
+    assert data.describe()["skipped"]["choices are images"] == 33
     kinds = Counter(bool(e.options) for e in data.examples("test"))
     assert kinds == {True: 10, False: 10}
 
@@ -81,7 +81,7 @@ def test_scienceqa_has_its_hint_and_choices():
     assert example.question.startswith("Context: Below is a food web")
 
 
-# The same pictures, laid out as their authors do it or put into a table as on the hub.
+# The same images, laid out as their authors do it or put into a table as on the hub.
 
 
 def records(dataset, split):
@@ -133,7 +133,7 @@ def test_iconqa_as_in_the_authors_zip(tmp_path):
     found = {key: text for split in ("train", "val", "test") for key, text in texts(data, split).items()}
     assert found == wanted
     assert len(found) == 33
-    assert data.describe()["skipped"] == {"hidden picture": 1}
+    assert data.describe()["skipped"] == {"hidden image": 1}
 
 
 def test_cars_with_a_devkit_and_dogs_with_lists(tmp_path):

@@ -1,4 +1,4 @@
-"""Studio pictures in words: what is said is true of the picture."""
+"""Studio images in words: what is said is true of the image."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""IconQA twin: balanced answers, true facts, wording that gives nothing away, pictures independent of their batch."""
+"""IconQA twin: balanced answers, true facts, wording that gives nothing away, images independent of their batch."""
 
 from collections import Counter, defaultdict
 

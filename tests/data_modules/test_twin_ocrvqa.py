@@ -122,5 +122,5 @@ def test_the_whole_cover_is_in_the_photograph():
         assert border.shape == (200, 4 * 96)
     outside = torch.maximum(u.abs(), v.abs())
     edge = torch.cat([outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]], 1)
-    assert (edge.amin(1) > 0.97).all(), "the cover reaches beyond the edge of the picture"
+    assert (edge.amin(1) > 0.97).all(), "the cover reaches beyond the edge of the image"
     assert ((outside < 1.0).float().mean((1, 2)) > 0.4).all()

@@ -55,7 +55,7 @@ def test_fluid_shows_and_has_a_level_surface(scene):
 
 
 def test_bone_is_bright_in_ct_and_black_in_mri(scene):
-    """The spine of a slice, or the skull of a head, on the vertical axis of the picture."""
+    """The spine of a slice, or the skull of a head, on the vertical axis of the image."""
     attributes, _, rgb = scene
     for organ, row in ((1, slice(38, 50)), (0, slice(6, 12))):
         rows = (attributes["organ"] == organ) & (attributes["fluid"] == 0)
@@ -66,7 +66,7 @@ def test_bone_is_bright_in_ct_and_black_in_mri(scene):
 
 
 def test_nine_bodies_differ():
-    """Modality and organ each change the picture: nearest mean of nine classes finds both in new pictures."""
+    """Modality and organ each change the image: nearest mean of nine classes finds both in new images."""
     indices = np.arange(540)
     rng = Rng.for_items("vqa_rad", "means", indices)
     attributes = TWIN.sample(rng.fork("sample"), indices)

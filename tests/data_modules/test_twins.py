@@ -238,7 +238,7 @@ def test_the_text_alone_gives_no_information(name: str) -> None:
 
 @pytest.mark.parametrize("name", TWINS)
 def test_the_shift_does_not_know_the_label(name: str) -> None:
-    """The shift sees random keys and pixels only: two plain grey pictures under the same keys stay the same."""
+    """The shift sees random keys and pixels only: two plain grey images under the same keys stay the same."""
     first, second = TWINS[name](), TWINS[name]()
     second.sample(Rng.for_items(name, "test", np.arange(3)), np.array([7, 1, 4]))
     keys = Rng.for_items(name, "val", np.arange(3)).fork("shift")

@@ -256,7 +256,7 @@ def test_a_bias_of_the_scores_is_an_option(craft: Any, batch: VqaBatch) -> None:
         biased.logit_bias.zero_()
     torch.testing.assert_close(terms(biased, batch)["contrastive"], before)
     terms(biased, batch)["contrastive"].backward()
-    assert float(biased.logit_bias.grad) > 0.0, "four negatives a picture: fewer scores are better"
+    assert float(biased.logit_bias.grad) > 0.0, "four negatives an image: fewer scores are better"
 
 
 def test_cls_may_start_at_the_mean_patch(data: Any, trainer: Any, checkpoints: Path, monkeypatch: Any) -> None:
@@ -265,7 +265,7 @@ def test_cls_may_start_at_the_mean_patch(data: Any, trainer: Any, checkpoints: P
     method = Craft(backbone=spec, cls_init="patch_mean", optim=OptimSpec(lr=0.0))
     module = data()
     trainer(max_steps=1).fit(method, module)
-    pictures = torch.cat(list(module.training_pictures()))[:10]
+    pictures = torch.cat(list(module.training_images()))[:10]
     expected = method.vlm.tower.vision.embeddings(pictures).mean((0, 1))
     torch.testing.assert_close(method.cls[0, 0], expected)
 

@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of a picture is made once in a fit, and changes nothing."""
+"""What a frozen encoder makes of an image is made once in a fit, and changes nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def counted(method: Any) -> list[int]:
 
 
 def fitted(method: Any, module: Any, trainer: Any, **options: Any) -> int:
-    """Pictures that the tower encodes in three epochs of 24."""
+    """Images that the tower encodes in three epochs of 24."""
     sizes = counted(method)
     trainer(max_steps=12, **options).fit(method, datamodule=module)
     return sum(sizes)

@@ -49,7 +49,7 @@ class Seen(Callback):
 
 
 def pictures(folder: Path) -> Path:
-    """Three classes of eight training pictures and two test pictures of each, in a format of fixed size."""
+    """Three classes of eight training images and two test images of each, in a format of fixed size."""
     for split, count in (("train", 8), ("test", 2)):
         for label in ("forest", "lake", "river"):
             (folder / split / label).mkdir(parents=True)
@@ -194,7 +194,7 @@ def test_what_no_training_depends_on_may_differ(flag: str, root: Path, said: Any
 
 
 def test_places_and_precision_may_differ_and_are_told(root: Path, said: Any) -> None:
-    """The same pictures and weights elsewhere: what they are is compared, not where they lie."""
+    """The same images and weights elsewhere: what they are is compared, not where they lie."""
     for name in ("data", "model"):
         (root / name).rename(root / f"{name}2")
     moved = ["--data.root=data2", "--model.backbone.name=./model2"]
@@ -211,7 +211,7 @@ def more(data: Path) -> None:
 
 
 def repainted(data: Path) -> None:
-    """Another picture in a file of the same name and size."""
+    """Another image in a file of the same name and size."""
     for file in (data / "train").rglob("*.bmp"):
         file.write_bytes(file.read_bytes()[:-1] + b"\x00")
 
@@ -272,7 +272,7 @@ def test_weights_have_one_hash_in_any_precision_that_is_compared(cut: Path) -> N
 
 
 def test_a_checkpoint_of_before_says_that_it_cannot_be_checked(root: Path, said: Any) -> None:
-    """Its settings are known; and what it knows of validation pictures still ends no run in the middle."""
+    """Its settings are known; and what it knows of validation images still ends no run in the middle."""
     place = Path("run/checkpoints/last.ckpt")
     held = torch.load(place, weights_only=True)
     for name in ("weights", "data", "steps", "base_hash"):
@@ -439,7 +439,7 @@ def validated(*flags: str) -> dict[str, float]:
 
 
 def test_codes_are_compared_with_those_before_training_on_the_same_pictures_alone(root: Path, said: Any) -> None:
-    """On others there is nothing to compare with: keys may be equal, and pictures not."""
+    """On others there is nothing to compare with: keys may be equal, and images not."""
     assert said(argv("--ckpt_path=last")) == []
     known = json.loads((root / "run" / "result.json").read_text())["metrics"]["val/codes_changed"]
     assert validated()["val/codes_changed"] == pytest.approx(known)

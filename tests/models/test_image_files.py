@@ -1,4 +1,4 @@
-"""Which files below a folder are pictures, and what is said of the others."""
+"""Which files below a folder are images, and what is said of the others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_is_hidden_or_linked_is_counted(tmp_path: Path) -> None:
     found = listing(root)
     assert found.names == ("a/notes.txt", "a/x.jfif", "b.JPG")
     assert found.folders == {"a"}
-    assert found.left_out == {"hidden picture": 6, "link to a folder": 1}
+    assert found.left_out == {"hidden image": 6, "link to a folder": 1}
 
 
 def test_a_folder_that_cannot_be_opened_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,14 +64,14 @@ def test_a_named_folder_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCa
     root = touch(tmp_path / ".pictures", "b/x.jpg", "b-c.jpg", "a.tiff", "x.heic", "y.heic", "list.csv", ".t.png")
     assert find_images([root]) == [root / name for name in ("a.tiff", "b/x.jpg", "b-c.jpg")]
     assert [r.getMessage() for r in caplog.records] == [
-        f"left out of {root}: 1 x hidden picture, 2 x .heic file, 1 x .csv file"
+        f"left out of {root}: 1 x hidden image, 2 x .heic file, 1 x .csv file"
     ]
     assert find_images([root / ".t.png", root / "x.heic"]) == [root / ".t.png", root / "x.heic"]
 
 
 def test_nothing_to_find_says_what_there_is(tmp_path: Path) -> None:
     touch(tmp_path, ".a.png", "b.heic")
-    with pytest.raises(CraftError, match=r"no image in .* \(left out: 1 x hidden picture, 1 x .heic file; images are"):
+    with pytest.raises(CraftError, match=r"no image in .* \(left out: 1 x hidden image, 1 x .heic file; images are"):
         find_images([tmp_path])
 
 

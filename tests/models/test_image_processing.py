@@ -67,7 +67,7 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(whole.read_bytes()[:5000])
     text = tmp_path / "text.jpg"
-    text.write_text("no picture")
+    text.write_text("no image")
     assert read_image(whole).size == (200, 200)
     for path in (broken, text, tmp_path / "absent.png"):
         with pytest.raises(CraftError, match=path.name):
@@ -110,7 +110,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
 
 
 def stored(image: Image.Image, form: str, **options: Any) -> Image.Image:
-    """A picture of a file that holds the given one."""
+    """An image of a file that holds the given one."""
     file = BytesIO()
     image.save(file, form, **options)
     return Image.open(file, formats=FORMATS)
@@ -356,7 +356,7 @@ LEFT_OUT |= {"IM", "IMT", "IPTC", "MCIDAS", "MSP", "PCD", "PIXAR", "SPIDER", "XV
 
 def test_every_format_of_pillow_is_decided_on() -> None:
     Image.init()
-    assert set(FORMATS) | LEFT_OUT == set(Image.OPEN), "Pillow reads another format: picture, or left out for a reason?"
+    assert set(FORMATS) | LEFT_OUT == set(Image.OPEN), "Pillow reads another format: image, or left out for a reason?"
     assert not set(FORMATS) & LEFT_OUT
 
 
@@ -371,7 +371,7 @@ def test_no_reader_that_starts_programs_is_tried(tmp_path: Path) -> None:
     file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n")
     with Image.open(file) as image:
         assert image.format == "EPS", "Pillow itself goes by the content"
-    with pytest.raises(CraftError, match=r"drawing.png: broken picture, or of a format that is not read \(AVIF, BMP"):
+    with pytest.raises(CraftError, match=r"drawing.png: broken image, or of a format that is not read \(AVIF, BMP"):
         read_image(file)
 
 

@@ -24,7 +24,7 @@ def pictures(tmp_path: Path) -> Path:
     for index, name in enumerate(("b.png", "a.jpg", "sub/c.png")):
         values = np.random.default_rng(index).integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)
         Image.fromarray(values).save(folder / name)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / ".ipynb_checkpoints").mkdir()
     for name in (".ipynb_checkpoints/b-checkpoint.png", "._b.png"):
         (folder / name).write_bytes((folder / "b.png").read_bytes())
@@ -55,7 +55,7 @@ def test_folder_of_pictures(
     assert metadata["codebook_hash"] == tower.quantizer.hash()
     assert metadata["dtype"] == "float32"
     assert json.loads(metadata["image_names"]) == names
-    assert caplog.messages == [f"left out of {pictures}: 2 x hidden picture, 1 x .txt file"]
+    assert caplog.messages == [f"left out of {pictures}: 2 x hidden image, 1 x .txt file"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.safetensors", "pictures"]
 
 
@@ -94,7 +94,7 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
         (("--checkpoint", "pocket-vila-v", "--input", pictures), "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
         (("--checkpoint", checkpoint, "--input", tmp_path / "absent.png"), "no image or folder"),
         (("--checkpoint", checkpoint, "--input", empty), "no image in"),
-        (("--checkpoint", checkpoint, "--input", pictures), "broken.png: broken picture"),
+        (("--checkpoint", checkpoint, "--input", pictures), "broken.png: broken image"),
         (("--checkpoint", checkpoint, "--input", tmp_path / "other.safetensors"), "it holds images"),
         (("--checkpoint", checkpoint, "--input", tmp_path / "small.safetensors"), "this tower reads"),
         (("--checkpoint", twin, "--input", pictures), "continuous"),

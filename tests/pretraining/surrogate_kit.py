@@ -79,20 +79,20 @@ def write_sets(root: Path, count: int = 12) -> Path:
     rows = []
     for k, colour in enumerate(colours):
         name = f"GCC_train_{k:09d}.jpg"
-        write_picture(root / PUBLISHED["cc3m"].pictures[0] / name, colour, k)
+        write_picture(root / PUBLISHED["cc3m"].images[0] / name, colour, k)
         ask = "Provide a brief description of the given image.\n<image>"
         rows.append(talk(f"GCC_train_{k:09d}", name, ask, f"a picture that is {colour}"))
     write_rows(root / PUBLISHED["cc3m"].file, rows)
     rows = []
     for k, colour in enumerate(colours):
         name = ("sam/images/sa_{}.jpg", "coco/train2017/{:012d}.jpg")[k % 2].format(k)
-        write_picture(root / PUBLISHED["sharegpt4v"].pictures[0] / name, colour, 100 + k)
+        write_picture(root / PUBLISHED["sharegpt4v"].images[0] / name, colour, 100 + k)
         rows.append(talk(k, name, "<image>\nWhat do you see?", f"It is {colour}."))
     write_rows(root / PUBLISHED["sharegpt4v"].file, rows)
     rows = []
     for k in range(count):
         name = f"{k // 2:012d}.jpg"  # several conversations about one picture, as in the published file
-        write_picture(root / PUBLISHED["llava150k"].pictures[0] / name, colours[k // 2], 200 + k // 2)
+        write_picture(root / PUBLISHED["llava150k"].images[0] / name, colours[k // 2], 200 + k // 2)
         said = ("Which colour is it?\n<image>", f"{colours[k // 2]}", "Explain why.", "Because it looks so.")
         rows.append(talk(f"{k // 2:012d}", name, *said[: 2 if k % 2 else 4]))
     write_rows(root / PUBLISHED["llava150k"].file, rows)

@@ -151,7 +151,7 @@ def test_stored_codes_are_the_towers(built: tuple[Path, list[str]], place: Path,
     talks = Talks(place / "data", PUBLISHED["sharegpt4v"])
     codes = made.codes(talks, tower).column("codes")
     for row in (0, 5, 11):
-        file = place / "data" / PUBLISHED["sharegpt4v"].pictures[0] / talks.names[row]
+        file = place / "data" / PUBLISHED["sharegpt4v"].images[0] / talks.names[row]
         wanted = tower.encode(preprocess(read_image(file), 32).unsqueeze(0)).codes
         assert wanted is not None
         assert torch.equal(codes[[row]].long(), wanted)
@@ -272,7 +272,7 @@ def test_two_processes_share_the_files(tmp_path: Path) -> None:
 
 def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path, tmp_path: Path) -> None:
     write_sets(tmp_path / "data")
-    broken = tmp_path / "data" / PUBLISHED["cc3m"].pictures[0] / "GCC_train_000000003.jpg"
+    broken = tmp_path / "data" / PUBLISHED["cc3m"].images[0] / "GCC_train_000000003.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:200])
     made = settings(place, checkpoints, tmp_path, data=str(tmp_path / "data"))
@@ -282,7 +282,7 @@ def test_broken_pictures_stop_it_or_are_left_out(place: Path, checkpoints: Path,
     builder({**made, "skip_broken": True}, said).build()
     assert any(line.startswith("LLaVA-CC3M-Pretrain-595K: 1 images left out") for line in said)
     assert "stage projector: 11 rows, 2 steps, 2 passes a step" in said
-    # Codes with a hole are told of again, and are none where no picture may be left out.
+    # Codes with a hole are told of again, and are none where no image may be left out.
     talks, tower = Talks(tmp_path / "data", PUBLISHED["cc3m"]), load_tower(checkpoints / "host")
     said.clear()
     builder({**made, "skip_broken": True}, said).codes(talks, tower)
@@ -299,8 +299,8 @@ def test_an_impossible_name_is_a_broken_picture(tmp_path: Path) -> None:
     write_rows(root / PUBLISHED["cc3m"].file, [talk(i, name, "<image>", "red") for i, name in enumerate(names)])
     talks = Talks(root, PUBLISHED["cc3m"])
     for number, shown in enumerate((r"a\\x00b\.jpg", f"{'A' * 60}…")):
-        with pytest.raises(CraftError, match=f"LLaVA-CC3M-Pretrain-595K: no such picture: '{shown}' in"):
-            talks.picture(number)
+        with pytest.raises(CraftError, match=f"LLaVA-CC3M-Pretrain-595K: no such image: '{shown}' in"):
+            talks.image(number)
 
 
 @pytest.mark.parametrize(

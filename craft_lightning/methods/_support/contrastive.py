@@ -152,7 +152,7 @@ class ContrastiveMethod(BaseMethod):
         if self.cls_init == "normal" or self._data is None or self.trainer.state.fn != "fit":
             return torch.randn(1, 1, tower.width) * 0.02
         device = next(tower.parameters()).device
-        images = islice((image for batch in self._data.training_pictures() for image in batch), CLS_IMAGES)
+        images = islice((image for batch in self._data.training_images() for image in batch), CLS_IMAGES)
         means = [tower.features_after((0,), image[None].to(device))[0].float().mean((0, 1)) for image in images]
         return torch.stack(means).mean(0)[None, None]
 
