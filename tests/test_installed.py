@@ -82,7 +82,7 @@ def test_lists_tables_and_examples_work_from_any_folder(installed: Installed) ->
     assert "table1" in installed.run("list", "tables")
     planned = installed.run("table", "plan", "table1")
     configs = set(re.findall(r"--config (\S+)", planned))
-    assert len(configs) > 15
+    assert {Path(config).name for config in configs} >= {"base.yaml", "craft.yaml", "ldifs.yaml"}
     assert all((installed.folder / config).is_file() for config in configs)
     assert all((installed.folder / config).resolve().is_relative_to(installed.packages) for config in configs)
 

@@ -48,13 +48,13 @@ class Served(Callback):
         self.batches.append(digest(batch))
 
 
-def test_the_same_batches_steps_and_rates(build: Any, data: Any, trainer: Any) -> None:
+def test_the_same_batches_steps_and_rates(build: Any, data: Any, trainer: Any, tmp_path: Path) -> None:
     served: dict[int, Served] = {}
     for seed in (0, 1):
         for name in TRAINED:
             torch.manual_seed(seed)  # as the command line does, before a method draws its own numbers
             seen = Served()
-            run = trainer(max_steps=STEPS, callbacks=[seen])
+            run = trainer(max_steps=STEPS, callbacks=[seen], default_root_dir=tmp_path / f"{name}{seed}")
             run.fit(build(METHODS[name], optim=OptimSpec(lr=1e-3)), data(PLACE[name], seed=seed))
             first = served.setdefault(seed, seen)
             assert run.global_step == len(seen.batches) == STEPS, name
@@ -66,12 +66,13 @@ def test_the_same_batches_steps_and_rates(build: Any, data: Any, trainer: Any) -
     assert max(served[0].rates) == 1e-3
 
 
-def test_the_same_test_items(build: Any, data: Any, trainer: Any) -> None:
+def test_the_same_test_items(build: Any, data: Any, trainer: Any, tmp_path: Path) -> None:
     served = []
     for seed, name in enumerate(METHODS):
         seen = Served()
         module = data(PLACE[name], seed=seed, eval_batch_size=3)
-        trainer(callbacks=[seen]).test(build(METHODS[name]), module, verbose=False)
+        run = trainer(callbacks=[seen], default_root_dir=tmp_path / name)
+        run.test(build(METHODS[name]), module, verbose=False)
         served.append((seen.batches, module.item_hashes("test")))
     assert len(served[0][0]) == 3
     assert all(other == served[0] for other in served)
