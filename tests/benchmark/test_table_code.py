@@ -15,6 +15,7 @@ from craft_lightning.benchmark import code_version as code
 from craft_lightning.benchmark.plan import make_plan
 from craft_lightning.benchmark.spec import load_spec
 from data_modules.datasets import DATASETS
+from data_modules.twins import TWINS
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAGMENTS = sorted(path.stem for path in (ROOT / "experiments/methods").glob("*.yaml"))
@@ -66,7 +67,7 @@ def test_what_was_forgotten_counts() -> None:
     names |= {f"craft_lightning.evaluation.{name}" for name in ("prior", "predictions")}
     names |= {"craft_lightning.losses", "callbacks.ste_check"}
     assert names <= reached()
-    twins = {f"data_modules.twins.drawings.draw_{name}" for name in DATASETS}
+    twins = {f"data_modules.twins.drawings.draw_{name}" for name in TWINS}
     assert reached() & twins == {"data_modules.twins.drawings.draw_eurosat"}
     assert twins <= reached(prune__prior="generic")
 

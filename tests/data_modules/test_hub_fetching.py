@@ -54,7 +54,7 @@ def fetched(dataset="eurosat", **options):
     return data
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", FIRST)
 def test_first_choices(name):
     facts = DATASETS[name]
     assert next((table.id for table in facts.hub if not table.unusable), None) == FIRST[name]
