@@ -83,7 +83,9 @@ class Registry(Mapping[str, T]):
         place = self.place(asked)
         if not place:
             raise unknown(self.kind, asked, [*self, *self.others], f"python -m craft_lightning list {self.kind}s")
-        found = self._import(place)
+        found: T = self._import(place)
+        if place in self.ours.values():
+            return found
         if not self._fits(found):
             wanted = "subclass" if self.classes else "instance"
             raise CraftError(f"{asked} is no {self.kind}: it is no {wanted} of {self.base.replace(':', '.')}")
@@ -94,7 +96,7 @@ class Registry(Mapping[str, T]):
             raise CraftError(f"{asked} has no name: set `name`, its key in configs, results and checkpoints")
         if asked in self and asked != name:
             raise CraftError(f"the {self.kind} {asked!r} ({place}) has the name {name!r}: make the two one")
-        taken = self.ours.get(name) or self.places.get(name, place)
+        taken = self.places.get(name, place)
         if taken != place and self._import(taken) is not found:
             raise CraftError(f"{asked} has the name {name!r}, which is that of {taken.replace(':', '.')}: change it")
         return found

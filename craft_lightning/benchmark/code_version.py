@@ -134,7 +134,7 @@ def reached(names: Iterable[str]) -> dict[str, Module]:
     packages = {name.partition(".")[0] for name in left}
     while left:
         name = left.pop()
-        if name in found or apart(name) or (of_library(name) and name.partition(".")[0] not in packages):
+        if not name or name in found or apart(name) or (of_library(name) and name.partition(".")[0] not in packages):
             continue
         if (module := house().get(name) or _foreign(name)) is not None:
             found[name] = module

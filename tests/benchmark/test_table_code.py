@@ -185,6 +185,43 @@ def test_a_new_file_counts_from_the_import_on(house: Path) -> None:
     assert len({first, second, version()}) == 3
 
 
+def test_a_user_s_modules_count_where_they_are_named(
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the named module imports of the user's, by relative imports, too, and the table beside it; no library."""
+    files = {
+        "own_pkg/__init__.py": "",
+        "own_pkg/norm.py": "import numpy\nfrom . import parts\nfrom .sub.deep import x\n\nclass Norm: ...\n",
+        "own_pkg/norm.json": "{}",
+        "own_pkg/parts.py": "x = 1\n",
+        "own_pkg/sub/deep.py": "from ..other import y\nimport own_helpers\nx = y\n",
+        "own_pkg/other.py": "y = 1\n",
+        "own_helpers.py": "z = 1\n",
+        "own_pkg/unused.py": "x = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"model": {"class_path": "own_pkg.norm.Norm"}}
+
+    def now() -> str:
+        forget()
+        return code.code_version({"config": named, "overrides": {}}, "mine", "eurosat")
+
+    first = now()
+    found = {name for name in code.reached(("own_pkg.norm",)) if not name.startswith(code.PACKAGES)}
+    assert found == {"own_pkg", "own_pkg.norm", "own_pkg.parts", "own_pkg.sub.deep", "own_pkg.other", "own_helpers"}
+    assert first != version("mine")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + ("\nx = 2\n" if name.endswith(".py") else " "))
+        assert (now() == first) == (name == "own_pkg/unused.py"), name
+        (tmp_path / name).write_text(text)
+    assert now() == first
+    dataset = {"config": {"data": {"dataset": "own_pkg.other.y"}}, "overrides": {}}
+    assert "own_pkg.other" in code.starts(dataset, "craft", "eurosat")
+
+
 def test_a_method_made_of_another_hangs_on_it(house: Path) -> None:
     ldifs, craft = (house / f"craft_lightning/methods/{name}.py" for name in ("ldifs", "craft"))
     ldifs.write_text(ldifs.read_text() + "\nfrom craft_lightning.methods.craft import Craft as Other\n")
