@@ -132,7 +132,7 @@ def test_as_a_package(own: Path, tmp_path: Path) -> None:
 def keys(own: Path) -> dict[str, str]:
     code = "import json\nfrom pathlib import Path\nfrom craft_lightning.benchmark.plan import make_plan\n"
     code += "from craft_lightning.benchmark.spec import load_spec\nplan = make_plan(load_spec(Path('mine.yaml')))\n"
-    code += "print(json.dumps({node.name: node.key for node in plan.nodes}))"
+    code += "print(json.dumps({job.name: job.key for job in plan.jobs}))"
     found: dict[str, str] = json.loads(python(own, ["-c", code], f"{own}{os.pathsep}{ROOT}"))
     return found
 

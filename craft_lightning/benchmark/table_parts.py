@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from craft_lightning.environment import EXPERIMENTS, find
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
 from data_modules.datasets import DATASETS
@@ -76,6 +77,8 @@ def unknown_name(name: str, known: Iterable[str], kind: str = "name") -> str:
 
 def _existing(path: Path, info: Info) -> Path:
     found = _context(info).folder / path
+    if path.parts[:1] == (EXPERIMENTS,) and not found.is_file():
+        found = find(path)
     if not found.is_file():
         there = [p.name for p in found.parent.glob(f"*{found.suffix}")] if found.parent.is_dir() else []
         close = nearest(found.name, there)
