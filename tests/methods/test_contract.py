@@ -184,7 +184,8 @@ def test_a_reloaded_method_is_the_same(name: str, build: Any, data: Any, trainer
     assert type(again) is type(method)
     assert again.optim == FAST
     assert all(torch.equal(v, method.state_dict()[n]) for n, v in again.state_dict().items())
-    rows = [r.predict(m, data(PLACE[name])) for r, m in ((trainer(), method), (trainer(), again))]
+    runs = [trainer(default_root_dir=tmp_path / name) for name in ("first", "again")]
+    rows = [r.predict(m, data(PLACE[name])) for r, m in zip(runs, (method, again), strict=True)]
     assert rows[0] == rows[1]
 
 
