@@ -14,12 +14,12 @@ from craft_lightning.environment import git_state, versions
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.predictions import everywhere, to_jsonl
 from craft_lightning.io import write_json, write_text
-from craft_lightning.run_folder import claim_evaluation, places, used
+from craft_lightning.run_folder import claim_evaluation, result_files, used
 from craft_lightning.types import Prediction
 
 
 class ResultWriter(Callback):
-    """Writes to the :func:`.run_folder.places` of the Trainer's ``default_root_dir``, and never over another run's."""
+    """Writes the result and the replies of a run into the Trainer's ``default_root_dir``, never over another run's."""
 
     def __init__(self) -> None:
         self.verb = "fit"
@@ -38,7 +38,7 @@ class ResultWriter(Callback):
         if self.verb != "fit":
             claim_evaluation(folder, self.verb, overwrite=False)
         self._start = time.monotonic()
-        self._result, self._lines = places(folder, self.verb)
+        self._result, self._lines = result_files(folder, self.verb)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning has read the checkpoint by now: whether the training goes on from one is known.

@@ -12,10 +12,10 @@ from typing import Any
 from craft_lightning.errors import CraftError
 
 EVENTS = "events"
-"""The folder of event files in a run's folder; tests of other rows and tables may lie beside it, not in it."""
+"""The folder of event files in a run's folder."""
 
 MARK = "craft_lightning=="
-"""How the comment begins that the first line of a run's own config is; a version follows."""
+"""Begins the comment in the first line of a run's own config; a version follows."""
 
 FINDINGS = ("checkpoints", "encoder", "result.json", "result.*.json")
 """What makes a folder a used one."""
@@ -34,14 +34,13 @@ def check_folder(folder: Path) -> None:
         CraftError: a file is in the way, or the folder is not the user's to write.
     """
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
-    why = None if there.is_dir() else f"{there} is no folder"
-    if why is None and not os.access(there, os.W_OK | os.X_OK):
-        why = f"no permission to write in {there}"
-    if why is not None:
-        raise CraftError(f"cannot write to {folder}: {why}; name another folder with --trainer.default_root_dir")
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    why = f"no permission to write in {there}" if there.is_dir() else f"{there} is no folder"
+    raise CraftError(f"cannot write to {folder}: {why}; name another folder with --trainer.default_root_dir")
 
 
-def places(folder: Path, verb: str) -> tuple[Path, Path]:
+def result_files(folder: Path, verb: str) -> tuple[Path, Path]:
     """Where a run of this verb writes its result and its replies.
 
     In a folder that holds a fit, the files of an evaluation carry its verb: ``result.test.json``.
@@ -146,7 +145,7 @@ def _marked(config: Path) -> bool:
 def unused(folder: Path, verb: str) -> Path:
     """The folder, or the first of ``<folder>-2``, ``<folder>-3``... that holds no evaluation of this verb."""
     others = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
-    return next(f for f in chain((folder,), others) if not any(path.exists() for path in places(f, verb)))
+    return next(f for f in chain((folder,), others) if not any(path.exists() for path in result_files(f, verb)))
 
 
 def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
@@ -155,7 +154,7 @@ def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
     Raises:
         CraftError: the folder holds one, and ``--overwrite`` was not given.
     """
-    result, lines = places(folder, verb)
+    result, lines = result_files(folder, verb)
     kept = [path for path in (result, lines) if path.exists()]
     if kept and not overwrite:
         raise CraftError(

@@ -63,9 +63,9 @@ def test_its_tokens_are_written_drawn_and_exported(made: Any, tmp_path: Path) ->
     pictures.mkdir()
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(pictures / f"{number}.png")
-    of = ["--checkpoint", str(root / "host"), "--encoder", str(root / "run" / "encoder")]
+    of = ["--backbone", str(root / "host"), "--encoder", str(root / "run" / "encoder")]
     output, sheet, whole = (str(tmp_path / name) for name in ("tokens.safetensors", "sheet.png", "whole"))
-    assert entry.main(["tokenize", *of, "--input", str(pictures), "--output", output, "--keep", "0.5"]) == 0
+    assert entry.main(["tokenize", *of, "--images", str(pictures), "--output", output, "--keep", "0.5"]) == 0
     assert entry.main(["tokens", *of, "--images", str(pictures), "--output", sheet, "--keep", "0.5"]) == 0
     assert entry.main(["export", *of, "--output", whole]) == 0
     found, tower = load_file(output), load_tower(Path(whole))
@@ -80,6 +80,6 @@ def test_a_table_reads_its_metrics(made: Any, tmp_path: Path) -> None:
     flags = ["--config", str(ROOT / "experiments/smoke.yaml"), f"--model.backbone.name={root / 'small'}", *SMALL]
     read = ["test/exact_match", "test/codebook_perplexity", "test/codebook_dead"]
     told: list[Any] = []
-    message = {"kind": "eval", "name": "a", "folder": tmp_path, "key": "k", "node": {"surrogate": "b"}, "metrics": read}
+    message = {"kind": "eval", "name": "a", "folder": tmp_path, "key": "k", "job": {"surrogate": "b"}, "metrics": read}
     worker.attempt({**message, "arguments": ["test", *flags, f"--trainer.default_root_dir={tmp_path}"]}, told.append)
     assert told[-1]["event"] == "done", told

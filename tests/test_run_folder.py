@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from craft_lightning.errors import CraftError
-from craft_lightning.run_folder import claim, claim_evaluation, places, unused
+from craft_lightning.run_folder import claim, claim_evaluation, result_files, unused
 
 
 def write(path: Path, text: str = "kept") -> Path:
@@ -17,10 +17,10 @@ def write(path: Path, text: str = "kept") -> Path:
 
 
 def test_evaluations_beside_a_fit_carry_their_verb(tmp_path: Path) -> None:
-    assert [p.name for p in places(tmp_path, "test")] == ["result.json", "predictions.jsonl"]
+    assert [p.name for p in result_files(tmp_path, "test")] == ["result.json", "predictions.jsonl"]
     write(tmp_path / "config.yaml")
-    assert [p.name for p in places(tmp_path, "test")] == ["result.test.json", "predictions.test.jsonl"]
-    assert [p.name for p in places(tmp_path, "fit")] == ["result.json", "predictions.jsonl"]
+    assert [p.name for p in result_files(tmp_path, "test")] == ["result.test.json", "predictions.test.jsonl"]
+    assert [p.name for p in result_files(tmp_path, "fit")] == ["result.json", "predictions.jsonl"]
 
 
 def test_an_evaluation_has_a_place_of_its_own(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ Seen = Callable[[Path, list[Path], Path, pytest.MonkeyPatch], Any]
 
 def of_tokenize(checkpoint: Path, files: list[Path], place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     out = place / "codes.safetensors"
-    entry.main(["tokenize", "--checkpoint", str(checkpoint), "--output", str(out), "--input", *map(str, files)])
+    entry.main(["tokenize", "--backbone", str(checkpoint), "--output", str(out), "--images", *map(str, files)])
     return load_file(out)["codes"].long()
 
 
@@ -89,7 +89,7 @@ def of_tokens(checkpoint: Path, files: list[Path], place: Path, monkeypatch: pyt
 
     monkeypatch.setattr(tokens, "draw_tokens", watch)
     out = ["--keep", "1", "--output", str(place / "sheet.png")]
-    entry.main(["tokens", "--checkpoint", str(checkpoint), *out, "--images", *map(str, files)])
+    entry.main(["tokens", "--backbone", str(checkpoint), *out, "--images", *map(str, files)])
     return torch.stack([view.codes for view in views if view.codes is not None])
 
 
@@ -97,7 +97,7 @@ def of_predict(checkpoint: Path, files: list[Path], place: Path, monkeypatch: py
     out, logits = place / "logits.safetensors", []
     for file in files:
         asked = ["--image", str(file), "--question", "What is it?", "--logits", str(out)]
-        entry.main(["predict", "--checkpoint", str(checkpoint), *asked])
+        entry.main(["predict", "--backbone", str(checkpoint), *asked])
         logits.append(load_file(out)["logits"])
     return torch.stack(logits)
 

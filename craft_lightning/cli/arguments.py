@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,19 +20,18 @@ def at_least_one(text: str) -> int:
     return value
 
 
-SHARED: dict[tuple[str, ...], dict[str, Any]] = {
-    # The second names are those of the first release.
-    ("--backbone", "--checkpoint"): {
-        "metavar": "NAME",
-        "help": "a name of `list backbones`, or the folder of a checkpoint",
-    },
-    ("--images", "--input"): {"nargs": "+", "type": Path, "metavar": "PATH", "help": "image files, or folders of them"},
-    ("--encoder",): {"type": Path, "metavar": "FOLDER", "help": "folder of an adapted encoder to plug in"},
-    ("--output",): {"type": Path, "metavar": "PATH", "required": True},
-    ("--keep",): {"type": float, "metavar": "SHARE", "help": "share of tokens that pruning keeps, in (0, 1]"},
-    ("--runs",): {"type": Path, "metavar": "FOLDER", "default": Path("runs"), "help": "folder of all results (runs)"},
-    ("--scale",): {"choices": ["pocket", "paper"], "default": "pocket", "help": "size of the models (%(default)s)"},
+SHARED: dict[str, dict[str, Any]] = {
+    "--backbone": {"metavar": "NAME", "help": "a name of `list backbones`, or the folder of a checkpoint"},
+    "--images": {"nargs": "+", "type": Path, "metavar": "PATH", "help": "image files, or folders of them"},
+    "--encoder": {"type": Path, "metavar": "FOLDER", "help": "folder of an adapted encoder to plug in"},
+    "--output": {"type": Path, "metavar": "PATH", "required": True},
+    "--keep": {"type": float, "metavar": "SHARE", "help": "share of tokens that pruning keeps, in (0, 1]"},
+    "--runs": {"type": Path, "metavar": "FOLDER", "default": Path("runs"), "help": "folder of all results (runs)"},
+    "--scale": {"choices": ["pocket", "paper"], "default": "pocket", "help": "size of the models (%(default)s)"},
 }
+
+RENAMED = {"--checkpoint": "--backbone", "--input": "--images"}
+"""Flags that had another name in some verbs, which is still understood."""
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -41,8 +42,14 @@ class VerbParser(argparse.ArgumentParser):
 
     def shared(self, flag: str, **changes: Any) -> None:
         """Add a flag of :data:`SHARED`. changes: what this verb says otherwise of it."""
-        names = next(names for names in SHARED if flag in names)
-        self.add_argument(*names, **SHARED[names] | changes)
+        self.add_argument(flag, **SHARED[flag] | changes)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse, with the present names of flags."""
+        split = (argument.partition("=") for argument in (sys.argv[1:] if args is None else args))
+        return super().parse_known_args(
+            ["".join((RENAMED.get(flag, flag), *value)) for flag, *value in split], namespace
+        )
 
     def error(self, message: str) -> NoReturn:
         """Turn argparse's message into a :class:`CraftError`."""

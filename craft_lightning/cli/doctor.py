@@ -247,8 +247,7 @@ def disk(scale: str) -> Found:
 def folders() -> Found:
     """Folders that environment variables name."""
     named = {name: Path(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
-    missing = {name: path for name, path in named.items() if not path.is_dir()}
-    if missing:
+    if missing := {name: path for name, path in named.items() if not path.is_dir()}:
         text = "; ".join(f"${name} names {path}, which is no folder" for name, path in missing.items())
         return Found(False, text, " && ".join(f"mkdir -p {path}" for path in missing.values()))
     texts = [f"${name} {named.get(name, 'not set')} ({about})" for name, about in FOLDERS.items()]

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from callbacks.prune_at_validation import PruneAtValidation
 from craft_lightning import run_facts
 from craft_lightning.checkpoints.tensors import save_tensors
-from craft_lightning.cli import run as cli
+from craft_lightning.cli import run
+from craft_lightning.cli.arguments import VerbParser, at_least_one, verb_parser
 from craft_lightning.errors import CraftError, nearest
 from craft_lightning.inference import asked, prompt_batch
 from craft_lightning.io import check_file
@@ -38,44 +38,39 @@ ONE = ("--image", "--question", "--options", "--directive", "--item", "--logits"
 """Flags that ask for one prompt."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> VerbParser:
     """The flags of one prompt; all others are a run's."""
-    p = argparse.ArgumentParser(
-        prog="craft_lightning predict",
-        usage="python -m craft_lightning predict [--checkpoint MODEL] --image FILE --question TEXT [--options A B ...]",
-        description="Ask about one image, or (without --image) one stored test item; without any of these flags, "
-        "answer a whole split.",
-        epilog="FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model "
-        "reads: T counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens "
-        "of the image included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole "
-        "image, and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
+    p = verb_parser(
+        "predict",
+        "Ask about one image, or (without --image) one stored test item; without any of these flags, answer a whole "
+        "split.",
+        "FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model reads: T "
+        "counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens of the "
+        "image included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole image, "
+        "and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
         "image_position and visual_positions.",
-        allow_abbrev=False,
+        usage="python -m craft_lightning predict [--backbone NAME] --image FILE --question TEXT [--options A B ...]",
         add_help=False,
     )
-    p.add_argument("--checkpoint", metavar="MODEL", help="folder or name of a model: --model.backbone.name")
+    p.shared("--backbone")
     p.add_argument("--image", type=Path, metavar="FILE", help="the image")
     p.add_argument("--question", metavar="TEXT", help="what is asked of it")
     p.add_argument("--options", nargs="+", metavar="TEXT", help="choices, lettered in this order")
     p.add_argument("--directive", metavar="TEXT", help="in place of 'Answer ...'; an empty text for none")
     p.add_argument("--item", metavar="KEY", help="without --image: key of a stored test item (default: the first)")
     p.add_argument("--logits", type=Path, metavar="FILE.safetensors", help="write the logits of the prompt")
-    p.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help="default: %(default)s")
+    p.add_argument("--max-new-tokens", type=at_least_one, default=MAX_NEW_TOKENS, metavar="N", help="(%(default)s)")
     return p
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code.
-
-    Raises:
-        CraftError: see :func:`ask` and :mod:`.run`.
-    """
+    """The verb; returns the exit code."""
     if any(a in ("-h", "--help") for a in argv):
         print(parser().format_help() + "\nAll other settings are those of a run:\n")
     elif any(a.split("=", 1)[0] in ONE for a in argv):
         args, others = parser().parse_known_args(list(argv))
         return ask(args, others)
-    return cli.main(["predict", *argv])
+    return run.main(["predict", *argv])
 
 
 @torch.no_grad()
@@ -88,42 +83,41 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
     Raises:
         CraftError: flags that do not go together, no such image or item, or a mistake in the run's arguments.
     """
-    _check(args)
-    if args.checkpoint is not None:
-        others = [*others, f"--model.backbone.name={args.checkpoint}"]
-    if not any(a.split("=", 1)[0] in ("-c", "--config", "--model", "--model.class_path") for a in others):
-        others = ["--model=ZeroShot", *others]
-    config = cli.build_cli(["predict", *others], run=False).config["predict"]
-    method = load(config)
-    if args.image is None:
-        example = _stored_item(config, args.item)
-    else:
-        example = asked(args.image, args.question, args.options, args.directive)
-    batch = prompt_batch(method.vlm, example)
-    visual = pruned(config, method, method.visual_tokens(batch.pixel_values), batch.keys)
-    reply = method.vlm.generate(visual, batch, args.max_new_tokens)[0]
-    print(reply)
-    if args.logits is not None:
-        logits, input_ids = method.vlm.prompt_logits(visual, batch)
-        computed = {"dtype": method.backbone.dtype, "quantizer_dtype": run_facts.quantizer_dtype(method) or ""}
-        told = {"reply": reply, "codebook_hash": method.vlm.codebook_hash or "", **computed}
-        write_logits(args.logits, logits, input_ids, told)
-    return 0
-
-
-def _check(args: argparse.Namespace) -> None:
     if args.image is None and (args.question is not None or args.options is not None or args.directive is not None):
         raise CraftError("--question, --options and --directive are about an image: name it with --image FILE")
     if args.image is not None and args.item is not None:
         raise CraftError("--image is an image of your own and --item a stored one: give one of the two")
     if args.image is not None and not (args.question or "").strip():
         raise CraftError("--image needs --question TEXT")
-    if args.options is not None and len(args.options) < 2:
-        raise CraftError("--options takes at least two choices")
-    if args.max_new_tokens < 1:
-        raise CraftError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}")
     if args.logits is not None:
         check_file(args.logits, "--logits")
+    if args.backbone is not None:
+        others = [*others, f"--backbone={args.backbone}"]
+    if not any(a.split("=", 1)[0] in ("-c", "--config", "--model", "--model.class_path") for a in others):
+        others = ["--model=ZeroShot", *others]
+    if args.image is not None:
+        example = asked(args.image, args.question, args.options, args.directive)
+    config = run.build_cli(["predict", *others], run=False).config["predict"]
+    method = load(config)
+    if args.image is None:
+        example = _stored_item(config, args.item)
+    batch = prompt_batch(method.vlm, example)
+    visual = pruned(config, method, method.visual_tokens(batch.pixel_values), batch.keys)
+    reply = method.vlm.generate(visual, batch, args.max_new_tokens)[0]
+    print(reply)
+    if args.logits is not None:
+        logits, ids = method.vlm.prompt_logits(visual, batch)
+        told = {
+            "reply": reply,
+            "codebook_hash": method.vlm.codebook_hash or "",
+            "dtype": method.backbone.dtype,
+            "quantizer_dtype": run_facts.quantizer_dtype(method) or "",
+            "image_position": str(int((ids[0] == IMAGE_TOKEN_ID).int().argmax())),
+            "visual_positions": str(logits.shape[1] - ids.shape[1] + 1),
+        }
+        save_tensors(args.logits, {"logits": logits, "input_ids": ids}, told)
+        print(f"{args.logits}: logits {'x'.join(map(str, logits.shape))}", file=sys.stderr)
+    return 0
 
 
 def load(config: Any) -> BaseMethod:
@@ -134,7 +128,7 @@ def load(config: Any) -> BaseMethod:
     """
     given = config.model.init_args.as_dict()
     given |= {"backbone": VlmSpec(**given["backbone"]), "optim": OptimSpec(**given["optim"])}
-    method = METHODS[config.model.class_path](**given)
+    method: BaseMethod = METHODS[config.model.class_path](**given)
     method.configure_model()
     path = config.get("ckpt_path")
     if path is not None:
@@ -154,11 +148,11 @@ def pruned(config: Any, method: BaseMethod, visual: VisualTokens, keys: Sequence
     given = config.prune.as_dict()
     pruning = PruneAtValidation(**{**given, "rule": PruneRule(**given["rule"])})
     keep = pruning.share(method) if pruning.enabled else 1.0
-    if keep == 1.0 or not pruning.rule.by_quota:
-        return prune(visual, keep, None, pruning.rule, keys)
-    prior = pruning.stored_prior(method, moved=config.get("ckpt_path") is not None)
-    if prior is None:
-        raise CraftError("pruning one image takes an --encoder with its prior, or --prune.prior FILE")
+    prior = None
+    if keep < 1.0 and pruning.rule.by_quota:
+        prior = pruning.stored_prior(method, moved=config.get("ckpt_path") is not None)
+        if prior is None:
+            raise CraftError("pruning one image takes an --encoder with its prior, or --prune.prior FILE")
     return prune(visual, keep, prior, pruning.rule, keys)
 
 
@@ -168,8 +162,8 @@ def _stored_item(config: Any, key: str | None) -> VqaExample:
     Raises:
         CraftError: no item of that key.
     """
-    settings = config.data.as_dict()
-    data = VqaDataModule(**{**settings, "backbone": VlmSpec(**config.model.init_args.backbone.as_dict())})
+    backbone = VlmSpec(**config.model.init_args.backbone.as_dict())
+    data = VqaDataModule(**{**config.data.as_dict(), "backbone": backbone})
     data.setup("predict")
     items = {example.key: example for example in data.examples("test")}
     if key is not None and key not in items:
@@ -178,12 +172,3 @@ def _stored_item(config: Any, key: str | None) -> VqaExample:
     found = items[key] if key is not None else next(iter(items.values()))
     print(f"{found.key}, right answer {found.answer!r}\n{message(found)}", file=sys.stderr)
     return found
-
-
-def write_logits(path: Path, logits: Tensor, input_ids: Tensor, told: dict[str, str]) -> None:
-    """Write ``logits [1, T, V]`` and ``input_ids [1, T']`` (see :func:`parser`) to a temporary name and rename."""
-    visual = logits.shape[1] - input_ids.shape[1] + 1
-    at = int((input_ids[0] == IMAGE_TOKEN_ID).int().argmax())
-    where = {"image_position": str(at), "visual_positions": str(visual)}
-    save_tensors(path, {"logits": logits, "input_ids": input_ids}, {**told, **where})
-    print(f"{path}: logits {'x'.join(map(str, logits.shape))}", file=sys.stderr)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from craft_lightning.cli.arguments import at_least_one, verb_parser
 from craft_lightning.environment import find
 from craft_lightning.errors import unknown
 from craft_lightning.pretraining.family import TOWER, FamilyBuilder
@@ -22,14 +22,16 @@ def main(argv: Sequence[str]) -> int:
 
     A config with a ``language_model`` is a surrogate at paper scale (:mod:`.paper_scale`), any other a family.
     """
-    parser = argparse.ArgumentParser(prog="python -m craft_lightning surrogate", description=__doc__)
+    parser = verb_parser(
+        "surrogate", "Build a family of frozen parts, or one model at paper scale; resumable to the step."
+    )
     parser.add_argument("--config", type=Path, default=Path("experiments/surrogates/pocket.yaml"))
     parser.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
     parser.add_argument("--devices", default="auto", help="of a paper-scale config: how many (default: all)")
     parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")
-    parser.add_argument("--threads", type=int, default=1, help="threads of this process (CPU)")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="threads of this process (CPU)")
     parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")
-    parser.add_argument("--items", type=int, default=200, help="with --report: unseen images of each dataset")
+    parser.add_argument("--items", type=at_least_one, default=200, help="with --report: unseen images of each dataset")
     args = parser.parse_args(argv)
     plan = read_plan(find(args.config), **({} if args.data is None else {"data": args.data}))
     if isinstance(plan, SurrogatePlan):

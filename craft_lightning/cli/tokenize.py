@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from craft_lightning.checkpoints.tensors import save_tensors
+from craft_lightning.cli.arguments import at_least_one, verb_parser
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file
@@ -23,57 +23,35 @@ from craft_lightning.models.image_files import find_images
 from craft_lightning.models.pruning import count_codes
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="craft_lightning tokenize",
-        description="Images to discrete visual tokens. Loads the vision tower alone.",
-        epilog="The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d], and "
-        "with --keep also kept [B,M] int32, the raster positions that pruning leaves; "
-        "its metadata holds codebook_hash, dtype and image_names (JSON).",
-    )
-    p.add_argument("--checkpoint", required=True, help="folder in the VILA-U layout, or a known backbone's name")
-    p.add_argument(
-        "--input",
-        required=True,
-        nargs="+",
-        type=Path,
-        help="image files, a folder of images, or a safetensors file with pixel_values [B,3,H,W] in [-1,1]",
-    )
-    wanted = p.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--output", type=Path, help="safetensors file to write")
-    wanted.add_argument(
-        "--counts", type=Path, help="safetensors file for counts [K] of first-level codes: a prior for --prune.prior"
-    )
-    p.add_argument("--keep", type=float, default=1.0, help="share of tokens that pruning keeps, by the encoder's prior")
-    p.add_argument(
-        "--dtype",
-        default="float32",
-        choices=["float32", "bfloat16"],
-        help="of the tower, the code distances and the output (VILA-U's public code runs in bfloat16)",
-    )
-    p.add_argument("--encoder", type=Path, help="folder of an adapted encoder to plug in")
-    p.add_argument(
-        "--attention", default="eager", choices=["eager", "sdpa"], help="kernel; eager is the original's, bit for bit"
-    )
-    p.add_argument("--batch-size", default=32, type=int, help="images at a time")
-    return p
-
-
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code.
+    """The verb; returns the exit code."""
+    parser = verb_parser(
+        "tokenize",
+        "Images to discrete visual tokens. Loads the vision tower alone.",
+        "The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d], and with "
+        "--keep also kept [B,M] int32, the raster positions that pruning leaves; its metadata holds codebook_hash, "
+        "dtype and image_names (JSON).",
+    )
+    parser.shared("--backbone", required=True)
+    pixels = "or a safetensors file with pixel_values [B,3,H,W] in [-1,1]"
+    parser.shared("--images", required=True, help=f"image files or folders of them, {pixels}")
+    parser.shared("--encoder")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--output", type=Path, metavar="FILE", help="safetensors file to write")
+    counted = "safetensors file for counts [K] of first-level codes: a prior for --prune.prior"
+    wanted.add_argument("--counts", type=Path, metavar="FILE", help=counted)
+    parser.shared("--keep", default=1.0)
+    dtypes = "of the tower, the code distances and the output (VILA-U's public code runs in bfloat16)"
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help=dtypes)
+    kernel = "kernel; eager is the original's, bit for bit"
+    parser.add_argument("--attention", default="eager", choices=["eager", "sdpa"], help=kernel)
+    parser.add_argument("--batch-size", default=32, type=at_least_one, metavar="B", help="images at a time")
+    args = parser.parse_args(argv)
 
-    Raises:
-        CraftError: no such checkpoint or image, a broken one, a continuous tower, pixels of another size, or an
-            output that cannot be a file.
-    """
-    args = parser().parse_args(argv)
-    if args.batch_size < 1:
-        raise CraftError(f"--batch-size must be at least 1, not {args.batch_size}")
     output = args.output or args.counts
     check_file(output, "--output" if args.output else "--counts")
-    model = VisualTokenizer.from_pretrained(args.checkpoint, args.encoder, dtype=args.dtype, attention=args.attention)
-    names, batches = open_input(args.input, model, args.batch_size)
+    model = VisualTokenizer.from_pretrained(args.backbone, args.encoder, dtype=args.dtype, attention=args.attention)
+    names, batches = open_images(args.images, model, args.batch_size)
     console, total = Console(stderr=True), math.ceil(len(names) / args.batch_size)
     shown = track(batches, "batches", total, console=console, transient=True, disable=not sys.stderr.isatty())
     quantizer = model.tower.quantizer
@@ -85,36 +63,27 @@ def main(argv: Sequence[str]) -> int:
         print(f"{output}: {int((counts > 0).sum())} codes in {len(names)} images")
         return 0
     tensors = model.encode(shown, args.keep)
-    metadata = {
-        "codebook_hash": quantizer.hash(),
-        "dtype": args.dtype,
-        "image_names": json.dumps(names, ensure_ascii=False),
-    }
-    save_tensors(output, tensors, metadata)
+    told = {"codebook_hash": quantizer.hash(), "dtype": args.dtype}
+    save_tensors(output, tensors, {**told, "image_names": json.dumps(names, ensure_ascii=False)})
     shape = "x".join(map(str, tensors["codes"].shape))
-    print(f"{output}: codes {shape}, codebook {metadata['codebook_hash'][:12]}, {args.dtype}")
+    print(f"{output}: codes {shape}, codebook {told['codebook_hash'][:12]}, {args.dtype}")
     return 0
 
 
-def open_input(inputs: Sequence[Path], model: VisualTokenizer, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
-    """Names of the images and their pixels, batch by batch.
+def open_images(inputs: Sequence[Path], model: VisualTokenizer, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
+    """Names of the images, relative to the one folder that was given or as given, and their pixels, batch by batch.
 
     Raises:
         CraftError: an input that does not exist, holds no image, or mixes pixels with images.
     """
     if any(path.suffix == ".safetensors" for path in inputs):
         if len(inputs) > 1:
-            raise CraftError("--input takes one safetensors file, or images, not both")
+            raise CraftError("--images takes one safetensors file, or images, not both")
         return _open_pixels(inputs[0], batch_size)
     files = find_images(inputs)
-    return [_name(file, inputs) for file in files], model.batches(files, batch_size)
-
-
-def _name(file: Path, inputs: Sequence[Path]) -> str:
-    """An image's name: relative to the one folder that was given, else its path as given."""
-    if len(inputs) == 1 and inputs[0].is_dir():
-        return file.relative_to(inputs[0]).as_posix()
-    return file.as_posix()
+    top = inputs[0] if len(inputs) == 1 and inputs[0].is_dir() else None
+    names = [(file.relative_to(top) if top else file).as_posix() for file in files]
+    return names, model.batches(files, batch_size)
 
 
 def _open_pixels(path: Path, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:

@@ -1,14 +1,14 @@
-"""``tokens``: a sheet of the visual tokens of one's own images, and of what adaptation and pruning do to them."""
+"""``tokens``: draws the visual tokens of one's own images, and what adaptation and pruning do to them."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file, fresh_file
@@ -20,36 +20,25 @@ DRAWN = 16
 """Images on the sheet; further ones only count for the prior. Also the number read at a time."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="craft_lightning tokens",
-        description="Draws the first-level codes of images, and the tokens that pruning keeps.",
-        epilog="A code has the same colour in every image, and similar codewords have similar colours. With "
-        "--encoder the sheet also shows the codes before adaptation, and which ones changed.",
-        allow_abbrev=False,
-    )
-    p.add_argument("--checkpoint", required=True, help="folder in the VILA-U layout, or a known backbone's name")
-    p.add_argument("--images", required=True, nargs="+", type=Path, help="image files, or folders of them")
-    p.add_argument("--encoder", type=Path, help="folder of an adapted encoder to plug in")
-    p.add_argument("--keep", default=0.8, type=float, help="share of tokens that pruning keeps (default: 0.8)")
-    p.add_argument("--output", required=True, type=Path, help="PNG file to write")
-    return p
-
-
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code.
-
-    Raises:
-        CraftError: no such checkpoint or image, a broken one, a continuous tower, an encoder of another codebook, a
-            ratio outside (0, 1], or an output that is no PNG file in a folder that exists.
-    """
-    args = parser().parse_args(argv)
+    """The verb; returns the exit code."""
+    parser = verb_parser(
+        "tokens",
+        "Draw the first-level codes of images, and the tokens that pruning keeps.",
+        "A code has the same colour in every image, and similar codewords have similar colours. With --encoder the "
+        "sheet also shows the codes before adaptation, and which ones changed.",
+    )
+    parser.shared("--backbone", required=True)
+    parser.shared("--images", required=True)
+    parser.shared("--encoder")
+    parser.shared("--keep", default=0.8)
+    parser.shared("--output", help="PNG file to write")
+    args = parser.parse_args(argv)
     budget_of(args.keep, 1)
     check_file(args.output, "--output")
     if args.output.suffix.lower() != ".png":
         raise CraftError(f"--output {args.output} is no .png file")
-    model = VisualTokenizer.from_pretrained(args.checkpoint, attention="sdpa")
+    model = VisualTokenizer.from_pretrained(args.backbone, attention="sdpa")
     files = find_images(args.images)
     views, source = _look(model, files, args.encoder, args.keep)
     assert model.tower.quantizer is not None

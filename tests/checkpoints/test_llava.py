@@ -234,4 +234,4 @@ def test_what_does_not_fit_is_named(single: Path, tmp_path: Path, monkeypatch: A
     with pytest.raises(CraftError, match=r"unexpected model\.surprise"):
         load_vlm(spec)
     with pytest.raises(CraftError, match="continuous"):
-        tokenize(["--checkpoint", str(single), "--input", str(tmp_path), "--output", str(tmp_path / "o.safetensors")])
+        tokenize(["--backbone", str(single), "--images", str(tmp_path), "--output", str(tmp_path / "o.safetensors")])

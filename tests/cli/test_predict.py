@@ -49,7 +49,7 @@ def test_the_logits_are_those_of_the_merged_sequence(
     out = tmp_path / "out" / "l.safetensors"
     out.parent.mkdir()
     asked = ["--image", picture, "--question", "What is shown?", "--options", "river", "sea", "--logits", out]
-    assert predict("--checkpoint", checkpoints / name, *asked) == 0
+    assert predict("--backbone", checkpoints / name, *asked) == 0
     reply = capsys.readouterr().out.removesuffix("\n")
     found = load_file(out)
     vlm = load_vlm(VlmSpec(str(checkpoints / name)))
@@ -82,7 +82,7 @@ def test_the_directive_and_the_length_of_the_reply(
     checkpoints: Path, picture: Path, tmp_path: Path, capsys: Any
 ) -> None:
     vlm = load_vlm(VlmSpec(str(checkpoints / "host")))
-    asked = ["--checkpoint", checkpoints / "host", "--image", picture, "--question", "What is it?"]
+    asked = ["--backbone", checkpoints / "host", "--image", picture, "--question", "What is it?"]
     for given, text in (
         ([], "What is it?\nAnswer as succinctly as possible."),
         (["--directive", "Justify your answer."], "What is it?\nJustify your answer."),
@@ -128,7 +128,7 @@ def test_mistakes_are_one_line(checkpoints: Path, picture: Path, tmp_path: Path,
         (["--data.test_size=4", "--item", "eurosat/test/99"], "no test item 'eurosat/test/99'; did you mean"),
     ):
         capsys.readouterr()
-        assert predict("--checkpoint", checkpoints / "host", *argv) == 2
+        assert predict("--backbone", checkpoints / "host", *argv) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1, lines
         assert expected in lines[0]
@@ -148,7 +148,7 @@ def test_one_picture_is_pruned_as_a_run_would(checkpoints: Path, picture: Path, 
     facts = {"base": "host", "codebook_hash": vlm.codebook_hash, "method": "craft"}
     counts = torch.arange(64)
     write_encoder(tmp_path / "encoder", dict(vlm.tower.used_parameters()), **facts, token_prior=counts)
-    asked = ["--checkpoint", checkpoints / "host", "--image", picture, "--question", "What is shown?"]
+    asked = ["--backbone", checkpoints / "host", "--image", picture, "--question", "What is shown?"]
     asked += ["--prune.enabled=true", "--prune.keep=0.5", "--logits", tmp_path / "l.safetensors"]
     assert predict(*asked, "--encoder", tmp_path / "encoder") == 0
     with safe_open(tmp_path / "l.safetensors", "pt") as file:

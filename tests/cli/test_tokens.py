@@ -59,7 +59,7 @@ def test_the_sheet_of_a_folder(
     checkpoints: Path, pictures: Path, tmp_path: Path, drawn: list[TokenView], capsys: Any
 ) -> None:
     output = tmp_path / "sheet.png"
-    assert run("--checkpoint", checkpoints / "host", "--images", pictures, "--keep", 0.5, "--output", output) == 0
+    assert run("--backbone", checkpoints / "host", "--images", pictures, "--keep", 0.5, "--output", output) == 0
     files = sorted(file for file in pictures.rglob("*.png") if ".thumbs" not in file.parts)
     assert [view.lines[0][0] for view in drawn] == [f.as_posix() for f in files[:16]]
     tower = load_tower(checkpoints / "host")
@@ -96,7 +96,7 @@ def test_an_encoder_brings_the_codes_after_and_its_prior(
     write_encoder(tmp_path / "encoder", dict(tower.used_parameters()), **facts)
     output = tmp_path / "sheet.png"
     flags = ["--encoder", tmp_path / "encoder", "--output", output]
-    assert run("--checkpoint", checkpoints / "host", "--images", *files, *flags) == 0
+    assert run("--backbone", checkpoints / "host", "--images", *files, *flags) == 0
     after = prune(encode(tower, files), 0.8, prior, PruneRule(), [str(f) for f in files])
     assert after.codes is not None
     assert after.selection is not None
@@ -113,7 +113,7 @@ def test_an_encoder_brings_the_codes_after_and_its_prior(
 def test_keep_1_has_nothing_to_show_of_pruning(
     checkpoints: Path, pictures: Path, tmp_path: Path, drawn: list[TokenView]
 ) -> None:
-    argv = ["tokens", "--checkpoint", str(checkpoints / "host"), "--images", str(pictures), "--keep", "1"]
+    argv = ["tokens", "--backbone", str(checkpoints / "host"), "--images", str(pictures), "--keep", "1"]
     assert entry.main([*argv, "--output", str(tmp_path / "sheet.png")]) == 0
     assert all(view.kept is None for view in drawn)
 
@@ -121,8 +121,8 @@ def test_keep_1_has_nothing_to_show_of_pruning(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--checkpoint", "pocket-vila-v"], "did you mean 'pocket-vila-u'"),
-        (["--checkpoint", "CONTINUOUS"], "no discrete tokens"),
+        (["--backbone", "pocket-vila-v"], "did you mean 'pocket-vila-u'"),
+        (["--backbone", "CONTINUOUS"], "no discrete tokens"),
         (["--images", "nowhere"], "no image or folder nowhere"),
         (["--keep", "0"], "keep ratio lies in (0, 1]"),
         (["--output", "sheet.jpg"], "sheet.jpg is no .png file"),
@@ -134,7 +134,7 @@ def test_keep_1_has_nothing_to_show_of_pruning(
 def test_mistakes_are_one_line(
     flags: list[str], expected: str, checkpoints: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    given = {"--checkpoint": str(checkpoints / "host"), "--images": str(pictures), "--output": str(tmp_path / "s.png")}
+    given = {"--backbone": str(checkpoints / "host"), "--images": str(pictures), "--output": str(tmp_path / "s.png")}
     given |= {flags[0]: flags[1].replace("CONTINUOUS", str(checkpoints / "continuous"))}
     with pytest.raises(CraftError) as caught:
         run(*(part for pair in given.items() for part in pair))

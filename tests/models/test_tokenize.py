@@ -39,7 +39,7 @@ def test_folder_of_pictures(
     checkpoints: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out.safetensors"
-    assert run("--checkpoint", checkpoints / "llama", "--input", pictures, "--output", out, "--batch-size", 2) == 0
+    assert run("--backbone", checkpoints / "llama", "--images", pictures, "--output", out, "--batch-size", 2) == 0
     found = load_file(out)
     tower = load_tower(checkpoints / "llama", attention="eager")
     names = ["a.jpg", "b.png", "sub/c.png"]
@@ -64,14 +64,14 @@ def test_pixel_values_and_files(checkpoints: Path, pictures: Path, tmp_path: Pat
     save_file(
         {"pixel_values": torch.stack([preprocess(Image.open(f), 32) for f in files])}, tmp_path / "in.safetensors"
     )
-    run("--checkpoint", checkpoints / "llama", "--input", tmp_path / "in.safetensors", "--output", tmp_path / "x")
-    run("--checkpoint", checkpoints / "llama", "--input", *files, "--output", tmp_path / "y")
+    run("--backbone", checkpoints / "llama", "--images", tmp_path / "in.safetensors", "--output", tmp_path / "x")
+    run("--backbone", checkpoints / "llama", "--images", *files, "--output", tmp_path / "y")
     first, second = load_file(tmp_path / "x"), load_file(tmp_path / "y")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_bfloat16(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
-    arguments = ("--checkpoint", checkpoints / "llama", "--input", pictures)
+    arguments = ("--backbone", checkpoints / "llama", "--images", pictures)
     run(*arguments, "--output", tmp_path / "low", "--dtype", "bfloat16")
     run(*arguments, "--output", tmp_path / "high")
     low, high = load_file(tmp_path / "low"), load_file(tmp_path / "high")
@@ -90,26 +90,26 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
     save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small.safetensors")
     twin = write_tiny(tmp_path / "twin", continuous=True)
     for arguments, message in (
-        (("--checkpoint", tmp_path / "absent", "--input", pictures), "no checkpoint folder"),
-        (("--checkpoint", "pocket-vila-v", "--input", pictures), "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
-        (("--checkpoint", checkpoint, "--input", tmp_path / "absent.png"), "no image or folder"),
-        (("--checkpoint", checkpoint, "--input", empty), "no image in"),
-        (("--checkpoint", checkpoint, "--input", pictures), "broken.png: broken image"),
-        (("--checkpoint", checkpoint, "--input", tmp_path / "other.safetensors"), "it holds images"),
-        (("--checkpoint", checkpoint, "--input", tmp_path / "small.safetensors"), "this tower reads"),
-        (("--checkpoint", twin, "--input", pictures), "continuous"),
-        (("--checkpoint", checkpoint, "--input", pictures, "--batch-size", 0), "batch-size"),
+        (("--backbone", tmp_path / "absent", "--images", pictures), "no checkpoint folder"),
+        (("--backbone", "pocket-vila-v", "--images", pictures), "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
+        (("--backbone", checkpoint, "--images", tmp_path / "absent.png"), "no image or folder"),
+        (("--backbone", checkpoint, "--images", empty), "no image in"),
+        (("--backbone", checkpoint, "--images", pictures), "broken.png: broken image"),
+        (("--backbone", checkpoint, "--images", tmp_path / "other.safetensors"), "it holds images"),
+        (("--backbone", checkpoint, "--images", tmp_path / "small.safetensors"), "this tower reads"),
+        (("--backbone", twin, "--images", pictures), "continuous"),
+        (("--backbone", checkpoint, "--images", pictures, "--batch-size", 0), "batch-size"),
     ):
         with pytest.raises(CraftError, match=message):
             run(*arguments, "--output", out)
     assert not out.exists()
     for place, message in ((tmp_path / "no" / "out", "no folder"), (empty, "is a folder: name a file in it")):
         with pytest.raises(CraftError, match=message):
-            run("--checkpoint", checkpoint, "--input", pictures, "--output", place)
+            run("--backbone", checkpoint, "--images", pictures, "--output", place)
 
 
 def test_kept_tokens_and_counts(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
-    where = ("--checkpoint", checkpoints / "llama", "--input", pictures, "--batch-size", 2)
+    where = ("--backbone", checkpoints / "llama", "--images", pictures, "--batch-size", 2)
     tower = load_tower(checkpoints / "llama", attention="eager")
     assert run(*where, "--counts", tmp_path / "counts") == 0
     counts = load_file(tmp_path / "counts")["counts"]
@@ -135,5 +135,5 @@ def test_pixels_that_are_none_are_refused(checkpoints: Path, tmp_path: Path, spo
     save_file({"pixel_values": spoilt}, tmp_path / "in.safetensors")
     out = tmp_path / "out.safetensors"
     with pytest.raises(CraftError, match="finite floating-point"):
-        run("--checkpoint", checkpoints / "llama", "--input", tmp_path / "in.safetensors", "--output", out)
+        run("--backbone", checkpoints / "llama", "--images", tmp_path / "in.safetensors", "--output", out)
     assert not out.exists()
