@@ -33,7 +33,7 @@ from craft_lightning.strategies.choose import Given, Machine, choose
 from craft_lightning.strategies.flops import CARDS, Work, seconds, stack_flops, training_work
 from craft_lightning.strategies.memory import MemoryPlan, estimate
 from data_modules.datasets import DATASETS
-from data_modules.datasets.expected_sizes import Expected, expected
+from data_modules.datasets.facts import Expected
 from data_modules.sources.llava_conversations import PUBLISHED
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -91,7 +91,7 @@ def rows_of(dataset: str) -> Expected:
     own = next(c.overrides.get("all", {}) for c in table().columns if c.id == dataset)
     settings = {"source": "hub", "train_size": None, "test_size": None, "holdout": 0.2}
     settings |= {name.removeprefix("data."): value for name, value in own.items()}
-    return expected(DATASETS[dataset], settings)
+    return DATASETS[dataset].expected(settings)
 
 
 def hours(plan: Plan, on: Cards) -> Counter[tuple[str, str, str]]:

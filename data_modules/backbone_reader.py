@@ -8,16 +8,9 @@ from typing import Any
 
 import torch
 
+from craft_lightning.checkpoints import paths
 from craft_lightning.checkpoints.llava import clip_model
 from craft_lightning.checkpoints.load import load_tower
-from craft_lightning.checkpoints.paths import (
-    aspect_of,
-    checkpoint_root,
-    llm_folder,
-    top_config_of,
-    tower_folder,
-    tower_kind,
-)
 from craft_lightning.checkpoints.tensors import read_json
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.models.image_processing import Aspect
@@ -27,11 +20,7 @@ from craft_lightning.text.prompts import PromptBuilder
 
 @dataclass(frozen=True)
 class Reader:
-    """How a backbone reads text and images.
-
-    Attributes:
-        builder: writes prompts. side: side length of images in pixels. aspect: how an image becomes a square.
-    """
+    """How a backbone reads: ``builder`` writes prompts; images become squares of ``side`` pixels by ``aspect``."""
 
     builder: PromptBuilder
     side: int
@@ -41,17 +30,17 @@ class Reader:
 def read_backbone(spec: VlmSpec) -> Reader:
     """Read tokenizer and configs of a checkpoint, no weights if its ``preprocessor_config.json`` tells the size. Raises
     CraftError: no such backbone, or a tokenizer that multiple choice cannot be asked in."""
-    root = checkpoint_root(resolve(spec))
-    config = top_config_of(root)
-    builder = PromptBuilder(load_tokenizer(llm_folder(root)), config.get("conversation", "vicuna_v1"))
-    return Reader(builder, _side(root, spec), aspect_of(root))
+    root = paths.checkpoint_root(resolve(spec))
+    config = paths.top_config_of(root)
+    builder = PromptBuilder(load_tokenizer(paths.llm_folder(root)), config.get("conversation", "vicuna_v1"))
+    return Reader(builder, _side(root, spec), paths.aspect_of(root))
 
 
 def _side(root: Path, spec: VlmSpec) -> int:
-    if tower_kind(root) == "clip":
+    if paths.tower_kind(root) == "clip":
         with torch.device("meta"):
             return int(clip_model(root).config.image_size)
-    file = tower_folder(root) / "preprocessor_config.json"
+    file = paths.tower_folder(root) / "preprocessor_config.json"
     size: Any = read_json(file).get("size") if file.is_file() else None
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))

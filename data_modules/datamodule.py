@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.models.image_files import told
@@ -24,14 +24,13 @@ from data_modules.backbone_reader import Reader, read_backbone
 from data_modules.captioning.captioner import agree, captioned
 from data_modules.dataset import Distractors, Row, VqaDataset
 from data_modules.datasets import DATASETS, OWN, dataset_name
-from data_modules.datasets.facts import DatasetFacts, own_facts
+from data_modules.datasets.facts import DatasetFacts
 from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
 from data_modules.sources.drawn import TwinSource, draw_studio
-from data_modules.sources.folder import Place, check_root, look, open_folder
+from data_modules.sources.folder import Place, check_root, open_folder
 from data_modules.sources.items import OnBad, Problems, Source, SplitName
-from data_modules.sources.records import RecordSource, Selection, Unit
+from data_modules.sources.records import RecordSource, Unit
 from data_modules.sources.table import open_hub
-from data_modules.twins.twin import Look
 
 SOURCES = ("twin", "folder", "hub")
 TWIN_SIZES: dict[SplitName, int] = {"train": 1024, "val": 256, "test": 400}
@@ -108,7 +107,13 @@ class VqaDataModule(LightningDataModule):
         super().__init__()
         # The model logs the run's settings; the same key logged twice with two values would raise.
         self.save_hyperparameters(logger=False)
-        _check(source, holdout, (batch_size, eval_batch_size, train_size, val_size, test_size))
+        if source not in SOURCES:
+            raise unknown("data source", source, SOURCES)
+        counted = (batch_size, eval_batch_size, train_size, val_size, test_size)
+        if any(size is not None and size < 1 for size in counted):
+            raise CraftError("batch and split sizes are at least 1")
+        if not 0.0 <= holdout < 1.0:
+            raise CraftError(f"holdout is a share of the labels in [0, 1), not {holdout}")
         if source != "hub" and (hub_id or hub_revision):
             raise CraftError("--data.hub_id and --data.hub_revision need --data.source hub")
         self.dataset = dataset_name(dataset)
@@ -132,17 +137,19 @@ class VqaDataModule(LightningDataModule):
     def facts(self) -> DatasetFacts:
         """Names, licence and wording of the dataset. Raises CraftError: no such dataset; or, for a user's own data, no
         such folder."""
-        own = self.dataset == OWN
-        facts = own_facts(OWN, self._place.kind) if own else DATASETS[self.hparams["dataset"]]
+        if self.dataset == OWN:
+            facts = DatasetFacts(name=OWN, title=OWN, kind=self._place.kind, licence="the owner's")
+        else:
+            facts = DATASETS[self.hparams["dataset"]]
         return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
 
     @functools.cached_property
     def _place(self) -> Place:
-        return look(check_root(self.root, self.dataset))
+        return Place(check_root(self.root, self.dataset))
 
     @property
     def kind(self) -> str:
-        """``classification`` or ``question``; the paper's contrastive weight depends on it."""
+        """``classification`` or ``question``."""
         return self.facts.kind
 
     def open(self) -> tuple[Source, Reader]:
@@ -152,38 +159,34 @@ class VqaDataModule(LightningDataModule):
             reader = read_backbone(self.backbone)
             if self.source != "folder" and self.dataset == OWN:
                 raise CraftError("your own data are on disk: --data.source folder --data.root FOLDER")
-            if self.source == "twin":
-                sizes = {name: self.sizes[name] or size for name, size in TWIN_SIZES.items()}
-                look: Look = "studio" if self.look == "studio" else "field"
-                source: Source = TwinSource(self.facts, reader.side, look, sizes, self.holdout)
-            else:
-                source = self._records(reader)
+            source = self._drawn(reader) if self.source == "twin" else self._records(reader)
             if self.distractors == "nearest" and source.neighbours is None and source.class_names:
                 raise CraftError("distractors 'nearest' needs drawn classes; use --data.distractors random")
             self._opened = source, reader
         return self._opened
 
+    def _drawn(self, reader: Reader) -> Source:
+        sizes = {name: self.sizes[name] or size for name, size in TWIN_SIZES.items()}
+        return TwinSource(self.facts, reader.side, "studio" if self.look == "studio" else "field", sizes, self.holdout)
+
     def _records(self, reader: Reader) -> Source:
-        facts, problems = self.facts, self._problems
-        if self.source == "hub":
+        facts, problems, hub = self.facts, self._problems, self.source == "hub"
+        usual = dict(FOLDER_SIZES)
+        if hub:
             found = open_hub(facts, self.hub_id, self.hub_revision, self.root, problems)
-            usual: dict[SplitName, int | None] = {**FOLDER_SIZES, "train": facts.paper.train, "test": facts.paper.test}
+            usual |= {"train": facts.paper.get("train"), "test": facts.paper.get("test")}
         else:
-            found, usual = open_folder(facts, self._place, problems), FOLDER_SIZES
+            found = open_folder(facts, self._place, problems)
         caps = {name: self.sizes[name] or size for name, size in usual.items()}
-        unit = self.train_unit or ("picture" if self.source == "hub" else "question")
-        select = Selection(caps, unit, self.holdout, self.apart, self.partial)
-        return RecordSource(facts, reader, found, select, problems)
+        unit = self.train_unit or ("picture" if hub else "question")
+        return RecordSource(facts, reader, found, problems, caps, unit, self.holdout, self.apart)
 
     def prepare_data(self) -> None:
         """Fetch the dataset, on one process of a machine, compare it with what was published, and have it captioned.
-
-        Raises:
-            CraftError: see :meth:`open`; also a published dataset whose counts or labels differ, unless ``partial``.
-        """
+        Raises CraftError: see :meth:`open`; or a published dataset's counts or labels differ, unless ``partial``."""
         source = self.open()[0]
         if isinstance(source, RecordSource):
-            source.check()
+            source.check(self.partial)
         fits = self.trainer is not None and self.trainer.state.fn == "fit"
         if self.captioner and fits and "train" not in self.splits:
             self._agree_with_model()  # what ends a run ends it before hours of captioning
@@ -236,18 +239,10 @@ class VqaDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Row]:
         """Batches of a new permutation each epoch; incomplete batches are dropped. Raises CraftError: the processes and
         accumulated batches do not divide the batch, or an epoch ends within a step."""
-        data, parts = self.splits["train"], self._parts()
+        data, parts, rows = self.splits["train"], self._parts(), self.batch_size // world()[0]
         sampler = EpochSampler(data, self.batch_size, self.seed)
         sampler.taken = self._taken(sampler.batches, parts)
-        return TrainLoader(
-            data,
-            parts=parts,
-            batch_size=self.batch_size // world()[0],
-            sampler=sampler,
-            collate_fn=data.collate,
-            drop_last=True,
-            **self._workers(),
-        )
+        return TrainLoader(data, parts=parts, drop_last=True, **self._loading(data, sampler, rows))
 
     def _parts(self) -> int:
         parts = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
@@ -265,10 +260,8 @@ class VqaDataModule(LightningDataModule):
             raise CraftError(f"--trainer.limit_train_batches {limit} {told}")
         validates = self.trainer.check_val_every_n_epoch is not None and self.trainer.limit_val_batches > 0
         if validates and isinstance(every, int) and every > batches:
-            raise CraftError(
-                f"--trainer.val_check_interval {every}: an epoch has {batches} batches; to count through epochs, set "
-                "--trainer.check_val_every_n_epoch null"
-            )
+            mend = "to count through epochs, set --trainer.check_val_every_n_epoch null"
+            raise CraftError(f"--trainer.val_check_interval {every}: an epoch has {batches} batches; {mend}")
         return batches // parts
 
     def val_dataloader(self) -> DataLoader[Row]:
@@ -279,21 +272,18 @@ class VqaDataModule(LightningDataModule):
         """This process's stored test items, all labels."""
         return self.stored("test", dealt=True)
 
-    def predict_dataloader(self) -> DataLoader[Row]:
-        """This process's stored test items."""
-        return self.stored("test", dealt=True)
+    predict_dataloader = test_dataloader
 
     def stored(self, name: SplitName, dealt: bool = False) -> DataLoader[Row]:
         """The stored items of a split: all of them, or those ``dealt`` out to this process."""
         data = self.splits[name]
         sampler = StoredSampler(data) if dealt and world()[0] > 1 else None
-        return DataLoader(
-            data, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=data.collate, **self._workers()
-        )
+        return DataLoader(data, **self._loading(data, sampler, self.eval_batch_size))
 
-    def _workers(self) -> dict[str, Any]:
-        count = self.num_workers
-        return {"num_workers": count, "persistent_workers": count > 0, "pin_memory": torch.cuda.is_available()}
+    def _loading(self, data: VqaDataset, sampler: Sampler[Any] | None, rows: int) -> dict[str, Any]:
+        count, pinned = self.num_workers, torch.cuda.is_available()
+        workers = {"num_workers": count, "persistent_workers": count > 0, "pin_memory": pinned}
+        return {"batch_size": rows, "sampler": sampler, "collate_fn": data.collate, **workers}
 
     def training_images(self) -> Iterator[Tensor]:
         """Every training image once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
@@ -325,21 +315,19 @@ class VqaDataModule(LightningDataModule):
         mcq.write_items(Path(path), self._asked(split))
 
     def digest(self) -> dict[SplitName, dict[str, Any]]:
-        """Of the training and validation splits that are set up: number of items, and hashes of items and images.
-
-        They are the same wherever the data lie and on every machine; settings of how they are read do not count.
-        """
+        """Of the training and validation splits that are set up: number of items, and hashes of items and images, the
+        same wherever the data lie and on every machine; settings of how they are read do not count."""
         for name, split in self.splits.items():
             if name != "test" and name not in self._digests:
                 images = "grey" if self.look == "grey" else split.source.identity(name)
-                hashes = {"items": split.items_hash(), "pictures": images}
-                self._digests[name] = {"count": len(split), **hashes}
+                self._digests[name] = {"count": len(split), "items": split.items_hash(), "pictures": images}
         return dict(self._digests)
 
     def describe(self) -> dict[str, Any]:
         """What the run banner and ``result.json`` say of the data: source, sizes, labels, hashes, skipped inputs.
         Raises CraftError: see :meth:`open`."""
         (source, reader), facts = self.open(), self.facts
+        stored = {name: data for name, data in self.splits.items() if name != "train"}
         return {
             "dataset": self.dataset,
             "title": facts.title,
@@ -350,12 +338,10 @@ class VqaDataModule(LightningDataModule):
             "look": self.look if self.source == "twin" or self.look == "grey" else None,
             "splits": {name: len(data) for name, data in self.splits.items()},
             "pictures": {name: len(data.images) for name, data in self.splits.items()},
-            "items": {name: mcq.items_hash(self._asked(name)) for name in self.splits if name != "train"},
+            "items": {name: mcq.items_hash(self._asked(name)) for name in stored},
             "classes": len(source.class_names),
             "held_out": [source.class_names[label] for label in sorted(source.held_out)],
-            "too_long": {
-                name: data.too_long for name, data in self.splits.items() if name != "train" and data.too_long
-            },
+            "too_long": {name: data.too_long for name, data in stored.items() if data.too_long},
             "distractors": next((data.distractors for data in self.splits.values()), self.distractors),
             "captions": len(self.captions),
             "captioner": self.captioned_by,
@@ -364,12 +350,3 @@ class VqaDataModule(LightningDataModule):
             "seed": self.seed,
             "conversation": reader.builder.conversation,
         }
-
-
-def _check(source: str, holdout: float, sizes: tuple[int | None, ...]) -> None:
-    if source not in SOURCES:
-        raise unknown("data source", source, SOURCES)
-    if any(size is not None and size < 1 for size in sizes):
-        raise CraftError("batch and split sizes are at least 1")
-    if not 0.0 <= holdout < 1.0:
-        raise CraftError(f"holdout is a share of the labels in [0, 1), not {holdout}")

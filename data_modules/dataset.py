@@ -26,7 +26,6 @@ Draw = int | tuple[int, int]
 """What a sampler asks for: an index, or (epoch, index) for a training item; ``-1 - index`` stands for a stored item
 that another process counts."""
 
-
 _BLANK = Image.new("RGB", (1, 1))
 
 
@@ -50,9 +49,8 @@ class VqaDataset(Dataset[Row]):
     distractors, order and caption from (run seed, epoch, key).
 
     Args:
-        split: items and images. name: of the split. source: class names and their likeness.
-        dataset: name of the dataset, for the hashes. builder: writes prompts.
-        distractors: how stored items get their wrong options. seed: of the run.
+        split: items and images, called ``name``. source: class names and their likeness. dataset: its name, for the
+            hashes. builder: writes prompts. distractors: how stored items get their wrong options. seed: of the run.
         captions: sentence to row of the data module's caption list; empty for stored splits.
     """
 
@@ -72,9 +70,8 @@ class VqaDataset(Dataset[Row]):
         self.distractors, self.seed, self.captions = distractors, seed, captions
         self.training = name == "train"
         self.pool = source.pool(name)
-        counts = [
-            len(item.options) or (min(mcq.OPTIONS, len(self.pool)) if item.label >= 0 else 0) for item in self.items
-        ]
+        named = min(mcq.OPTIONS, len(self.pool))
+        counts = [len(item.options) or (named if item.label >= 0 else 0) for item in self.items]
         self.slots = [] if self.training else mcq.balanced_slots(counts, dataset, name)
 
     def __len__(self) -> int:

@@ -20,11 +20,8 @@ def world() -> tuple[int, int]:
 
 
 class StoredSampler(DistributedSampler[Any]):
-    """Deals stored items out to the processes in turn.
-
-    All take the same number, so that they reach every collective together; what fills up the last round is marked as a
-    repetition (see :data:`.dataset.Draw`) and counted by the process that has it as its own.
-    """
+    """Deals stored items out to the processes in turn. All take the same number, so that they reach every collective
+    together; what fills up the last round is marked as a repetition (:data:`.dataset.Draw`), which does not count."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         processes, rank = world()
@@ -41,34 +38,27 @@ class EpochSampler(DistributedSampler[Any]):
 
     It yields (epoch, index), so that the items redraw their options without shared state. Step s is rows
     ``[s * B, (s + 1) * B)`` of the permutation whatever the number of processes, each of which has an equal share of
-    them. The incomplete last batch is dropped; no row is repeated.
-
-    Being a ``DistributedSampler`` it is left alone by Lightning, which would otherwise wrap it.
-
-    Args:
-        dataset: anything with a length. batch_size: rows of one step over all processes. seed: of the run.
+    them. The incomplete last batch is dropped; no row is repeated. Lightning would wrap a sampler that is no
+    ``DistributedSampler``.
 
     Attributes:
-        share: rows of this process and step. batches: steps of an epoch. taken: those that the trainer takes.
+        batch_size: rows of one step over all processes. share: those of this one. batches: steps of an epoch. taken:
+            those that the trainer takes. done: those of the present epoch that are not handed out again.
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, seed: int) -> None:
         processes, rank = world()
         super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=True, seed=seed, drop_last=True)
         self.batch_size, self.share = batch_size, batch_size // processes
-        self.done = 0  # steps of the present epoch that are not handed out again
-        self.counting = False
+        self.done, self.counting = 0, False
         self.batches = self.taken = len(dataset) // batch_size  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return self.batches * self.share
 
     def continue_from(self, epoch: int, done: int) -> None:
-        """Go on after ``done`` steps of an epoch; from now on they are counted here and :meth:`set_epoch` is void.
-
-        A continued trainer may be ahead of the data: a run that ended at its last step in the middle of an epoch counts
-        that epoch as a whole one.
-        """
+        """Go on after ``done`` steps of an epoch; from now on they are counted here and :meth:`set_epoch` is void, for
+        the trainer of a run that ended at its last step, in the middle of an epoch, counts that as a whole one."""
         self.epoch, self.done = (epoch, done) if done < self.taken else (epoch + 1, 0)
         self.counting = True
 
@@ -86,11 +76,8 @@ class EpochSampler(DistributedSampler[Any]):
 
 
 class TrainLoader(DataLoader[Row]):
-    """A loader that continues in the middle of an epoch; Lightning stores its state in every checkpoint.
-
-    Args:
-        parts: batches that a process's share of a step is handed out in (gradient accumulation).
-    """
+    """A loader that continues in the middle of an epoch; Lightning stores its state in every checkpoint. A process's
+    share of a step is handed out in ``parts`` (gradient accumulation)."""
 
     _served = (0, 0)
 

@@ -126,7 +126,7 @@ def test_the_datasets_at_paper_scale_are_the_published_ones(name: str) -> None:
         assert (data.dataset, data.source) == (job.facts["dataset"], "hub" if trains else "folder")
         assert data.source == "hub" or data.root.endswith(".zip")
         # The hub's source knows the paper's number of test items; a folder's does not.
-        assert data.source == "hub" or data.test_size == facts.paper.test
+        assert data.source == "hub" or data.test_size == facts.paper.get("test")
         assert (data.batch_size, parsed.trainer.max_epochs, parsed.trainer.max_steps) == (24, 1, -1)
         assert parsed.trainer.precision == "bf16-mixed"
 

@@ -38,7 +38,7 @@ from craft_lightning.strategies.flops import (
     training_work,
 )
 from data_modules.datasets import DATASETS
-from data_modules.datasets.expected_sizes import Expected, expected
+from data_modules.datasets.facts import Expected
 from data_modules.sources.hub import fetched
 
 DEVICES = re.compile(r"(?:(?P<nodes>\d+)x)?(?P<devices>\d+)x(?P<memory>\d+)gb")
@@ -154,7 +154,7 @@ def _add(found: Rehearsal, job: Job, arguments: tuple[str, ...], config: Any) ->
     if data.dataset not in found.data:
         facts = DATASETS[data.dataset]
         place = facts.hub[0].id if data.source == "hub" else str(data.root)
-        found.data[data.dataset] = (expected(facts, data.as_dict()), f"{data.source} {place}")
+        found.data[data.dataset] = (facts.expected(data.as_dict()), f"{data.source} {place}")
         _data_missing(found, data)
     key = json.dumps([job.kind, config.model.class_path, config.model.init_args.as_dict()], default=str)
     if key not in found.layouts:

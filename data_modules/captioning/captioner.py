@@ -30,13 +30,19 @@ from data_modules.sources.items import Split
 
 KINDS = ("blip", "blip-2")
 """Models that caption an image without being asked anything."""
+
 CAPTIONS, BEAMS, LENGTH = 2, 5, 30
 """Captions of an image: the best two of as many beams, and tokens at most, as BLIP-2's authors use."""
+
 BATCH = 16
 """Images captioned at once, and lost at most by a kill."""
 
 PAPER = "Salesforce/blip2-opt-2.7b"
 """Of the captioners that the paper cites, the one that transformers has."""
+
+Images = Tensor | LazyImages
+Kept = dict[str, dict[str, Any]]
+"""The lines kept, by image: ``picture``, ``captions`` and the commit that they are ``by``."""
 
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 _ADAPTER = "adapter_config.json"
@@ -45,11 +51,8 @@ _ADAPTER = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Captioner:
-    """A captioning checkpoint, and where its sentences are kept.
-
-    Attributes:
-        name: as the user gave it. folder: its folder, None for one of the hub. stamp: what tells a folder from another.
-    """
+    """A captioning checkpoint: as the user named it, its folder (None: of the hub), and what tells one folder from
+    another."""
 
     name: str
     folder: Path | None
@@ -62,10 +65,8 @@ class Captioner:
         folder = Path(name).expanduser()
         if not folder.is_dir():
             if name.partition("@")[0].count("/") != 1 or name.startswith((".", "/", "~")):
-                raise CraftError(
-                    f"no captioner {name}: --data.captioner takes the folder of a checkpoint or an id of the hub, "
-                    f"for example {PAPER}"
-                )
+                takes = f"takes the folder of a checkpoint or an id of the hub, for example {PAPER}"
+                raise CraftError(f"no captioner {name}: --data.captioner {takes}")
             return cls(name, None)
         _kind(folder)
         if (folder / _ADAPTER).exists():
@@ -75,10 +76,8 @@ class Captioner:
         return cls(name, folder, hashlib.sha256("\n".join(told).encode()).hexdigest()[:12])
 
     def store(self, what: str) -> Path:
-        """Where captions of ``what`` are kept, below ``HF_HOME`` whatever run asks for them.
-
-        The name holds all that a caption depends on but the image and the commit, which stand in every line.
-        """
+        """Where captions of ``what`` are kept, below ``HF_HOME`` whatever run asks for them. The name holds all that a
+        caption depends on but the image and the commit, which stand in every line."""
         from huggingface_hub import cached_assets_path
 
         own = f"{self.folder.resolve().name}-{self.stamp}" if self.folder else self.name
@@ -87,14 +86,8 @@ class Captioner:
         return folder / f"{what}-{CAPTIONS}of{BEAMS}-{LENGTH}.jsonl"
 
     def fetched(self, commit: str | None) -> tuple[Path, str]:
-        """The checkpoint's folder, downloaded if need be, and its commit (of a folder: its stamp).
-
-        Args:
-            commit: the one that made the captions so far.
-
-        Raises:
-            CraftError: it cannot be had; with the next command.
-        """
+        """The checkpoint's folder, downloaded if need be, and its commit (of a folder: its stamp); ``commit``: the one
+        that made the captions so far. Raises CraftError: it cannot be had; with the next command."""
         if self.folder:
             return self.folder, self.stamp
         from huggingface_hub import errors, hf_hub_download, snapshot_download
@@ -105,9 +98,8 @@ class Captioner:
         try:
             folder = Path(hf_hub_download(repo, "config.json", revision=wanted)).parent
             _kind(folder)  # before gigabytes are fetched
-            weights = snapshot_download(
-                repo, revision=folder.name, allow_patterns=list(_FILES), ignore_patterns=[_ADAPTER]
-            )
+            only: dict[str, Any] = {"allow_patterns": list(_FILES), "ignore_patterns": [_ADAPTER]}
+            weights = snapshot_download(repo, revision=folder.name, **only)
         except CraftError:
             raise
         except errors.RemoteEntryNotFoundError as error:
@@ -139,8 +131,7 @@ def captioned(split: Split, name: str, dataset: str, reader: Reader, device: tor
     if any(key not in kept for key in keys):
         with _alone(path):
             kept = _read(path)  # another process may have made some meanwhile
-            missing = {key: index for index, key in enumerate(keys) if key not in kept}
-            if missing:
+            if missing := {key: index for index, key in enumerate(keys) if key not in kept}:
                 _make(captioner, split.images, missing, kept, path, device)
     said = [tuple(kept[key]["captions"]) for key in keys]
     items = tuple(replace(item, generated=said[item.image]) for item in split.items)
@@ -150,21 +141,15 @@ def captioned(split: Split, name: str, dataset: str, reader: Reader, device: tor
 def agree(sentences: Sequence[str]) -> None:
     """Make sure that a caption's row is the same sentence in every process: gathered rows are read by all. Raises
     CraftError: machines that do not share the folder of captions made different ones."""
-    if world()[0] == 1:
-        return
     digests: list[Any] = [None] * world()[0]
-    torch.distributed.all_gather_object(digests, hashlib.sha256("\n".join(sentences).encode()).hexdigest())
+    if len(digests) > 1:
+        torch.distributed.all_gather_object(digests, hashlib.sha256("\n".join(sentences).encode()).hexdigest())
     if len(set(digests)) > 1:
         raise CraftError("the machines have different captions; set HF_HOME to a folder that they share")
 
 
 def _make(
-    captioner: Captioner,
-    images: Tensor | LazyImages,
-    missing: dict[str, int],
-    kept: dict[str, dict[str, Any]],
-    path: Path,
-    device: torch.device,
+    captioner: Captioner, images: Images, missing: dict[str, int], kept: Kept, path: Path, device: torch.device
 ) -> None:
     """Caption what is missing; the file grows batch by batch."""
     folder, commit = captioner.fetched(_commit(kept))
@@ -182,11 +167,9 @@ def _make(
             with _disk(), path.open("a", encoding="utf-8") as file:
                 file.write(_written(made))
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise CraftError(
-            f"{captioner.name} does not fit in the memory of {device}; use a larger device or a smaller captioner"
-        ) from error
-    # The run's own model comes next.
-    del model
+        fits = f"does not fit in the memory of {device}; use a larger device or a smaller captioner"
+        raise CraftError(f"{captioner.name} {fits}") from error
+    del model  # the run's own comes next
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -228,12 +211,11 @@ class _Model:
 
         kind, safe = _kind(folder), {"local_files_only": True, "trust_remote_code": False}
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **safe}
         # Seeds stay untouched: a run whose captions are made draws what one that reads them draws.
         with read_as(folder, f"a {kind} captioner"), torch.random.fork_rng(devices=[]), quiet():
             self.processor: Any = AutoProcessor.from_pretrained(str(folder), **safe)
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                str(folder), dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
-            )
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(str(folder), **options)
         model, info = loaded
         if info["missing_keys"]:
             raise CraftError(f"{folder}: missing {listed(map(str, info['missing_keys']))}")
@@ -242,14 +224,9 @@ class _Model:
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image]) -> Iterator[list[str]]:
         pixels = self.processor(images=images, return_tensors="pt").pixel_values.to(self.device, self.dtype)
+        beams = {"max_new_tokens": LENGTH, "num_beams": BEAMS, "num_return_sequences": CAPTIONS, "do_sample": False}
         with quiet():
-            ids = self.model.generate(
-                pixel_values=pixels,
-                max_new_tokens=LENGTH,
-                num_beams=BEAMS,
-                num_return_sequences=CAPTIONS,
-                do_sample=False,
-            )
+            ids = self.model.generate(pixel_values=pixels, **beams)
         texts = [" ".join(text.split()) for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
         for start in range(0, len(texts), CAPTIONS):
             # The paper's captions are a set: what both beams say counts once, and nothing is no sentence.
@@ -267,7 +244,7 @@ def _kind(folder: Path) -> str:
     return kind
 
 
-def _identity(images: Tensor | LazyImages, index: int) -> str:
+def _identity(images: Images, index: int) -> str:
     """A hash of an image: of its file's bytes and how they are read where that is when needed, else of its pixels."""
     if isinstance(images, LazyImages):
         content = READING.encode() + images.stored[index].content()
@@ -276,28 +253,25 @@ def _identity(images: Tensor | LazyImages, index: int) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The lines kept, by image; what follows the last line feed was torn by a kill, or is being written."""
+def _read(path: Path) -> Kept:
+    """What is kept; what follows the last line feed was torn by a kill, or is being written."""
     if not path.exists():
         return {}
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-        return {line["picture"]: _whole(line) for line in lines}
+        kept = {line["picture"]: {name: line[name] for name in ("picture", "captions", "by")} for line in lines}
+        for said in (line["captions"] for line in lines):
+            if not isinstance(said, list) or not all(isinstance(sentence, str) for sentence in said):
+                raise ValueError(f"captions {said!r} are no list of sentences")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CraftError(f"{path} holds no captions ({first_line(error)}); remove it, they are made again") from error
-
-
-def _whole(line: dict[str, Any]) -> dict[str, Any]:
-    said = line["captions"]
-    if not isinstance(said, list) or not all(isinstance(sentence, str) for sentence in said):
-        raise ValueError(f"captions {said!r} are no list of sentences")
-    return {"picture": line["picture"], "captions": said, "by": line["by"]}
+    return kept
 
 
 def _written(lines: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def _commit(kept: dict[str, dict[str, Any]]) -> str | None:
+def _commit(kept: Kept) -> str | None:
     """The commit that made what is kept: all of a file is of one."""
     return next((str(line["by"]) for line in kept.values()), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_EXISTS = re.compile(r"^(is|are) there (?:an? |any )?(.+)$", re.I)
+_EXISTS = re.compile(r"^(is|are) there (?:(an? )|any )?(.+)$", re.I)
 _THIS = re.compile(r"^is (this|that|it) (.+)$", re.I)
 _WHAT_COLOUR = re.compile(r"^what colou?r (is|are) (.+)$", re.I)
 _WHAT_IS = re.compile(r"^what (is|are|was|were) ((?:the|a|an|this|that|these|those|its|his|her) .+)$", re.I)
@@ -36,18 +36,11 @@ def _yes_no(asked: str, said: str) -> str | None:
     if said not in ("yes", "no"):
         return None
     if found := _EXISTS.match(asked):
-        verb, thing = found[1].lower(), found[2]
-        if said == "no":
-            return f"there {verb} no {thing}"
-        return f"there {verb} {_article(asked, thing)}{thing}"
+        verb, article, thing = found[1].lower(), found[2] or "", found[3]
+        return f"there {verb} {'no ' if said == 'no' else article.lower()}{thing}"
     if found := _THIS.match(asked):
         return f"{found[1].lower()} is {'not ' if said == 'no' else ''}{found[2]}"
     return None
-
-
-def _article(asked: str, thing: str) -> str:
-    before = asked[: -len(thing)].split()[-1].lower()
-    return f"{before} " if before in ("a", "an") else ""
 
 
 def _open(asked: str, said: str) -> str | None:

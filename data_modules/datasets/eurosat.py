@@ -6,22 +6,8 @@ authors' zip (``EuroSAT_RGB/CLASS/*.jpg``, ``2750/CLASS/*.jpg``) is cut by a has
 
 from __future__ import annotations
 
-from data_modules.datasets import labels
-from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
-
-_OTHER_WORDS = {
-    "annual crop land": "AnnualCrop",
-    "brushland or shrubland": "HerbaceousVegetation",
-    "highway or road": "Highway",
-    "industrial buildings": "Industrial",
-    "industrial buildings or commercial buildings": "Industrial",
-    "pasture land": "Pasture",
-    "permanent crop land": "PermanentCrop",
-    "residential buildings": "Residential",
-    "residential buildings or homes or apartments": "Residential",
-    "lake or sea": "SeaLake",
-}
-"""Of blanchon's table, and of those made for CLIP."""
+from data_modules.datasets.facts import DatasetFacts, HubTable
+from data_modules.datasets.labels import ALIASES, LABELS, eurosat_words
 
 FACTS = DatasetFacts(
     name="eurosat",
@@ -30,9 +16,9 @@ FACTS = DatasetFacts(
     licence="MIT",
     domain="land cover",
     query="Which land cover is shown in this satellite image?",
-    labels=labels.LABELS["eurosat"],
-    label_words=labels.eurosat_words,
-    aliases=_OTHER_WORDS,
+    labels=LABELS["eurosat"],
+    label_words=eurosat_words,
+    aliases=ALIASES["eurosat"],  # of blanchon's table, and of those made for CLIP
     cite="helber2019eurosat",
     counts=({"train": 16_200, "val": 5_400, "test": 5_400}, {"train": 21_600, "test": 2_700}, {"all": 27_000}),
     hub=(
@@ -43,5 +29,5 @@ FACTS = DatasetFacts(
         HubTable("torchgeo/eurosat", unusable="it holds zip files, no tables"),
     ),
     elsewhere="the authors' EuroSAT_RGB.zip is at https://zenodo.org/records/7711810",
-    paper=PaperSizes(test=5_400),
+    paper={"test": 5_400},
 )

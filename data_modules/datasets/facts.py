@@ -1,11 +1,11 @@
-"""What a dataset file states: names, licence, wording. Facts only, no code path depends on a dataset's name."""
+"""What a dataset file states: names, licence, wording. No code path depends on a dataset's name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from craft_lightning.errors import nearest
 from data_modules.datasets.labels import plain_words
@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 
 Kind = Literal["classification", "question"]
 
-_WNID = re.compile(r"^n\d{8}-")
-
 Record = Mapping[str, Any]
 
 Counts = Mapping[str, int]
 """Rows of the splits ``train``, ``val`` and ``test``, or of ``all``."""
+
+VAL_SHARE, TEST_SHARE = 0.1, 0.2
+"""Of what lacks a split; see :mod:`.records`."""
+
+_WNID = re.compile(r"^n\d{8}-")
+
+
+class Expected(NamedTuple):
+    """Rows of training and test items."""
+
+    train: int
+    test: int
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class HubTable:
     Attributes:
         id: of the repository. config: folder of the tables in it. revision: branch, tag or commit.
         image, label: the columns of image and label.
-        unusable: why it cannot be read as a table; it is listed so that the error can say so.
+        unusable: why it cannot be read as a table, for the error to say.
         by_index: its labels are numbers in the order of our list, and that was checked.
         repeats: several rows show one image, which is then told by its bytes.
         note: what to know of it.
@@ -47,19 +57,6 @@ class HubTable:
     by_index: bool = False
     repeats: bool = False
     note: str = ""
-
-
-@dataclass(frozen=True)
-class PaperSizes:
-    """How much of a dataset the paper uses, where that is not all of it; what source ``hub`` takes by default.
-
-    Attributes:
-        train: largest training split; it counts images with all their questions. test: test items, inferred from the
-            printed accuracies.
-    """
-
-    train: int | None = None
-    test: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,8 @@ class DatasetFacts:
             their splits, for copies that merged them; empty if the list is not there.
         hub: copies on the hub, the first choice first. hub_records: rows of a table to the question records of each.
         elsewhere: where to get what the hub lacks.
-        paper: sizes of the paper.
+        paper: how much of a split the paper uses, where that is not all, and source ``hub`` by default: images of
+            ``train`` with all their questions, items of ``test`` (inferred from the printed accuracies).
     """
 
     name: str
@@ -108,17 +106,17 @@ class DatasetFacts:
     hub: tuple[HubTable, ...] = ()
     hub_records: Callable[[Sequence[Record]], Iterable[Iterable[Record]]] = lambda rows: ([row] for row in rows)
     elsewhere: str = ""
-    paper: PaperSizes = PaperSizes()
+    paper: Mapping[str, int] = field(default_factory=dict)
 
     def class_words(self, folder: str) -> str | None:
-        """The words for a class folder, or None if the official list has no such label.
-
-        Spelling is compared by letters and digits alone: file systems and mirrors change slashes, spaces and case.
-        """
+        """The words for a class folder, or None if the official list has no such label. Spelling is compared by letters
+        and digits alone: file systems and mirrors change slashes, spaces and case."""
         bare = _WNID.sub("", nfc(folder))
         if not self.labels:
             return " ".join(self.label_words(bare).split())
-        return self._known().get(_bare(bare))
+        spellings = {form: label for label in self.labels for form in (label, self.label_words(label))}
+        known = {_bare(form): label for form, label in {**self.aliases, **spellings}.items()}
+        return self.label_words(known[_bare(bare)]) if _bare(bare) in known else None
 
     def no_class(self, name: str) -> str:
         """What to say of a label that is none of this dataset's."""
@@ -126,11 +124,6 @@ class DatasetFacts:
             return f"{self.title} has no class {name!r}; this is {self.strangers[name]}"
         close = nearest(name, self.labels)
         return f"{self.title} has no class {name!r}" + (f"; did you mean {close!r}?" if close else "")
-
-    def _known(self) -> dict[str, str]:
-        """Letters and digits of every spelling, to the words."""
-        spellings = {form: label for label in self.labels for form in (label, self.label_words(label))}
-        return {_bare(form): self.label_words(label) for form, label in {**self.aliases, **spellings}.items()}
 
     def differences(self, found: Counts) -> list[str]:
         """How the counts differ from the published ones; nothing if they equal one version of them."""
@@ -146,23 +139,29 @@ class DatasetFacts:
             said.append(f"this is {self.siblings[total]}")
         return ["; ".join(said)]
 
+    def expected(self, settings: Mapping[str, Any]) -> Expected:
+        """Rows that a run will find of the published dataset after cutting, holding out and the paper's own limits, to
+        within the rounding of classes; nothing is opened. ``settings``: of the data module."""
+        counts = self.counts[0]
+        if "all" in counts:
+            train, test = counts["all"] * (1 - TEST_SHARE - VAL_SHARE), counts["all"] * TEST_SHARE
+        else:
+            train, test = counts["train"] * (1 if "val" in counts else 1 - VAL_SHARE), counts["test"]
+        if self.kind == "classification":
+            train *= 1 - settings["holdout"]
+        train = min(train, settings["train_size"] or self.paper.get("train") or train) * self.questions
+        test *= self.questions
+        return Expected(int(train), int(min(test, settings["test_size"] or self.paper.get("test") or test)))
+
     def caption(self, label: str) -> str:
         """The task sentence of a labelled image."""
         return f"An image of a {self.domain}, specifically a {label}."
 
 
 def _counted(counts: Counts) -> str:
-    return ", ".join(
-        f"{counts[split]:,}{'' if split == 'all' else ' ' + split}"
-        for split in ("train", "val", "test", "all")
-        if split in counts
-    )
+    said = [f"{counts[split]:,} {split}" for split in ("train", "val", "test", "all") if split in counts]
+    return ", ".join(said).removesuffix(" all")
 
 
 def _bare(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
-def own_facts(name: str, kind: Kind) -> DatasetFacts:
-    """Facts of a user's own folder: any label goes, underscores become spaces."""
-    return DatasetFacts(name=name, title=name, kind=kind, licence="the owner's")

@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from craft_lightning.errors import CraftError
-from data_modules.datasets import labels
 from data_modules.datasets.facts import DatasetFacts, HubTable
+from data_modules.datasets.labels import LABELS
 from data_modules.sources.items import Found, Labelled, Problems, SplitName, Splits
 from data_modules.sources.tree import Tree
 
@@ -50,7 +50,7 @@ FACTS = DatasetFacts(
     licence="not stated by the authors",
     domain="flower",
     query="Which of these flowers is shown in the image?",
-    labels=labels.LABELS["flowers102"],
+    labels=LABELS["flowers102"],
     cite="nilsback2008flowers",
     counts=({"train": 1_020, "val": 1_020, "test": 6_149}, {"train": 7_169, "test": 1_020}),
     layout=official,

@@ -9,44 +9,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
-from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes, Record
-from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits, split_named
+from data_modules.datasets.facts import DatasetFacts, HubTable, Record
+from data_modules.sources.items import Asked, Found, Problems, split_named
 from data_modules.sources.table import turns_as_records
 from data_modules.sources.tree import Tree
 from data_modules.sources.values import absent
 
 TASK = "choose_txt"
+_FILE = rf"{TASK}/([^/]+)/data\.json"
 
 
 def official(tree: Tree, problems: Problems) -> Found | None:
     """The authors' questions with text choices; the examples of their website have no level of splits."""
-    homes: dict[SplitName | None, list[tuple[str, str]]] = {}
-    for name, at in tree.matching(rf"{TASK}/([^/]+)/data\.json"):
-        split = next((s for part in name.split("/")[:-3][-1:] if (s := split_named(part))), None)
-        homes.setdefault(split, []).append((name, at[1]))
-    if not homes:
-        return None
-    if len(homes) > 1 and (strays := homes.pop(None, [])):
-        problems.leave_out("question of no split", len(strays))
-    place, images = str(tree.root), frozenset(tree.images())
-    splits: Splits = {split: partial(_read, tree, images, split, named) for split, named in homes.items()}
-    counts: dict[str, int] = {split or "all": len(named) for split, named in homes.items()}
-    return Found(place, f"IconQA {TASK}", splits, published=True, counts=counts)
+    named = [(split_named(f"/{name}".split("/")[-4]), (name, at[1])) for name, at in tree.matching(_FILE)]
+    images = frozenset(tree.images())
 
-
-def _read(tree: Tree, images: frozenset[str], split: SplitName | None, named: Sequence[tuple[str, str]]) -> list[Asked]:
-    asked = []
-    for name, pid in named:
-        raw = value if isinstance(value := tree.json(name), dict) else {}
+    def records(split: str, row: tuple[str, str]) -> Iterator[Asked]:
+        name, pid = row
         file = name.removesuffix("data.json") + "image.png"
-        key = f"{split or 'all'}/{pid}"
-        image = tree.image(file, f"{key}/image.png") if file in images else None
+        raw = value if isinstance(value := tree.json(name), dict) else {}
+        image = tree.image(file, f"{split}/{pid}/image.png") if file in images else None
         record = {"question": raw.get("question"), "choices": raw.get("choices"), "answer_index": raw.get("answer")}
-        asked.append(Asked(f"{tree.root}: {name}", f"iconqa/{key}", record, image))
-    return asked
+        yield Asked(f"{tree.root}: {name}", f"iconqa/{split}/{pid}", record, image)
+
+    return Found.asked(str(tree.root), f"IconQA {TASK}", named, records, problems) if named else None
 
 
 def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
@@ -116,5 +104,5 @@ FACTS = DatasetFacts(
         "its training questions are in the authors' https://iconqa2021.s3.us-west-1.amazonaws.com/iconqa_data.zip: "
         "--data.source folder --data.root iconqa_data.zip"
     ),
-    paper=PaperSizes(test=3_000),
+    paper={"test": 3_000},
 )

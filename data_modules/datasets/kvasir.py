@@ -6,8 +6,8 @@ a shortcut that the images keep, as in the paper.
 
 from __future__ import annotations
 
-from data_modules.datasets import labels
 from data_modules.datasets.facts import DatasetFacts
+from data_modules.datasets.labels import LABELS, kvasir_words
 
 FACTS = DatasetFacts(
     name="kvasir",
@@ -16,8 +16,8 @@ FACTS = DatasetFacts(
     licence="free for research and education; commercial use needs consent",
     domain="endoscopic finding",
     query="Which of these endoscopic findings is shown in the image?",
-    labels=labels.LABELS["kvasir"],
-    label_words=labels.kvasir_words,
+    labels=LABELS["kvasir"],
+    label_words=kvasir_words,
     cite="pogorelov2017kvasir",
     counts=({"all": 4_000},),
     siblings={8_000: "Kvasir version 2, which contains version 1", 10_662: "HyperKvasir"},

@@ -6,26 +6,17 @@ import json
 import re
 from pathlib import Path
 
-LABELS: dict[str, tuple[str, ...]] = {
-    name: tuple(found) for name, found in json.loads(Path(__file__).with_suffix(".json").read_text("utf-8")).items()
-}
-"""Dataset to its labels in official order, as folders and hub features write them (beside this file).
+_KNOWN = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+
+LABELS: dict[str, tuple[str, ...]] = {name: tuple(labels) for name, labels in _KNOWN["labels"].items()}
+"""Dataset to its labels in official order, as folders and hub features write them.
 
 Sources: EuroSAT and PlantVillage folder names, the official Flowers-102 and Stanford Cars lists, Kvasir v1 folders, and
 Stanford Dogs in the order of its ImageNet ids.
 """
 
-_PLANT_DISEASES = {
-    "Cedar_apple_rust": "cedar rust",
-    "Cercospora_leaf_spot Gray_leaf_spot": "gray leaf spot",
-    "Esca_(Black_Measles)": "black measles",
-    "Leaf_blight_(Isariopsis_Leaf_Spot)": "leaf blight",
-    "Haunglongbing_(Citrus_greening)": "citrus greening",
-    "Spider_mites Two-spotted_spider_mite": "spider mites",
-    "Tomato_Yellow_Leaf_Curl_Virus": "yellow leaf curl virus",
-    "Tomato_mosaic_virus": "mosaic virus",
-    "Apple_scab": "scab",
-}
+ALIASES: dict[str, dict[str, str]] = _KNOWN["other spellings"]
+"""Dataset to other spellings of its labels (folders, mirrors) and what they stand for."""
 
 
 def eurosat_words(name: str) -> str:
@@ -37,7 +28,7 @@ def plantvillage_words(name: str) -> str:
     """``Cherry_(including_sour)___Powdery_mildew`` -> ``cherry powdery mildew``."""
     crop, disease = name.split("___")
     crop = {"Pepper,_bell": "bell pepper"}.get(crop, crop.split("_")[0]).lower()
-    disease = _PLANT_DISEASES.get(disease, disease.strip("_").replace("_", " ").lower())
+    disease = _KNOWN["words"]["plantvillage"].get(disease, disease.strip("_").replace("_", " ").lower())
     return f"{crop} {disease}"
 
 

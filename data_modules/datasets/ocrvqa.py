@@ -8,13 +8,12 @@ or PNGs under that name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes, Record
-from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits
+from data_modules.datasets.facts import DatasetFacts, HubTable, Record
+from data_modules.sources.items import Asked, Found, Problems, SplitName
 from data_modules.sources.table import turns_as_records
 from data_modules.sources.tree import Tree
 from data_modules.sources.values import as_index
@@ -27,24 +26,17 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     at = tree.find("dataset.json")
     if at is None:
         return None
-    covers: dict[SplitName | None, dict[str, Any]] = {}
-    for key, cover in tree.entries(at):
-        covers.setdefault(_NUMBERED.get(as_index(cover.get("split"))), {})[key] = cover
-    if len(covers) > 1 and (strays := covers.pop(None, {})):
-        problems.leave_out("cover of no split", len(strays))
+    covers = ((_NUMBERED.get(as_index(cover.get("split"))), (key, cover)) for key, cover in tree.entries(at))
     files = {PurePosixPath(name).stem: name for name in tree.images()}
-    counts: dict[str, int] = {split or "all": len(mine) for split, mine in covers.items()}
-    splits: Splits = {split: partial(_read, tree, at, split, mine, files) for split, mine in covers.items()}
-    return Found(str(tree.root), "OCR-VQA dataset.json", splits, published=True, counts=counts)
 
-
-def _read(tree: Tree, at: str, split: str | None, covers: dict[str, Any], files: dict[str, str]) -> list[Asked]:
-    asked = []
-    for key, cover in covers.items():
+    def records(split: str, row: tuple[str, Record]) -> Iterator[Asked]:
+        key, cover = row
         image = tree.image(files[key], f"{key}.jpg") if key in files else None
         for i, record in enumerate(_pairs(cover)):
-            asked.append(Asked(f"{at}, {key}", f"ocrvqa/{split or 'all'}/{key}/{i}", record, image))
-    return asked
+            yield Asked(f"{at}, {key}", f"ocrvqa/{split}/{key}/{i}", record, image)
+
+    layout = "OCR-VQA dataset.json"
+    return Found.asked(str(tree.root), layout, covers, records, problems, "cover of no split")
 
 
 def _pairs(row: Record) -> list[dict[str, Any]]:
@@ -75,5 +67,5 @@ FACTS = DatasetFacts(
     ),
     hub_records=hub_records,
     elsewhere="dataset.json is told at https://ocr-vqa.github.io",
-    paper=PaperSizes(train=30_000, test=3_000),
+    paper={"train": 30_000, "test": 3_000},
 )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from data_modules.datasets import labels
-from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
+from data_modules.datasets.facts import DatasetFacts, HubTable
+from data_modules.datasets.labels import LABELS, plantvillage_words
 from data_modules.sources.classes import class_folders
 from data_modules.sources.items import Found, Problems
 from data_modules.sources.tree import Tree
@@ -22,7 +22,7 @@ _ID = re.compile(r"[0-9a-f-]{36}___")
 
 _MENDELEY = {
     name.replace("Cherry_(including_sour)", "Cherry").replace("Corn_(maize)", "Corn"): name
-    for name in labels.LABELS["plantvillage"]
+    for name in LABELS["plantvillage"]
     if name.startswith(("Cherry", "Corn"))
 }
 """Class names of the re-release on Mendeley Data."""
@@ -55,8 +55,8 @@ FACTS = DatasetFacts(
     licence="CC BY-SA 3.0",
     domain="plant leaf",
     query="Which crop disease is shown in this leaf image?",
-    labels=labels.LABELS["plantvillage"],
-    label_words=labels.plantvillage_words,
+    labels=LABELS["plantvillage"],
+    label_words=plantvillage_words,
     aliases=_MENDELEY,
     cite="hughes2015plantvillage",
     counts=({"all": 54_303}, {"all": 54_305}, {"all": 54_306}),
@@ -70,5 +70,5 @@ FACTS = DatasetFacts(
         HubTable("mohanty/PlantVillage", unusable="it holds data.zip, and its table is a column of paths"),
     ),
     elsewhere="the authors' images are at https://github.com/spMohanty/PlantVillage-Dataset",
-    paper=PaperSizes(test=3_000),
+    paper={"test": 3_000},
 )

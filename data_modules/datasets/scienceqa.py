@@ -6,23 +6,20 @@ The authors' files are ``problems.json``, ``pid_splits.json`` and ``{train,val,t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts, HubTable, Record
-from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits, split_named
+from data_modules.sources.items import Asked, Found, Problems, split_named
 from data_modules.sources.tree import Tree
 
 
-def _record(problem: Record) -> dict[str, Any]:
-    """A question record of the authors' problem, whose answer is an index from 0."""
-    fields = {"question": "question", "choices": "choices", "hint": "hint", "answer_index": "answer"}
-    return {field: problem.get(name) for field, name in fields.items()}
-
-
-def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
-    """The authors' problems, one a row."""
+def hub_records(rows: Sequence[Record]) -> Iterator[list[Record]]:
+    """The authors' problems, one a row; an answer is an index from 0."""
     return ([_record(row)] for row in rows)
+
+
+def _record(problem: Record) -> Record:
+    said = {name: problem.get(name) for name in ("question", "choices", "hint")}
+    return {**said, "answer_index": problem.get("answer")}
 
 
 def official(tree: Tree, problems: Problems) -> Found | None:
@@ -30,18 +27,16 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     at = tree.find("problems.json")
     if at is None:
         return None
+    rows = ((split_named(str(row.get("split", ""))), (pid, row)) for pid, row in tree.entries(at))
     files = tree.tails(2)
-    asked: dict[SplitName, list[Asked]] = {"train": [], "val": [], "test": []}
-    for pid, problem in tree.entries(at):
-        split = split_named(str(problem.get("split", "")))
-        if split is None:
-            problems.leave_out("question of no split")
-        else:
-            image = files.get(f"{pid}/{problem.get('image')}")
-            shown = None if image is None else tree.image(image, f"{split}/{pid}/{problem['image']}")
-            asked[split].append(Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", _record(problem), shown))
-    splits: Splits = {split: partial(list, entries) for split, entries in asked.items() if entries}
-    return Found(str(tree.root), "ScienceQA problems.json", splits, published=True)
+
+    def records(split: str, row: tuple[str, Record]) -> Iterator[Asked]:
+        pid, problem = row
+        file = files.get(f"{pid}/{problem.get('image')}")
+        image = None if file is None else tree.image(file, f"{split}/{pid}/{problem['image']}")
+        yield Asked(f"{at}, {pid}", f"scienceqa/{split}/{pid}", _record(problem), image)
+
+    return Found.asked(str(tree.root), "ScienceQA problems.json", rows, records, problems)
 
 
 FACTS = DatasetFacts(

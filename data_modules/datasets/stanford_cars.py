@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from craft_lightning.errors import CraftError
-from data_modules.datasets import labels
-from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
+from data_modules.datasets.facts import DatasetFacts, HubTable
+from data_modules.datasets.labels import LABELS
 from data_modules.sources.images import StoredImage
 from data_modules.sources.items import Found, Labelled, Problems, SplitName
 from data_modules.sources.tree import Tree
@@ -38,20 +38,18 @@ def official(tree: Tree, problems: Problems) -> Found | None:
 
     def read(folder: str, file: str) -> list[Labelled]:
         rows = np.atleast_1d(tree.mat(file)["annotations"])
-        there = [(row, at) for row in rows if (at := f"{folder}/{row['fname']}") in files]
-        images = [tree.image(files[at], at) for _, at in there]
-        found.told["cropped"] = _cropped(images, [row for row, _ in there])
-        pairs = zip(images, there, strict=True)
-        return [Labelled(stored, FACTS.labels[int(row["class"]) - 1]) for stored, (row, _) in pairs]
+        there = [(row, tree.image(files[at], at)) for row in rows if (at := f"{folder}/{row['fname']}") in files]
+        found.told["cropped"] = _cropped(there[:_LOOKED_AT])
+        return [Labelled(image, FACTS.labels[int(row["class"]) - 1]) for row, image in there]
 
     found.splits = {split: partial(read, *at) for split, at in lists.items()}
     return found
 
 
-def _cropped(images: list[StoredImage], rows: list[Any]) -> bool:
-    """Whether the images are as large as the cars in them."""
+def _cropped(images: list[tuple[Any, StoredImage]]) -> bool:
+    """Whether images are as large as the cars in them."""
     fits = []
-    for stored, row in zip(images[:_LOOKED_AT], rows, strict=False):
+    for row, stored in images:
         box = [int(row[f"bbox_{side}"]) for side in ("x1", "y1", "x2", "y2")]
         try:
             with stored.opened() as image:
@@ -62,11 +60,6 @@ def _cropped(images: list[StoredImage], rows: list[Any]) -> bool:
     return bool(fits) and sum(fits) * 2 > len(fits)
 
 
-def _year_first(name: str) -> str:
-    words, year = name.rsplit(" ", 1)
-    return f"{year} {words}"
-
-
 FACTS = DatasetFacts(
     name="stanford_cars",
     title="Stanford Cars",
@@ -74,8 +67,8 @@ FACTS = DatasetFacts(
     licence="non-commercial research",
     domain="car",
     query="Which of these cars is shown in the image?",
-    labels=labels.LABELS["stanford_cars"],
-    aliases={_year_first(name): name for name in labels.LABELS["stanford_cars"]},
+    labels=LABELS["stanford_cars"],
+    aliases={" ".join(name.rsplit(" ", 1)[::-1]): name for name in LABELS["stanford_cars"]},  # the year first
     cite="krause2013cars",
     counts=({"train": 8_144, "test": 8_041},),
     layout=official,
@@ -85,5 +78,5 @@ FACTS = DatasetFacts(
         HubTable("Multimodal-Fatima/StanfordCars_train", note="training images alone"),
     ),
     elsewhere="the authors' links are dead; torchvision's page on StanfordCars tells where copies are",
-    paper=PaperSizes(test=3_000),
+    paper={"test": 3_000},
 )

@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from data_modules.datasets import labels
-from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
+from data_modules.datasets.facts import DatasetFacts, HubTable
+from data_modules.datasets.labels import LABELS
 from data_modules.sources.items import Found, Labelled, Problems, SplitName
 from data_modules.sources.tree import Tree
 
@@ -49,7 +49,7 @@ FACTS = DatasetFacts(
     licence="non-commercial research (ImageNet terms)",
     domain="dog",
     query="Which of these dog breeds is shown in the image?",
-    labels=labels.LABELS["stanford_dogs"],
+    labels=LABELS["stanford_dogs"],
     cite="khosla2011dogs",
     counts=({"train": 12_000, "test": 8_580}, {"all": 20_580}),
     layout=official,
@@ -60,5 +60,5 @@ FACTS = DatasetFacts(
         HubTable("Alanox/stanford-dogs", unusable="it is a loading script, which datasets 4 and later do not run"),
     ),
     elsewhere="images.tar and lists.tar are at http://vision.stanford.edu/aditya86/ImageNetDogs",
-    paper=PaperSizes(test=3_000),
+    paper={"test": 3_000},
 )

@@ -8,11 +8,10 @@ answers are longer than five words, which five new tokens cannot spell.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
 
-from data_modules.datasets.facts import DatasetFacts, HubTable, PaperSizes
-from data_modules.sources.items import Asked, Found, Problems, SplitName, Splits
+from data_modules.datasets.facts import DatasetFacts, HubTable, Record
+from data_modules.sources.items import Asked, Found, Problems, SplitName
 from data_modules.sources.tree import Tree
 
 
@@ -21,20 +20,22 @@ def official(tree: Tree, problems: Problems) -> Found | None:
     at = next((name for name, _ in tree.matching(r"[^/]*VQA_RAD[^/]*\.json")), None)
     if at is None:
         return None
+    rows = ((_split(row), (number, row)) for number, row in tree.entries(at))
     files = tree.tails(1)
-    asked: dict[SplitName, list[Asked]] = {"train": [], "test": []}
-    for number, raw in tree.entries(at):
-        split: SplitName = "test" if str(raw.get("phrase_type", "")).startswith("test") else "train"
+
+    def records(split: str, row: tuple[int, Record]) -> Iterator[Asked]:
+        number, raw = row
         file = str(raw.get("image_name", ""))
+        said = {field: raw.get(field) for field in ("question", "answer")}
+        record = {field: " ".join(value.split()) if isinstance(value, str) else value for field, value in said.items()}
         image = tree.image(files[file], file) if file in files else None
-        asked[split].append(Asked(f"{at}, entry {number}", f"vqa_rad/{split}/{number}", _record(raw), image))
-    splits: Splits = {split: partial(list, entries) for split, entries in asked.items()}
-    return Found(str(tree.root), "VQA-RAD json", splits, published=True)
+        yield Asked(f"{at}, entry {number}", f"vqa_rad/{split}/{number}", record, image)
+
+    return Found.asked(str(tree.root), "VQA-RAD json", rows, records, problems)
 
 
-def _record(raw: dict[str, Any]) -> dict[str, Any]:
-    said = {field: raw.get(field) for field in ("question", "answer")}
-    return {field: " ".join(value.split()) if isinstance(value, str) else value for field, value in said.items()}
+def _split(row: Record) -> SplitName:
+    return "test" if str(row.get("phrase_type", "")).startswith("test") else "train"
 
 
 FACTS = DatasetFacts(
@@ -48,5 +49,5 @@ FACTS = DatasetFacts(
     layout=official,
     hub=(HubTable("flaviagiammarino/vqa-rad", repeats=True),),
     elsewhere="the authors' files are at https://osf.io/89kps",
-    paper=PaperSizes(test=300),
+    paper={"test": 300},
 )

@@ -21,15 +21,8 @@ _SPLITS = "name one set of them as --data.root, or put the classes into train/ a
 
 
 def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str | None = None) -> Found | None:
-    """The dataset of class folders, or None if there is none.
-
-    Args:
-        facts: whose classes are looked for. tree: the files. problems: what happens to a strange folder.
-        base: the folder that the class folders (or the folders of splits) are in, if that is known.
-
-    Raises:
-        CraftError: there are several copies, or splits where classes should be.
-    """
+    """The dataset of class folders, or None if there is none; ``base``: the folder that they (or the folders of splits)
+    are in, if that is known. Raises CraftError: there are several copies, or splits where classes should be."""
     top = _base(facts, tree) if base is None else base
     below = tree.children(top)
     if not below:
@@ -43,7 +36,7 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
     if all(inner[split] != folder for split, folder in found.items()):
         found = inner
     at = found or {None: top}
-    problems.leave_out_all(_left_out(tree, top, sorted(at.values())))
+    problems.skipped += _left_out(tree, top, sorted(at.values()))
     for home in at.values():
         _doubt(facts, tree, home)
     splits: Splits = {split: partial(_labelled, facts, tree, top, folder, problems) for split, folder in at.items()}
@@ -51,8 +44,8 @@ def class_folders(facts: DatasetFacts, tree: Tree, problems: Problems, base: str
 
 
 def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
-    """Whether the folders in a folder may be something else than classes: refused where it is likely, else told. Raises
-    CraftError: splits under other names, sets beside each other, or classes below a lone folder with an image."""
+    """Say where the folders in a folder may be something else than classes. Raises CraftError: it is likely, for they
+    are splits under other names, sets beside each other, or a lone folder with classes and an image beside it."""
     own: dict[str, str] = {}
     below: dict[str, set[str]] = {}
     for image in filter(is_image_file, tree.inside(home)):
@@ -70,9 +63,8 @@ def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
         return
     place, names = tree.place(home), tree.children(home)
     if twins := _split_twins(names):
-        raise CraftError(
-            f"{place} holds {' and '.join(twins)}, which look like splits; name them train and test (or val)"
-        )
+        like = f"{' and '.join(twins)}, which look like splits"
+        raise CraftError(f"{place} holds {like}; name them train and test (or val)")
     stray = next((own[name] for name in ("", *names) if name in own), None)
     if len(names) == 1 and stray and len(below.get(names[0], ())) > 1:
         beside = f"an image lies beside its folders ({PurePosixPath(stray).name})"
@@ -82,10 +74,9 @@ def _doubt(facts: DatasetFacts, tree: Tree, home: str) -> None:
     shared = sorted(i for i, count in Counter(i for inner in named.values() for i in inner).items() if count > 1)
     if len(shared) > 1:
         sets = " and ".join([name for name, inner in sorted(named.items()) if shared[0] in inner][:2])
-        raise CraftError(
-            f"{place}: {sets} both hold {' and '.join(shared[:2])}, in folders: which are the classes? Name one set of "
-            "them as --data.root, or put the images of a class into its folder itself"
-        )
+        mend = "Name one set of them as --data.root, or put the images of a class into its folder itself"
+        held = f"{' and '.join(shared[:2])}, in folders"
+        raise CraftError(f"{place}: {sets} both hold {held}: which are the classes? {mend}")
     if any(len(inner) > 1 for inner in named.values()):
         many, first = f"{len(deep)} class{'es' if len(deep) > 1 else ''}", ", ".join(sorted(deep)[:3])
         log.warning("%s: %s with images in inner folders alone: %s; are these the classes?", place, many, first)
@@ -122,20 +113,18 @@ def _base(facts: DatasetFacts, tree: Tree) -> str:
 
 def _left_out(tree: Tree, top: str, homes: Sequence[str]) -> Counter[str]:
     """What is in no class folder, by reason; ``homes``: folders that class folders are in."""
-    others, strays, images = no_images(tree.names), [], list(tree.images())
-    for name in images:
-        start = next((start for home in homes if name.startswith(start := join(home, ""))), None)
-        if start is None:
-            strays.append(_outside(name, top))
-        elif "/" not in name[len(start) :]:
-            strays.append("image beside the class folders")
+    others, images = no_images(tree.names), list(tree.images())
+    strays = [why for name in images if (why := _astray(name, top, homes))]
     if others.total() > len(images):
         log.warning("%s: more files are left out for their endings than are images: %s", tree.root, told(others))
     return gathered(strays, "image in other folders") + others
 
 
-def _outside(name: str, top: str) -> str:
-    """Why an image that is in no split's folder is left out."""
+def _astray(name: str, top: str, homes: Sequence[str]) -> str:
+    """Why an image is left out; empty if it lies in a class folder."""
+    start = next((start for home in homes if name.startswith(start := join(home, ""))), None)
+    if start is not None:
+        return "" if "/" in name[len(start) :] else "image beside the class folders"
     if not name.startswith(join(top, "")):
         return f"image outside of {escaped(top)}"
     folder, _, below = name[len(join(top, "")) :].partition("/")
@@ -147,15 +136,15 @@ def _labelled(facts: DatasetFacts, tree: Tree, top: str, folder: str, problems: 
     origin: dict[str, str] = {}
     for name in tree.children(folder):
         sub = join(folder, name)
-        place, words, there = tree.place(sub), facts.class_words(name), tree.below(sub)
-        files = list(filter(is_image_file, there))
-        if _undecoded(name):
-            said = f"{tree.root}: {escaped(sub)} is no name in UTF-8; rename it"
-            problems.bad("file name", said, max(len(files), 1))
+        there = sorted(tree.inside(sub), key=lambda file: (file.split("/")[:-1], file))  # its own files come first
+        place, words, files = tree.place(sub), facts.class_words(name), list(filter(is_image_file, there))
+        strange = [sub] if _undecoded(name) else list(filter(_undecoded, files))
+        for odd in strange:
+            said = f"{tree.root}: {escaped(odd)} is no name in UTF-8; rename it"
+            problems.bad("file name", said, max(len(files), 1) if odd == sub else 1)
+        if sub in strange:
             continue
-        for strange in filter(_undecoded, files):
-            problems.bad("file name", f"{tree.root}: {escaped(strange)} is no name in UTF-8; rename it")
-        files = [f for f in files if not _undecoded(f)]
+        files = [file for file in files if file not in strange]
         count = max(len(files), 1)
         if words is None:
             problems.bad("unknown class", f"{place}: {facts.no_class(name)}", count)

@@ -18,7 +18,7 @@ from data_modules.twins import TWINS, world_hash
 from data_modules.twins.rng import Rng
 from data_modules.twins.twin import ClassificationTwin, Drawing, Look
 
-_CHUNK = 256  # images drawn at once: enough to be fast, little enough to keep memory small
+_CHUNK = 256  # images drawn at once, for speed at little memory
 STUDIO_IMAGES = 100
 """Of each twin, in a generic prior: together about as many as a training split has."""
 
@@ -44,15 +44,8 @@ def draw_studio(side: int) -> Tensor:
 
 
 class TwinSource(Source):
-    """A drawn dataset. Held-out labels are never drawn for training and validation.
-
-    Args:
-        facts: of the dataset. side: side length of the images. look: ``"field"`` or ``"studio"``.
-        sizes: images of each split. holdout: share of the labels kept out of training.
-
-    Raises:
-        CraftError: no drawing has that name.
-    """
+    """A drawn dataset, of ``sizes`` images a split. Held-out labels are never drawn for training and validation. Raises
+    CraftError: no drawing has that name."""
 
     def __init__(self, facts: DatasetFacts, side: int, look: Look, sizes: dict[SplitName, int], holdout: float) -> None:
         self.dataset, self.side, self.look, self.sizes = facts, side, look, sizes
@@ -72,7 +65,7 @@ class TwinSource(Source):
         return f"{world_hash()} {self.look} {self.side}"
 
     def split(self, name: SplitName) -> Split:
-        """Draw a split: its images, and an item for each class label or question."""
+        """See :meth:`.Source.split`: an item for each class label or question."""
         indices = self._indices(name)
         drawing = draw_split(self.twin.name, name, tuple(indices.tolist()), self.side, self.look)
         items: list[Item] = []

@@ -17,7 +17,6 @@ import os
 import posixpath
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,19 +47,21 @@ def check_root(root: str | None, dataset: str) -> Path:
     raise CraftError(f"no folder {root!r} for --data.root; {hint}")
 
 
-@dataclass(frozen=True)
 class Place:
-    """What lies at ``--data.root``, a folder, question file or zip archive.
+    """What lies at ``--data.root``: a folder, question file or zip archive.
 
     Attributes:
-        root: its path. tree: its files. top: the folder in it that the data start from.
-        questions: paths of the question files right in there.
+        root: its path. tree: its files. top: the folder in it that the data start from. questions: paths of the
+            question files right in there.
+
+    Raises:
+        CraftError: it is a file that is neither a question file nor a zip archive.
     """
 
-    root: Path
-    tree: Tree
-    top: str
-    questions: tuple[str, ...]
+    def __init__(self, root: Path) -> None:
+        self.root, self.tree = root, open_tree(root)
+        self.top = self.tree.top()
+        self.questions = self.tree.questions(self.top)
 
     @property
     def kind(self) -> Kind:
@@ -70,28 +71,19 @@ class Place:
         return "question" if self.questions else "classification"
 
 
-def look(root: Path) -> Place:
-    """What lies at a path. Raises CraftError if it is a file that is neither a question file nor a zip archive."""
-    tree = open_tree(root)
-    top = tree.top()
-    return Place(root, tree, top, tuple(tree.questions(top)))
-
-
 def open_folder(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
-    """The dataset at a place on disk.
-
-    Args:
-        facts: of the dataset that is wanted. place: where it is. problems: what happens to bad inputs.
-
-    Raises:
-        CraftError: nothing usable there, or a dataset of another kind.
-    """
-    problems.leave_out_all(place.tree.left_out)
+    """The dataset at a place on disk. Raises CraftError: nothing usable there, or a dataset of another kind."""
+    tree = place.tree
+    problems.skipped += tree.left_out
     if place.questions:
         found = _question_files(facts, place, problems)
+    elif (own := facts.layout(tree, problems) if facts.layout else None) is not None:
+        found = own
     else:
-        own = facts.layout(place.tree, problems) if facts.layout else None
-        found = own or _class_folders(facts, place, problems)
+        classes, lone = class_folders(facts, tree, problems), len(tree.children(place.top)) == 1
+        if classes is None or (lone and any(name.lower().endswith(_TABLES) for name in tree.files(place.top))):
+            raise _empty(place)
+        found = classes
     kind = "classification" if found.layout == "class folders" else "question"
     if kind != facts.kind and not found.published:
         hint = "class folders" if kind == "classification" else "question files"
@@ -99,28 +91,18 @@ def open_folder(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
     return found
 
 
-def _class_folders(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
-    found = class_folders(facts, place.tree, problems)
-    lone = len(place.tree.children(place.top)) == 1
-    if found is None or (lone and any(name.lower().endswith(_TABLES) for name in place.tree.files(place.top))):
-        raise _empty(place)
-    return found
-
-
 def _empty(place: Place) -> CraftError:
     have = [PurePosixPath(name).name for name in place.tree.files(place.top)]
     has = f"; it has {', '.join(have[:3])}{', ...' if len(have) > 3 else ''}" if have else ""
     has += f"; left out: {told(place.tree.left_out)}" if place.tree.left_out else ""
-    return CraftError(
-        f"{place.tree.place(place.top)} holds no class folders (train/CLASS/*.jpg or CLASS/*.jpg) and no train.jsonl "
-        f"(one JSON object a line){has}"
-    )
+    lacks = "no class folders (train/CLASS/*.jpg or CLASS/*.jpg) and no train.jsonl (one JSON object a line)"
+    return CraftError(f"{place.tree.place(place.top)} holds {lacks}{has}")
 
 
 def _question_files(facts: DatasetFacts, place: Place, problems: Problems) -> Found:
     files, tree = _split_files(place, problems), place.tree
-    problems.leave_out_all(no_images(name for name in tree.names if name not in place.questions))
-    at = tree.place(next(iter(files.values())) if None in files else place.top)
+    problems.skipped += no_images(name for name in tree.names if name not in place.questions)
+    at = tree.place(files.get(None, place.top))
     there = frozenset(posixpath.relpath(name, place.top or ".") for name in tree.images())
     read = {s: partial(_read, tree, n, f"{facts.name}/{PurePosixPath(n).stem}", problems) for s, n in files.items()}
     return Found(at, "question files", dict(read), images=there)
@@ -130,7 +112,7 @@ def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str
     """The question file of each split; a lone file of another name is everything."""
     named = [(split_named(PurePosixPath(name).stem), name) for name in place.questions]
     found: dict[SplitName | None, str] = {split: name for split, name in named if split}
-    if len(named) == 1 and (not found or (place.root.is_file() and place.questions == (place.root.name,))):
+    if len(named) == 1 and (not found or (place.root.is_file() and place.questions == [place.root.name])):
         return {None: place.questions[0]}
     have = ", ".join(PurePosixPath(name).name for name in place.questions)
     where, strange = place.tree.place(place.top), sum(split is None for split, _ in named)
@@ -138,26 +120,24 @@ def _split_files(place: Place, problems: Problems) -> dict[SplitName | None, str
         raise CraftError(f"{where} has no train.jsonl or test.jsonl (it has {have}); or give one file as --data.root")
     if len(found) + strange < len(named):
         raise CraftError(f"{where} holds a split twice: {have}; merge them")
-    if strange:
-        problems.leave_out("question file of no split", strange)
+    problems.leave_out("question file of no split", strange)
     return found
 
 
 def _read(tree: Tree, name: str, prefix: str, problems: Problems) -> list[Asked]:
     """The records of a JSONL file that have a usable image path; ``prefix`` begins their keys. Raises CraftError: the
     file cannot be read; or the first bad line, named by file and number, unless they are skipped."""
-    asked = []
+    asked, place = [], tree.place(name)
     try:
         content = tree.read(name)
     except OSError as error:
-        raise CraftError(f"{tree.place(name)} cannot be read ({error})") from error
+        raise CraftError(f"{place} cannot be read ({error})") from error
     lines = content.splitlines()
     if strange := _no_lines(content, lines):
-        raise CraftError(f"{tree.place(name)} holds {strange} instead of one JSON object a line")
+        raise CraftError(f"{place} holds {strange} instead of one JSON object a line")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"{tree.place(name)}, line {number}"
         try:
             record = _object(line)
             missing = "image" in record and absent(record["image"])
@@ -166,9 +146,9 @@ def _read(tree: Tree, name: str, prefix: str, problems: Problems) -> list[Asked]
             whole = as_index(given) if isinstance(given, float) else None  # a table with gaps makes 1.0 of 1
             key = number if absent(given) else text_of(record, "id") if whole is None else whole
         except BadRecordError as e:
-            problems.bad(e.kind, f"{where}: {e}")
-            continue
-        asked.append(Asked(where, f"{prefix}/{key}", record, image))
+            problems.bad(e.kind, f"{place}, line {number}: {e}")
+        else:
+            asked.append(Asked(f"{place}, line {number}", f"{prefix}/{key}", record, image))
     return asked
 
 
@@ -187,16 +167,36 @@ def _no_lines(content: bytes, lines: Sequence[bytes]) -> str:
 
 
 def _image(tree: Tree, base: str, name: str) -> StoredImage:
-    """The image of a name that starts from a folder of a tree; raises as :func:`image_in` does."""
+    """The image of a name that starts from a folder of a tree. Raises as :func:`image_in` does."""
     path = posixpath.normpath(posixpath.join(base, name))
     if isinstance(tree, FolderTree):
         home = tree.path(base)
         return image_in(home, os.path.relpath(tree.path(path), home) if path in tree else name)
-    if posixpath.isabs(name) or posixpath.relpath(path, base or ".").startswith(".."):
-        raise BadRecordError("path leaves its root", f"image path {shown(name)} leaves {tree.place(base)}")
-    if path not in tree:
-        raise BadRecordError("missing image", f"no such image: {shown(name)} in {tree.place(base)}")
-    return tree.image(path, posixpath.relpath(path, base or "."))
+    below = posixpath.relpath(path, base or ".")
+    _accept(name, tree.place(base), not (posixpath.isabs(name) or below.startswith("..")), path in tree)
+    return tree.image(path, below)
+
+
+def image_in(folder: Path, name: str) -> StoredImage:
+    """The image of a name; links are followed, so that neither ``..`` nor a link leads out of the folder. Raises
+    BadRecordError: it leads out, no file can have it, or none has."""
+    path, why = folder / name, ""
+    try:
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+        there = path.is_file()
+    except (OSError, ValueError) as e:
+        inside, there, why = True, False, f" ({getattr(e, 'strerror', None) or e})"
+    _accept(name, str(folder), inside, there, why)
+    found = Path(os.path.normpath(path))  # one image has one name, however a record writes it
+    known = found.relative_to(folder) if found.is_relative_to(folder) else found
+    return file_image(nfc(known.as_posix()), path)
+
+
+def _accept(name: str, root: str, inside: bool, there: bool, why: str = "") -> None:
+    if not inside:
+        raise BadRecordError("path leaves its root", f"image path {shown(name)} leaves {root}")
+    if not there:
+        raise BadRecordError("missing image", f"no such image: {shown(name)} in {root}{why}")
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -207,9 +207,8 @@ def _object(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         raise BadRecordError("no JSON", f"no JSON ({str(e) or type(e).__name__})") from e
     if not isinstance(value, dict):
-        raise BadRecordError(
-            "no JSON", f"a JSON {type(value).__name__} instead of an object with image, question, answer"
-        )
+        said = f"a JSON {type(value).__name__} instead of an object with image, question, answer"
+        raise BadRecordError("no JSON", said)
     return value
 
 
@@ -219,22 +218,3 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} twice")
     return fields
-
-
-def image_in(folder: Path, name: str) -> StoredImage:
-    """The image of a name; links are followed, so that neither ``..`` nor a link leads out of the folder. Raises
-    BadRecordError: it leads out, no file can have it, or none has."""
-    path = folder / name
-    try:
-        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-        there = path.is_file()
-    except (OSError, ValueError) as e:
-        why = getattr(e, "strerror", None) or e
-        raise BadRecordError("missing image", f"no such image: {shown(name)} in {folder} ({why})") from e
-    if not inside:
-        raise BadRecordError("path leaves its root", f"image path {shown(name)} leaves {folder}")
-    if not there:
-        raise BadRecordError("missing image", f"no such image: {shown(name)} in {folder}")
-    found = Path(os.path.normpath(path))  # one image has one name, however a record writes it
-    known = found.relative_to(folder) if found.is_relative_to(folder) else found
-    return file_image(nfc(known.as_posix()), path)

@@ -8,27 +8,26 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from craft_lightning.errors import CraftError
 from data_modules.datasets.facts import DatasetFacts, HubTable
 from data_modules.sources.items import SPLIT_NAMES
 
-UNCUT = ("full", "all")
-"""Names that mirrors give to everything in one piece."""
+WORDS = [*(word for names in SPLIT_NAMES.values() for word in names), "full", "all"]
+"""Names of splits in the order in which they count; mirrors give the last two to everything in one piece."""
 
 
 def fetched(facts: DatasetFacts, hub_id: str | None, revision: str | None) -> tuple[bool, str]:
-    """Whether a copy is on this machine, and the command that fetches it. Asks no network. Raises CraftError: no copy
-    is known, or it cannot be read."""
+    """Whether a copy is on this machine, and the command that fetches it; asks no network. Raises as :func:`choose`."""
     from huggingface_hub import errors, snapshot_download
 
-    table = choose(facts, hub_id)
-    revision = revision or table.revision
-    pinned = f" --revision {revision}" if revision else ""
+    table = choose(facts, hub_id, revision)
+    pinned = f" --revision {table.revision}" if table.revision else ""
     command = f"hf download {table.id} --repo-type dataset{pinned} --include '*.parquet'"
     try:
-        snapshot_download(table.id, repo_type="dataset", revision=revision, local_files_only=True)
+        snapshot_download(table.id, repo_type="dataset", revision=table.revision, local_files_only=True)
     except errors.LocalEntryNotFoundError:
         return False, command
     return True, command
@@ -38,24 +37,20 @@ def further(facts: DatasetFacts, table: HubTable) -> str:
     """The command to try when a copy fails: the next one, or the authors' files."""
     usable = [t.id for t in facts.hub if not t.unusable]
     after = usable[usable.index(table.id) + 1 :] if table.id in usable else usable
-    if after:
-        return f"try --data.hub_id {after[0]}"
-    return "use the authors' files: --data.source folder --data.root FOLDER (docs/datasets.md)"
+    files = "use the authors' files: --data.source folder --data.root FOLDER (docs/datasets.md)"
+    return f"try --data.hub_id {after[0]}" if after else files
 
 
-def choose(facts: DatasetFacts, hub_id: str | None) -> HubTable:
-    """A copy of the dataset: the first choice, or another repository. Raises CraftError: none is known, or it cannot be
-    read."""
-    usable = [table.id for table in facts.hub if not table.unusable]
-    if hub_id is None and not usable:
-        raise CraftError(
-            f"no copy of {facts.title} on the hub is known; {facts.elsewhere}, "
-            f"then --data.source folder --data.root FOLDER"
-        )
+def choose(facts: DatasetFacts, hub_id: str | None, revision: str | None) -> HubTable:
+    """A copy of the dataset: the first choice, or another repository or revision. Raises CraftError: none is known, or
+    it cannot be read."""
+    if hub_id is None and all(table.unusable for table in facts.hub):
+        get = f"{facts.elsewhere}, then --data.source folder --data.root FOLDER"
+        raise CraftError(f"no copy of {facts.title} on the hub is known; {get}")
     table = next((t for t in facts.hub if t.id == (hub_id or t.id)), HubTable(id=hub_id or ""))
     if table.unusable:
         raise CraftError(f"{table.id} cannot be read: {table.unusable}; {further(facts, HubTable(''))}")
-    return table
+    return replace(table, revision=revision or table.revision)
 
 
 def download(facts: DatasetFacts, table: HubTable) -> Path:
@@ -71,26 +66,23 @@ def download(facts: DatasetFacts, table: HubTable) -> Path:
         copy = f"hf download {table.id} --repo-type dataset --local-dir FOLDER, then here --data.root FOLDER"
         raise hub_error(error, table.id, page, table.revision, absent, copy) from error
     if not any(folder.rglob("*.parquet")):
-        raise CraftError(
-            f"{table.id} has no parquet files of train, validation or test; try its converted branch, "
-            f"--data.hub_revision refs/convert/parquet, or {further(facts, table)}"
-        )
+        branch = f"try its converted branch, --data.hub_revision refs/convert/parquet, or {further(facts, table)}"
+        raise CraftError(f"{table.id} has no parquet files of train, validation or test; {branch}")
     return folder
 
 
 def _patterns(config: str | None) -> list[str]:
     """Files of the splits alone: some repositories hold many times as much in corrupted copies."""
     start = f"{config}/" if config else ""
-    words = [word for names in SPLIT_NAMES.values() for word in names] + list(UNCUT)
-    return [pattern for w in words for pattern in (f"{start}{w}*.parquet", f"{start}*/{w}*.parquet", f"{start}*{w}/*")]
+    return [pattern for w in WORDS for pattern in (f"{start}{w}*.parquet", f"{start}*/{w}*.parquet", f"{start}*{w}/*")]
 
 
 def hub_error(error: Exception, name: str, page: str, revision: str | None, absent: str, copy: str) -> CraftError:
-    """The line for an error of the hub's client: what failed, and what to do.
+    """What failed in the hub's client, and what to do.
 
     Args:
-        error: the client's. name: of the repository. page: its page. revision: asked for. absent: the line if there is
-            no such repository. copy: the commands that bring it here from a machine with a network.
+        error: the client's. name, page: of the repository. revision: asked for. absent: what to say if there is no such
+            repository. copy: the commands that bring it here from a machine with a network.
     """
     from huggingface_hub import errors
 
@@ -103,14 +95,14 @@ def hub_error(error: Exception, name: str, page: str, revision: str | None, abse
     # No copy here: the cause tells whether the hub answered. A refusal or a fault of its own is no lost network.
     answered = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
     if isinstance(answered, errors.HfHubHTTPError):
-        return CraftError(f"{name} could not be fetched ({_line(answered)}); run the same command again")
-    if isinstance(error, (errors.LocalEntryNotFoundError, ConnectionError)):
-        return CraftError(
-            f"the hub cannot be reached and {name} is not (or not whole) on this machine; with a network, run {copy}"
-        )
-    if isinstance(error, OSError):
+        why = _line(answered)
+    elif isinstance(error, (errors.LocalEntryNotFoundError, ConnectionError)):
+        missing = f"{name} is not (or not whole) on this machine"
+        return CraftError(f"the hub cannot be reached and {missing}; with a network, run {copy}")
+    elif isinstance(error, OSError):
         return no_space(error, name)
-    why = f"{type(error).__name__}: {_line(error)}"
+    else:
+        why = f"{type(error).__name__}: {_line(error)}"
     return CraftError(f"{name} could not be fetched ({why}); run the same command again")
 
 

@@ -22,11 +22,7 @@ class Shelf(ABC):
 
     @abstractmethod
     def read(self, key: str | int) -> bytes:
-        """All bytes of one.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """All bytes of one. Raises OSError: it cannot be read."""
 
     def source(self, key: str | int) -> Path | BinaryIO:
         """Its file, or its bytes. Raises as :meth:`read` does."""
@@ -41,14 +37,14 @@ class _Files(Shelf):
     """Files by their path."""
 
     def read(self, key: str | int) -> bytes:
-        return Path(str(key)).read_bytes()
+        return self.source(key).read_bytes()
 
     def source(self, key: str | int) -> Path:
         return Path(str(key))
 
     def size(self, key: str | int) -> int:
         try:
-            return Path(str(key)).stat().st_size
+            return self.source(key).stat().st_size
         except OSError:  # whoever reads it says so
             return 0
 
@@ -73,10 +69,8 @@ class StoredImage:
 
     def content(self) -> bytes:
         """All bytes of the file. Raises CraftError: it cannot be read; the message names it."""
-        try:
+        with self._readable():
             return self.shelf.read(self.key)
-        except OSError as error:
-            raise CraftError(f"{self.place}: broken image ({error})") from error
 
     def size(self) -> int:
         """Bytes, as far as they cost nothing to count; 0 of a file that is not there."""
@@ -85,12 +79,17 @@ class StoredImage:
     @contextmanager
     def opened(self) -> Iterator[Image.Image]:
         """:func:`.image_processing.opened`, also where the bytes cannot be had (a damaged member of an archive)."""
-        try:
+        with self._readable():
             source = self.shelf.source(self.key)
-        except OSError as error:
-            raise CraftError(f"{self.place}: broken image ({error})") from error
         with opened(source, self.place) as image:
             yield image
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CraftError(f"{self.place}: broken image ({error})") from error
 
 
 def file_image(name: str, path: Path) -> StoredImage:
@@ -104,25 +103,13 @@ def read_square(stored: StoredImage, side: int, aspect: Aspect = "resize") -> Te
         return square(image, side, aspect)
 
 
-def check(stored: StoredImage, decode: bool) -> None:
-    """Refuse what is no image or a far too large one, and with ``decode`` also one whose body is broken. Raises
-    CraftError: see above."""
-    with stored.opened() as image:
-        if decode:
-            image.load()
-
-
-def to_pil(images: Tensor) -> Image.Image:
+def to_pil(image: Tensor) -> Image.Image:
     """A PIL image of ``[3, S, S]`` uint8."""
-    return Image.fromarray(images.permute(1, 2, 0).numpy())
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
 class LazyImages:
-    """Images read when they are needed, for sets too large to keep in memory.
-
-    Args:
-        stored: where they are. side: side length of the result. aspect: how an image becomes a square.
-    """
+    """Images ``[3, side, side]`` uint8 that are read when they are needed, for sets too large to keep in memory."""
 
     def __init__(self, stored: Sequence[StoredImage], side: int, aspect: Aspect = "resize") -> None:
         self.stored, self.side = tuple(stored), side
@@ -132,6 +119,5 @@ class LazyImages:
         return len(self.stored)
 
     def __getitem__(self, index: int) -> Tensor:
-        """``[3, side, side]`` uint8. Raises CraftError if it is broken (unless bad inputs are skipped, only its header
-        was checked before)."""
+        """One image. Raises CraftError: broken; unless bad inputs are skipped, only its header was read before."""
         return read_square(self.stored[index], self.side, self.aspect)

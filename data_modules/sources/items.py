@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from data_modules.sources.images import LazyImages, StoredImage
 
 SplitName = Literal["train", "val", "test"]
 OnBad = Literal["error", "skip"]
+Raw = TypeVar("Raw")
 
 SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -51,11 +53,6 @@ class Problems:
         """Count an input that is left out by design, for example a text-only question."""
         if count:
             self.skipped[kind] += count
-
-    def leave_out_all(self, counts: Mapping[str, int]) -> None:
-        """The same of several kinds."""
-        for kind, count in counts.items():
-            self.leave_out(kind, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +107,30 @@ class Found:
     images: frozenset[str] = frozenset()
     _read: dict[SplitName | None, Entries] = field(default_factory=dict, init=False, repr=False)
 
+    @classmethod
+    def asked(
+        cls,
+        place: str,
+        layout: str,
+        rows: Iterable[tuple[SplitName | None, Raw]],
+        records: Callable[[str, Raw], Iterable[Asked]],
+        problems: Problems,
+        stray: str = "question of no split",
+    ) -> Found:
+        """The questions of authors' own files: ``rows`` with their splits, and the ``records`` of a row of a split (or
+        of ``all``). Rows of no split are counted as ``stray``, or, if all rows are, they are one piece to cut."""
+        found: dict[SplitName | None, list[Raw]] = {}
+        for split, row in rows:
+            found.setdefault(split, []).append(row)
+        if len(found) > 1:
+            problems.leave_out(stray, len(found.pop(None, [])))
+
+        def read(split: SplitName | None) -> list[Asked]:
+            return [record for row in found[split] for record in records(split or "all", row)]
+
+        counts: dict[str, int] = {split or "all": len(mine) for split, mine in found.items()}
+        return cls(place, layout, {split: partial(read, split) for split in found}, published=True, counts=counts)
+
     def entries(self, split: SplitName | None) -> Entries:
         """What one of its own splits holds, read once."""
         if split not in self._read:
@@ -130,12 +151,11 @@ class Item:
     Attributes:
         key: unique and stable. image: row of the split's images, -1 before they are read.
         question: wording without options and directive. answer: the short text answer or the label's words.
+        label_id: see :class:`.types.VqaExample`. caption: the sentence that states the answer.
         options: candidate texts of a choice question, the answer among them; empty for open questions and for labels,
             whose options are made of other labels.
         label: index into the source's class names, or -1.
-        label_id: see :class:`.types.VqaExample`.
-        caption: the sentence that states the answer. generated: what a captioner says of a training image.
-        facts: what was drawn.
+        facts: what was drawn. generated: what a captioner says of a training image.
     """
 
     key: str

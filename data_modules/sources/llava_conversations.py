@@ -25,9 +25,8 @@ class Published:
     """A published set.
 
     Attributes:
-        title: its name. file: of conversations, below the data folder. images: folder (or zip archive) that the
-            names of its images start from; the first that is there counts. rows: of the whole file. get: how to
-            get both.
+        title: its name. file: of conversations, below the data folder. images: folders (or zip archives) that the names
+            of its images may start from. rows: of the whole file. get: how to get both.
     """
 
     title: str
@@ -37,31 +36,8 @@ class Published:
     get: str
 
 
-_HUB = "hf download --repo-type dataset"
-PUBLISHED: dict[str, Published] = {
-    "cc3m": Published(
-        "LLaVA-CC3M-Pretrain-595K",
-        "LLaVA-CC3M-Pretrain-595K/chat.json",
-        ("LLaVA-CC3M-Pretrain-595K/images", "LLaVA-CC3M-Pretrain-595K/images.zip"),
-        595_375,
-        f"{_HUB} liuhaotian/LLaVA-CC3M-Pretrain-595K --local-dir DATA/LLaVA-CC3M-Pretrain-595K",
-    ),
-    "sharegpt4v": Published(
-        "ShareGPT4V-PT",
-        "ShareGPT4V/share-captioner_coco_lcs_sam_1246k_1107.json",
-        ("ShareGPT4V/data",),
-        1_246_901,
-        f"{_HUB} Lin-Chen/ShareGPT4V --local-dir DATA/ShareGPT4V, and the images of COCO, LCS-558K and SAM in "
-        "DATA/ShareGPT4V/data (coco/train2017, llava/llava_pretrain/images, sam/images), as its page says",
-    ),
-    "llava150k": Published(
-        "LLaVA-Instruct-150K",
-        "LLaVA-Instruct-150K/llava_instruct_150k.json",
-        ("LLaVA-Instruct-150K/train2017", "ShareGPT4V/data/coco/train2017"),
-        157_712,
-        f"{_HUB} liuhaotian/LLaVA-Instruct-150K --local-dir DATA/LLaVA-Instruct-150K, and COCO's train2017 in it",
-    ),
-}
+_PUBLISHED = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+PUBLISHED = {name: Published(**{**known, "images": tuple(known["images"])}) for name, known in _PUBLISHED.items()}
 
 
 @dataclass(frozen=True)
@@ -73,10 +49,7 @@ class Talk:
 
 
 class Talks:
-    """A set of conversations.
-
-    Args:
-        root: the data folder. published: which set of it.
+    """A published set of conversations below a data folder.
 
     Attributes:
         names: of its images, each once, in the order in which they are first spoken of. talks: the conversations.

@@ -30,11 +30,8 @@ _MANY = 30
 _ONE_CHOICE = re.compile(r"((options?|choices?|opt?)[ _-]?)?[a-h]|(options?|choices?|opt)[ _-]?\d", re.IGNORECASE)
 """Fields that hold a choice each."""
 
-_NAMES_RIGHT = frozenset(
-    (
-        *("answeridx", "answerid", "answerkey", "answerletter", "answernumber", "answeroption", "cop", "gt", "label"),
-        *("correct", "correctidx", "correctindex", "correctanswer", "correctchoice", "correctoption", "target"),
-    )
+_NAMES_RIGHT = re.compile(
+    r"answer(idx|id|key|letter|number|option)|correct(idx|index|answer|choice|option)?|cop|gt|label|target"
 )
 """Fields by which others name the right choice, without blanks and underscores: none is read, none may contradict."""
 
@@ -67,15 +64,9 @@ class Unread:
 
 
 def unread_items(asked: Sequence[Asked], most: int, problems: Problems, published: bool) -> Iterator[Unread]:
-    """An item for every usable record.
-
-    Args:
-        asked: the records. most: options that can be lettered. problems: what happens to bad records.
-        published: they are the authors', so bad ones are left out and counted.
-
-    Raises:
-        CraftError: the first bad record, named by its place, unless bad ones are skipped; or indices that count from 1.
-    """
+    """An item for every usable record; at ``most`` so many options can be lettered. Bad records of a ``published`` set
+    are left out and counted. Raises CraftError: indices that count from 1; or the first bad record of another set,
+    named by its place, unless bad ones are skipped."""
     _counts_from_zero(asked)
     if not published:
         _tell_unread(asked)
@@ -84,7 +75,7 @@ def unread_items(asked: Sequence[Asked], most: int, problems: Problems, publishe
         try:
             if entry.image is None:
                 raise LeftOut("question without an image")
-            item = item_of(entry.record, entry.key, most)
+            item = _item(entry.record, entry.key, most)
             if entry.key in keys:
                 raise BadRecordError("id twice", f"id {entry.key.split('/', 2)[-1]!r} twice, also in {keys[entry.key]}")
         except LeftOut as e:
@@ -99,16 +90,11 @@ def unread_items(asked: Sequence[Asked], most: int, problems: Problems, publishe
             yield Unread(entry.image, item)
 
 
-def item_of(record: Mapping[str, Any], key: str, most: int) -> Item:
-    """The item of a record; its image and ``label_id`` are not set yet.
-
-    Raises:
-        BadRecordError: a field is missing or contradicts another.
-        LeftOut: the choices are images.
-    """
-    asked = question = text_of(record, "question")
-    if not absent(record.get("hint")):
-        asked = f"Context: {text_of(record, 'hint')}\n{question}"
+def _item(record: Mapping[str, Any], key: str, most: int) -> Item:
+    """The item of a record, without image and ``label_id``. Raises BadRecordError: a field is missing or contradicts
+    another. Raises LeftOut: the choices are images."""
+    question = text_of(record, "question")
+    asked = question if absent(record.get("hint")) else f"Context: {text_of(record, 'hint')}\n{question}"
     options = _options(record, most)
     if not options and not absent(record.get("answer_index")):
         raise BadRecordError("bad choices", "answer_index without choices")
@@ -153,9 +139,8 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
         return ()
     if not isinstance(raw, list):
         raise BadRecordError("bad choices", "choices is not a list")
-    for number, value in enumerate(raw, start=1):
-        if absent(value):
-            raise BadRecordError("missing field", f"choice {number} has no text")
+    if empty := [number for number, value in enumerate(raw, start=1) if absent(value)]:
+        raise BadRecordError("missing field", f"choice {empty[0]} has no text")
     options = tuple(" ".join(_said(value, f"choice {n}").split()) for n, value in enumerate(raw, start=1))
     if options and all(map(is_image_file, options)):
         raise LeftOut("choices are images")
@@ -177,8 +162,8 @@ def _options(record: Mapping[str, Any], most: int) -> tuple[str, ...]:
 
 
 def _uncontradicted(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
-    """The position of the right choice, which a field that is not read may name, too (an index from 0 or from 1).
-    Raises BadRecordError: such a field names another; or see :func:`_right`."""
+    """The position of the right choice. Raises BadRecordError: see :func:`_right`; or a field that is not read names
+    another (its index may count from 0 or from 1)."""
     unread = _unread(record)
     if unread and absent(record.get("answer")) and absent(record.get("answer_index")):
         how = "write answer (a text or letter) or answer_index (from 0)"
@@ -197,7 +182,7 @@ def _uncontradicted(record: Mapping[str, Any], options: tuple[str, ...]) -> int:
 def _unread(record: Mapping[str, Any]) -> list[str]:
     """Fields that may name the right choice and are not read."""
     bare = {name: re.sub(r"[\W_]+", "", name).casefold() for name in record}
-    return [name for name, form in bare.items() if form in _NAMES_RIGHT and not absent(record[name])]
+    return [name for name, form in bare.items() if _NAMES_RIGHT.fullmatch(form) and not absent(record[name])]
 
 
 def _tell_unread(asked: Sequence[Asked]) -> None:
@@ -243,22 +228,18 @@ def _readings(said: str, options: tuple[str, ...]) -> dict[int, str]:
     same = [i for i, option in enumerate(options) if option == said]
     alike = same or [i for i, option in enumerate(options) if option.casefold() == said.casefold()]
     readings = {i: f"the text {options[i]!r}" for i in alike}
-    own = LETTERS[: len(options)]
-    if (letter := _LETTER.fullmatch(said)) and letter[1].upper() in own:
-        at = LETTERS.index(letter[1].upper())
+    lettered = dict(zip(LETTERS, range(len(options)), strict=False))
+    if (letter := _LETTER.fullmatch(said)) and (at := lettered.get(letter[1].upper())) is not None:
         readings.setdefault(at, f"the letter of {options[at]!r}")
-    if (mark := _MARK.fullmatch(said)) and mark[1].upper() in own:
-        at = LETTERS.index(mark[1].upper())
-        if options[at].casefold() == mark[2].casefold():
-            readings.setdefault(at, f"the letter and text of {options[at]!r}")
+    mark = _MARK.fullmatch(said)
+    if mark and (at := lettered.get(mark[1].upper())) is not None and options[at].casefold() == mark[2].casefold():
+        readings.setdefault(at, f"the letter and text of {options[at]!r}")
     return readings
 
 
 def _counts_from_zero(asked: Sequence[Asked]) -> None:
-    """Refuse indices that count from 1: none is 0, and some are as large as the number of choices.
-
-    Row by row only the largest would be refused, and all others would name the choice after the right one.
-    """
+    """Refuse indices that count from 1: none is 0, and some are as large as the number of choices. Row by row only the
+    largest would be refused, and all others would name the choice after the right one."""
     indexed = []
     for entry in asked:
         index, choices = as_index(entry.record.get("answer_index")), None

@@ -1,8 +1,6 @@
 """A dataset of the hub from its parquet files: which file is which split, and which label is which class.
 
-A result names the snapshot's commit: a set that was read from an older local copy says so. On a machine without a
-network ``--data.root FOLDER`` takes a copy that was fetched elsewhere (``hf download ID --repo-type dataset --local-dir
-FOLDER``).
+A result names the snapshot's commit: a set that was read from an older local copy says so.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,30 +17,16 @@ from typing import TYPE_CHECKING, Any
 from craft_lightning.errors import CraftError
 from data_modules.datasets.facts import DatasetFacts, HubTable
 from data_modules.sources.folder import check_root
-from data_modules.sources.hub import UNCUT, choose, download, further, no_space
+from data_modules.sources.hub import WORDS, choose, download, further, no_space
 from data_modules.sources.images import Shelf, StoredImage
-from data_modules.sources.items import (
-    SPLIT_NAMES,
-    Asked,
-    Found,
-    Labelled,
-    Problems,
-    SplitName,
-    Splits,
-    split_named,
-)
+from data_modules.sources.items import Asked, Found, Labelled, Problems, SplitName, Splits, split_named
 from data_modules.sources.tree import open_tree
 from data_modules.sources.values import absent, as_index, shown
 
 if TYPE_CHECKING:
     import datasets
 
-FIELDS = frozenset(
-    (
-        *("id", "question_id", "question", "questions", "answer", "answers", "answer_index"),
-        *("choices", "options", "hint", "ques_type", "texts"),
-    )
-)
+_FIELD = re.compile(r"(question_)?id|questions?|answers?|answer_index|choices|options|hint|ques_type|texts")
 """Columns that question records are made of. Others are not read: OCR-VQA's boxes are larger than its questions."""
 
 FILE_NAMES = ("filename", "file_name", "image_id")
@@ -58,13 +42,12 @@ def open_hub(
 
     Args:
         facts: of the dataset. hub_id: a repository other than the first choice. revision: its branch, tag or commit.
-        root: a copy of the repository on this machine, which is read instead. problems: what happens to bad inputs.
+        root: a copy of the repository on this machine, which is read instead. problems: counts bad inputs.
 
     Raises:
         CraftError: no copy is known or it cannot be read; the message ends with the command to try next.
     """
-    table = choose(facts, hub_id)
-    table = replace(table, revision=revision or table.revision)
+    table = choose(facts, hub_id, revision)
     if not root:
         folder = download(facts, table)
         found = _Table(facts, table, table.id, problems).found(folder, folder.name)
@@ -78,12 +61,7 @@ def open_hub(
 
 @dataclass(frozen=True)
 class _Table:
-    """A dataset in parquet files.
-
-    Attributes:
-        facts: of the dataset. table: columns and known faults. place: for messages. problems: what happens to bad
-            inputs.
-    """
+    """A dataset in parquet files: what is known of it and of its columns, and its place for messages."""
 
     facts: DatasetFacts
     table: HubTable
@@ -96,21 +74,17 @@ class _Table:
         files = self._split_files(folder)
         read = self._labelled if self.facts.kind == "classification" else self._asked
         splits: Splits = {split: partial(read, paths, split) for split, paths in files.items()}
-        told = {"hub": self.table.id, **({"note": self.table.note} if self.table.note else {})}
-        counts: dict[str, int] = {split or "all": sum(map(_length, paths)) for split, paths in files.items()}
-        found = Found(self.place, "hub table", splits, True, counts, stamp, told)
-        listed = self.facts.listed(open_tree(folder)) if self.facts.listed and None in files else {}
-        if listed:
+        counts: dict[str, int] | None = {split or "all": sum(map(_length, paths)) for split, paths in files.items()}
+        if self.facts.listed and None in files and (listed := self.facts.listed(open_tree(folder))):
             at = {file.rsplit("/", 1)[-1]: split for file, split in listed.items()}
-            found.splits = {split: partial(self._part, files[None], at, split) for split in sorted(set(at.values()))}
-            found.counts = None
-        return found
+            splits = {split: partial(self._part, files[None], at, split) for split in sorted(set(at.values()))}
+            counts = None
+        told = {"hub": self.table.id, **({"note": self.table.note} if self.table.note else {})}
+        return Found(self.place, "hub table", splits, True, counts, stamp, told)
 
     def _split_files(self, folder: Path) -> dict[SplitName | None, list[Path]]:
-        """The parquet files of each split. A lone training split is everything: it has to be cut.
-
-        Rows of other files are counted as left out: of splits of another name, and of a second table for a split.
-        """
+        """The parquet files of each split. A lone training split is everything: it has to be cut. Rows of other files
+        are counted as left out: of splits of another name, and of a second table for a split."""
         found: dict[str, list[Path]] = {}
         others: dict[str, list[Path]] = {}
         homes: set[str] = set()
@@ -121,7 +95,7 @@ class _Table:
             word = re.split(r"[-.]", parts[-1])[0]
             if word.isdigit() and len(parts) > 1:  # CONFIG/SPLIT/0000.parquet of converted branches
                 word, parts = parts[-2], parts[:-1]
-            known = split_named(word) or word in UNCUT
+            known = split_named(word) or word in WORDS
             (found if known else others).setdefault(word.lower(), []).append(path)
             if known:
                 homes.add("/".join(parts[:-1]))
@@ -129,9 +103,8 @@ class _Table:
             raise CraftError(f"{self.place} holds no parquet files of train, validation or test")
         if len(homes) > 1:
             raise CraftError(f"{self.place} holds several tables ({', '.join(sorted(homes))}); --data.root one of them")
-        order = [word for names in SPLIT_NAMES.values() for word in names] + list(UNCUT)
         splits: dict[SplitName | None, list[Path]] = {}
-        for word in sorted(found, key=order.index):
+        for word in sorted(found, key=WORDS.index):
             split = split_named(word)
             if split in splits or (split is None and splits):
                 others[word] = found[word]
@@ -146,10 +119,10 @@ class _Table:
         import datasets
         import pyarrow
 
-        table, broken = self.table, (datasets.exceptions.DatasetsError, pyarrow.ArrowException)
+        table, broken = self.table, (OSError, datasets.exceptions.DatasetsError, pyarrow.ArrowException)
         try:
             rows = datasets.load_dataset("parquet", data_files={"rows": [str(path) for path in paths]}, split="rows")
-        except (OSError, datasets.exceptions.DatasetGenerationError, *broken) as error:
+        except broken as error:
             cause = error if isinstance(error, OSError) else error.__cause__ or error
             if isinstance(cause, OSError):
                 raise no_space(cause, self.place) from error
@@ -158,10 +131,8 @@ class _Table:
             kind = rows.features.get(column)
             if kind is None or (column == table.image and getattr(kind, "dtype", "") == "string"):
                 have = ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in rows.features.items())
-                raise CraftError(
-                    f"{self.place} has no {'images in' if kind else 'column'} {column!r} of {self.facts.title}; "
-                    f"it has {have}; {further(self.facts, table)}"
-                )
+                lacks = f"{'images in' if kind else 'column'} {column!r} of {self.facts.title}"
+                raise CraftError(f"{self.place} has no {lacks}; it has {have}; {further(self.facts, table)}")
         return rows
 
     def _labelled(self, paths: list[Path], split: SplitName | None) -> list[Labelled]:
@@ -169,7 +140,7 @@ class _Table:
         values = [_label(value) for value in rows[label][:]]
         if strange := next((value for value in values if isinstance(value, list | dict)), None):
             raise CraftError(f"{self.place}: column {label!r} holds {shown(strange)}, and an image has one label")
-        with_image = [(p, v) for p, v in zip(self._images(rows, split), values, strict=True) if p]
+        with_image = [(image, value) for image, value in zip(self._images(rows, split), values, strict=True) if image]
         self.problems.leave_out("row without an image", len(values) - len(with_image))
         words = self._words(rows.features[label], [value for _, value in with_image])
         return [Labelled(image, words[value]) for image, value in with_image if value in words]
@@ -178,13 +149,13 @@ class _Table:
         """What an official list puts into a split, by the names of files."""
         entries = [e for e in self._labelled(paths, None) if at.get(e.image.name.rsplit("/", 1)[-1]) == split]
         if not entries:
-            said = "kept no names of files, so the official list beside it cannot be used; remove it"
-            raise CraftError(f"{self.place} {said}")
+            why = "so the official list beside it cannot be used; remove it"
+            raise CraftError(f"{self.place} kept no names of files, {why}")
         return entries
 
     def _asked(self, paths: list[Path], split: SplitName | None) -> list[Asked]:
         rows = self._load(paths)
-        texts = rows.select_columns([name for name in rows.column_names if name in FIELDS]).to_list()
+        texts = rows.select_columns([name for name in rows.column_names if _FIELD.fullmatch(name)]).to_list()
         asked: list[Asked] = []
         pairs = zip(self.facts.hub_records(texts), self._images(rows, split), strict=True)
         for number, (records, image) in enumerate(pairs):
@@ -233,9 +204,8 @@ class _Table:
             names = {value: facts.labels[int(name) - 1] for value, name in names.items()}
         elif not names or all(str(name).isdigit() for name in names.values()):
             if not table.by_index:
-                raise CraftError(
-                    f"{place} has labels without names, and their order was never checked; {further(facts, table)}"
-                )
+                hint = further(facts, table)
+                raise CraftError(f"{place} has labels without names, and their order was never checked; {hint}")
             names = {value: facts.labels[value] for value in counts if isinstance(value, int) and 0 <= value < size}
         words: dict[Any, str] = {}
         for value, count in counts.items():

@@ -13,12 +13,13 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.image_files import Listing, is_hidden, is_image_file, listing
+from craft_lightning.models.image_files import is_hidden, is_image_file, listing
 from data_modules.sources.images import Shelf, StoredImage, file_image
 from data_modules.sources.items import split_named
 from data_modules.sources.values import nfc
@@ -33,11 +34,11 @@ _UTF8 = 0x800
 
 
 class Tree(Shelf):
-    """Files by their path relative to the root, in one form (:func:`.values.nfc`) however they are stored.
+    """Files by their path relative to the root, in one form (:func:`.values.nfc`) however they are stored. A folder is
+    named as its files are, "" is the root, and lists are sorted.
 
     Attributes:
-        root: the folder or archive. names: of all files, sorted. folders: all folders. left_out: what is in neither, by
-            reason.
+        root: the folder or archive. names, folders: all that it holds. left_out: what is in neither, by reason.
     """
 
     root: Path
@@ -53,8 +54,8 @@ class Tree(Shelf):
         return frozenset(self.names)
 
     @abstractmethod
-    def image(self, name: str, shown: str | None = None) -> StoredImage:
-        """The image in a file, known as ``shown`` in keys (default: its path)."""
+    def image(self, name: str, known_as: str | None = None) -> StoredImage:
+        """The image in a file, ``known_as`` something else than its path in keys."""
 
     def json(self, name: str) -> Any:
         """A parsed JSON file. Raises CraftError if it is none."""
@@ -64,8 +65,8 @@ class Tree(Shelf):
             raise CraftError(f"{self.place(name)} is no JSON ({error})") from error
 
     def entries(self, name: str) -> list[tuple[Any, dict[str, Any]]]:
-        """The JSON objects of an author's file: of a list with their numbers, of an object with their names. Raises
-        CraftError: it holds anything else."""
+        """The JSON objects of a list with their numbers, or of an object with their names. Raises CraftError: the file
+        holds anything else."""
         value = self.json(name)
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else [0]))
         for key, entry in pairs:
@@ -88,27 +89,25 @@ class Tree(Shelf):
         return str(self.root / name) if name else str(self.root)
 
     def children(self, folder: str) -> list[str]:
-        """Names of the folders in a folder ("": the root), sorted."""
+        """Names of the folders right in a folder."""
         start = join(folder, "")
         return sorted(f[len(start) :] for f in self.folders if f.startswith(start) and "/" not in f[len(start) :])
 
     def inside(self, folder: str) -> list[str]:
-        """Paths of the files in a folder ("": the root) at any depth, sorted."""
+        """Paths of the files in a folder at any depth."""
         return [name for name in self.names if name.startswith(join(folder, ""))]
 
     def files(self, folder: str) -> list[str]:
-        """Paths of the files right in a folder ("": the root), sorted."""
+        """Paths of the files right in a folder."""
         return [name for name in self.inside(folder) if "/" not in name[len(join(folder, "")) :]]
 
     def questions(self, folder: str) -> list[str]:
-        """Paths of the question files right in a folder, sorted."""
+        """Paths of the question files right in a folder."""
         return [name for name in self.files(folder) if name.lower().endswith(QUESTIONS)]
 
     def top(self, folder: str = "") -> str:
-        """The folder that data start from: the one given, or what is in it behind folders that hold a folder alone.
-
-        A folder of images is a class, and one named like a split is a split: they hold no data set.
-        """
+        """The folder that data start from: the one given, or what is in it behind folders that hold a folder alone. A
+        folder of images is a class, and one named like a split is a split: they hold no data set."""
         top = folder
         while len(inner := self.children(top)) == 1 and not self.questions(top):
             within, below = join(top, inner[0]), self.children(join(top, inner[0]))
@@ -129,12 +128,8 @@ class Tree(Shelf):
         """The last parts of an image's path to the path, as authors' lists name images."""
         return {"/".join(name.split("/")[-parts:]): name for name in self.images()}
 
-    def below(self, folder: str) -> list[str]:
-        """Paths of the files in a folder at any depth: its own first, then those of each folder in it, by name."""
-        return sorted(self.inside(folder), key=lambda name: (name.split("/")[:-1], name))
-
     def matching(self, pattern: str) -> Iterator[tuple[str, re.Match[str]]]:
-        """Paths that end in a regular expression (which starts at a whole path component)."""
+        """Paths whose last components match a regular expression."""
         wanted = re.compile(rf"(?:^|.*/){pattern}$")
         yield from ((name, found) for name in self.names if (found := wanted.match(name)))
 
@@ -144,18 +139,14 @@ class Tree(Shelf):
 
 
 class FolderTree(Tree):
-    """Files below a folder; what is hidden or lies behind a link to a folder is not there.
-
-    Args:
-        root: the folder. only: the one question file of it that counts; None: whatever there is.
-    """
+    """Files below a folder, without what is hidden or lies behind a link to a folder, and without question files but
+    the ``only`` one, if one is given."""
 
     def __init__(self, root: Path, only: str | None = None) -> None:
         self.root = root
         found = listing(root)
         if only is not None:
-            names = (only, *(name for name in found.names if is_image_file(name)))
-            found = Listing(names, found.folders, found.left_out)
+            found = replace(found, names=(only, *filter(is_image_file, found.names)))
         there = (*sorted(found.folders), *found.names)
         self._stored = {nfc(name): name for name in there}
         self.names, self.folders = tuple(sorted(map(nfc, found.names))), frozenset(map(nfc, found.folders))
@@ -167,8 +158,8 @@ class FolderTree(Tree):
     def read(self, key: str | int) -> bytes:
         return self.path(str(key)).read_bytes()
 
-    def image(self, name: str, shown: str | None = None) -> StoredImage:
-        return file_image(shown or name, self.path(name))
+    def image(self, name: str, known_as: str | None = None) -> StoredImage:
+        return file_image(known_as or name, self.path(name))
 
     def path(self, name: str) -> Path:
         """Where a file or folder lies, under the name that it is stored under."""
@@ -179,9 +170,8 @@ class ZipTree(Tree):
     """Members of a zip archive. Raises CraftError if the file is none."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self._changed = root, root.stat().st_mtime_ns
         # Some archivers of Windows write backslashes, and some of Unix begin every name with "./".
-        self._changed = root.stat().st_mtime_ns
         infos = self._archive().infolist()
         named = {posixpath.normpath(_name(info).replace("\\", "/")).lstrip("/"): info for info in infos}
         shown = {name: info for name, info in named.items() if not is_hidden(name)}
@@ -211,8 +201,8 @@ class ZipTree(Tree):
     def place(self, name: str) -> str:
         return f"{self.root}: {name}" if name else str(self.root)
 
-    def image(self, name: str, shown: str | None = None) -> StoredImage:
-        return StoredImage(shown or name, self.place(name), self, name)
+    def image(self, name: str, known_as: str | None = None) -> StoredImage:
+        return StoredImage(known_as or name, self.place(name), self, name)
 
 
 def open_tree(root: Path) -> Tree:

@@ -27,10 +27,7 @@ def nfc(text: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A text, stripped and in one form (:func:`nfc`), or a number in digits.
-
-    Raises:
-        ValueError: neither, or it can be written in two ways.
+    """A text, stripped and in one form, or a number in digits. Raises ValueError: neither, or it has two spellings.
 
     >>> as_text(" left lung "), as_text(7), as_text(0.5)
     ('left lung', '7', '0.5')
@@ -55,7 +52,7 @@ def as_index(value: Any) -> int | None:
         value = value.strip()
         return int(value) if value.isascii() and value.removeprefix("-").isdecimal() and len(value) < 10 else None
     if isinstance(value, float) and value.is_integer():
-        value = int(value)
+        return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

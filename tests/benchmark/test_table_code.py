@@ -29,8 +29,7 @@ OTHER_VERBS = (
     *("craft_lightning.__main__", "craft_lightning.comparison", "craft_lightning.inference"),
     *("craft_lightning.pretraining", "craft_lightning.checkpoints.tiny", "craft_lightning.strategies.flops"),
     *("craft_lightning.checkpoints.vila_u_writer",),
-    *("data_modules.datasets.expected_sizes", "data_modules.twins.contact_sheet"),
-    *("data_modules.sources.llava_conversations", "data_modules.twins.studio"),
+    *("data_modules.twins.contact_sheet", "data_modules.sources.llava_conversations", "data_modules.twins.studio"),
 )
 """What no job of a table runs: other verbs, what they alone import, and what makes models."""
 

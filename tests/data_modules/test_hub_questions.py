@@ -144,7 +144,7 @@ def test_the_paper_s_thirty_thousand_count_pictures_questions_or_one_each(tmp_pa
     assert len(made._entries("train")) == 12, "what the cap leaves out becomes no item"
     everything = opened("ocrvqa", root, "hub", ("fit",), train_unit="one_each")
     assert len(everything.examples("train")) == 6
-    assert opened("ocrvqa", root, "hub").facts.paper.train == 30_000
+    assert opened("ocrvqa", root, "hub").facts.paper["train"] == 30_000
 
 
 def test_scienceqa_leaves_out_questions_without_a_picture(tmp_path):
