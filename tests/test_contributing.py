@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from craft_lightning.__main__ import VERBS
+from tests.test_architecture import RANKS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -16,9 +18,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 def test_the_layout_names_every_module() -> None:
     named = set(re.findall(r"[\w.]+", TREE))
-    modules = [
-        p for p in (ROOT / "craft_lightning").iterdir() if p.name not in ("__init__.py", "__pycache__", "py.typed")
-    ]
+    modules = [p for p in (ROOT / "craft_lightning").iterdir() if p.stem not in ("__init__", "__pycache__", "py")]
     assert [p.name for p in modules if not {p.name, p.stem} & named] == ["pocket"], "what was trained is no module"
 
 
@@ -37,6 +37,17 @@ def test_the_layout_names_what_exists() -> None:
                 assert any(path.exists() for path in options), line
 
 
+def test_the_layout_has_the_ranks() -> None:
+    """As ``tests/test_architecture.py`` holds them; a rank stands before the first file of a line."""
+    told = {}
+    for rank, names in re.findall(r"^\s*(?:craft_lightning/)?\s+(\d)  (\S.*?)(?:\s{2,}|$)", TREE, flags=re.MULTILINE):
+        told |= {
+            f"craft_lightning.{name.strip().rstrip('/').removesuffix('.py')}": int(rank) for name in names.split(",")
+        }
+    assert {name: RANKS[name] for name in told} == told
+    assert len(told) > 20
+
+
 def test_links_targets_and_files_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert len(links) >= 2
@@ -46,6 +57,30 @@ def test_links_targets_and_files_exist() -> None:
     files = set(re.findall(r"(?:craft_lightning|data_modules|callbacks|tests)/[\w/]+\.py", TEXT))
     assert len(files) > 15
     assert [f for f in sorted(files) if not (ROOT / f).is_file()] == []
+
+
+WALKS = [re.findall(r"^\d+\. `([\w/]+\.py)`", part, flags=re.MULTILINE) for part in TEXT.split("\n**From a ")[1:]]
+
+
+def linked(one: str, other: str) -> bool:
+    """Whether a file names another's module: by import, or as a process to start."""
+    module = other.removesuffix(".py").replace("/", ".")
+    package, _, name = module.rpartition(".")
+    source = (ROOT / one).read_text(encoding="utf-8")
+    return re.search(rf"\b{module}\b|from {package} import [^\n(]*\b{name}\b", source) is not None
+
+
+@pytest.mark.parametrize("walk", WALKS, ids=["image", "result"])
+def test_a_walk_is_short_and_follows_the_imports(walk: list[str]) -> None:
+    assert 10 < len(walk) <= 20
+    assert len(set(walk)) == len(walk), "no file is come back to"
+    for place, step in enumerate(walk[1:], start=1):
+        assert any(linked(step, met) or linked(met, step) for met in walk[:place]), step
+
+
+def test_a_step_that_nothing_leads_to_is_found() -> None:
+    assert linked("craft_lightning/methods/craft.py", "craft_lightning/losses.py")
+    assert not linked("craft_lightning/methods/craft.py", "craft_lightning/benchmark/plan.py")
 
 
 def test_an_issue_asks_for_what_doctor_says() -> None:
