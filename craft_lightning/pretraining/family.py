@@ -104,15 +104,21 @@ class FamilyBuilder:
         model = TowerPretraining(plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, seed)
         padding: Any = {"padding": "max_length", "max_length": plan.shape.text_positions, "truncation": True}
 
-        def batch(step: int) -> PairBatch:
+        def batch(step: int, places: bool = True) -> PairBatch:
             groups = 2 if step // 2 % 2 else 4  # contrast, on even steps, meets both
             rows = grouped_rows(len(studio), len(self.twins), plan.loop.batch_size, groups, step, seed)
             rng = rng_of("sentences", seed, step)
             said = [studio.sentence(row, rng) for row in rows]
             ids = tokenizer(said, **padding, return_tensors="pt").input_ids
-            return PairBatch(studio.images(rows), ids, studio.same_meaning(rows, said), *studio.quiz(rows), step)
+            same = studio.same_meaning(rows, said)
+            return PairBatch(studio.images(rows), ids, same, *studio.quiz(rows), step, places)
 
-        self._train("tower", model, batch, plan.loop, self.plan.work, f"{plan.pictures_per_twin} pictures a twin")
+        def placeless(step: int) -> PairBatch:
+            return batch(plan.loop.steps + step, places=False)
+
+        data = f"{plan.pictures_per_twin} pictures a twin"
+        self._train("tower", model, batch, plan.loop, self.plan.work, data)
+        self._train("placeless", model, placeless, plan.placeless, self.plan.work, data)
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
 
     def _language(self, plan: LanguagePlan, folder: Path) -> None:

@@ -87,11 +87,15 @@ class TowerSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class TowerPlan:
-    """Stage 0: entries of the text tokenizer, shape, length, and studio images of each synthetic dataset."""
+    """Stage 0: entries of the text tokenizer, shape, both lengths, and studio images of each synthetic dataset.
+
+    In ``placeless``, after ``loop``, the quiz is not told where a token stands: a language model hardly knows either.
+    """
 
     vocabulary: int
     shape: TowerSpec
     loop: LoopSpec
+    placeless: LoopSpec
     pictures_per_twin: int
 
 

@@ -134,9 +134,9 @@ class Quiz(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.answer = nn.Linear(width, answers)
 
-    def forward(self, tokens: Tensor, asked: Tensor, answers: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, asked: Tensor, answers: Tensor, places: bool = True) -> Tensor:
         """Mean cross-entropy over the questions asked. tokens: ``[B, N, d]``. For the others see :class:`PairBatch`."""
-        seen = self.norms[0](tokens + self.places)
+        seen = self.norms[0](tokens + self.places if places else tokens)
         query = self.queries(asked)
         query = query + self.attention(self.norms[1](query), seen, seen, need_weights=False)[0]
         query = query + self.mlp(self.norms[2](query))
@@ -154,6 +154,7 @@ class PairBatch:
         asked: ``[B, M]`` number of each question, 0 where an image has fewer than M.
         answers: ``[B, M]`` number of the right answer, :data:`IGNORED_LABEL` where none is asked.
         step: of the run, for the switch to quantisation.
+        places: whether the quiz is told where a token stands, or has to read that from the token, too.
     """
 
     pixel_values: Tensor
@@ -162,6 +163,7 @@ class PairBatch:
     asked: Tensor
     answers: Tensor
     step: int
+    places: bool = True
 
 
 class TowerPretraining(nn.Module):
@@ -222,7 +224,7 @@ class TowerPretraining(nn.Module):
                 self.codebook.update(rows, sums.flatten(1, 2), codes.flatten(0, 1), self._generator(batch.step))
         patches = F.unfold(batch.pixel_values, spec.patch_size, stride=spec.patch_size).transpose(1, 2)
         terms["reconstruction"] = spec.reconstruction * F.mse_loss(self.decoder(tokens), patches)
-        terms["quiz"] = spec.quiz * self.quiz(tokens, batch.asked, batch.answers)
+        terms["quiz"] = spec.quiz * self.quiz(tokens, batch.asked, batch.answers, batch.places)
         if batch.step % spec.contrast_every == 0:
             text = self.text(input_ids=batch.text_ids).pooler_output  # SigLIP attends to its padding: no mask
             terms["contrastive"] = self.contrastive(self.pooled(tokens), text, batch.same)

@@ -26,6 +26,7 @@ tower:
   pictures_per_twin: 20
   shape: {{width: 32, layers: 3, heads: 2, mlp: 64, patch_size: 16, codes: 8, levels: 2, quantize_from: 0}}
   loop: {{steps: 2, batch_size: 20}}
+  placeless: {{steps: 1, batch_size: 20}}
 stages:
   vocabulary: 900
   text: {{steps: 2, batch_size: 2}}

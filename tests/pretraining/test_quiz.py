@@ -30,6 +30,16 @@ def test_a_token_moves_the_loss_of_its_own_picture_only_and_unasked_questions_no
     assert torch.equal(tokens.grad[1], torch.zeros(4, 16))
 
 
+def test_without_places_the_order_of_tokens_says_nothing() -> None:
+    torch.manual_seed(0)
+    quiz = Quiz(torch.ones(3, 5, dtype=torch.bool), 16, 2, (2, 2))
+    tokens, asked, answers = torch.randn(1, 4, 16), torch.tensor([[1]]), torch.tensor([[2]])
+    told, turned = (quiz(t, asked, answers) for t in (tokens, tokens.flip(1)))
+    unaware, same = (quiz(t, asked, answers, places=False) for t in (tokens, tokens.flip(1)))
+    assert abs(told - turned) > 1e-3
+    torch.testing.assert_close(unaware, same)
+
+
 def test_answers_of_other_questions_do_not_compete() -> None:
     torch.manual_seed(0)
     allowed = torch.tensor([[True, True, False, False], [False, False, True, True]])
