@@ -23,15 +23,14 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
+from craft_lightning.checkpoints.configs import top_config_of
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.checkpoints.paths import top_config_of
 from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.io import write_text
-from craft_lightning.models.projector import Projector
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.towers.siglip import SiglipTower
-from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm import DiscreteVlm, Projector
 from craft_lightning.models.vlm_spec import BACKBONES, POCKET, VlmSpec
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 from data_modules.datamodule import VqaDataModule

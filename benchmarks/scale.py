@@ -22,8 +22,7 @@ import yaml
 
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.spec import TableSpec, find_table, load_spec
-from craft_lightning.checkpoints.meta import Profile, profile
-from craft_lightning.checkpoints.published_configs import write_blueprint
+from craft_lightning.checkpoints.configs import write_blueprint
 from craft_lightning.cli.dry_run import Cards, Layout, cards, eval_seconds, training_seconds
 from craft_lightning.io import write_text
 from craft_lightning.methods import METHODS
@@ -31,7 +30,7 @@ from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining.plans import read_settings
 from craft_lightning.strategies.choose import Given, Machine, choose
 from craft_lightning.strategies.flops import CARDS, Work, seconds, stack_flops, training_work
-from craft_lightning.strategies.memory import MemoryPlan, estimate
+from craft_lightning.strategies.memory import MemoryPlan, Profile, estimate, profile
 from data_modules.datasets import DATASETS
 from data_modules.datasets.facts import Expected
 from data_modules.sources.llava_conversations import PUBLISHED

@@ -23,8 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.errors import CraftError
-from craft_lightning.models.projector import Projector
-from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm import DiscreteVlm, Projector
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining.language_stage import (
     CHAT,

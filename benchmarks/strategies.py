@@ -15,13 +15,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from craft_lightning.checkpoints.meta import Profile, profile
-from craft_lightning.checkpoints.published_configs import write_blueprint
+from craft_lightning.checkpoints.configs import write_blueprint
 from craft_lightning.io import write_text
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.strategies.choose import COMMUNICATION, GIB, OUTSIDE, Choice, Machine, choose
-from craft_lightning.strategies.memory import TEXT_TOKENS, MemoryPlan, estimate
+from craft_lightning.strategies.memory import TEXT_TOKENS, MemoryPlan, Profile, estimate, profile
 
 TABLE4 = Path(__file__).resolve().parents[1] / "experiments" / "tables" / "paper" / "table4.csv"
 MIB = 2**20

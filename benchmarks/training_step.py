@@ -41,7 +41,7 @@ from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_vlm
 from craft_lightning.cli.run import build_cli
 from craft_lightning.methods._support.contrastive import CaptionTable
 from craft_lightning.methods.craft import Craft
-from craft_lightning.models.projector import Projector
+from craft_lightning.models.vlm import Projector
 from craft_lightning.optim import build_optimizer
 from craft_lightning.types import VqaBatch
 from timing import Peak, Row, memory, program

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -121,7 +121,7 @@ class SteCheck(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         return next((c for c in callbacks if isinstance(c, CodesChanged)), CodesChanged())
 
-    def _say(self, problems: Iterator[str], trainer: Trainer) -> None:
+    def _say(self, problems: Iterable[str], trainer: Trainer) -> None:
         """End the run with the first problem, or say each of them once.
 
         Raises:

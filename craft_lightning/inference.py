@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from craft_lightning.checkpoints.configs import aspect_of, checkpoint_root
 from craft_lightning.checkpoints.encoder import apply_encoder, encoder_folder
 from craft_lightning.checkpoints.load import load_tower, load_vlm
-from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import likely_letters
 from craft_lightning.models.image_files import find_images

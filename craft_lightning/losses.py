@@ -1,4 +1,4 @@
-"""The loss terms of the paper as pure functions of tensors; gathering over processes is the caller's."""
+"""The loss terms of the paper: pure functions of tensors to a float32 scalar; the caller gathers over processes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ def commitment(features: Tensor, targets: Tensor, reduction: Reduction = "mean")
             levels 1..l, averaged over l (level ``cumulative``); they get no gradient.
         reduction: ``mean`` over everything, so that a weight holds for any tower; ``token``: summed over d; ``image``:
             summed over N and d.
-
-    Returns:
-        Scalar, float32.
     """
     squares = (features.float() - targets.detach().float()).square()
     scale = {"mean": 1, "token": features.shape[-1], "image": features.shape[-1] * features.shape[-2]}[reduction]
@@ -37,16 +34,9 @@ def commitment(features: Tensor, targets: Tensor, reduction: Reduction = "mean")
 
 
 def summed_per_sample(logits: Tensor, targets: Tensor, rows: int) -> Tensor:
-    """The answer loss as equation 2 prints it: summed over each reply's tokens, averaged over the batch.
-
-    Long answers then weigh more than short ones, and more than the other terms; the usual mean over tokens avoids it.
-
-    Args:
-        logits: ``[T, V]`` at the labelled positions of all rows. targets: ``[T]``. rows: number of replies, B.
-
-    Returns:
-        Scalar, float32.
-    """
+    """The answer loss as equation 2 prints it, of ``[T, V]`` logits and ``[T]`` targets at the labelled positions of
+    all rows: summed over each reply's tokens, averaged over the batch. Long answers then weigh more than short ones,
+    and more than the other terms; the usual mean over tokens avoids it."""
     return F.cross_entropy(logits.float(), targets, reduction="sum") / rows
 
 
@@ -58,9 +48,8 @@ def contrastive(
     log_temperature: Tensor,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Contrastive loss with class mask (equation 4), the mean over anchors i of
-
-    ``softplus(-s_ii) + sum_j softplus(s_ij)`` over the negatives j, with ``s = tau * cos(image, text) + bias``.
+    """Contrastive loss with class mask (equation 4): the mean over anchors i of ``softplus(-s_ii) + sum_j
+    softplus(s_ij)`` over the negatives j, with ``s = tau * cos(image, text) + bias``.
 
     Args:
         images: ``[B, d]`` image embeddings. texts: ``[M, d]`` sentence embeddings, M >= B when gathered.
@@ -68,9 +57,6 @@ def contrastive(
         negatives: ``[B, M]`` bool, pairs to push apart (see :func:`negative_pairs`).
         log_temperature: scalar a, ``tau = exp(min(a, log 100))``; above the cap the gradient still reaches a.
         bias: scalar; None, as in equation 4, is 0.
-
-    Returns:
-        Scalar, float32.
     """
     with torch.autocast(images.device.type, enabled=False):
         capped = log_temperature.float() - (log_temperature.detach().float() - MAX_LOG_TEMPERATURE).clamp(min=0.0)
@@ -83,27 +69,19 @@ def contrastive(
 
 
 def negative_pairs(labels: Tensor, text_labels: Tensor, sentences: Tensor, text_sentences: Tensor) -> Tensor:
-    """``[B, M]`` bool: pairs of different label and different statement. What says the same of another image is true
-    of this one, too, and is neither pulled nor pushed.
-
-    Args:
-        labels: ``[B]`` class (classification) or number (questions) of each image; text_labels: ``[M]``.
-        sentences: ``[B]`` number of the statement in each image's sentence; text_sentences: ``[M]``.
-    """
+    """``[B, M]`` bool: pairs of different label (class, or number of the image where it has questions) and different
+    statement. What says the same of another image is true of this one, too, and is neither pulled nor pushed."""
     return (labels[:, None] != text_labels[None]) & (sentences[:, None] != text_sentences[None])
 
 
 def feature_distance(features: Sequence[Tensor], sources: Sequence[Tensor], axis: Axis = "token") -> Tensor:
     """LDIFS, the distance in feature space: the mean over slices, images, tokens and channels of the squared difference
-    of unit features.
+    of unit features; 0 and without gradient where both are equal up to a positive factor.
 
     Args:
         features: slices ``[B, N, d]`` of the encoder in training. sources: the same slices of the encoder at its start.
         axis: what a unit feature is a unit vector over: ``token``, all tokens of an image for each channel (as the
             authors' code has it; the distance is at most 4 / N), or ``channel`` (at most 4 / d).
-
-    Returns:
-        Scalar, float32; 0 and without gradient where both are equal up to a positive factor.
     """
 
     def unit(tensor: Tensor) -> Tensor:

@@ -52,7 +52,6 @@ class ExactMatch(Metric):
         return rows[list(last.values()), 1:]
 
     def compute(self) -> dict[str, Tensor]:
-        """See the class; shares in [0, 1]."""
         correct, seen, *diagnostics = self.table().unbind(dim=1)
         letter, well_formed, lenient = (d[d >= 0] for d in diagnostics)
         parts = {
@@ -67,11 +66,8 @@ class ExactMatch(Metric):
 
 
 class CodebookUsage(Metric):
-    """Perplexity per level, and the codewords that nothing used.
-
-    Args:
-        entries: K, codewords of a table. levels: R. shared: one table serves all levels; otherwise each has its own.
-    """
+    """Perplexity per level, and the codewords that nothing used, of R ``levels`` with K ``entries`` each: in one table
+    that all share, or in one each."""
 
     full_state_update = False
     counts: Tensor

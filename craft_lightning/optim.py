@@ -18,9 +18,8 @@ class OptimSpec:
     """How a method is optimised. The number of steps is the trainer's (``max_steps`` or ``max_epochs``).
 
     Attributes:
-        lr: peak learning rate.
+        lr: peak learning rate. betas, eps: of AdamW.
         weight_decay: of matrices; the paper has none. Vectors and scalars are never decayed.
-        betas: of AdamW. eps: of AdamW.
         warmup: share of the steps that the learning rate rises linearly, rounded up.
         clip: largest norm of the gradient over all trained parameters; null does not clip.
 
@@ -61,12 +60,8 @@ def lr_factor(step: int, total_steps: int, warmup: float) -> float:
 
 
 def build_optimizer(param_groups: Sequence[dict[str, Any]], spec: OptimSpec, total_steps: int) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: AdamW and its schedule, stepped after every optimiser step.
-
-    Args:
-        param_groups: groups for AdamW; a group's own ``lr`` or ``weight_decay`` wins over the spec's.
-        total_steps: optimiser steps of the whole run.
-    """
+    """What ``configure_optimizers`` returns: AdamW and its schedule over ``total_steps``, stepped after every optimiser
+    step; a group's own ``lr`` or ``weight_decay`` wins over the spec's."""
     optimizer = AdamW(list(param_groups), lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, spec.warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -59,11 +59,8 @@ def code_colours(table: Tensor) -> Tensor:
 
 
 def draw_tokens(view: TokenView, colours: Tensor | None) -> Image.Image:
-    """The image, its codes (before and after), the codes that changed, the tokens kept, and the texts below them.
-
-    Args:
-        colours: of :func:`code_colours`; None where there are no codes.
-    """
+    """The image, its codes (before and after), the codes that changed, the tokens kept, and the texts below them;
+    ``colours`` are of :func:`code_colours`, or None where there are no codes."""
     panels = _panels(view, colours)
     width = sum(panel.width + GAP for _, panel in panels) - GAP
     height = panels[0][1].height

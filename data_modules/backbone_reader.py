@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from craft_lightning.checkpoints import paths
-from craft_lightning.checkpoints.llava import clip_model
+from craft_lightning.checkpoints import configs
+from craft_lightning.checkpoints.continuous_towers import clip_model
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.tensors import read_json
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
@@ -30,17 +30,17 @@ class Reader:
 def read_backbone(spec: VlmSpec) -> Reader:
     """Read tokenizer and configs of a checkpoint, no weights if its ``preprocessor_config.json`` tells the size. Raises
     CraftError: no such backbone, or a tokenizer that multiple choice cannot be asked in."""
-    root = paths.checkpoint_root(resolve(spec))
-    config = paths.top_config_of(root)
-    builder = PromptBuilder(load_tokenizer(paths.llm_folder(root)), config.get("conversation", "vicuna_v1"))
-    return Reader(builder, _side(root, spec), paths.aspect_of(root))
+    root = configs.checkpoint_root(resolve(spec))
+    config = configs.top_config_of(root)
+    builder = PromptBuilder(load_tokenizer(configs.llm_folder(root)), config.get("conversation", "vicuna_v1"))
+    return Reader(builder, _side(root, spec), configs.aspect_of(root))
 
 
 def _side(root: Path, spec: VlmSpec) -> int:
-    if paths.tower_kind(root) == "clip":
+    if configs.tower_kind(root) == "clip":
         with torch.device("meta"):
             return int(clip_model(root).config.image_size)
-    file = paths.tower_folder(root) / "preprocessor_config.json"
+    file = configs.tower_folder(root) / "preprocessor_config.json"
     size: Any = read_json(file).get("size") if file.is_file() else None
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))

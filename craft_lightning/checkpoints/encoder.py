@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from craft_lightning.checkpoints.model_card import model_card
 from craft_lightning.checkpoints.tensors import (
     dtype_name,
     first_line,
@@ -28,14 +27,33 @@ from craft_lightning.checkpoints.tensors import (
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
 from craft_lightning.models.towers.base import Tower
+from craft_lightning.models.vlm_spec import BACKBONES
 
 WEIGHTS, PRIOR = "encoder.safetensors", "token_prior.safetensors"
+SPLITS = {"val/accuracy": "validation", "test/exact_match": "test"}
+"""Scores that the hub shows, and what they were found on."""
+
+CARD = """# {method} encoder of {base}{on}
+
+The vision encoder of `{base}`, adapted with `{method}`; all other parts of the model are as they were. {fits}
+
+{table}
+
+## Use
+
+```python
+from craft_lightning import VisionLanguageModel
+
+model = VisionLanguageModel.from_pretrained("{base}", encoder="THIS_FOLDER_OR_REPOSITORY")
+print(model.ask("photo.jpg", "What is shown?"))
+```
+"""
 logger = logging.getLogger(__name__)
 
 
 def weights_hash(tower: Tower) -> str:
-    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.base.Tower.used_parameters`
-    yields: what an adapted encoder replaces."""
+    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.base.Tower.used_parameters` yields:
+    what an adapted encoder replaces."""
     digest = hashlib.sha256()
     for name, parameter in tower.used_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} ".encode())
@@ -63,11 +81,8 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> AdaptedEncoder:
-        """Read a folder, or fetch a repository of the hub first.
-
-        Args:
-            pretrained_model_name_or_path: the folder or the repository's id.
-            hub: of ``huggingface_hub.snapshot_download``, as ``revision`` and ``token``.
+        """Read a folder, or fetch a repository of the hub by its id first; ``hub`` is handed to
+        ``huggingface_hub.snapshot_download``, as ``revision`` and ``token``.
 
         Raises:
             CraftError: neither is there, or a file of it is missing, broken or holds no finite number.
@@ -112,8 +127,19 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
                 f"{self.place}: adapted to codebook {theirs or 'none'}, this model has {own or 'none'}; "
                 f"an encoder only fits models of its own codebook"
             )
-        if own is None:
-            _check_base(self.config, tower, self.place)
+        base, base_hash = self.config.get("base"), self.config.get("base_hash")
+        if own is None and (base_hash is None or tower.base_hash is None):
+            logger.warning(
+                "%s does not say which tower it was adapted from: whether it fits this model cannot be checked (its "
+                "base is %s)",
+                self.place,
+                base,
+            )
+        elif own is None and base_hash != tower.base_hash:
+            raise CraftError(
+                f"{self.place}: adapted from the tower of {base} ({base_hash}), this model has another "
+                f"({tower.base_hash}); without a codebook an encoder only fits models of its own tower"
+            )
         parameters = dict(tower.used_parameters())
         if problems := mismatches(parameters, self.state):
             raise CraftError(f"{self.place}: {'; '.join(problems)}")
@@ -127,10 +153,7 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
 
 def apply_encoder(tower: Tower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
     """Plug the encoder of a folder into a tower; returns its ``config.json``, and its token prior ``[K]`` if any.
-
-    Raises:
-        CraftError: see :meth:`AdaptedEncoder.from_pretrained` and :meth:`AdaptedEncoder.plug_into`.
-    """
+    Raises CraftError: see :class:`AdaptedEncoder`."""
     encoder = AdaptedEncoder.from_pretrained(Path(folder))
     encoder.plug_into(tower)
     return encoder.config, encoder.prior
@@ -152,13 +175,11 @@ def write_encoder(
 
     Args:
         state: the adapted parameters by the names of :meth:`.base.Tower.used_parameters`, all of them.
-        base: checkpoint that it was adapted from.
-        codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower.
-        method: name of the method.
-        base_hash: SHA-256 of the tower that it was adapted from, where there is no codebook.
-        dtype: of the stored parameters.
-        token_prior: ``[K]`` counts of first-level codes on the training split.
-        run: what its training was, for the card.
+        base: checkpoint that it was adapted from. method: name of the method. dtype: of the stored parameters.
+        codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower, whose own is
+            ``base_hash``.
+        token_prior: ``[K]`` counts of first-level codes on the training split. run: what its training was, for the
+            card.
     """
     facts: dict[str, Any] = {"base": base, "codebook_hash": codebook_hash, "dtype": dtype_name(dtype), "method": method}
     facts |= {"base_hash": base_hash} if codebook_hash is None else {}
@@ -168,11 +189,8 @@ def write_encoder(
 
 
 def encoder_folder(name: str | Path, **hub: Any) -> Path:
-    """The folder of an adapted encoder; a string ``owner/name`` that is no folder here is fetched from the hub.
-
-    Raises:
-        CraftError: the hub does not have it, or cannot be reached.
-    """
+    """The folder of an adapted encoder; a string ``owner/name`` that is no folder here is fetched from the hub. Raises
+    CraftError: the hub does not have it, or cannot be reached."""
     folder = Path(name).expanduser()
     if folder.is_dir() or isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return folder
@@ -182,18 +200,46 @@ def encoder_folder(name: str | Path, **hub: Any) -> Path:
         raise CraftError(f"no adapted encoder {name}: no folder here, and from the hub: {first_line(error)}") from error
 
 
-def _check_base(facts: Mapping[str, Any], tower: Tower, place: str) -> None:
-    """Compare the tower that a continuous encoder was adapted from with the one that it is to replace."""
-    base, theirs = facts.get("base"), facts.get("base_hash")
-    if theirs is None or tower.base_hash is None:
-        logger.warning(
-            "%s does not say which tower it was adapted from: whether it fits this model cannot be checked (its base "
-            "is %s)",
-            place,
-            base,
+def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard:
+    """The card of an encoder, in the hub's format, from its :attr:`AdaptedEncoder.config` and the metadata that every
+    card of the library has."""
+    run, base, method = config.get("run", {}), str(config.get("base")), str(config.get("method"))
+    dataset, title = run.get("dataset"), run.get("title", run.get("dataset"))
+    results = [
+        EvalResult(
+            task_type="visual-question-answering",
+            dataset_type=str(dataset),
+            dataset_name=str(title),
+            dataset_split=SPLITS[name],
+            metric_type="exact_match",
+            metric_value=round(float(value), 4),
         )
-    elif theirs != tower.base_hash:
-        raise CraftError(
-            f"{place}: adapted from the tower of {base} ({theirs}), this model has another ({tower.base_hash}); "
-            "without a codebook an encoder only fits models of its own tower"
-        )
+        for name, value in run.get("scores", {}).items()
+        if name in SPLITS
+    ]
+    known = BACKBONES.get(base)
+    hub_id, named = known.source if known is not None and "/" in known.source else None, f"{method} encoder of {base}"
+    data = ModelCardData(**front, base_model=hub_id, model_name=named, eval_results=results or None)
+    codebook, trained_on = config.get("codebook_hash"), ""
+    fits = (
+        "It fits every model that reads the codebook below, whatever its language model, and no other."
+        if codebook
+        else "Its tower has no codebook: it fits models with this very tower alone."
+    )
+    if dataset:
+        licence = f", licence: {run['licence']}" if run.get("licence") else ""
+        counts = ", ".join(f"{count:,} {name}" for name, count in run.get("splits", {}).items())
+        trained_on = f"{dataset} from {run['source']} ({counts}{licence})"
+    rows = {
+        "base": f"`{base}`",
+        "codebook (SHA-256)" if codebook else "tower (SHA-256)": f"`{codebook or config.get('base_hash')}`",
+        "method": f"`{method}`" + "".join(f", {name} {value}" for name, value in run.get("settings", {}).items()),
+        "data": trained_on,
+        "steps": run.get("steps"),
+        "seed": run.get("seed"),
+        **{f"{name} (at the last step)": f"{value:.4f}" for name, value in run.get("scores", {}).items()},
+    }
+    table = "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items() if v not in (None, ""))])
+    on = f", on {title}" if dataset else ""
+    body = CARD.format(method=method, base=base, on=on, fits=fits, table=table)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")

@@ -1,45 +1,65 @@
-"""Loads models out of checkpoint folders, whatever their format.
+"""Models out of checkpoint folders, whatever their format: loaded, or as skeletons without weights.
 
-Everything is strict: a tensor is used, is on the list of those known to be unused, or is an error by name.
+Loading is strict: a tensor is used, is on the list of those known to be unused, or is an error by name.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SiglipVisionModel,
+)
 
-from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
-from craft_lightning.checkpoints.llava import PARTS, language_config, load_clip_tower, projector_kind, projector_state
-from craft_lightning.checkpoints.paths import (
+from craft_lightning.checkpoints.configs import (
     aspect_of,
+    checkpoint_root,
+    config_folder,
     is_single,
     llm_folder,
+    projector_kind,
     root_of,
     top_config_of,
     tower_folder,
     tower_kind,
 )
-from craft_lightning.checkpoints.tensors import TensorFiles, building, listed, load_strict, quiet, read_as, torch_dtype
-from craft_lightning.checkpoints.timm_tower import load_timm_tower
+from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
+from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
+from craft_lightning.checkpoints.tensors import (
+    TensorFiles,
+    building,
+    listed,
+    load_strict,
+    quiet,
+    read_as,
+    read_json,
+    torch_dtype,
+)
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
-from craft_lightning.checkpoints.vila_u import CONVERSATIONS, load_siglip_tower
+from craft_lightning.checkpoints.vila_u import CONVERSATIONS, codebook_size, load_siglip_tower, siglip_half
 from craft_lightning.errors import CraftError
-from craft_lightning.models.projector import Projector
+from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.base import Tower
-from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.towers.continuous import ClipTower
+from craft_lightning.models.towers.siglip import SiglipTower
+from craft_lightning.models.vlm import DiscreteVlm, Projector, context_length
 from craft_lightning.models.vlm_spec import VlmSpec
+
+PROJECTOR = "model.mm_projector."
+"""Beginning of the projector's names in a single folder, where ``model.*`` and ``lm_head.*`` are the language model's
+but for this and the tower's."""
 
 
 def load_tower(
-    source: str | Path | VlmSpec,
-    *,
-    dtype: str = "float32",
-    quantizer_dtype: str = "float32",
-    attention: str = "sdpa",
+    source: str | Path | VlmSpec, *, dtype: str = "float32", quantizer_dtype: str = "float32", attention: str = "sdpa"
 ) -> Tower:
     """The vision tower alone, in eval mode; without quantiser if the checkpoint is a continuous one.
 
@@ -70,6 +90,22 @@ def load_tower(
     return tower
 
 
+def language_config(folder: Path) -> PreTrainedConfig:
+    """The language model's config; that of a single folder is LLaVA's, around a Llama's. Raises CraftError: there is
+    none, of a kind that transformers does not know, or with values that make no model."""
+    file = folder / "config.json"
+    facts = read_json(file) if file.is_file() else {}
+    kind = str(facts.get("model_type"))
+    with read_as(file, "the config of a language model"):
+        if kind.startswith("llava_"):
+            own = {k: v for k, v in facts.items() if k not in ("model_type", "architectures", "auto_map")}
+            config = AutoConfig.for_model(kind.removeprefix("llava_"), **own)
+        else:
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        context_length(config)  # whose fields transformers does not check
+    return config
+
+
 def load_language_model(folder: Path, *, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
     """A transformers causal language model, checked tensor by tensor; RoPE scaling as the config has it. Raises
     CraftError: unreadable, or missing, unexpected or misshapen tensors."""
@@ -87,7 +123,7 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
             ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
         )
     model, info = loaded
-    others = PARTS if is_single(folder) else ()
+    others = (PROJECTOR, "model.vision_tower.") if is_single(folder) else ()
     unexpected = [k for k in info["unexpected_keys"] if not (k.endswith("rotary_emb.inv_freq") or k.startswith(others))]
     mismatched = [k[0] for k in info["mismatched_keys"]]
     for word, keys in (("missing", info["missing_keys"]), ("unexpected", unexpected), ("misshapen", mismatched)):
@@ -96,12 +132,15 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
     return model.eval()
 
 
-def load_projector(root: Path, width: int, llm_width: int, dtype: str = "float32") -> Projector:
-    """The projector of a checkpoint. Raises CraftError: an unknown kind, or tensors that do not fit the two widths."""
+def _load_projector(root: Path, width: int, llm_width: int, dtype: str) -> Projector:
     with building():
         projector = Projector(projector_kind(root), width, llm_width)
     if projector.state_dict():
-        load_strict(projector, projector_state(root), root if is_single(root) else root / "mm_projector")
+        folder = root if is_single(root) else root / "mm_projector"
+        state = TensorFiles(folder).under(PROJECTOR if is_single(root) else "")
+        if is_single(root):
+            state = {f"layers.{name}": value for name, value in state.items()}
+        load_strict(projector, state, folder)
     return projector.to(torch_dtype(dtype)).eval()
 
 
@@ -122,7 +161,7 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
         raise CraftError(f"{llm}: the tokenizer has {len(tokenizer)} entries, the embedding {rows} rows")
     vlm = DiscreteVlm(
         tower,
-        load_projector(root, tower.width, language_model.config.hidden_size, spec.dtype),
+        _load_projector(root, tower.width, language_model.config.hidden_size, spec.dtype),
         language_model,
         tokenizer,
         image_wrap=bool(facts.get("image_wrap", False)),
@@ -133,4 +172,34 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
         vlm.encoder_facts, vlm.token_prior = apply_encoder(tower, spec.encoder)
     if spec.gradient_checkpointing:
         recompute(vlm)
+    return vlm
+
+
+def skeleton(spec: VlmSpec) -> DiscreteVlm:
+    """The model of a spec on the meta device; no weight file is opened, and there need not be one.
+
+    It has no tokenizer and no codebook hash. A known model need not be on this machine at all. Raises CraftError: a
+    config file that is missing or cannot be read.
+    """
+    with config_folder(spec) as folder, torch.device("meta"), building():
+        root = checkpoint_root(folder)
+        llm, kind, quantizer = llm_folder(root), tower_kind(root), None
+        try:
+            if kind == "siglip":
+                tower: Tower = SiglipTower(siglip_half(SiglipVisionModel, root))
+                size = codebook_size(tower_folder(root))
+                if size is not None and not top_config_of(root).get("continuous", False):
+                    levels, entries, shared = size
+                    quantizer = ResidualQuantizer(torch.empty(1 if shared else levels, entries, tower.width), levels)
+            else:
+                tower = ClipTower(clip_model(root)) if kind == "clip" else timm_tower(root)
+        except ValueError as error:
+            raise CraftError(f"{tower_folder(root)}: {error}") from error
+        config: Any = language_config(llm)
+        with read_as(llm / "config.json", "a language model"):
+            language_model = AutoModelForCausalLM.from_config(config)
+        language_model.tie_weights()  # which is a part of the initialisation that was left out
+        projector = Projector(projector_kind(root), tower.width, config.hidden_size)
+        vlm = DiscreteVlm(tower, projector, language_model, cast(PreTrainedTokenizerBase, None)).eval()
+        tower.quantizer = quantizer  # after the model took the hash of nothing
     return vlm

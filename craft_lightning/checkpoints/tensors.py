@@ -114,14 +114,8 @@ def building() -> Iterator[None]:
 
 @contextmanager
 def read_as(place: Path, what: str) -> Iterator[None]:
-    """For what libraries build from stored values or files: whatever is wrong with those is one line.
-
-    Args:
-        place: the file or folder that holds them. what: they should make.
-
-    Raises:
-        CraftError: it cannot be built; with the first line of the reason.
-    """
+    """For what libraries build from values or files that ``place`` holds: whatever is wrong with those is one line.
+    Raises CraftError: ``what`` they should make cannot be built; with the first line of the reason."""
     try:
         yield
     except (CraftError, MemoryError, torch.OutOfMemoryError):
@@ -137,13 +131,8 @@ def read_as(place: Path, what: str) -> Iterator[None]:
 class TensorFiles:
     """The tensors of a folder: one file or a sharded index, safetensors before torch files (``weights_only``).
 
-    Only the tensors asked for are read.
-
-    Attributes:
-        files: the weight files.
-
-    Raises:
-        CraftError: no weight file, a damaged one, or one that is not plain tensors; the message names it.
+    Only the tensors asked for are read. Raises CraftError: no weight file, a damaged one, or one that is not plain
+    tensors; the message names it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -201,14 +190,8 @@ def _open_torch(path: Path) -> dict[str, Callable[[str], Tensor]]:
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: Path, prefix: str = "") -> None:
-    """``load_state_dict`` that names every mismatch in one line.
-
-    Args:
-        where: file or folder for the message. prefix: that the names carry in the file, for the message.
-
-    Raises:
-        CraftError: missing or unexpected tensors, or other shapes.
-    """
+    """``load_state_dict`` that names every mismatch in one line. ``where`` (a file or folder) and ``prefix``, which the
+    names carry in it, are for the message. Raises CraftError: missing or unexpected tensors, or other shapes."""
     if problems := mismatches(module.state_dict(), state, prefix):
         raise CraftError(f"{where}: {'; '.join(problems)}")
     module.load_state_dict(dict(state))

@@ -23,8 +23,7 @@ from transformers import (
 
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_tower, write_vlm
-from craft_lightning.models.projector import Projector
-from craft_lightning.models.vlm import WRAP_TOKENS
+from craft_lightning.models.vlm import WRAP_TOKENS, Projector
 
 Family = Literal["llama", "qwen2"]
 
@@ -39,7 +38,6 @@ _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
 
 _SPECIAL = {
     "llama": ["<unk>", "<s>", "</s>", *WRAP_TOKENS],
@@ -127,12 +125,9 @@ def write_tiny(
     """A random checkpoint folder, which is returned; the same arguments give the same weights.
 
     Args:
-        llm: shape of the language model; ``qwen2`` also takes the chat template as its conversation.
-        width: of the language model.
-        tower: folder of an existing tower, relative to ``folder``, to share.
-        continuous, image_wrap: see :mod:`.vila_u`.
-        dtype: of the stored tensors.
-        shape: of the tower that is written, see :func:`tiny_tower`.
+        llm: shape of the language model, of ``width``; ``qwen2`` also takes the chat template as its conversation.
+        tower: folder of an existing tower, relative to ``folder``, to share; else ``shape`` is of :func:`tiny_tower`.
+        continuous, image_wrap: see :mod:`.vila_u`. dtype: of the stored tensors.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):

@@ -53,13 +53,9 @@ def tokenizer_bytes(tokenizer: Any) -> bytes:
 
 
 def load_tokenizer(source: str | Path | VlmSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint (its ``llm/``) or of a plain tokenizer folder; always has a pad token.
-
-    A folder that has Llama's own ``tokenizer.model`` is read by :class:`LlamaTokenizer`, as the original reads it.
-
-    Raises:
-        CraftError: no readable tokenizer there.
-    """
+    """The tokenizer of a checkpoint (its ``llm/``) or of a plain tokenizer folder; always has a pad token. A folder
+    with Llama's own ``tokenizer.model`` is read by :class:`LlamaTokenizer`, as the original reads it. Raises
+    CraftError: no readable tokenizer there."""
     folder = resolve(source) if isinstance(source, VlmSpec) else Path(source)
     for candidate in (folder / "llm", folder / "model" / "llm"):
         if candidate.is_dir():

@@ -28,8 +28,15 @@ import torch
 from torch import Tensor
 from transformers import SiglipTextModel, SiglipVisionModel
 
-from craft_lightning.checkpoints.paths import checkpoint_root, root_of, top_config_of, tower_folder, tower_kind
-from craft_lightning.checkpoints.published_configs import KNOWN_SIGLIP, config_folder
+from craft_lightning.checkpoints.configs import (
+    KNOWN_SIGLIP,
+    checkpoint_root,
+    config_folder,
+    root_of,
+    top_config_of,
+    tower_folder,
+    tower_kind,
+)
 from craft_lightning.checkpoints.tensors import (
     TensorFiles,
     building,
@@ -42,8 +49,7 @@ from craft_lightning.checkpoints.tensors import (
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.text_tower import TextTower
-from craft_lightning.models.towers.siglip import SiglipTower
+from craft_lightning.models.towers.siglip import SiglipTower, TextTower
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder
 
 logger = logging.getLogger(__name__)
@@ -60,7 +66,6 @@ UNUSED = (
     *(TEXT + POSITION_IDS, VISION + POSITION_IDS),
 )
 """Tensors of a tower folder that understanding never touches: skipped and reported."""
-
 UNUSED_BUFFERS = ("cluster_size_ema", "embed_ema")
 
 
@@ -72,9 +77,9 @@ def section_of(folder: Path) -> dict[str, Any]:
     return section
 
 
-def codebook_size(folder: Path) -> tuple[int, int] | None:
-    """R, the codes of one token, and K, those of a table; None if the config describes no quantiser. Raises CraftError:
-    it describes half of one."""
+def codebook_size(folder: Path) -> tuple[int, int, bool] | None:
+    """R, the codes of one token, K, those of a table, and whether one table serves all levels; None if the config
+    describes no quantiser. Raises CraftError: it describes half of one."""
     section, file = section_of(folder), folder / "config.json"
     if "n_embed" not in section:
         return None
@@ -85,7 +90,7 @@ def codebook_size(folder: Path) -> tuple[int, int] | None:
         )
     if not isinstance(entries, int) or entries < 1:
         raise CraftError(f"{file}: rqvaesiglip.n_embed is {entries!r}, expected a number of codes (VILA-U's is 16384)")
-    return shape[-1], entries
+    return shape[-1], entries, bool(section.get("shared_codebook", False))
 
 
 def siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
@@ -141,11 +146,16 @@ def load_siglip_tower(root: Path, attention: str, quantizer_dtype: str) -> Sigli
         raise CraftError(f"{folder}: unexpected {listed(unknown)}")
     if skipped:
         logger.info("%s: left out %s", folder, ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
-    _check_text(files.names(), folder, root)
+    # Of a text half the names: its tensors are read by whoever embeds captions, and by nobody else.
+    if text := {n.removeprefix(TEXT) for n in files.names() if n.startswith(TEXT) and not n.startswith(UNUSED)}:
+        with torch.device("meta"):
+            wanted = siglip_half(SiglipTextModel, root).state_dict().keys()
+        for word, wrong in (("missing", wanted - text), ("unexpected", text - wanted)):
+            if wrong:
+                raise CraftError(f"{folder}: {word} {listed(TEXT + name for name in wrong)}")
     vision = siglip_half(SiglipVisionModel, root, attention)
     _fill(vision, files, VISION)
-    tables, size = read_codebooks(files, folder), codebook_size(folder)
-    quantizer = None
+    tables, size, quantizer = read_codebooks(files, folder), codebook_size(folder), None
     if tables is not None and size is not None and not top_config_of(root).get("continuous", False):
         quantizer = ResidualQuantizer(tables, size[0], torch_dtype(quantizer_dtype))
     return SiglipTower(vision, quantizer)
@@ -158,37 +168,20 @@ def _fill(model: Any, files: TensorFiles, prefix: str) -> None:
 
 def unused(names: Iterable[str]) -> tuple[Counter[str], list[str]]:
     """How many of a tower folder's tensors are left out, by their reason, and which are neither used nor known."""
-    skipped: Counter[str] = Counter()
-    unknown = []
+    scalars = {f"{prefix}{scalar}" for prefix in ("rqvaesiglip.", SIGLIP) for scalar in SCALARS}
+    skipped, unknown = Counter[str](), []
     for name in names:
         prefix = next((p for p in UNUSED if name.startswith(p)), None)
         if prefix is not None:
             skipped[prefix] += 1
         elif name.startswith(CODEBOOKS) and name.endswith(UNUSED_BUFFERS):
             skipped["EMA buffers of the codebook"] += 1
-        elif not name.startswith((VISION, TEXT)) and not _is_ours(name):
+        elif name.startswith(CODEBOOKS):
+            index, _, field = name.removeprefix(CODEBOOKS).partition(".")
+            unknown += [] if index.isdecimal() and field == "weight" else [name]
+        elif not name.startswith((VISION, TEXT)) and name not in scalars:
             unknown.append(name)
     return skipped, unknown
-
-
-def _is_ours(name: str) -> bool:
-    """A codebook's table or one of the contrastive scalars, under either of their names."""
-    if name.startswith(CODEBOOKS):
-        index, _, field = name.removeprefix(CODEBOOKS).partition(".")
-        return index.isdecimal() and field == "weight"
-    return name in {f"{prefix}{scalar}" for prefix in ("rqvaesiglip.", SIGLIP) for scalar in SCALARS}
-
-
-def _check_text(names: set[str], folder: Path, root: Path) -> None:
-    """Compare the names of a text half's tensors; they are read by whoever embeds captions, and by nobody else."""
-    present = {name.removeprefix(TEXT) for name in names if name.startswith(TEXT) and not name.startswith(UNUSED)}
-    if not present:
-        return
-    with torch.device("meta"):
-        wanted = siglip_half(SiglipTextModel, root).state_dict().keys()
-    for word, wrong in (("missing", wanted - present), ("unexpected", present - wanted)):
-        if wrong:
-            raise CraftError(f"{folder}: {word} {listed(TEXT + name for name in wrong)}")
 
 
 def read_codebooks(files: TensorFiles, folder: Path) -> Tensor | None:
@@ -200,7 +193,7 @@ def read_codebooks(files: TensorFiles, folder: Path) -> Tensor | None:
         if present:
             raise CraftError(f"{folder / 'config.json'}: no rqvaesiglip.n_embed, but the folder holds {present[0]}")
         return None
-    (levels, entries), shared = size, bool(section_of(folder).get("shared_codebook", False))
+    levels, entries, shared = size
     wanted = [f"{CODEBOOKS}{level}.weight" for level in range(levels)]
     missing = [wanted[0]] * (not present) if shared else [n for n in wanted if n not in present]
     extra = [n for n in present if n not in wanted]

@@ -14,7 +14,7 @@ from craft_lightning.checkpoints.tensors import dtype_name, fresh_folder, quiet,
 from craft_lightning.checkpoints.vila_u import CODEBOOKS, CONVERSATIONS, SCALARS, TEXT, VISION
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
-from craft_lightning.models.projector import Projector
+from craft_lightning.models.vlm import Projector
 
 WEIGHTS = "model.safetensors"
 
@@ -72,34 +72,25 @@ def tower_config(parts: TowerParts, pretrained_model: str, dtype: torch.dtype) -
     }
 
 
-def _siglip_config(parts: TowerParts) -> dict[str, Any]:
-    """The SigLIP ``config.json`` that fixes the shapes of both towers."""
-    with quiet():
-        config = {"model_type": "siglip", "vision_config": parts.vision.config.to_diff_dict()}
-        if parts.text is not None:
-            config["text_config"] = parts.text.config.to_diff_dict()
-    return config
-
-
-def _preprocessor_config(side: int) -> dict[str, Any]:
-    """What a ``CLIPImageProcessor`` reads; our own pixels are :func:`.image_processing.preprocess`."""
-    square, half = {"height": side, "width": side}, [0.5, 0.5, 0.5]
-    steps = dict.fromkeys(("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize"), True)
-    sizes = {"size": square, "resample": 3, "crop_size": square, "rescale_factor": 1 / 255}
-    return {"image_processor_type": "CLIPImageProcessor", **steps, **sizes, "image_mean": half, "image_std": half}
-
-
 def _fill_tower(folder: Path, name: str, parts: TowerParts, dtype: torch.dtype, pretrained_model: str | None) -> None:
     folder.mkdir(exist_ok=True)
-    if pretrained_model is None:
+    vision: Any = parts.vision.config
+    if pretrained_model is None:  # the SigLIP config that fixes the shapes of both towers
         pretrained_model, siglip = f"{name}/siglip", folder / "siglip"
         siglip.mkdir()
-        write_json(siglip / "config.json", _siglip_config(parts))
+        with quiet():
+            config = {"model_type": "siglip", "vision_config": vision.to_diff_dict()}
+            config |= {} if parts.text is None else {"text_config": parts.text.config.to_diff_dict()}
+        write_json(siglip / "config.json", config)
         if parts.text_tokenizer is not None:
             parts.text_tokenizer.save_pretrained(siglip)
     save_tensors(folder / WEIGHTS, {k: v.to(dtype) for k, v in tower_tensors(parts).items()})
-    vision: Any = parts.vision.config
-    write_json(folder / "preprocessor_config.json", _preprocessor_config(vision.image_size))
+    # What a CLIPImageProcessor reads; our own pixels are image_processing's.
+    square, half = {"height": vision.image_size, "width": vision.image_size}, [0.5, 0.5, 0.5]
+    steps = dict.fromkeys(("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize"), True)
+    sizes = {"size": square, "resample": 3, "crop_size": square, "rescale_factor": 1 / 255}
+    processor = {"image_processor_type": "CLIPImageProcessor", **steps, **sizes, "image_mean": half, "image_std": half}
+    write_json(folder / "preprocessor_config.json", processor)
     write_json(folder / "config.json", tower_config(parts, pretrained_model, dtype))
 
 
@@ -109,10 +100,9 @@ def write_tower(
     """A ``vision_tower/`` folder on its own, to be named by several checkpoints or to stand in one.
 
     Args:
-        folder: replaced as a whole when everything is written.
-        dtype: of every stored tensor, the codebook included.
-        pretrained_model: known hub id or folder with the SigLIP ``config.json``; None writes that folder inside,
-            as ``siglip/``, with the text tokenizer.
+        folder: replaced as a whole when everything is written. dtype: of every stored tensor, the codebook included.
+        pretrained_model: known hub id or folder with the SigLIP ``config.json``; None writes that folder inside, as
+            ``siglip/``, with the text tokenizer.
     """
     with fresh_folder(folder) as fresh:
         _fill_tower(fresh, Path(folder).name, parts, dtype, pretrained_model)
@@ -149,10 +139,8 @@ def write_vlm(
         tower: written in full to ``vision_tower/``, or the tower's folder relative to ``folder`` (``"../tower"``).
         language_model: a transformers causal language model (Llama, Qwen2).
         tokenizer: its tokenizer; has ``<im_start>`` and ``<im_end>`` if ``image_wrap``.
-        dtype: of every stored tensor.
-        image_wrap, conversation, continuous: see :mod:`.vila_u`.
-        aspect: ``"resize"`` or ``"pad"``, how images become squares.
-        pretrained_model: as in :func:`write_tower`.
+        dtype: of every stored tensor. aspect: ``"resize"`` or ``"pad"``, how images become squares.
+        image_wrap, conversation, continuous: see :mod:`.vila_u`. pretrained_model: as in :func:`write_tower`.
 
     Raises:
         CraftError: the named tower does not exist, or an unknown conversation or aspect.

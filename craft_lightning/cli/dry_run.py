@@ -18,8 +18,7 @@ import torch
 
 from craft_lightning.benchmark.cache_key import NO_WEIGHTS
 from craft_lightning.benchmark.plan import Job, Plan
-from craft_lightning.checkpoints.meta import Profile, profile
-from craft_lightning.checkpoints.published_configs import BLUEPRINTS
+from craft_lightning.checkpoints.configs import BLUEPRINTS
 from craft_lightning.cli import doctor
 from craft_lightning.cli.config_layers import named_settings, read_layers
 from craft_lightning.cli.run import build_cli
@@ -37,6 +36,7 @@ from craft_lightning.strategies.flops import (
     seconds,
     training_work,
 )
+from craft_lightning.strategies.memory import Profile, profile
 from data_modules.datasets import DATASETS
 from data_modules.datasets.facts import Expected
 from data_modules.sources.hub import fetched

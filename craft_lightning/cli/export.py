@@ -12,11 +12,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from craft_lightning.checkpoints.configs import (
+    KNOWN_SIGLIP,
+    checkpoint_root,
+    is_single,
+    projector_kind,
+    top_config_of,
+    tower_folder,
+)
 from craft_lightning.checkpoints.encoder import apply_encoder
-from craft_lightning.checkpoints.llava import projector_kind
 from craft_lightning.checkpoints.load import load_tower
-from craft_lightning.checkpoints.paths import checkpoint_root, is_single, top_config_of, tower_folder
-from craft_lightning.checkpoints.published_configs import KNOWN_SIGLIP
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import SIGLIP, section_of, siglip_folder
 from craft_lightning.cli.arguments import verb_parser

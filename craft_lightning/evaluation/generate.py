@@ -23,11 +23,8 @@ def scored_replies(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> l
 
 
 def likely_letters(vlm: DiscreteVlm, logits: Tensor, batch: VqaBatch) -> list[str | None]:
-    """The option letter of highest likelihood (lower case), None for open questions.
-
-    Args:
-        logits: ``[B, V]`` of the first reply token.
-    """
+    """The option letter of highest likelihood (lower case) by the first reply token's logits ``[B, V]``, None for open
+    questions."""
     ids = vlm.letter_ids()
     letters = list(ids)
     return [

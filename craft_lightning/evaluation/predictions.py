@@ -17,11 +17,7 @@ T = TypeVar("T")
 
 
 def to_jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str:
-    """One line a reply, with the hash of its item.
-
-    Args:
-        predictions: one an item. items: hashes by the item's key.
-    """
+    """One line a reply, one an item, with the hash of its item: ``items`` holds them by the item's key."""
     lines = []
     for p in predictions:
         said = {"key": p.key, "item": items.get(p.key), "prediction": p.text, "answer": p.answer}
@@ -31,10 +27,8 @@ def to_jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str
 
 
 def count_items(folder: Path) -> dict[str, int]:
-    """Items in ``predictions.jsonl`` (a training's: of its last validation), or {} without such a file.
-
-    ``all``, ``seen``, ``unseen``, and ``majority``: how many have the most frequent answer.
-    """
+    """``all``, ``seen``, ``unseen`` items in ``predictions.jsonl`` (a training's: of its last validation), and
+    ``majority``: how many have the most frequent answer; {} without such a file."""
     path = folder / "predictions.jsonl"
     if not path.is_file():
         return {}

@@ -24,14 +24,9 @@ _counted: WeakKeyDictionary[LightningModule, tuple[int, Tensor]] = WeakKeyDictio
 
 @torch.no_grad()
 def counts_in(trainer: Trainer, module: LightningModule, images: Iterable[Tensor]) -> Tensor:
-    """``[K]`` int64 counts of first-level codes over all tokens of all images, on the CPU.
-
-    Every process counts all images: the passes are few beside a training, and nothing has to be exchanged.
-
-    Args:
-        module: a method with a codebook; its own way to see images is taken, in eval mode.
-        images: batches ``[b, 3, S, S]``.
-    """
+    """``[K]`` int64 counts of first-level codes over all tokens of all ``images`` (batches ``[b, 3, S, S]``), on the
+    CPU, as a method with a codebook sees them in eval mode. Every process counts all images: the passes are few beside
+    a training, and nothing has to be exchanged."""
     method: Any = module
     with _evaluating(module), trainer.precision_plugin.forward_context():
         codes = (as_forward(method, method.visual_tokens, pixels.to(module.device)).codes for pixels in images)
@@ -57,11 +52,8 @@ def data_of(trainer: Trainer) -> Any:
 
 
 def read_counts(path: Path, entries: int) -> Tensor:
-    """``[K]`` counts of a file that ``tokenize --counts`` wrote, or of an encoder's folder.
-
-    Raises:
-        CraftError: no such file, not a file of counts, or those of another codebook.
-    """
+    """``[K]`` counts of a file that ``tokenize --counts`` wrote, or of an encoder's folder. Raises CraftError: no such
+    file, not a file of counts, or those of another codebook."""
     if not path.is_file():
         raise CraftError(f"no prior {path}: 'domain', 'generic', or a file that tokenize --counts wrote")
     try:

@@ -20,8 +20,7 @@ from callbacks.hparams_tab import HparamsTab
 from callbacks.last_step import LastValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
-from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.checkpoints.meta import skeleton
+from craft_lightning.checkpoints.load import load_vlm, skeleton
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
 from craft_lightning.methods._support.checkpointed import Checkpointed
@@ -54,8 +53,8 @@ class BaseMethod(Checkpointed, ABC):
     their own and end in ``super().__init__(**kwargs)``.
 
     Args:
-        backbone: the model that is adapted (the surrogate, in training) or tested.
-        optim: learning rate and its schedule.
+        backbone: the model that is adapted (the surrogate, in training) or tested. optim: learning rate and its
+            schedule.
 
     Attributes:
         name: key in results, configs and checkpoints; never derived from the class name.
@@ -64,7 +63,7 @@ class BaseMethod(Checkpointed, ABC):
         vlm: the model; exists once ``configure_model`` has run, that is after the strategy does.
         seen: what a frozen encoder made of the images of this fit; None where it has to see each again.
         beside_encoder: what an evaluation needs besides the encoder's own parameters, in words; empty for nothing.
-        token_keep, token_prior, token_rule: see :func:`.pruning.prune`. Used outside of training only; set by
+        token_keep, token_prior, token_rule: see :func:`.pruning.prune`; used outside of training only, set by
             PruneAtValidation. token_also: further keep ratios to reply at, from the same codes.
     """
 
@@ -76,26 +75,21 @@ class BaseMethod(Checkpointed, ABC):
     def __init__(self, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.backbone = backbone
-        self.optim = optim
+        self.backbone, self.optim = backbone, optim
         self.strict_loading = False
         self.accuracy = ExactMatch()
         self.usage: CodebookUsage | None = None
-        self.token_keep = 1.0
+        self.token_keep, self.token_rule = 1.0, PruneRule()
         self.token_also: tuple[float, ...] = ()
         self.token_prior: Tensor | None = None
-        self.token_rule = PruneRule()
         self.beside_encoder = ""
         self.seen: FeatureCache | None = None
         self._built = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        forbidden = [name for name in FINAL if name in vars(cls)]
-        if forbidden:
-            raise TypeError(
-                f"{cls.__name__} overrides {', '.join(forbidden)}; a method may override {', '.join(HOOKS)}"
-            )
+        if final := [name for name in FINAL if name in vars(cls)]:
+            raise TypeError(f"{cls.__name__} overrides {', '.join(final)}; a method may override {', '.join(HOOKS)}")
 
     # -- the five hooks ------------------------------------------------------------------------------------------
 
@@ -111,9 +105,8 @@ class BaseMethod(Checkpointed, ABC):
         return self.vlm.encode(pixel_values)
 
     def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:
-        """Named loss terms, weights included, which the base adds up and logs as ``train/<name>``.
-
-        By default ``sal`` alone, the next-token loss of the answer through the language model (equation 2)."""
+        """Named loss terms, weights included, which the base adds up and logs as ``train/<name>``; by default ``sal``
+        alone, the next-token loss of the answer through the language model (equation 2)."""
         return {"sal": out.answer_loss}
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -122,8 +115,6 @@ class BaseMethod(Checkpointed, ABC):
         for _, parameter in self.trainable():
             groups[sum(side > 1 for side in parameter.shape) < 2].append(parameter)
         return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
-
-    # -- what the hooks may ask for ------------------------------------------------------------------------------
 
     @property
     def data_kind(self) -> str:
@@ -194,10 +185,8 @@ class BaseMethod(Checkpointed, ABC):
         self.seen = None  # what a fit that failed has left
 
     def on_fit_start(self) -> None:
-        """Keep what the encoder makes of images, if it stays as it is in this fit.
-
-        Not where the tower is sharded: all processes gather its weights together.
-        """
+        """Keep what the encoder makes of images, if it stays as it is in this fit; not where the tower is sharded: all
+        processes gather its weights together."""
         own = type(self).visual_tokens is not BaseMethod.visual_tokens
         moves = any(parameter.requires_grad for parameter in self.vlm.tower.parameters())
         self.seen = None if own or moves or self.vlm.lockstep else FeatureCache(self.vlm.grid)
@@ -218,8 +207,8 @@ class BaseMethod(Checkpointed, ABC):
         torch.manual_seed(pick(2**63, "step", seed, self.global_rank, self.trainer.global_step, batch_idx))
 
     def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
-        """Sum of the method's terms; logs ``train/loss`` and each ``train/<term>``. Raises CraftError: a loss that is
-        no number."""
+        """Sum of the method's terms, after the refusal of one that is no number; logs ``train/loss`` and each
+        ``train/<term>``."""
         out = self._balanced(self(batch), batch)
         terms = self.losses(batch, out)
         if self._trainer is not None and self.trainer.global_step == 0:
@@ -234,7 +223,7 @@ class BaseMethod(Checkpointed, ABC):
 
         Returns:
             ``predictions``, ``codes``, ``visual`` (all tokens), ``read`` (those that were not pruned), and ``also``,
-            predictions by keep ratio; and ``counted`` ``[B]`` bool, False at rows that another process counts.
+                predictions by keep ratio; and ``counted`` ``[B]`` bool, False at rows that another process counts.
         """
         return self._evaluate(batch)
 

@@ -14,7 +14,6 @@ from craft_lightning.models.image_processing import suffixes
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir"})
 """Folders that systems put beside images, with files of the same names in them."""
-
 _TOLD = 4
 """Endings (or folders) that are told one by one."""
 
@@ -77,22 +76,14 @@ def gathered(reasons: Iterable[str], other: str) -> Counter[str]:
 
 
 def told(left_out: Mapping[str, int]) -> str:
-    """What is left out, in one line.
-
-    >>> told({"hidden image": 3, ".heic file": 1})
-    '3 x hidden image, 1 x .heic file'
-    """
+    """What is left out, in one line, as ``3 x hidden image, 1 x .heic file``."""
     return ", ".join(f"{count:,} x {what}" for what, count in left_out.items())
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """The images that a person named: files as given, folders with all that is below them, sorted.
-
-    What is left out of a folder is said in the log, in a line.
-
-    Raises:
-        CraftError: an input that does not exist, a folder without an image, or a name that no result can hold.
-    """
+    """The images that a person named: files as given, folders with all that is below them, sorted; what is left out of
+    a folder is said in the log. Raises CraftError: an input that does not exist, a folder without an image, or a name
+    that no result can hold."""
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():

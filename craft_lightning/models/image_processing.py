@@ -42,7 +42,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Aspect = Literal["resize", "pad", "pad_clip"]
 PAD_COLOURS = {"pad": (127, 127, 127), "pad_clip": (122, 116, 104)}
 """The mean colour of the tower's pre-training."""
-
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,15 +70,9 @@ def suffixes() -> frozenset[str]:
 
 
 def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
-    """The image of a file as every verb sees it, see :func:`to_rgb`.
-
-    Args:
-        path: the file; relative paths start at ``root`` if one is given.
-        root: folder that the file must lie in, symbolic links resolved.
-
-    Raises:
-        CraftError: no such file, one outside ``root``, or see :func:`opened`.
-    """
+    """The image of a file as every verb sees it, see :func:`to_rgb`; relative paths start at ``root``, if it is given,
+    and no file may lie outside of it, symbolic links resolved. Raises CraftError: no such file, one outside ``root``,
+    or see :func:`opened`."""
     file = Path(path) if root is None else Path(root) / path
     if root is not None and not file.resolve().is_relative_to(Path(root).resolve()):
         raise CraftError(f"{path}: leaves its root {root}")
@@ -91,14 +84,9 @@ def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
 
 @contextmanager
 def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """An image whose header is read and whose size is allowed; it is decoded where it is used.
-
-    Args:
-        source: a file or its bytes. name: of the image, for messages.
-
-    Raises:
-        CraftError: no image, more than :data:`MAX_PIXELS`, or broken (also while it is used).
-    """
+    """An image (a file, or its bytes) whose header is read and whose size is allowed; it is decoded where it is used.
+    ``name`` is for messages. Raises CraftError: no image, more than :data:`MAX_PIXELS`, or broken (also while it is
+    used)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -124,16 +112,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as a tower sees it: upright, 8 bits a channel, transparency on white, RGB; once.
 
     The result carries nothing that another reader would follow again (orientation, key colour), and is returned as it
-    is when it is read again.
-
-    Raises:
-        OSError, SyntaxError, ValueError: Pillow cannot decode it (:func:`opened` makes one line of these).
+    is when it is read again. Raises OSError, SyntaxError, ValueError: Pillow cannot decode it (:func:`opened` makes one
+    line of these).
     """
     if type(image) is Image.Image and image.mode == "RGB" and not image.info and not image.getexif():
         return image
     _mend_key_colour(image)
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _BROKEN:  # damage beside the pixels
+        turn = None
     image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
@@ -141,13 +130,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = (image if turn is None else image.transpose(turn)).convert("RGB")
     image.info = {}
     return image
-
-
-def _orientation(image: Image.Image) -> Any:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except _BROKEN:  # damage beside the pixels
-        return None
 
 
 def _mend_key_colour(image: Image.Image) -> None:
@@ -184,10 +166,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _grey_of_integers(values: np.ndarray, bits: int, signed: bool) -> np.ndarray:
-    """``[H, W]`` uint8: scaled by the range of the type, so that images of one camera stay comparable.
-
-    32 bits are a container: they count as the narrowest type that holds the image's values.
-    """
+    """``[H, W]`` uint8: scaled by the range of the type, so that images of one camera stay comparable. 32 bits are a
+    container: they count as the narrowest type that holds the image's values."""
     _say_once("images of more than 8 bits: integers are scaled by the range of their type to 0..255")
     if bits < 32:
         low = -(1 << bits - 1) if signed else 0
@@ -204,11 +184,9 @@ def _grey_of_integers(values: np.ndarray, bits: int, signed: bool) -> np.ndarray
 
 
 def _grey_of_floats(values: np.ndarray) -> np.ndarray:
-    """``[H, W]`` uint8: values in [0, 1] are black to white, whole numbers up to 255 are bytes, others are stretched.
-
-    Stretched means from the least finite value of the image, black, to the greatest, white; a constant image is
-    black. NaN and -inf are black, inf is white.
-    """
+    """``[H, W]`` uint8: values in [0, 1] are black to white, whole numbers up to 255 are bytes, others are stretched
+    from the least finite value of the image, black, to the greatest, white; a constant image is black. NaN and -inf are
+    black, inf is white."""
     _say_once(
         "images of floats: [0, 1] is black to white and whole numbers from 0 to 255 are bytes; others are stretched "
         "from the least to the greatest value of each image; NaN is black"
@@ -236,13 +214,9 @@ def _say_once(what: str) -> None:
 
 
 def square(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
-    """``[3, side, side]`` uint8 of an image of any mode and size (:func:`to_rgb`), by PIL's antialiased bicubic filter.
-
-    Args:
-        side: in pixels.
-        aspect: ``"resize"`` squashes to a square; ``"pad"`` first centres it on a square of grey (127), ``"pad_clip"``
-            on one of CLIP's mean colour.
-    """
+    """``[3, side, side]`` uint8 of an image of any mode and size (:func:`to_rgb`), by PIL's antialiased bicubic filter;
+    ``"resize"`` squashes it to a square, ``"pad"`` first centres it on a square of grey (127), ``"pad_clip"`` on one of
+    CLIP's mean colour."""
     image = to_rgb(image)
     if aspect != "resize" and image.width != image.height:
         longer = max(image.size)

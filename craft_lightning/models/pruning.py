@@ -26,7 +26,7 @@ from craft_lightning.types import Selection, VisualTokens
 Variant = Literal["none", "random", "quota", "quota+residual", "full"]
 NEIGHBOURS = 4
 CHUNK_BYTES = 64 * 2**20
-"""Size of the block of pairwise distances that is held at a time."""
+"""Of the pairwise distances that are held at a time."""
 _DIGITS = 9
 """Decimals of levels and scores that count: the last bit of a logarithm or a sum is not the same on every device."""
 
@@ -76,8 +76,8 @@ class Ranking(NamedTuple):
 
     Attributes:
         order: ``[B, N]`` long, raster positions, first = kept first.
-        levels: ``[B, N]`` float64, drop levels in that order, not increasing; inf for the tokens that no gamma drops,
-            nan without quotas.
+        levels: ``[B, N]`` float64, drop levels in that order, not increasing; inf where no gamma drops, nan without
+            quotas.
     """
 
     order: Tensor
@@ -117,9 +117,9 @@ def count_codes(codes: Iterable[Tensor | None], entries: int) -> Tensor:
 def prune(
     visual: VisualTokens, keep: float, prior: Tensor | None, rule: PruneRule, keys: Sequence[str]
 ) -> VisualTokens:
-    """The visual tokens that the projector and the language model read: M of N, in raster order.
+    """The M of N visual tokens that the projector and the language model read, in raster order.
 
-    Features, codes and energies stay whole, and :attr:`.types.VisualTokens.selection` says which tokens were kept.
+    Features, codes and energies stay whole; :attr:`.types.VisualTokens.selection` says which tokens were kept.
 
     Args:
         visual: all N tokens. keep: M / N.
@@ -169,8 +169,7 @@ def positions_with_gaps(selection: Selection, num_tokens: int, mask: Tensor, fir
 
 @torch.no_grad()
 def rank_tokens(visual: VisualTokens, prior: Tensor | None, rule: PruneRule, keys: Sequence[str]) -> Ranking:
-    """The order in which the tokens of each image are kept (see :func:`prune` for the arguments). Raises CraftError:
-    quotas without codes or without a prior, or a prior of another codebook."""
+    """The order in which the tokens of each image are kept; arguments and errors as in :func:`prune`."""
     rows, num_tokens = visual.tokens.shape[:2]
     device = visual.tokens.device
     if not rule.by_quota:
@@ -211,7 +210,7 @@ def noise(keys: Sequence[str], seed: int, count: int) -> Tensor:
 
 
 def distinct(codes: Tensor, mask: Tensor) -> Tensor:
-    """``[B]`` how many different codes ``[B, N]`` there are among the tokens of a mask ``[B, N]``."""
+    """``[B]`` how many different codes there are in ``[B, N]`` where the mask ``[B, N]`` is True."""
     return torch.zeros_like(codes).scatter_reduce(1, _groups(codes), mask.long(), "amax").sum(dim=1)
 
 
@@ -221,10 +220,8 @@ def _groups(codes: Tensor) -> Tensor:
 
 
 def isolation(codes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``[B, N]`` float64 mean Euclidean distance, in units of the grid, of each token to the four nearest of its code.
-
-    Fewer if there are no more; 0 for a code's only token. ``codes`` are ``[B, N]`` in raster order.
-    """
+    """``[B, N]`` float64 mean distance, on the grid, of each token to the four nearest of its code (fewer if there are
+    no more; 0 for a code's only token); ``codes`` ``[B, N]`` are in raster order."""
     apart = _distances(grid).to(codes.device)
     step = max(1, CHUNK_BYTES // (apart.numel() * apart.element_size()))
     found = []
@@ -247,7 +244,7 @@ def _distances(grid: tuple[int, int]) -> Tensor:
 def _preference(
     codes: Tensor, energy: Tensor, grid: tuple[int, int], rule: PruneRule, keys: Sequence[str]
 ) -> tuple[Tensor, ...]:
-    """Keys of the order within a code, best first: by both cues, scaled to [0, 1] within image and code and weighed."""
+    """Keys of the order within a code, best first: both cues, scaled to [0, 1] within image and code and weighed."""
     if rule.variant == "quota":
         return (noise(keys, rule.seed, codes.shape[1]).to(codes.device),)
     if rule.variant == "quota+residual":
@@ -259,12 +256,10 @@ def _preference(
 
 def _scaled(cue: Tensor, codes: Tensor) -> Tensor:
     """A cue ``[B, N]`` scaled to [0, 1] within each (image, code); 0 where it is constant."""
-    group = _groups(codes)
-    low, high = (
-        torch.zeros_like(cue).scatter_reduce(1, group, cue, how, include_self=False) for how in ("amin", "amax")
-    )
-    low, span = low.gather(1, group), (high - low).gather(1, group)
-    return ((cue - low) / span).where(span > 0, 0.0)
+    group, zeros = _groups(codes), torch.zeros_like(cue)
+    low = zeros.scatter_reduce(1, group, cue, "amin", include_self=False).gather(1, group)
+    high = zeros.scatter_reduce(1, group, cue, "amax", include_self=False).gather(1, group)
+    return ((cue - low) / (high - low)).where(high > low, 0.0)
 
 
 def _commonness(codes: Tensor, counts: Tensor, rule: PruneRule) -> Tensor:
@@ -283,9 +278,8 @@ def _drop_levels(better: Tensor, number: Tensor, common: Tensor) -> Tensor:
 
 
 def pruned_sums(read: VisualTokens, counted: Tensor) -> Tensor:
-    """``[6]`` float64 sums over the pruned images that are ``counted`` (``[B]`` bool): images, share of tokens
-    kept, share of distinct codes kept, gamma where quotas meet the budget, images where they do, where they cannot.
-    """
+    """``[6]`` float64 sums over the pruned images that are ``counted`` (``[B]`` bool): images, share of tokens kept,
+    share of distinct codes kept, gamma where quotas meet the budget, images where they do, where they cannot."""
     selection = read.selection
     assert selection is not None
     mask = selection.mask(read.features.shape[1])

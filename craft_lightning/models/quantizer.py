@@ -10,23 +10,20 @@ import torch
 from torch import Tensor, nn
 
 ROWS, CODES = 512, 2048
-"""Sides of the block of distances that a CPU holds at a time: 4 MiB stay in the cache until the least is looked for;
-fewer rows would have the product rearrange the codes more often. Other devices take all codes at a time."""
-
+"""Block of distances that a CPU holds: 4 MiB stay in the cache, and fewer rows would rearrange the codes more often."""
 BLOCK_BYTES = 32 * 2**20
-"""Of a block on other devices: 512 rows at the paper's 16,384 codes in float32."""
-
+"""Of a block, of all codes, on other devices: 512 rows at the paper's 16,384 codes in float32."""
 GROUP = 64
 """Neighbouring codes whose least distance is found first: alone, without its place, that is ten times as fast."""
 
 
 class Quantized(NamedTuple):
-    """What :meth:`ResidualQuantizer.encode` returns; no member carries a gradient.
+    """What :meth:`ResidualQuantizer.encode` returns, without gradients.
 
     Attributes:
         codes: ``[..., R]`` int64, one codebook row per level.
         quantized: ``[..., d]`` sum of the R codewords, in the dtype of the input.
-        first_residual_energy: ``[...]`` float32, squared distance to the first-level codeword (kept for pruning).
+        first_residual_energy: ``[...]`` float32, squared distance to the first-level codeword (pruning asks for it).
     """
 
     codes: Tensor
@@ -35,11 +32,8 @@ class Quantized(NamedTuple):
 
 
 def codebook_hash(codebooks: Tensor) -> str:
-    """SHA-256 over the shape and the float32 little-endian bytes of the full table(s), padding row removed.
-
-    Args:
-        codebooks: ``[1 | R, K, d]``; the same table gives the same hash whatever dtype it is stored in.
-    """
+    """SHA-256 over shape and float32 little-endian bytes of tables ``[1 | R, K, d]`` without their padding row: the
+    same whatever dtype a table is stored in."""
     table = codebooks.detach().to("cpu", torch.float32).contiguous()
     digest = hashlib.sha256(",".join(map(str, table.shape)).encode())
     digest.update(table.numpy().astype("<f4", copy=False).tobytes())
@@ -47,25 +41,25 @@ def codebook_hash(codebooks: Tensor) -> str:
 
 
 def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
-    """``z + sg[quantized - z]``: the value of ``quantized`` (up to rounding), the gradient of ``z``.
-
-    Applied once, to the sum over levels: an estimator per level would multiply the gradient by R.
-    """
+    """``z + sg[quantized - z]``: the value of ``quantized`` (up to rounding), the gradient of ``z``. Applied once, to
+    the sum over levels: an estimator per level would multiply the gradient by R."""
     return z + (quantized - z).detach()
 
 
 class ResidualQuantizer(nn.Module):
     """Greedy nearest-codeword search over R levels of the residual.
 
-    The tables are float32 buffers: no optimiser sees them, no forward pass moves them, and ``.half()`` or
-    ``.bfloat16()`` on a parent leaves them alone. The codes do not depend on autocast.
+    The tables are float32 buffers: no optimiser sees them, no forward pass moves them, ``.half()`` or ``.bfloat16()``
+    on a parent leaves them alone, and autocast changes no code.
 
     Args:
-        codebooks: ``[1, K, d]`` (one table shared by all levels, as in VILA-U) or ``[R, K, d]``, without the
-            padding row.
+        codebooks: ``[1, K, d]`` (one table for all levels, as in VILA-U) or ``[R, K, d]``, without padding row.
         levels: R.
-        dtype: what distances and residuals are computed in. float32, or bfloat16 to reproduce the host's public
-            inference code, whose rounding decides many codes.
+        dtype: of distances and residuals: float32, or bfloat16 as in the host's public inference code, whose rounding
+            decides many codes.
+
+    Attributes:
+        shared: one table serves all levels. entries: K. width: d.
 
     Raises:
         ValueError: the number of tables is neither 1 nor R, or ``dtype`` is neither of the two.
@@ -81,8 +75,9 @@ class ResidualQuantizer(nn.Module):
             raise ValueError(f"codebooks must be [1 or {levels}, K, d], got {tuple(codebooks.shape)}")
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"distances are computed in float32 or bfloat16, not {dtype}")
-        self.levels = levels
-        self.dtype = dtype
+        self.levels, self.dtype = levels, dtype
+        tables, self.entries, self.width = codebooks.shape
+        self.shared = tables == 1
         self.register_buffer("codebooks", codebooks.detach().to(torch.float32))
         self._prepare()
 
@@ -106,23 +101,7 @@ class ResidualQuantizer(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         self._prepare()
 
-    @property
-    def entries(self) -> int:
-        """K, codewords per table."""
-        return self.codebooks.shape[1]
-
-    @property
-    def width(self) -> int:
-        """d, length of a codeword."""
-        return self.codebooks.shape[2]
-
-    @property
-    def shared(self) -> bool:
-        """One table for all levels."""
-        return self.codebooks.shape[0] == 1
-
     def hash(self) -> str:
-        """See :func:`codebook_hash`."""
         return codebook_hash(self.codebooks)
 
     def table(self, level: int) -> Tensor:
@@ -131,11 +110,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Quantized:
-        """Codes of ``z``, ties to the lowest index.
-
-        Args:
-            z: ``[..., d]``, any floating dtype.
-        """
+        """Codes of ``z`` ``[..., d]`` of any floating dtype, ties to the lowest index."""
         rows = z.detach().reshape(-1, self.width).to(self.dtype)
         codes = torch.empty(len(rows), self.levels, dtype=torch.int64, device=z.device)
         quantized = torch.zeros_like(rows)
@@ -156,8 +131,7 @@ class ResidualQuantizer(nn.Module):
         return max(1, BLOCK_BYTES // (self.entries * self.dtype.itemsize)), self.entries
 
     def _encode_rows(self, rows: Tensor, codes: Tensor, quantized: Tensor, energy: Tensor, distances: Tensor) -> None:
-        """The search for a block of rows ``[n, d]``; the results are written, ``distances`` ``[>= n, >= 1]`` is scratch
-        space, as wide as the codes that are looked at together."""
+        """Write what is found for rows ``[n, d]``; ``distances`` ``[>= n, codes at a time]`` is scratch space."""
         tables = self.codebooks if self._tables is None else self._tables
         residual = rows.clone()
         for level in range(self.levels):
@@ -195,21 +169,17 @@ class ResidualQuantizer(nn.Module):
         found = self.encode(z)
         return straight_through(z, found.quantized), found
 
-    def partial_sums(self, codes: Tensor) -> Tensor:
-        """``[R, ..., d]`` float32 sums of the codewords of levels 1..l, for the cumulative commitment loss.
+    def _words(self, codes: Tensor) -> list[Tensor]:
+        return [self.table(level)[codes[..., level]] for level in range(self.levels)]
 
-        Args:
-            codes: ``[..., R]``.
-        """
-        words = [self.table(level)[codes[..., level]] for level in range(self.levels)]
-        return torch.stack(words).cumsum(dim=0)
+    def partial_sums(self, codes: Tensor) -> Tensor:
+        """``[R, ..., d]`` float32 sums of the codewords of levels 1..l of ``codes`` ``[..., R]``."""
+        return torch.stack(self._words(codes)).cumsum(dim=0)
 
     def decode(self, codes: Tensor) -> Tensor:
         """``[..., d]`` float32 sum of the codewords of ``codes`` ``[..., R]``."""
-        total = self.table(0)[codes[..., 0]]
-        for level in range(1, self.levels):
-            total = total + self.table(level)[codes[..., level]]
-        return total
+        first, *others = self._words(codes)
+        return sum(others, start=first)
 
 
 def _first_least(block: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,25 +33,22 @@ def recompute(module: nn.Module) -> None:
     transformers' own switch works in training mode only, and the language model that the gradient passes through is
     frozen, in eval mode.
     """
+
+    def again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
     for block in blocks(module):
-        block.forward = partial(_recomputed, block.forward)
-
-
-def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        block.forward = partial(again, block.forward)
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> None:
     """Shard the parameters of a module over the processes of a mesh, block by block (FSDP2).
 
-    Each process holds its part of every parameter; a block's are whole while it runs, the others (embeddings,
-    projector, a method's own) while the module's ``forward`` runs: whoever calls a part of it from outside does so
-    through :func:`as_forward`.
-
-    Raises:
-        CraftError: a parameter without dimensions, which cannot be cut.
+    A block's parameters are whole while it runs, the others (embeddings, projector, a method's own) while the module's
+    ``forward`` runs: whoever calls a part of it from outside does so through :func:`as_forward`. Raises CraftError: a
+    parameter without dimensions, which cannot be cut.
     """
     for name, parameter in module.named_parameters():
         if parameter.ndim == 0:

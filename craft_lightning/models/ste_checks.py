@@ -1,4 +1,4 @@
-"""What must hold while a quantised encoder learns, each check a generator of sentences that say what is wrong."""
+"""What must hold while a quantised encoder learns, each check a source of sentences that say what is wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def see(module: Any, pixels: Tensor) -> VisualTokens:
     return VisualTokens(leaf, tokens, found.codes, None, visual.grid)
 
 
-def check_gradient(module: Any, visual: VisualTokens) -> tuple[float, float, Iterator[str]]:
+def check_gradient(module: Any, visual: VisualTokens) -> tuple[float, float, list[str]]:
     """Ratio and cosine of the gradient of ``(tokens * r).sum()`` at the features to r, and what is wrong with them."""
     drawn = torch.randn(visual.tokens.shape, generator=torch.Generator().manual_seed(0))
     wanted = drawn.to(visual.tokens.device, visual.tokens.dtype)
@@ -46,25 +46,23 @@ def check_gradient(module: Any, visual: VisualTokens) -> tuple[float, float, Ite
     along = float(gradient @ wanted)
     ratio = along / float(wanted @ wanted)
     cosine = along / max(float(gradient.norm() * wanted.norm()), 1e-30)
-    return ratio, cosine, _gradient_problems(ratio, cosine, module.vlm.tower.quantizer.levels, bool(gradient.any()))
-
-
-def _gradient_problems(ratio: float, cosine: float, levels: int, reached: bool) -> Iterator[str]:
-    if not reached:
-        yield (
+    levels, problems = module.vlm.tower.quantizer.levels, []
+    if not bool(gradient.any()):
+        problems.append(
             "no gradient passes the quantiser: the tokens are detached from the encoder's features, "
             "straight_through is missing"
         )
     elif levels > 1 and abs(ratio - levels) < levels * RATIO and cosine > COSINE:
-        yield (
+        problems.append(
             f"the gradient through the quantiser is {ratio:.2f} times the identity: a straight-through estimator at "
             f"each of the {levels} levels in place of one on their sum"
         )
     elif abs(ratio - 1.0) > RATIO or cosine < COSINE:
-        yield (
+        problems.append(
             f"the gradient through the quantiser is not the identity (ratio {ratio:.3f}, cosine {cosine:.3f}): "
             "something other than straight_through stands between features and tokens, as a rotation or a scale"
         )
+    return ratio, cosine, problems
 
 
 def check_codes(module: Any, visual: VisualTokens) -> Iterator[str]:

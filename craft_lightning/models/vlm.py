@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import Aspect
-from craft_lightning.models.projector import Projector
-from craft_lightning.models.prompt_trimming import trim_prompts
 from craft_lightning.models.pruning import positions_with_gaps
 from craft_lightning.models.towers.base import Attention, Tower
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
@@ -23,22 +22,75 @@ from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, V
 logger = logging.getLogger(__name__)
 
 WRAP_TOKENS = ("<im_start>", "<im_end>")
+PROMPT_TAIL = 4
+"""Last prompt tokens that no trimming takes: they open the assistant's turn."""
+
+
+class Projector(nn.Module):
+    """Tower width to language-model width, ``[..., width]`` to ``[..., llm_width]``, with the host's parameter names.
+
+    Args:
+        kind: ``mlpNx_gelu`` (N linear layers, exact GELU between), ``linear`` or ``identity``.
+
+    Raises:
+        CraftError: another kind, or ``identity`` between different widths.
+    """
+
+    def __init__(self, kind: str, width: int, llm_width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        depth = kind.removeprefix("mlp").removesuffix("x_gelu")
+        if kind == "linear":
+            self.layers: nn.Module = nn.Linear(width, llm_width)
+        elif kind == "identity" and width == llm_width:
+            self.layers = nn.Identity()
+        elif kind == f"mlp{depth}x_gelu" and depth.isdecimal() and int(depth) > 0:
+            layers: list[nn.Module] = [nn.Linear(width, llm_width)]
+            for _ in range(int(depth) - 1):
+                layers += [nn.GELU(), nn.Linear(llm_width, llm_width)]
+            self.layers = nn.Sequential(*layers)
+        else:
+            raise CraftError(
+                f"no projector {kind!r} from width {width} to {llm_width}; known: mlpNx_gelu, linear, identity"
+            )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.layers(tokens)
+
+
+class _Read(NamedTuple):
+    """What the language model made of images and prompts.
+
+    Attributes:
+        batch: as it was read, trimmed where it exceeded the context. hidden: ``[B, L, D]``, before the output layer.
+        mask: ``[B, L]`` bool, False at padding. positions: ``[B, T]``, see :meth:`DiscreteVlm.embed`.
+        gaps: ``[B, L]`` position ids where pruned tokens left gaps in them, else None.
+    """
+
+    batch: VqaBatch
+    hidden: Tensor
+    mask: Tensor
+    positions: Tensor
+    gaps: Tensor | None
+
+    def last(self, values: Tensor) -> Tensor:
+        """``[B, ...]`` of ``[B, L, ...]``: each row's at its last position."""
+        return values[torch.arange(len(values), device=values.device), self.mask.sum(dim=1) - 1]
 
 
 class DiscreteVlm(nn.Module):
     """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
 
     Args:
-        tower: turns pixels into visual tokens.
-        projector: visual token width to language-model width.
-        language_model: a transformers causal language model.
-        tokenizer: its tokenizer, with a pad token.
+        tower: turns pixels into visual tokens. projector: their width to that of the language model.
+        language_model: a transformers causal language model. tokenizer: its tokenizer, with a pad token.
         image_wrap: put visual tokens between the embeddings of ``<im_start>`` and ``<im_end>``. Prompts then hold
             the bare placeholder: the wrapping happens here and nowhere else.
         conversation: ``"vicuna_v1"`` or ``"chat_template"``, for whoever writes prompts.
         aspect: how an image becomes a square, for whoever makes pixels (:func:`.image_processing.preprocess`).
 
     Attributes:
+        grid: (rows, columns) of visual tokens. image_size: side of the input image in pixels.
         wrap_ids: (start, end) or None. codebook_hash: SHA-256 of the tower's codebook, None for a continuous tower.
         num_visual: language-model positions that a whole image takes, wrapping included.
         context: positions that the language model was trained for.
@@ -62,12 +114,10 @@ class DiscreteVlm(nn.Module):
         aspect: Aspect = "resize",
     ) -> None:
         super().__init__()
-        self.tower = tower
-        self.projector = projector
-        self.language_model = language_model
-        self.tokenizer = tokenizer
-        self.conversation = conversation
-        self.aspect = aspect
+        self.tower, self.projector = tower, projector
+        self.language_model, self.tokenizer = language_model, tokenizer
+        self.conversation, self.aspect = conversation, aspect
+        self.grid, self.image_size = tower.grid, tower.image_size
         self.wrap_ids = _wrap_ids(tokenizer) if image_wrap else None
         self.codebook_hash = None if tower.quantizer is None else tower.quantizer.hash()
         self.num_visual = tower.num_tokens + (2 if image_wrap else 0)
@@ -75,16 +125,6 @@ class DiscreteVlm(nn.Module):
         self.token_prior: Tensor | None = None
         self.encoder_facts: Mapping[str, Any] | None = None
         self.lockstep = False
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of visual tokens."""
-        return self.tower.grid
-
-    @property
-    def image_size(self) -> int:
-        """Side of the input image in pixels."""
-        return self.tower.image_size
 
     @property
     def device(self) -> torch.device:
@@ -112,10 +152,8 @@ class DiscreteVlm(nn.Module):
         """Language-model inputs, right-padded, with the projected visual tokens in place of the placeholder.
 
         Args:
-            tokens: ``[B, M, d]`` visual tokens.
-            input_ids: ``[B, T]``, right-padded, one :data:`IMAGE_TOKEN_ID` per row.
-            attention_mask: ``[B, T]`` bool.
-            counts: ``[B]`` visual tokens of each row, if not all M.
+            tokens: ``[B, M, d]`` visual tokens. counts: ``[B]`` how many of them each row has, if not all M.
+            input_ids: ``[B, T]``, right-padded, one :data:`IMAGE_TOKEN_ID` per row. attention_mask: ``[B, T]`` bool.
 
         Returns:
             ``inputs_embeds [B, L, D]`` (zeros at padding), ``attention_mask [B, L]`` bool, and ``positions [B, T]``:
@@ -151,16 +189,6 @@ class DiscreteVlm(nn.Module):
         positions = torch.where(old > at, old + extra - 1, old)
         return embeds, mask, positions.clamp(0, total - 1)
 
-    def _inputs(self, visual: VisualTokens, batch: VqaBatch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """:meth:`embed`, and ``position_ids [B, L]`` where pruned tokens left gaps in them."""
-        selection = visual.selection
-        counts = None if selection is None else selection.counts
-        embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, counts)
-        if selection is None or not selection.gaps:
-            return embeds, mask, positions, None
-        first = (batch.input_ids == IMAGE_TOKEN_ID).int().argmax(dim=1) + (0 if self.wrap_ids is None else 1)
-        return embeds, mask, positions, positions_with_gaps(selection, visual.features.shape[1], mask, first)
-
     def project(self, tokens: Tensor) -> Tensor:
         """``[B, M, d]`` visual tokens to ``[B, M, D]``, in the projector's dtype."""
         parameter = next(self.projector.parameters(), None)
@@ -174,22 +202,17 @@ class DiscreteVlm(nn.Module):
         Raises:
             CraftError: the answer and the image alone do not fit the context.
         """
-        batch = self._fit(visual, batch, reserve=0)
-        embeds, mask, positions, where = self._inputs(visual, batch)
-        hidden = self._hidden(embeds, mask, where)
-        row, column = (batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)
-        targets = batch.labels[row, column]
-        logits = self._logits(hidden[row, positions[row, column] - 1])
+        read = self._read(visual, batch, reserve=0)
+        row, column = (read.batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)
+        targets = read.batch.labels[row, column]
+        logits = self._logits(read.hidden[row, read.positions[row, column] - 1])
         loss = F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1)
         return MethodOutput(visual=visual, logits=logits, targets=targets, answer_loss=loss)
 
     def answer_logits(self, visual: VisualTokens, batch: VqaBatch) -> Tensor:
         """``[B, V]`` float32 logits of the first reply token, read at the last prompt position."""
-        batch = self._fit(visual, prompts_only(batch), reserve=1)
-        embeds, mask, _, where = self._inputs(visual, batch)
-        last = mask.sum(dim=1) - 1
-        hidden = self._hidden(embeds, mask, where)
-        return self._logits(hidden[torch.arange(len(hidden), device=hidden.device), last])
+        read = self._read(visual, prompts_only(batch), reserve=1)
+        return self._logits(read.last(read.hidden))
 
     def prompt_logits(self, visual: VisualTokens, batch: VqaBatch) -> tuple[Tensor, Tensor]:
         """Logits ``[B, L, V]`` float32 at every position that the language model reads, and ``input_ids [B, T]``.
@@ -197,9 +220,8 @@ class DiscreteVlm(nn.Module):
         L counts text and all visual positions, wrapping included; ``input_ids`` are the prompts as they were read (cut
         where they exceeded the context) with one placeholder for the image. For prompts of equal length.
         """
-        batch = self._fit(visual, prompts_only(batch), reserve=0)
-        embeds, mask, _, where = self._inputs(visual, batch)
-        return self._logits(self._hidden(embeds, mask, where)), batch.input_ids
+        read = self._read(visual, prompts_only(batch), reserve=0)
+        return self._logits(read.hidden), read.batch.input_ids
 
     def generate(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int = 5) -> list[str]:
         """Greedy replies to the prompts of a batch (its replies, if any, are not read); stops at the end token."""
@@ -212,20 +234,14 @@ class DiscreteVlm(nn.Module):
 
     @torch.no_grad()
     def _greedy(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> tuple[list[list[int]], Tensor]:
-        """Token ids of the replies, up to and including the end token, and the logits of their first tokens.
-
-        Prompts are padded on the right, so that they are read without a mask (see :meth:`_hidden`); the padding is
-        masked when the tokens behind it are read.
-        """
-        batch = self._fit(visual, prompts_only(batch), reserve=max_new_tokens)
-        embeds, mask, _, gaps = self._inputs(visual, batch)
-        cache = DynamicCache(config=self.language_model.config)
-        last = mask.sum(dim=1, keepdim=True) - 1
-        hidden = self._hidden(embeds, mask, gaps, cache)
-        where = last if gaps is None else gaps.gather(1, last)
-        first = logits = self._logits(hidden[torch.arange(len(hidden), device=hidden.device), last[:, 0]])
-        stops = torch.tensor(sorted(self._stop_ids()), device=embeds.device)
-        finished = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
+        """Token ids of the replies, up to and including the end token, and the logits of their first tokens."""
+        cache, decoder = DynamicCache(config=self.language_model.config), self.language_model.get_decoder()
+        read = self._read(visual, prompts_only(batch), max_new_tokens, cache)
+        mask = read.mask
+        where = mask.sum(dim=1, keepdim=True) - 1 if read.gaps is None else read.last(read.gaps)[:, None]
+        first = logits = self._logits(read.last(read.hidden))
+        stops = torch.tensor(sorted(self._stop_ids()), device=mask.device)
+        finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         found: list[Tensor] = []
         while True:
             token = logits.argmax(dim=-1)
@@ -234,7 +250,6 @@ class DiscreteVlm(nn.Module):
             if len(found) == max_new_tokens or (bool(finished.all()) and not self.lockstep):
                 break
             mask, where = F.pad(mask, (0, 1), value=True), where + 1
-            decoder = self.language_model.get_decoder()
             one = {"input_ids": found[-1].unsqueeze(1), "attention_mask": mask.long(), "position_ids": where}
             logits = self._logits(decoder(**one, cache=cache, use_cache=True).last_hidden_state[:, 0])
         replies, known = torch.stack(found, dim=1).tolist(), set(stops.tolist())
@@ -250,34 +265,34 @@ class DiscreteVlm(nn.Module):
             raise CraftError("neither the tokenizer nor the generation config names an end token")
         return stops
 
-    def _hidden(
-        self, embeds: Tensor, mask: Tensor, position_ids: Tensor | None, cache: DynamicCache | None = None
-    ) -> Tensor:
-        """``[B, L, D]`` final hidden states of right-padded rows, before the output layer; fills the cache, if any.
+    def _read(self, visual: VisualTokens, batch: VqaBatch, reserve: int, cache: DynamicCache | None = None) -> _Read:
+        """Run the language model over a batch that leaves room for ``reserve`` new tokens; fills the cache, if any.
 
-        No mask: causal attention never looks right, where the padding is, and without a mask the fast kernel runs.
-        Positions with gaps need it: transformers would take each gap for the start of another text.
+        Rows are padded on the right and read without a mask: causal attention never looks there, and without a mask the
+        fast kernel runs. Positions with gaps need it: transformers would take each gap for the start of another text.
         """
-        gaps = {} if position_ids is None else {"attention_mask": mask.long(), "position_ids": position_ids}
+        selection, num_tokens = visual.selection, visual.features.shape[1]
+        with_gaps, marks = selection is not None and selection.gaps, 0 if self.wrap_ids is None else 2
+        room = self.context - reserve - marks + 1 - (num_tokens if with_gaps else visual.tokens.shape[1])
+        if batch.input_ids.shape[1] > room:
+            batch, rows = trim_prompts(batch, room)
+            if rows:
+                logger.warning("%d prompts lost text: the context is %d positions", rows, self.context)
+        counts = None if selection is None else selection.counts
+        embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, counts)
+        gaps, masked = None, {}
+        if selection is not None and selection.gaps:
+            first = (batch.input_ids == IMAGE_TOKEN_ID).int().argmax(dim=1) + marks // 2
+            gaps = positions_with_gaps(selection, num_tokens, mask, first)
+            masked = {"attention_mask": mask.long(), "position_ids": gaps}
         decoder = self.language_model.get_decoder()
-        return decoder(inputs_embeds=embeds, cache=cache, use_cache=cache is not None, **gaps).last_hidden_state
+        hidden = decoder(inputs_embeds=embeds, cache=cache, use_cache=cache is not None, **masked).last_hidden_state
+        return _Read(batch, hidden, mask, positions, gaps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         head = self.language_model.get_output_embeddings()
         with torch.autocast(hidden.device.type, enabled=False):
             return head(hidden.to(head.weight.dtype)).float()
-
-    def _fit(self, visual: VisualTokens, batch: VqaBatch, reserve: int) -> VqaBatch:
-        """The batch, prompts trimmed where image, text and ``reserve`` new tokens exceed the context."""
-        gaps = visual.selection is not None and visual.selection.gaps
-        extra = (visual.features if gaps else visual.tokens).shape[1] + (0 if self.wrap_ids is None else 2)
-        room = self.context - reserve - extra + 1
-        if batch.input_ids.shape[1] <= room:
-            return batch
-        trimmed, rows = trim_prompts(batch, room)
-        if rows:
-            logger.warning("%d prompts lost text: the context is %d positions", rows, self.context)
-        return trimmed
 
 
 def _wrap_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -291,12 +306,35 @@ def prompts_only(batch: VqaBatch) -> VqaBatch:
     """The batch without replies: positions from ``prompt_lengths`` on are masked, or cut off where no row has more."""
     width = int(batch.prompt_lengths.max())
     mask = torch.arange(width, device=batch.input_ids.device) < batch.prompt_lengths[:, None]
-    return replace(
-        batch,
-        input_ids=batch.input_ids[:, :width],
-        attention_mask=mask,
-        labels=torch.full_like(batch.labels[:, :width], IGNORED_LABEL),
-    )
+    labels = torch.full_like(batch.labels[:, :width], IGNORED_LABEL)
+    return replace(batch, input_ids=batch.input_ids[:, :width], attention_mask=mask, labels=labels)
+
+
+def trim_prompts(batch: VqaBatch, room: int) -> tuple[VqaBatch, int]:
+    """The batch with at most ``room`` positions per row (the placeholder counts as one), and the number of rows cut.
+
+    The beginning of the question goes first (after the placeholder), then text before the image; the first token of the
+    row, the placeholder, the last :data:`PROMPT_TAIL` prompt tokens and the reply stay. Raises CraftError: what has to
+    stay is longer than ``room``.
+    """
+    lengths, prompts = batch.attention_mask.sum(dim=1), batch.prompt_lengths
+    kept = []
+    for ids, length, prompt, key in zip(batch.input_ids, lengths.tolist(), prompts.tolist(), batch.keys, strict=True):
+        places = torch.arange(length, device=ids.device)
+        if (excess := length - room) > 0:
+            image, end = int((ids[:prompt] == IMAGE_TOKEN_ID).int().argmax()), prompt - PROMPT_TAIL
+            expendable = [*range(image + 1, end), *range(1, min(image, end))]
+            if excess > len(expendable):
+                raise CraftError(f"{key}: image and answer do not fit the context, {excess - len(expendable)} too many")
+            places = places[~torch.isin(places, torch.tensor(expendable[:excess], device=ids.device))]
+        kept.append(places)
+    new = torch.tensor([len(places) for places in kept], device=lengths.device)
+    input_ids = pad_sequence([ids[places] for ids, places in zip(batch.input_ids, kept, strict=True)], True)
+    labels = pad_sequence([row[at] for row, at in zip(batch.labels, kept, strict=True)], True, IGNORED_LABEL)
+    mask = torch.arange(input_ids.shape[1], device=new.device) < new[:, None]
+    left = prompts - (lengths - new)
+    trimmed = replace(batch, input_ids=input_ids, labels=labels, attention_mask=mask, prompt_lengths=left)
+    return trimmed, int((left < prompts).sum())
 
 
 def context_length(config: Any) -> int:

@@ -14,10 +14,8 @@ POCKET = Path(__file__).resolve().parent.parent / "pocket"
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A known model: what users type, where it is, and what it is in a line.
-
-    ``source`` is ``pocket`` (in the package, or planned there), ``models`` (below ``$CRAFT_MODELS``), or a hub id.
-    """
+    """A known model: what users type, where it is, and what it is in a line. ``source`` is ``pocket`` (in the package,
+    or planned there), ``models`` (below ``$CRAFT_MODELS``), or a hub id."""
 
     name: str
     source: str
@@ -55,8 +53,8 @@ class VlmSpec:
         dtype: what weights are held in: ``float32``, ``bfloat16`` or ``float16``. Trained ones are float32 throughout.
         attention: ``sdpa`` or ``eager``. Only with both dtypes ``bfloat16`` and ``eager`` codes are those of the host's
             published code, bit for bit: ``sdpa`` changes some 2 % of them.
-        gradient_checkpointing: blocks compute their activations again in the backward pass instead of keeping them:
-            less memory, a third more time.
+        gradient_checkpointing: blocks compute their activations again in the backward pass: less memory, a third more
+            time.
 
     Raises:
         CraftError: a dtype or kernel that is none of :data:`CHOICES`.
@@ -95,20 +93,16 @@ def hub_folder(repository: str) -> Path | None:
 
 
 def resolve(spec: VlmSpec) -> Path:
-    """The checkpoint folder of a spec.
-
-    Raises:
-        CraftError: unknown name, or a known backbone whose folder is not on this machine (with the command that
-            brings it).
-    """
-    folder = Path(spec.name).expanduser()
-    if spec.name not in BACKBONES:
+    """The checkpoint folder of a spec. Raises CraftError: an unknown name, or a known backbone that is not on this
+    machine; with the command that brings it."""
+    backbone = BACKBONES.get(spec.name)
+    if backbone is None:
+        folder = Path(spec.name).expanduser()
         if os.path.isdir(folder):
             return folder
         if os.sep in spec.name:
             raise CraftError(f"no checkpoint folder {spec.name}; known names: {', '.join(BACKBONES)}")
         raise unknown("backbone", spec.name, BACKBONES, "python -m craft_lightning list backbones")
-    backbone = BACKBONES[spec.name]
     folder = (POCKET if backbone.source == "pocket" else models_root()) / backbone.name
     if folder.is_dir():
         return folder

@@ -19,8 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
-from craft_lightning.models.projector import Projector
-from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm import DiscreteVlm, Projector
 from craft_lightning.pretraining.language_stage import (
     CHAT,
     CHUNK_BATCHES,

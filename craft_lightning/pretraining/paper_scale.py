@@ -20,16 +20,15 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
+from craft_lightning.checkpoints.configs import aspect_of, checkpoint_root, tower_folder
 from craft_lightning.checkpoints.load import load_language_model, load_tower
-from craft_lightning.checkpoints.paths import aspect_of, checkpoint_root, tower_folder
 from craft_lightning.checkpoints.tokenizer import load_tokenizer, tokenizer_bytes
 from craft_lightning.checkpoints.vila_u_writer import write_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import READING, to_pixels
-from craft_lightning.models.projector import Projector
 from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.base import Tower
-from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
+from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm, Projector
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, models_root, resolve
 from craft_lightning.pretraining.language_stage import (
     CHAT,

@@ -17,10 +17,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 
 from craft_lightning import run_facts
-from craft_lightning.checkpoints.meta import Profile, profile
 from craft_lightning.errors import CraftError
 from craft_lightning.optim import rows_per_pass
-from craft_lightning.strategies.memory import TEXT_TOKENS, Estimate, Kind, MemoryPlan, estimate
+from craft_lightning.strategies.memory import TEXT_TOKENS, Estimate, Kind, MemoryPlan, Profile, estimate, profile
+
+Device = Literal["cpu", "cuda", "mps"]
+ACCELERATORS: dict[Device, Any] = {"cuda": CUDAAccelerator, "mps": MPSAccelerator, "cpu": CPUAccelerator}
 
 GIB = 2**30
 LARGE = 10**8
@@ -51,7 +53,7 @@ class Machine:
         bf16: the devices compute in bfloat16. deepspeed: the package is installed.
     """
 
-    kind: Literal["cpu", "cuda", "mps"]
+    kind: Device
     devices: int = 1
     nodes: int = 1
     memory: int = 0
@@ -108,10 +110,7 @@ def choose(profile: Profile, machine: Machine, batch: int, eval_rows: int = 64, 
 
     One copy of the model per device comes before sharding it. Within each, a step is cut into accumulated batches
     before activations are recomputed: while the passes are large enough that costs next to nothing, and the step stays
-    the same to the last row.
-
-    Args:
-        profile: of the method on its backbone. batch: rows of an optimiser step. eval_rows: wished for.
+    the same to the last row. ``batch`` are the rows of an optimiser step, ``eval_rows`` are wished for.
 
     Raises:
         CraftError: the batch cannot be shared equally by the devices.
@@ -124,7 +123,9 @@ def choose(profile: Profile, machine: Machine, batch: int, eval_rows: int = 64, 
         plan, found = _evaluable(profile, plan, machine.room, given.eval_rows is not None)
         if fits := found.peak <= machine.room:
             break
-    reason = "; ".join(filter(None, (_why(kind, machine, found, fits), _how(parts, rows, recompute), why)))
+    passes = f"{parts} accumulated batches of {rows} rows" if parts > 1 else ""
+    how = ", ".join(filter(None, (passes, "activations recomputed" if recompute else "")))
+    reason = "; ".join(filter(None, (_why(kind, machine, found, fits), how, why)))
     return Choice(kind, precision, dtype, parts, rows, recompute, plan.eval_rows, found, fits, reason)
 
 
@@ -176,29 +177,10 @@ def _why(kind: Kind, machine: Machine, found: Estimate, fits: bool) -> str:
     }[kind]
 
 
-def _how(parts: int, rows: int, recompute: bool) -> str:
-    passes = f"{parts} accumulated batches of {rows} rows" if parts > 1 else ""
-    return ", ".join(filter(None, (passes, "activations recomputed" if recompute else "")))
-
-
-ACCELERATORS: dict[Literal["cpu", "cuda", "mps"], Any] = {
-    "cuda": CUDAAccelerator,
-    "mps": MPSAccelerator,
-    "cpu": CPUAccelerator,
-}
-
-
 def this_machine(accelerator: Any, devices: Any, nodes: int) -> Machine | None:
-    """What the trainer's settings mean here; None for accelerators that nothing is known of.
-
-    Memory is what the devices have, not what is free: processes that find different amounts would choose differently.
-
-    Args:
-        accelerator, nodes: as the trainer takes them. devices: a number, its digits, a list of indices, -1 or ``auto``.
-
-    Raises:
-        CraftError: no such devices here.
-    """
+    """What the trainer's settings mean here; None for accelerators that nothing is known of. Memory is what the devices
+    have, not what is free: processes that find different amounts would choose differently. ``devices`` are a number,
+    its digits, a list of indices, -1 or ``auto``. Raises CraftError: no such devices here."""
     kinds = [kind for kind in ACCELERATORS if accelerator in (kind, "auto") or (accelerator == "gpu" and kind != "cpu")]
     if not kinds:
         return None
@@ -225,9 +207,8 @@ def settle(
     """What to run with, if the strategy is left open (``auto``) and the devices are of a known kind.
 
     Args:
-        verb: of the run; all but ``fit`` train nothing. method: the method, whose weights are not built yet.
-        data: the data module. trainer: the trainer's settings.
-        named: settings that the user named, as ``trainer.precision`` and ``model.backbone.dtype``.
+        verb: of the run; all but ``fit`` train nothing. method, data: whose weights and files are not read yet.
+        trainer: its settings. named: those that the user named, as ``trainer.precision`` and ``model.backbone.dtype``.
         machine: to lay it out for, in place of this one.
 
     Raises:
@@ -241,7 +222,6 @@ def settle(
     numbers = profile(sketch, sketch.vlm)
     if verb != "fit":
         numbers = replace(numbers, trained=0, frozen=numbers.parameters, tower_trains=False, language_trains=False)
-
     backbone = method.backbone
     settled = {
         "trainer.precision": trainer["precision"],
@@ -255,11 +235,8 @@ def settle(
 
 
 def settings(choice: Choice, trainer: Mapping[str, Any], clip: float | None) -> dict[str, Any]:
-    """The choice as settings by their names in the config.
-
-    Args:
-        clip: the method's; DeepSpeed clips by itself and has to be told.
-    """
+    """The choice as settings by their names in the config; ``clip`` is the method's: DeepSpeed clips by itself and has
+    to be told."""
     found = {
         "trainer.strategy": NAMES[choice.kind],
         "trainer.precision": choice.precision,

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from craft_lightning.checkpoints.meta import Profile, Stack
-from craft_lightning.strategies.memory import REPLY_TOKENS, TEXT_TOKENS
+from craft_lightning.strategies.memory import REPLY_TOKENS, TEXT_TOKENS, Profile, Stack
 
 EFFICIENCY = 0.4
 """Share of the peak that large matrices reach in bfloat16: what trainings of models of this size report."""
@@ -84,13 +83,9 @@ def stack_flops(stack: Stack, positions: int, gated: bool) -> float:
 
 
 def training_work(p: Profile, recompute: bool, teachers: int = 0) -> Work:
-    """Of one row of a training step, forward and backward.
-
-    What is trained costs three forward passes, what the gradient only goes through two: CRAFT's language model, too.
-
-    Args:
-        p: of the method on its backbone. recompute: activations are computed twice. teachers: frozen towers beside it.
-    """
+    """Of one row of a training step, forward and backward: what is trained costs three forward passes, what the
+    gradient only goes through two, CRAFT's language model, too. ``p`` is of the method on its backbone; with
+    ``recompute`` activations are computed twice; ``teachers`` are frozen towers beside it."""
     again = 1 if recompute else 0
     tower = stack_flops(p.tower, p.tokens, False) if p.tower else 0.0
     language = stack_flops(p.language, p.tokens + TEXT_TOKENS, True)

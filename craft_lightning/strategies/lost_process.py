@@ -19,11 +19,9 @@ WAIT = 2.0
 
 
 def lost_process(trainer: Trainer, error: RuntimeError) -> CraftError | None:
-    """The error of a run whose processes lost each other; None if ``error`` is another one.
-
-    The process that was started by the user knows which of those that it started ended, and how; on other machines the
-    cluster's log does.
-    """
+    """The error of a run whose processes lost each other; None if ``error`` is another one. The process that was
+    started by the user knows which of those that it started ended, and how; on other machines the cluster's log
+    does."""
     if trainer.world_size == 1 or not NOTICED.search(str(error)):
         return None
     started: list[Any] = getattr(trainer.strategy.launcher, "procs", [])

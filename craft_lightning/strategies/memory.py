@@ -7,10 +7,13 @@ no dropout): a test compares them with what autograd saves. docs/strategies.md s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from craft_lightning.checkpoints.meta import Profile, Stack
+from torch import Tensor, nn
+
 from craft_lightning.models.quantizer import BLOCK_BYTES
+from craft_lightning.models.sharding import blocks
+from craft_lightning.models.vlm import DiscreteVlm
 
 Kind = Literal["single", "ddp", "zero2", "fsdp2"]
 
@@ -22,6 +25,74 @@ REPLY_TOKENS = 4
 
 MASTER, GRADIENT, MOMENTS = 4, 4, 8
 """Bytes of a trained parameter, of its gradient, and of AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Transformer blocks as memory sees them: ``blocks`` that run, ``width``, width of keys and values, of the MLP."""
+
+    blocks: int
+    width: int
+    kv_width: int
+    mlp: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a method holds and computes, in numbers.
+
+    Attributes:
+        trained, frozen: parameters. outside: those outside of the blocks. block: those of the largest block.
+        tables: bytes of the codebook and its norms.
+        tower, language: the blocks that run; ``tower`` is None where its shapes are not known (timm).
+        tokens: of one image. vocabulary: rows of the output layer.
+        distances: FLOPs of an image's distances to all codewords at all levels.
+        tower_trains, language_trains: whether some of their parameters are trained.
+    """
+
+    trained: int
+    frozen: int
+    tables: int
+    outside: int
+    block: int
+    tower: Stack | None
+    language: Stack
+    tokens: int
+    vocabulary: int
+    distances: int
+    tower_trains: bool
+    language_trains: bool
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.trained + self.frozen
+
+
+def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
+    """The numbers of a module (a method, usually on the meta device) around a model."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in module.parameters())
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(module)]
+    config: Any = vlm.language_model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys = config.num_key_value_heads * head
+    tower, quantizer = vlm.tower, vlm.tower.quantizer
+    tables: list[Tensor] = [] if quantizer is None else [b for b in quantizer.buffers() if b is not None]
+    return Profile(
+        trained=trained,
+        frozen=total - trained,
+        tables=sum(t.numel() * t.element_size() for t in tables),
+        outside=total - sum(sizes),
+        block=max(sizes, default=0),
+        tower=None if tower.mlp is None else Stack(tower.depth, tower.width, tower.width, tower.mlp),
+        language=Stack(config.num_hidden_layers, config.hidden_size, keys, config.intermediate_size),
+        tokens=tower.num_tokens,
+        vocabulary=config.vocab_size,
+        distances=2 * tower.num_tokens * quantizer.entries * quantizer.levels * tower.width if quantizer else 0,
+        tower_trains=any(p.requires_grad for p in tower.parameters()),
+        language_trains=any(p.requires_grad for p in vlm.language_model.parameters()),
+    )
 
 
 @dataclass(frozen=True)

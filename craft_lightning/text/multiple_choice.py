@@ -39,11 +39,9 @@ def pick(n: int, *seed: object) -> int:
 
 
 def hold_out(labels: Sequence[str], share: float, dataset: str) -> frozenset[int]:
-    """Indices of the ``round(share * C)`` labels that adaptation never sees in any form (section 4.1).
-
-    The choice depends on the dataset's name and on the label texts only, so a run's seed changes nothing and the drawn
-    and the real images of a benchmark hold out the same labels. At least two labels stay.
-    """
+    """Indices of the ``round(share * C)`` labels that adaptation never sees in any form (section 4.1); at least two
+    stay. The choice depends on the dataset's name and on the label texts only, so a run's seed changes nothing and the
+    drawn and the real images of a benchmark hold out the same labels."""
     count = min(int(share * len(labels) + 0.5), max(len(labels) - 2, 0))
     order = sorted(range(len(labels)), key=lambda i: int(words(1, "holdout", dataset, labels[i])[0]))
     return frozenset(order[:count])
@@ -69,15 +67,10 @@ def nearest_distractors(right: int, pool: Iterable[int], count: int, neighbours:
 
 
 def balanced_slots(counts: Sequence[int], *seed: object) -> list[int]:
-    """The position of the right option for each stored item, balanced over the letters.
-
-    Items with the same number of options take the positions in turn, each block of ``count`` items in its own random
-    order. The letters are then equally frequent, tell nothing about the label, and do not change when a split grows.
-
-    Args:
-        counts: number of options of each item (0 for open questions, whose slot is 0).
-        seed: dataset and split.
-    """
+    """The position of the right option for each stored item, by their numbers of options (0 for open questions, whose
+    slot is 0), balanced over the letters: items with the same number take the positions in turn, each block of
+    ``count`` items in its own random order by ``seed`` (dataset and split). The letters are then equally frequent, tell
+    nothing about the label, and do not change when a split grows."""
     seen: dict[int, int] = {}
     slots = []
     for count in counts:

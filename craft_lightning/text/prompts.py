@@ -36,10 +36,8 @@ _CACHED_TEXTS = 65536
 
 
 def message(example: VqaExample) -> str:
-    """What the user says: question, one line per option, and the directive.
-
-    ``meta["directive"]`` takes the place of the usual directive (see :func:`justify`).
-    """
+    """What the user says: question, one line per option, and the directive, whose place ``meta["directive"]`` takes
+    (see :func:`justify`)."""
     directive = example.meta.get("directive", LETTER_DIRECTIVE if example.options else SHORT_DIRECTIVE)
     options = [f"{letter}. {text}" for letter, text in zip(LETTERS, example.options, strict=False)]
     return "\n".join([example.question.strip(), *options, directive])
@@ -62,11 +60,9 @@ class Encoded:
 
 
 class PromptBuilder:
-    """Writes prompts for one tokenizer.
+    """Writes prompts for one transformers tokenizer.
 
     Args:
-        tokenizer: a transformers tokenizer.
-        conversation: ``"vicuna_v1"`` or ``"chat_template"``.
         lettered: False if nobody will ask multiple choice: any tokenizer will do then.
 
     Attributes:
@@ -191,12 +187,8 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def collate_text(rows: Sequence[Encoded], pad_id: int, with_reply: bool) -> dict[str, Any]:
-    """Text tensors of a batch: ``input_ids``, ``attention_mask``, ``labels`` ``[B, T]`` and ``prompt_lengths`` ``[B]``.
-
-    Args:
-        rows: encoded examples. pad_id: see :class:`PromptBuilder`.
-        with_reply: False for generation: prompts alone, and no labels.
-    """
+    """Text tensors of a batch: ``input_ids``, ``attention_mask``, ``labels`` ``[B, T]`` and ``prompt_lengths`` ``[B]``;
+    for generation, without ``with_reply``, prompts alone and no labels. ``pad_id``: see :class:`PromptBuilder`."""
     replies = [row.reply if with_reply else () for row in rows]
     ids = [(*row.prompt, *reply) for row, reply in zip(rows, replies, strict=True)]
     labels = [[IGNORED_LABEL] * len(row.prompt) + list(reply) for row, reply in zip(rows, replies, strict=True)]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import SiglipTextModel
 
-from craft_lightning.checkpoints.meta import skeleton
-from craft_lightning.checkpoints.published_configs import BLUEPRINTS, write_blueprint
+from craft_lightning.checkpoints.configs import BLUEPRINTS, write_blueprint
+from craft_lightning.checkpoints.load import skeleton
 from craft_lightning.checkpoints.tensors import mismatches
 from craft_lightning.checkpoints.vila_u import CODEBOOKS, SCALARS, SIGLIP, siglip_half, text_width, unused
 from craft_lightning.errors import CraftError
-from craft_lightning.models.towers.clip import ClipTower
+from craft_lightning.models.towers.continuous import ClipTower
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
 
 LISTED = Path(__file__).parent / "data" / "vila_u_7b_256.txt"

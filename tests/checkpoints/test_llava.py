@@ -16,15 +16,15 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from craft_lightning.checkpoints.encoder import write_encoder
-from craft_lightning.checkpoints.load import load_tower, load_vlm
-from craft_lightning.checkpoints.meta import profile, skeleton
+from craft_lightning.checkpoints.load import load_tower, load_vlm, skeleton
 from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.cli.tokenize import main as tokenize
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.models.image_processing import CLIP_MEAN, CLIP_STD, preprocess
-from craft_lightning.models.towers.clip import ClipTower
+from craft_lightning.models.towers.continuous import ClipTower
 from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.strategies.memory import profile
 from data_modules.backbone_reader import read_backbone
 
 SIDE, WIDTH, LLM_WIDTH = 28, 16, 24

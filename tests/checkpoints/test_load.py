@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from craft_lightning.checkpoints.encoder import apply_encoder, write_encoder
-from craft_lightning.checkpoints.load import load_tower, load_vlm
-from craft_lightning.checkpoints.meta import skeleton
+from craft_lightning.checkpoints.load import load_tower, load_vlm, skeleton
 from craft_lightning.checkpoints.tiny import tiny_tokenizer, write_tiny, write_tiny_tower
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u import load_text_tower, text_width

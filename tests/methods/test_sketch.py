@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from craft_lightning.checkpoints.meta import Stack, profile, skeleton
+from craft_lightning.checkpoints.load import skeleton
 from craft_lightning.checkpoints.tensors import TensorFiles
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.strategies.memory import Stack, profile
 
 PAIRS = [
     (name, backbone)

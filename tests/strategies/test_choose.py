@@ -13,11 +13,11 @@ import yaml
 
 from benchmarks.strategies import MACHINES, batch_on, numbers
 from callbacks.run_banner import StrategyAdvisor
-from craft_lightning.checkpoints.meta import Profile
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.strategies import choose as strategy
 from craft_lightning.strategies.choose import Choice, Given, Machine, choose, this_machine
+from craft_lightning.strategies.memory import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30

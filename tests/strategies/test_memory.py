@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, SiglipVisionConfig
 
 from benchmarks.strategies import numbers
-from craft_lightning.checkpoints.meta import Profile, Stack
 from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.siglip import SiglipTower
-from craft_lightning.strategies.memory import MemoryPlan, estimate, language_bytes, tower_bytes
+from craft_lightning.strategies.memory import MemoryPlan, Profile, Stack, estimate, language_bytes, tower_bytes
 
 MIB = 2**20
 SIDE = 64

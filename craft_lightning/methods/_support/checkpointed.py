@@ -1,7 +1,5 @@
-"""What a method's checkpoint holds, and what has to fit before its weights are taken over or trained on.
-
-Non-strict loading alone would hide mistakes.
-"""
+"""What a method's checkpoint holds, and what has to fit before its weights are taken over or trained on: non-strict
+loading alone would hide mistakes."""
 
 from __future__ import annotations
 
@@ -60,15 +58,11 @@ def check_method(checkpoint: Mapping[str, Any], method: str | None) -> Mapping[s
 
 
 def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
-    """The method of a checkpoint, weights included, of the class whose name the file holds.
+    """The method of a checkpoint of ``fit``, weights included, of the class whose name the file holds; ``overrides``
+    are constructor arguments in place of the stored ones.
 
     A file imports nothing: a class that is neither ours nor an installed package's is found once it was imported.
-
-    Args:
-        path: a ``.ckpt`` written by ``fit``. overrides: constructor arguments in place of the stored ones.
-
-    Raises:
-        CraftError: no such file, not one of our checkpoints, or an unknown method.
+    Raises CraftError: no such file, not one of our checkpoints, or an unknown method.
     """
     from craft_lightning.methods.base import BaseMethod
 
@@ -146,14 +140,12 @@ class Checkpointed(StepAccounts):
         _count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
 
     def _check_readers(self, facts: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
-        """Compare what the trained weights work with.
+        """Compare what the trained weights work with. Raises CraftError: another codebook, tower, projector or language
+        model.
 
         An encoder adapted to one codebook is meaningless with another. Without one, its features are read by a
         projector that knows one tower. A trained projector or language model works behind and in front of no other
         weights than its own. A checkpoint of an older version does not say everything.
-
-        Raises:
-            CraftError: another codebook, tower, projector or language model.
         """
         backbone, codebook = self.backbone.name, self.vlm.codebook_hash
         if facts["codebook_hash"] != codebook:

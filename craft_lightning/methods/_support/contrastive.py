@@ -15,7 +15,7 @@ from craft_lightning.checkpoints.vila_u import load_text_tower, text_width
 from craft_lightning.errors import CraftError
 from craft_lightning.losses import contrastive, negative_pairs
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.text_tower import TextTower
+from craft_lightning.models.towers.siglip import TextTower
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import VisualTokens, VqaBatch
 
@@ -51,15 +51,9 @@ class CaptionTable:
         cls, sentences: Sequence[str], backbone: VlmSpec, device: torch.device, statements: Sequence[str] | None = None
     ) -> CaptionTable:
         """Embed with the text tower that was aligned with the backbone's vision tower: not with a language model, which
-        would tie the encoder to it.
-
-        Args:
-            sentences: of the data. statements: what each says besides a generated caption: it alone decides which are
-                the same, whatever caption was drawn. None: the sentences themselves.
-
-        Raises:
-            CraftError: no sentences.
-        """
+        would tie the encoder to it. ``statements`` say what each sentence states besides a generated caption: they
+        alone decide which are the same, whatever caption was drawn (None: the sentences themselves). Raises CraftError:
+        no sentences."""
         if not sentences:
             raise CraftError("the data has no captions to contrast with; set --model.lambda_contrastive 0")
         first: dict[str, int] = {}
@@ -68,15 +62,8 @@ class CaptionTable:
         return cls(tower.embed_texts([_fitting(s, tower) for s in sentences]).to(device, torch.float32), numbers)
 
     def rows(self, gathered: Tensor, labels: Tensor, own: slice) -> CaptionRows:
-        """The rows of a batch.
-
-        Args:
-            gathered: ``[M]`` caption rows of the step over all processes, in rank order. labels: ``[M]`` their labels.
-            own: where among them the batch's are.
-
-        Raises:
-            CraftError: an example without a caption.
-        """
+        """The rows of a batch, which stand at ``own`` among the step's: ``gathered`` ``[M]`` caption rows over all
+        processes, in rank order, and their ``labels`` ``[M]``. Raises CraftError: an example without a caption."""
         if bool((gathered < 0).any()):
             raise CraftError("an example has no caption to contrast with; set --model.lambda_contrastive 0")
         place = torch.arange(own.start, own.stop, device=gathered.device)
@@ -119,10 +106,9 @@ class ContrastiveMethod(BaseMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.lambda_contrastive = lambda_contrastive
+        self.lambda_contrastive, self.with_bias = lambda_contrastive, logit_bias
         self.cls_attention: Literal["one_way", "bidirectional"] = cls_attention
         self.cls_init: Literal["normal", "patch_mean"] = cls_init
-        self.with_bias = logit_bias
         self.captions: CaptionTable | None = None
         self.register_parameter("logit_bias", None)
 
@@ -174,10 +160,8 @@ class ContrastiveMethod(BaseMethod):
         """Embedded sentences of the step (of all processes and parts), and which of them belong to the batch's rows.
 
         The sentences are the data module's; the frozen text tower embeds each of them once, at the first call. Scored
-        against those of all processes, a step is the same step on any number of them.
-
-        Raises:
-            CraftError: the data has no captions.
+        against those of all processes, a step is the same step on any number of them. Raises CraftError: the data has
+        no captions.
         """
         if self.captions is None:
             sentences, stated = (getattr(self._data, name, None) for name in ("captions", "statements"))

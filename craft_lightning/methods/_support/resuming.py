@@ -41,10 +41,8 @@ Changes = Mapping[str, tuple[Any, Any]]
 
 
 def named(model: Any, data: Any) -> dict[str, Any]:
-    """Settings of a method and of a data module by their whole names, as ``model.optim.lr``; lists for tuples.
-
-    Left out are the data's copy of the backbone, and what Lightning adds.
-    """
+    """Settings of a method and of a data module by their whole names, as ``model.optim.lr``, lists for tuples; without
+    the data's copy of the backbone, and what Lightning adds."""
     parts = {"model": model, "data": data}
     settings = {f"{part}.{name}": value for part, held in parts.items() for name, value in flat(held).items()}
     ours = {k: v for k, v in settings.items() if not k.startswith(("data.backbone.", "model._", "data._"))}
@@ -52,11 +50,8 @@ def named(model: Any, data: Any) -> dict[str, Any]:
 
 
 def of_trainer(trainer: Any, clip: float | None) -> dict[str, Any]:
-    """Settings of a trainer that make another training, or the same in other digits; null for what says nothing.
-
-    Args:
-        clip: the method's norm, beside which the trainer's says nothing.
-    """
+    """Settings of a trainer that make another training, or the same in other digits; null for what says nothing, as its
+    clip beside the method's own (``clip``)."""
     limit, algorithm = trainer.limit_train_batches, trainer.gradient_clip_algorithm
     norm = trainer.gradient_clip_val if clip is None and trainer.gradient_clip_val else None
     told = {

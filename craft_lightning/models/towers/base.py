@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
@@ -21,15 +22,14 @@ class Tower(nn.Module, ABC):
     The last block, the final norm and a pooling head are held (their owner may pre-train the tower) and never run.
 
     Args:
-        vision: the transformer.
-        unused: beginnings of the names in it of what never runs.
+        vision: the transformer. unused: beginnings of the names in it of what never runs.
         quantizer: makes tokens of features; without one, in a continuous tower, the features are the tokens.
 
     Attributes:
         width: d, of features. image_size: side of the input in pixels. depth: number of blocks that run, L-1.
         grid: (rows, columns) of patches, raster order. mlp: hidden width of a block's MLP; None where it is not known.
-        base_hash: of a continuous tower's weights as they were stored, see :func:`.encoder.weights_hash`; None unless
-            it was read from a checkpoint.
+        base_hash: of a continuous tower's stored weights, see :func:`.encoder.weights_hash`; None unless it was read
+            from a checkpoint.
 
     Raises:
         ValueError: fewer than two blocks, or a quantiser of another width.
@@ -72,11 +72,8 @@ class Tower(nn.Module, ABC):
 
     @abstractmethod
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """``[B, N, d]`` after each of these numbers of blocks, from 0 (the embeddings) to :attr:`depth`.
-
-        Args:
-            pixel_values: ``[B, 3, S, S]`` in [-1, 1]; a tower of other statistics re-normalises them itself.
-        """
+        """``[B, N, d]`` after each of these numbers of blocks, from 0 (the embeddings) to :attr:`depth`, for pixels
+        ``[B, 3, S, S]`` in [-1, 1]; a tower of other statistics re-normalises them itself."""
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """``[B, N, d]`` output of the second-to-last block for pixels ``[B, 3, S, S]`` in [-1, 1]."""
@@ -85,25 +82,18 @@ class Tower(nn.Module, ABC):
     def features_and_cls(
         self, pixel_values: Tensor, cls: Tensor, attention: Attention = "one_way"
     ) -> tuple[Tensor, Tensor]:
-        """Patch features ``[B, N, d]`` and the read-out of a [CLS] vector, ``[B, d]``, after the same block.
+        """Patch features ``[B, N, d]`` and the read-out ``[B, d]`` of a learnable [CLS] ``[1, 1, d]``, after the same
+        block.
 
-        Args:
-            pixel_values: ``[B, 3, S, S]`` in [-1, 1].
-            cls: ``[1, 1, d]``, learnable; enters the first block without a position embedding.
-            attention: ``"one_way"`` leaves the patch features bit-identical to :meth:`features`;
-                ``"bidirectional"`` is a literal prepend, where every patch also attends to [CLS].
-
-        Raises:
-            CraftError: a tower that reads no [CLS] beside its patches.
+        [CLS] enters the first block without a position embedding; ``"one_way"`` leaves the patch features bit-identical
+        to :meth:`features`, ``"bidirectional"`` is a literal prepend, where every patch also attends to [CLS]. Raises
+        CraftError: a tower that reads no [CLS] beside its patches.
         """
         raise CraftError(f"a {type(self).__name__} reads no [CLS] beside its patches")
 
     def encode(self, pixel_values: Tensor, cls: Tensor | None = None, attention: Attention = "one_way") -> VisualTokens:
         """Pixels ``[B, 3, S, S]`` to tokens: straight-through sums of codewords, in evaluation too, or the features.
-
-        Args:
-            cls: if given, ``image_embedding`` is its read-out (see :meth:`features_and_cls`); never quantised.
-        """
+        With ``cls``, ``image_embedding`` is its read-out (see :meth:`features_and_cls`), which is never quantised."""
         readout = None
         if cls is None:
             z = self.features(pixel_values)
@@ -115,11 +105,34 @@ class Tower(nn.Module, ABC):
         return VisualTokens(z, tokens, found.codes, readout, self.grid, found.first_residual_energy)
 
 
-def after_blocks(layers: Iterable[nn.Module], hidden: Tensor, numbers: Sequence[int]) -> tuple[Tensor, ...]:
-    """Hidden states ``[B, n, d]`` after each of these numbers of transformers' blocks, 0 being ``hidden`` itself."""
-    found = {0: hidden}
-    for number, layer in enumerate(layers, start=1):
-        hidden = layer(hidden, attention_mask=None)
-        if number in numbers:
-            found[number] = hidden
-    return tuple(found[number] for number in numbers)
+class TransformersTower(Tower):
+    """A tower around a vision model of transformers, whose SigLIP and CLIP differ in few names.
+
+    Args:
+        vision: the model. unused: what never runs besides the last block and the norm behind it.
+    """
+
+    def __init__(
+        self, vision: PreTrainedModel, unused: Sequence[str] = (), quantizer: ResidualQuantizer | None = None
+    ) -> None:
+        config: Any = vision.config
+        side, depth = config.image_size // config.patch_size, config.num_hidden_layers - 1
+        super().__init__(
+            vision,
+            width=config.hidden_size,
+            image_size=config.image_size,
+            grid=(side, side),
+            depth=depth,
+            unused=(f"encoder.layers.{depth}.", "post_layernorm.", *unused),
+            mlp=config.intermediate_size,
+            quantizer=quantizer,
+        )
+
+    def _after(self, blocks: Sequence[int], hidden: Tensor) -> tuple[Tensor, ...]:
+        """Hidden states ``[B, n, d]`` after each of these numbers of blocks, 0 being ``hidden`` itself."""
+        found = {0: hidden}
+        for number, layer in enumerate(self.vision.encoder.layers[:-1], start=1):
+            hidden = layer(hidden, attention_mask=None)
+            if number in blocks:
+                found[number] = hidden
+        return tuple(found[number] for number in blocks)

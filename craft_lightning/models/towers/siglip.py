@@ -1,4 +1,4 @@
-"""SigLIP with a residual quantiser behind its second-to-last block: the tower of VILA-U."""
+"""SigLIP: the tower of VILA-U, a residual quantiser behind its second-to-last block, and the text tower beside it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer, eager_attention_forward
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.towers.base import Attention, Tower, after_blocks
+from craft_lightning.models.towers.base import Attention, TransformersTower
+
+TEXTS_AT_A_TIME = 256
 
 
 class ReadoutLayer(SiglipEncoderLayer):
@@ -57,22 +59,11 @@ class ReadoutLayer(SiglipEncoderLayer):
         return attention.out_proj(mixed.reshape(*mixed.shape[:2], -1).contiguous())
 
 
-class SiglipTower(Tower):
+class SiglipTower(TransformersTower):
     """SigLIP's vision model as a tower; its blocks become :class:`ReadoutLayer` (same parameters, same names)."""
 
     def __init__(self, vision: SiglipVisionModel, quantizer: ResidualQuantizer | None = None) -> None:
-        config: Any = vision.config
-        side, depth = config.image_size // config.patch_size, config.num_hidden_layers - 1
-        super().__init__(
-            vision,
-            width=config.hidden_size,
-            image_size=config.image_size,
-            grid=(side, side),
-            depth=depth,
-            unused=(f"encoder.layers.{depth}.", "post_layernorm.", "head."),
-            mlp=config.intermediate_size,
-            quantizer=quantizer,
-        )
+        super().__init__(vision, ("head.",), quantizer)
         for layer in vision.encoder.layers:
             layer.__class__ = ReadoutLayer
 
@@ -85,7 +76,7 @@ class SiglipTower(Tower):
         return cls(vision, quantizer).eval()
 
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
-        return after_blocks(self.vision.encoder.layers[:-1], self._embed(pixel_values), blocks)
+        return self._after(blocks, self._embed(pixel_values))
 
     def features_and_cls(
         self, pixel_values: Tensor, cls: Tensor, attention: Attention = "one_way"
@@ -99,13 +90,53 @@ class SiglipTower(Tower):
         if attention != "bidirectional":
             raise CraftError(f"cls attention is 'one_way' or 'bidirectional', not {attention!r}")
         joint = torch.cat([readout, hidden], dim=1)
-        joint = after_blocks(self.vision.encoder.layers[:-1], joint, (self.depth,))[0]
+        (joint,) = self._after((self.depth,), joint)
         return joint[:, 1:], joint[:, 0]
 
     def _embed(self, pixel_values: Tensor) -> Tensor:
         side = self.image_size
         if tuple(pixel_values.shape[1:]) != (3, side, side):
-            raise CraftError(
-                f"pixel_values of shape {tuple(pixel_values.shape)}: this tower reads [B, 3, {side}, {side}]"
-            )
+            shape = tuple(pixel_values.shape)
+            raise CraftError(f"pixel_values of shape {shape}: this tower reads [B, 3, {side}, {side}]")
         return self.vision.embeddings(pixel_values)
+
+
+class TextTower(nn.Module):
+    """SigLIP's frozen text half, which embeds captions.
+
+    Args:
+        model: the text model. tokenizer: its tokenizer, with a pad token.
+        logit_scale, logit_bias: scalars of its contrastive training (scale before the exponential).
+
+    Attributes:
+        width: dT, of the embeddings. positions: longest text in tokens (64).
+    """
+
+    def __init__(
+        self, model: SiglipTextModel, tokenizer: PreTrainedTokenizerBase, logit_scale: float, logit_bias: float
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.logit_scale, self.logit_bias = logit_scale, logit_bias
+        self.width: int = model.head.out_features
+        self.positions: int = model.config.max_position_embeddings
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a lower-cased text, unpadded: their number is what has to fit ``positions``."""
+        return list(self.tokenizer(text.lower())["input_ids"])
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """``[n, dT]`` embeddings, not normalised; texts are lower-cased and padded to the full length, as in training.
+        Raises CraftError: a text longer than ``positions`` (cutting is the caller's: only it knows the task
+        sentence)."""
+        rows, device = [], self.model.head.weight.device
+        for text in texts:
+            ids = self.token_ids(text)
+            if len(ids) > self.positions:
+                raise CraftError(f"caption of {len(ids)} tokens, {self.positions} fit: {text!r}")
+            rows.append(ids + [self.tokenizer.pad_token_id] * (self.positions - len(ids)))
+        if not rows:
+            return torch.empty(0, self.width, device=device)
+        parts = torch.tensor(rows, device=device).split(TEXTS_AT_A_TIME)
+        return torch.cat([self.model(part).pooler_output for part in parts])

@@ -1,16 +1,25 @@
-"""Any timm vision transformer as a continuous tower."""
+"""Continuous towers, in whose place no quantiser stands: CLIP, the eyes of VILA-7B, and any timm vision transformer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.towers.base import Tower
+from craft_lightning.models.image_processing import CLIP_MEAN, CLIP_STD
+from craft_lightning.models.towers.base import Tower, TransformersTower
+
+
+class ClipTower(TransformersTower):
+    """CLIP's vision model as a tower; its class token takes part, but is no visual token."""
+
+    def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
+        mean, std = (torch.tensor(v, device=pixel_values.device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+        hidden = self.vision.pre_layrnorm(self.vision.embeddings((pixel_values * 0.5 + 0.5 - mean) / std))
+        return tuple(found[:, 1:] for found in self._after(blocks, hidden))
 
 
 class TimmTower(Tower):
@@ -29,6 +38,8 @@ class TimmTower(Tower):
     std: Tensor
 
     def __init__(self, name: str, image_size: int | None = None) -> None:
+        import timm  # which takes a second and is rarely needed
+
         sized: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
         try:
             vision: Any = timm.create_model(name, pretrained=False, num_classes=0, **sized)

@@ -1,19 +1,56 @@
-"""Where a checkpoint keeps what, from its config files alone.
+"""What the config files of a checkpoint say: where it keeps what, and the published ones of models that are not here.
 
 Besides VILA-U's layout (:mod:`.vila_u`) there is LLaVA's, in which VILA-7B comes: either three folders as well, with a
-CLIP model in ``vision_tower/``, or a *single* folder whose weight files hold everything (:mod:`.llava`).
+CLIP model in ``vision_tower/``, or a *single* folder whose weight files hold everything.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from craft_lightning.checkpoints.tensors import read_json
 from craft_lightning.errors import CraftError
+from craft_lightning.io import write_json
 from craft_lightning.models.image_processing import Aspect
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, resolve
+
+_PUBLISHED = json.loads(Path(__file__).with_name("published_configs.json").read_text(encoding="utf-8"))
+KNOWN_SIGLIP: dict[str, dict[str, int]] = _PUBLISHED["siglip"]
+"""SigLIP's shapes by hub id: VILA-U's checkpoints name one of these and do not hold its config."""
+KNOWN_CLIP: dict[str, dict[str, int]] = _PUBLISHED["clip"]
+"""CLIP's shapes by hub id, which a checkpoint in a single folder does not hold."""
+BLUEPRINTS: dict[str, dict[str, dict[str, Any]]] = _PUBLISHED["checkpoints"]
+"""Content of the config files by their path in the checkpoint, by the names of ``list backbones``."""
+
+
+def write_blueprint(folder: str | Path, name: str) -> Path:
+    """The config files of a known model, no weights; returns ``folder``."""
+    for path, content in BLUEPRINTS[name].items():
+        file = Path(folder) / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, content)
+    return Path(folder)
+
+
+@contextmanager
+def config_folder(spec: VlmSpec) -> Iterator[Path]:
+    """The checkpoint folder of a spec, or for a known model that is not on this machine a temporary one of its configs.
+    Raises CraftError: neither is there."""
+    try:
+        found = resolve(spec)
+    except CraftError:
+        if spec.name not in BLUEPRINTS:
+            raise
+        with TemporaryDirectory() as made:
+            yield write_blueprint(made, spec.name)
+    else:
+        yield found
 
 
 def checkpoint_root(folder: str | Path) -> Path:
@@ -82,3 +119,9 @@ def aspect_of(root: Path) -> Aspect:
     if aspect != "resize":
         raise CraftError(f"{root / 'config.json'}: image_aspect_ratio {aspect!r} is unknown; known: resize, pad")
     return "resize"
+
+
+def projector_kind(root: Path) -> str:
+    """``mm_projector_type``, from ``mm_projector/`` or from the top config of a single folder."""
+    facts = top_config_of(root) if is_single(root) else read_json(root / "mm_projector" / "config.json")
+    return str(facts.get("mm_projector_type"))
