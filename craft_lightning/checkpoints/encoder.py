@@ -32,7 +32,6 @@ from craft_lightning.models.vlm_spec import BACKBONES
 WEIGHTS, PRIOR = "encoder.safetensors", "token_prior.safetensors"
 SPLITS = {"val/accuracy": "validation", "test/exact_match": "test"}
 """Scores that the hub shows, and what they were found on."""
-
 CARD = """# {method} encoder of {base}{on}
 
 The vision encoder of `{base}`, adapted with `{method}`; all other parts of the model are as they were. {fits}

@@ -18,18 +18,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from craft_lightning.checkpoints.configs import (
-    aspect_of,
-    checkpoint_root,
-    config_folder,
-    is_single,
-    llm_folder,
-    projector_kind,
-    root_of,
-    top_config_of,
-    tower_folder,
-    tower_kind,
-)
+from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
 from craft_lightning.checkpoints.tensors import (
@@ -71,17 +60,17 @@ def load_tower(
         CraftError: missing or unexpected tensors by name (the text half's, too), an unknown SigLIP shape, unequal
             shared codebooks or one of another width, a dtype that distances are not computed in.
     """
-    root = root_of(source)
+    root = configs.root_of(source)
     if isinstance(source, VlmSpec):
         dtype, quantizer_dtype, attention = source.dtype, source.quantizer_dtype, source.attention
-    kind = tower_kind(root)
+    kind = configs.tower_kind(root)
     try:
         if kind == "siglip":
             tower: Tower = load_siglip_tower(root, attention, quantizer_dtype)
         else:
             tower = load_clip_tower(root, attention) if kind == "clip" else load_timm_tower(root)
     except ValueError as error:
-        raise CraftError(f"{tower_folder(root)}: {error}") from error
+        raise CraftError(f"{configs.tower_folder(root)}: {error}") from error
     if tower.quantizer is None:
         tower.base_hash = weights_hash(tower)  # before anything is rounded or plugged in
     tower = tower.to(torch_dtype(dtype)).eval()
@@ -123,7 +112,7 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
             ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
         )
     model, info = loaded
-    others = (PROJECTOR, "model.vision_tower.") if is_single(folder) else ()
+    others = (PROJECTOR, "model.vision_tower.") if configs.is_single(folder) else ()
     unexpected = [k for k in info["unexpected_keys"] if not (k.endswith("rotary_emb.inv_freq") or k.startswith(others))]
     mismatched = [k[0] for k in info["mismatched_keys"]]
     for word, keys in (("missing", info["missing_keys"]), ("unexpected", unexpected), ("misshapen", mismatched)):
@@ -134,11 +123,11 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
 
 def _load_projector(root: Path, width: int, llm_width: int, dtype: str) -> Projector:
     with building():
-        projector = Projector(projector_kind(root), width, llm_width)
+        projector = Projector(configs.projector_kind(root), width, llm_width)
     if projector.state_dict():
-        folder = root if is_single(root) else root / "mm_projector"
-        state = TensorFiles(folder).under(PROJECTOR if is_single(root) else "")
-        if is_single(root):
+        folder = root if configs.is_single(root) else root / "mm_projector"
+        state = TensorFiles(folder).under(PROJECTOR if configs.is_single(root) else "")
+        if configs.is_single(root):
             state = {f"layers.{name}": value for name, value in state.items()}
         load_strict(projector, state, folder)
     return projector.to(torch_dtype(dtype)).eval()
@@ -147,12 +136,12 @@ def _load_projector(root: Path, width: int, llm_width: int, dtype: str) -> Proje
 def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     """A whole model in eval mode, with the adapted encoder that the spec names plugged in. Raises CraftError: anything
     that does not fit, by name; an encoder of another codebook, with both hashes."""
-    root = root_of(spec)
-    facts = top_config_of(root)
+    root = configs.root_of(spec)
+    facts = configs.top_config_of(root)
     conversation = facts.get("conversation", "vicuna_v1")
     if conversation not in CONVERSATIONS:
         raise CraftError(f"{root / 'config.json'}: conversation {conversation!r} is unknown; known: {CONVERSATIONS}")
-    aspect, llm = aspect_of(root), llm_folder(root)
+    aspect, llm = configs.aspect_of(root), configs.llm_folder(root)
     tower = load_tower(root, dtype=spec.dtype, quantizer_dtype=spec.quantizer_dtype, attention=spec.attention)
     language_model = load_language_model(llm, dtype=spec.dtype, attention=spec.attention)
     tokenizer = load_tokenizer(llm)
@@ -181,25 +170,25 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
     It has no tokenizer and no codebook hash. A known model need not be on this machine at all. Raises CraftError: a
     config file that is missing or cannot be read.
     """
-    with config_folder(spec) as folder, torch.device("meta"), building():
-        root = checkpoint_root(folder)
-        llm, kind, quantizer = llm_folder(root), tower_kind(root), None
+    with configs.config_folder(spec) as folder, torch.device("meta"), building():
+        root = configs.checkpoint_root(folder)
+        llm, kind, quantizer = configs.llm_folder(root), configs.tower_kind(root), None
         try:
             if kind == "siglip":
                 tower: Tower = SiglipTower(siglip_half(SiglipVisionModel, root))
-                size = codebook_size(tower_folder(root))
-                if size is not None and not top_config_of(root).get("continuous", False):
+                size = codebook_size(configs.tower_folder(root))
+                if size is not None and not configs.top_config_of(root).get("continuous", False):
                     levels, entries, shared = size
                     quantizer = ResidualQuantizer(torch.empty(1 if shared else levels, entries, tower.width), levels)
             else:
                 tower = ClipTower(clip_model(root)) if kind == "clip" else timm_tower(root)
         except ValueError as error:
-            raise CraftError(f"{tower_folder(root)}: {error}") from error
+            raise CraftError(f"{configs.tower_folder(root)}: {error}") from error
         config: Any = language_config(llm)
         with read_as(llm / "config.json", "a language model"):
             language_model = AutoModelForCausalLM.from_config(config)
         language_model.tie_weights()  # which is a part of the initialisation that was left out
-        projector = Projector(projector_kind(root), tower.width, config.hidden_size)
+        projector = Projector(configs.projector_kind(root), tower.width, config.hidden_size)
         vlm = DiscreteVlm(tower, projector, language_model, cast(PreTrainedTokenizerBase, None)).eval()
         tower.quantizer = quantizer  # after the model took the hash of nothing
     return vlm

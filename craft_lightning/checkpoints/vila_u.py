@@ -1,15 +1,10 @@
-"""Reads and writes the layout of VILA-U: ``config.json``, ``llm/``, ``vision_tower/`` and ``mm_projector/``.
+"""Reads the layout of VILA-U: ``config.json``, ``llm/``, ``vision_tower/`` and ``mm_projector/``.
 
-Fields of the top config that the public checkpoints do not have, all optional:
-
-``image_wrap`` (bool, absent = false)
-    visual tokens stand between the embeddings of ``<im_start>`` and ``<im_end>``, in training and inference.
-``conversation`` (``"vicuna_v1"`` | ``"chat_template"``, absent = vicuna_v1)
-    how prompts are written.
-``continuous`` (bool, absent = false)
-    the quantiser of the tower, if it has one, is left out of the path: a continuous twin.
-``vision_tower_cfg`` (may be a string)
-    the tower's folder relative to the checkpoint: one tower, many backbones.
+Fields of the top config that the public checkpoints do not have, all optional: with ``image_wrap`` (absent = false)
+visual tokens stand between the embeddings of ``<im_start>`` and ``<im_end>``, in training and inference;
+``conversation`` (``vicuna_v1``, ``chat_template``; absent = vicuna_v1) is how prompts are written; ``continuous``
+(absent = false) leaves the tower's quantiser out of the path, for a continuous twin; ``vision_tower_cfg`` may be a
+string, the tower's folder relative to the checkpoint: one tower, many backbones.
 
 A tower's ``pretrained_model`` is a known hub id or a folder with a SigLIP ``config.json`` and the text tower's
 tokenizer; relative folders are looked up from the checkpoint, from the tower's parent and from the tower itself.
@@ -28,15 +23,7 @@ import torch
 from torch import Tensor
 from transformers import SiglipTextModel, SiglipVisionModel
 
-from craft_lightning.checkpoints.configs import (
-    KNOWN_SIGLIP,
-    checkpoint_root,
-    config_folder,
-    root_of,
-    top_config_of,
-    tower_folder,
-    tower_kind,
-)
+from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.tensors import (
     TensorFiles,
     building,
@@ -102,43 +89,37 @@ def siglip_folder(name: str, folder: Path, root: Path) -> Path | None:
     return None
 
 
-def _siglip_shapes(root: Path, part: str) -> tuple[dict[str, Any], Path]:
-    """Config of a SigLIP half (``"vision_config"`` or ``"text_config"``) of a checkpoint's tower, and its file."""
-    folder = tower_folder(root)
-    name = section_of(folder).get("pretrained_model")
-    if not isinstance(name, str):
-        raise CraftError(f"{folder / 'config.json'}: rqvaesiglip.pretrained_model is missing")
-    if known := KNOWN_SIGLIP.get(name):
-        text = {"vocab_size": 32000, "max_position_embeddings": 64}
-        sizes = {k: v for k, v in known.items() if k not in ("patch_size", "image_size")} | text
-        return dict(known) if part == "vision_config" else sizes, folder / "config.json"
-    found = siglip_folder(name, folder, root)
-    if found is None:
-        raise CraftError(
-            f"{folder / 'config.json'}: pretrained_model {name!r} is neither a known id ({', '.join(KNOWN_SIGLIP)}) "
-            f"nor a folder with a config.json, from {root} or {folder}"
-        )
-    file = found / "config.json"
-    facts = read_json(file)
-    if part == "vision_config" and facts.get("model_type") == "siglip_vision_model":
-        return facts, file
-    if not isinstance(facts.get(part), dict):
-        raise CraftError(f"{file}: no section {part}")
-    return facts[part], file
-
-
 def siglip_half(kind: Any, root: Path, attention: str = "sdpa") -> Any:
     """The SigLIP vision or text model (``kind`` is its class) of a checkpoint, its weights not read. Raises CraftError:
     an unknown shape, or one that makes no model."""
     part = "vision_config" if kind is SiglipVisionModel else "text_config"
-    shapes, file = _siglip_shapes(root, part)
+    folder = configs.tower_folder(root)
+    file, name = folder / "config.json", section_of(folder).get("pretrained_model")
+    if not isinstance(name, str):
+        raise CraftError(f"{file}: rqvaesiglip.pretrained_model is missing")
+    if known := configs.KNOWN_SIGLIP.get(name):
+        text = {"vocab_size": 32000, "max_position_embeddings": 64}
+        sizes = {k: v for k, v in known.items() if k not in ("patch_size", "image_size")}
+        shapes: Any = known if part == "vision_config" else sizes | text
+    elif found := siglip_folder(name, folder, root):
+        file = found / "config.json"
+        facts = read_json(file)
+        alone = part == "vision_config" and facts.get("model_type") == "siglip_vision_model"
+        shapes = facts if alone else facts.get(part)
+        if not isinstance(shapes, dict):
+            raise CraftError(f"{file}: no section {part}")
+    else:
+        raise CraftError(
+            f"{file}: pretrained_model {name!r} is neither a known id ({', '.join(configs.KNOWN_SIGLIP)}) nor a folder "
+            f"with a config.json, from {root} or {folder}"
+        )
     with building(), read_as(file, f"SigLIP's {part}"):
         return kind._from_config(kind.config_class(**shapes), attn_implementation=attention)
 
 
 def load_siglip_tower(root: Path, attention: str, quantizer_dtype: str) -> SiglipTower:
     """The tower of a checkpoint as it is stored, in float32; see :func:`.load.load_tower`."""
-    folder = tower_folder(root)
+    folder = configs.tower_folder(root)
     section_of(folder)
     files = TensorFiles(folder)
     skipped, unknown = unused(files.names())
@@ -156,7 +137,7 @@ def load_siglip_tower(root: Path, attention: str, quantizer_dtype: str) -> Sigli
     vision = siglip_half(SiglipVisionModel, root, attention)
     _fill(vision, files, VISION)
     tables, size, quantizer = read_codebooks(files, folder), codebook_size(folder), None
-    if tables is not None and size is not None and not top_config_of(root).get("continuous", False):
+    if tables is not None and size is not None and not configs.top_config_of(root).get("continuous", False):
         quantizer = ResidualQuantizer(tables, size[0], torch_dtype(quantizer_dtype))
     return SiglipTower(vision, quantizer)
 
@@ -211,15 +192,15 @@ def read_codebooks(files: TensorFiles, folder: Path) -> Tensor | None:
 def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", attention: str = "sdpa") -> TextTower:
     """The frozen SigLIP text tower of a checkpoint, with its tokenizer and the contrastive scalars. Raises CraftError:
     the checkpoint has none, tensors do not fit, or the tokenizer is not on this machine."""
-    root = root_of(source)
-    folder = tower_folder(root)
+    root = configs.root_of(source)
+    folder = configs.tower_folder(root)
     files = TensorFiles(folder)
     if not any(name.startswith(TEXT) for name in files.names()):
         raise CraftError(f"{folder}: no text tower ({TEXT}*); without captions: --model.lambda_contrastive 0")
     model = siglip_half(SiglipTextModel, root, attention)
     _fill(model, files, TEXT)
     name = section_of(folder)["pretrained_model"]
-    tokens = siglip_folder(name, folder, root) or (hub_folder(name) if name in KNOWN_SIGLIP else None)
+    tokens = siglip_folder(name, folder, root) or (hub_folder(name) if name in configs.KNOWN_SIGLIP else None)
     if tokens is None:
         raise CraftError(f"the text tower's tokenizer is not on this machine: `hf download {name}`")
     scale, bias = (_scalar(files, name) for name in SCALARS)
@@ -236,11 +217,10 @@ def _scalar(files: TensorFiles, name: str) -> float:
 
 def text_width(source: str | Path | VlmSpec) -> int:
     """dT, width of the text tower's embeddings, from the configs alone; CraftError without a SigLIP text half."""
-    with config_folder(source if isinstance(source, VlmSpec) else VlmSpec(str(source))) as found:
-        root = checkpoint_root(found)
-        if tower_kind(root) != "siglip":
-            raise CraftError(
-                f"{tower_folder(root)}: no text tower to contrast captions with; set --model.lambda_contrastive 0"
-            )
+    with configs.config_folder(source if isinstance(source, VlmSpec) else VlmSpec(str(source))) as found:
+        root = configs.checkpoint_root(found)
+        if configs.tower_kind(root) != "siglip":
+            place = configs.tower_folder(root)
+            raise CraftError(f"{place}: no text tower to contrast captions with; set --model.lambda_contrastive 0")
         with torch.device("meta"):
             return int(siglip_half(SiglipTextModel, root).head.out_features)

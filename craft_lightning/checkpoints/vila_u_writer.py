@@ -25,9 +25,8 @@ class TowerParts:
 
     Attributes:
         vision: the whole SigLIP vision model, last block and head included.
-        codebooks: ``[1 | R, K, d]`` without the padding row; None for a tower that never had a quantiser.
-        levels: R.
-        text: the text tower of the same contrastive training, or None. text_tokenizer: its tokenizer, or None.
+        codebooks: ``[1 | R, K, d]`` without padding row; None for a tower that never had a quantiser. levels: R.
+        text, text_tokenizer: the text tower of the same contrastive training and its tokenizer, or None.
         logit_scale, logit_bias: the contrastive scalars (scale before the exponential).
     """
 

@@ -269,8 +269,6 @@ class BaseMethod(Checkpointed, ABC):
         if value is not None:
             self.clip_gradients(optimizer, value, gradient_clip_algorithm or "norm")
 
-    # -- evaluation ----------------------------------------------------------------------------------------------
-
     def _evaluate(self, batch: VqaBatch, count: bool = True) -> dict[str, Any]:
         visual = self._look(batch)
         keeps = (self.token_keep, *self.token_also)
@@ -280,13 +278,12 @@ class BaseMethod(Checkpointed, ABC):
             keep: predictions if keep == self.token_keep else scored_replies(self.vlm, other, batch)
             for keep, other in zip(self.token_also, others, strict=True)
         }
-        found = {"predictions": predictions, "codes": visual.codes, "visual": visual, "read": read, "also": also}
-        found["counted"] = batch.counted
         if count:
             self.accuracy.update(predictions)
             if self.usage is not None and visual.codes is not None:
                 self.usage.update(visual.codes[batch.counted])
-        return found
+        found = {"predictions": predictions, "also": also, "visual": visual, "read": read}
+        return found | {"codes": visual.codes, "counted": batch.counted}
 
     def _log_metrics(self, stage: str, name: str) -> None:
         found = self.accuracy.compute()

@@ -16,7 +16,6 @@ SYSTEM = frozenset({"__MACOSX", "@eaDir"})
 """Folders that systems put beside images, with files of the same names in them."""
 _TOLD = 4
 """Endings (or folders) that are told one by one."""
-
 log = logging.getLogger("craft_lightning.data")
 
 

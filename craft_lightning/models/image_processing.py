@@ -24,10 +24,8 @@ from craft_lightning.errors import CraftError
 
 READING = "3"
 """Changes with what is read of the same file: a part of the key of whatever is kept of images."""
-
 MAX_PIXELS = 100_000_000
 """An image with more is refused: decoded, it would take more than 300 MB."""
-
 FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN"),
     *("TIFF", "WEBP", "XBM", "XPM", "TGA"),  # TGA last: it has no signature
@@ -35,7 +33,6 @@ FORMATS = (
 """Pillow's still images. None of its other readers is ever tried, whatever a file is named or holds: EPS starts
 another program, only Windows draws WMF, BUFR, GRIB, HDF5 and MPEG have no decoder, of FITS the scale is ignored, FLI is
 a film; BLP, CUR, DCX, FTEX, GBR, ICNS, IM, IMT, IPTC, MCIDAS, MSP, PCD, PIXAR, SPIDER and XVTHUMB hold no data sets."""
-
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -52,13 +49,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes an EXIF orientation."""
-
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),
     *(struct.error, TypeError, LookupError, AttributeError),
 )
 """What Pillow raises on damaged files."""
-
 log = logging.getLogger("craft_lightning.data")
 
 

@@ -14,7 +14,6 @@ from craft_lightning.types import VisualTokens
 
 RATIO, COSINE = 0.02, 0.999
 """How far the gradient may be from the identity: rounding to bfloat16 stays well below."""
-
 PARTS = {"vlm.projector": "the projector", "vlm.language_model": "the language model", "vlm.tower": "the tower"}
 
 

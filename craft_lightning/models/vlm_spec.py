@@ -34,7 +34,6 @@ class KnownModel:
 _TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 BACKBONES = {name: KnownModel(name, **facts) for name, facts in _TABLE.items()}
 """The known models, by name, from ``vlm_spec.json``."""
-
 CHOICES = {
     "quantizer_dtype": ("float32", "bfloat16"),
     "dtype": ("float32", "bfloat16", "float16"),

@@ -27,19 +27,14 @@ ACCELERATORS: dict[Device, Any] = {"cuda": CUDAAccelerator, "mps": MPSAccelerato
 GIB = 2**30
 LARGE = 10**8
 """Parameters from which bfloat16 is worth it; a smaller model fits anywhere and is fast enough in float32."""
-
 BUSY = 10**12
 """Multiplications of a pass that keep a device busy; a step is cut into smaller passes only if nothing else helps."""
-
 OUTSIDE = {"cuda": 0.75, "cpu": 1.0, "mps": 1.0}
 """GiB of a process that no tensor accounts for: driver context and kernels, or Python with its libraries."""
-
 COMMUNICATION = 0.5
 """GiB of a process for the buffers of several (NCCL)."""
-
 USABLE = {"cuda": 0.94, "mps": 0.9, "cpu": 0.7}
 """Share of a device's memory that may be planned for; the rest is lost between allocations, most of it on CPUs."""
-
 NAMES = {"ddp": "ddp", "fsdp2": "fsdp2", "zero2": "deepspeed_stage_2", "single": "auto"}
 """What the kinds are called in a config; Lightning has no name for one device."""
 

@@ -14,11 +14,9 @@ from craft_lightning.strategies.memory import REPLY_TOKENS, TEXT_TOKENS, Profile
 
 EFFICIENCY = 0.4
 """Share of the peak that large matrices reach in bfloat16: what trainings of models of this size report."""
-
 PASS_SECONDS = 0.25
 """Of a pass of any size: launching some thousand kernels, handing over images, stepping, logging. Chosen so that the
 paper's smallest training (Table 4, Qwen2-0.5B) takes its 1.35 minutes; the four others there check it."""
-
 LOADING = 10**9
 """Bytes of a checkpoint that are read in a second, once in each run."""
 

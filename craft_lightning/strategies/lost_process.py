@@ -13,7 +13,6 @@ from craft_lightning.errors import CraftError
 
 NOTICED = re.compile(r"connection (closed|reset)|broken pipe|gloo|nccl", re.IGNORECASE)
 """What errors of collectives say when a peer is gone."""
-
 WAIT = 2.0
 """Seconds for the system to tell that a process has ended."""
 

@@ -19,10 +19,8 @@ Kind = Literal["single", "ddp", "zero2", "fsdp2"]
 
 TEXT_TOKENS = 128
 """Language-model positions of prompt and reply, the image's not counted: four options and VILA-U's system prompt."""
-
 REPLY_TOKENS = 4
 """Labelled positions of a row: only these have logits."""
-
 MASTER, GRADIENT, MOMENTS = 4, 4, 8
 """Bytes of a trained parameter, of its gradient, and of AdamW's two moments."""
 

@@ -28,7 +28,6 @@ VICUNA_SYSTEM = (
 
 LETTERS = "ABCDEFGH"
 """Names of the options, in order."""
-
 Conversation = Literal["vicuna_v1", "chat_template"]
 
 _NEEDED_LETTERS = 4

@@ -6,7 +6,6 @@ import re
 
 MAX_NEW_TOKENS = 5
 """Greedy decoding stops after this many tokens (paper, section 4)."""
-
 _LETTER = re.compile(r"\s*([a-z])(?![a-z])", re.IGNORECASE)
 
 

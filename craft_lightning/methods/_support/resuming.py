@@ -21,20 +21,13 @@ from craft_lightning.settings import flat
 
 IDLE = frozenset(f"data.{name}" for name in ("eval_batch_size", "num_workers", "test_size", "on_bad", "partial"))
 """Settings that no training depends on, or only through its data, which are compared themselves."""
-
-FREE = frozenset(
-    [
-        *(f"data.{name}" for name in ("root", "hub_id", "hub_revision")),
-        *(f"model.backbone.{name}" for name in ("name", "encoder", "dtype", "attention", "gradient_checkpointing")),
-        *(f"trainer.{name}" for name in ("accumulate_grad_batches", "precision")),
-    ]
-)
+FREE = {f"model.backbone.{name}" for name in ("name", "encoder", "dtype", "attention", "gradient_checkpointing")}
+FREE |= {*("data.root", "data.hub_id", "data.hub_revision"), *("trainer.accumulate_grad_batches", "trainer.precision")}
 """Settings that may differ and are told: where data and weights lie, which are compared themselves, and what a machine
 chooses for itself."""
 
 SAMPLE = 1024
 """Values of each parameter that its hash covers."""
-
 Settings = Mapping[str, Any]
 Changes = Mapping[str, tuple[Any, Any]]
 """By a setting's name: what the checkpoint says, and what is given."""
