@@ -158,6 +158,6 @@ def test_in_this_repository(tmp_path: Path) -> None:
     assert "birds          Birds at the feeder: 4 species" in listed
     tests = ["tests/methods/test_contract.py", "tests/test_experiments.py", "tests/test_architecture.py"]
     tests += ["tests/cli/test_run.py", "tests/benchmark/test_table_code.py", "tests/data_modules"]
-    names = "norm_ft or birds or names or left_out or test_list or every_module or forgotten or no_torch or first_line"
+    names = "norm_ft or birds or names or left_out or test_list or every_module or forgotten or no_torch or paper_scale"
     told = python(tmp_path, ["-m", "pytest", "-x", "-p", "no:cacheprovider", *tests, "-k", names], str(tmp_path))
     assert int(re.findall(r"(\d+) passed", told)[-1]) > 20
