@@ -72,7 +72,7 @@ class BaseMethod(Checkpointed, ABC):
     usual_keep: ClassVar[float] = 1.0
     vlm: DiscreteVlm
 
-    def __init__(self, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
+    def __init__(self, *, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.backbone, self.optim = backbone, optim

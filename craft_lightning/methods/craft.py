@@ -30,6 +30,7 @@ class Craft(ContrastiveMethod):
 
     def __init__(
         self,
+        *,
         lambda_sal: float = 1.0,
         sal_reduction: Literal["mean", "sum_per_sample"] = "mean",
         lambda_commitment: float = 0.1,

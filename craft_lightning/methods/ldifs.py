@@ -29,7 +29,7 @@ class Ldifs(BaseMethod):
     name: ClassVar[str] = "ldifs"
     continuous: ClassVar[bool] = True
 
-    def __init__(self, lambda_ldifs: float = 10.0, axis: Axis = "token", **kwargs: Any) -> None:
+    def __init__(self, *, lambda_ldifs: float = 10.0, axis: Axis = "token", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.lambda_ldifs = lambda_ldifs
         self.axis: Axis = axis

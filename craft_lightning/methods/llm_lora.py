@@ -22,7 +22,7 @@ class LlmLora(BaseMethod):
 
     name: ClassVar[str] = "llm_lora"
 
-    def __init__(self, r: int = 16, alpha: int = 32, dropout: float = 0.05, **kwargs: Any) -> None:
+    def __init__(self, *, r: int = 16, alpha: int = 32, dropout: float = 0.05, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.lora = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
 

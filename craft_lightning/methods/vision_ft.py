@@ -22,7 +22,7 @@ class VisionFineTuning(ContrastiveMethod):
     name: ClassVar[str] = "vision_ft"
     continuous: ClassVar[bool] = True
 
-    def __init__(self, lambda_contrastive: float | None = 0.0, **kwargs: Any) -> None:
+    def __init__(self, *, lambda_contrastive: float | None = 0.0, **kwargs: Any) -> None:
         super().__init__(lambda_contrastive=lambda_contrastive, **kwargs)
 
     def losses(self, batch: VqaBatch, out: MethodOutput) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from craft_lightning.methods._support.checkpointed import load_method
 from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 
@@ -271,3 +272,10 @@ def test_the_base_cannot_be_loaded_as_a_method(build: Any, data: Any, trainer: A
     run.save_checkpoint(tmp_path / "m.ckpt")
     with pytest.raises(TypeError, match="abstract"):
         BaseMethod.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_have_names(name: str) -> None:
+    """A model given by place would be taken for another setting, and the error would name a model nobody asked for."""
+    with pytest.raises(TypeError, match="positional argument"):
+        METHODS[name](VlmSpec("pocket-vila"))

@@ -99,6 +99,7 @@ class ContrastiveMethod(BaseMethod):
 
     def __init__(
         self,
+        *,
         lambda_contrastive: float | None = None,
         cls_attention: Literal["one_way", "bidirectional"] = "one_way",
         cls_init: Literal["normal", "patch_mean"] = "normal",
