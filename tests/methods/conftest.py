@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ Build = Callable[..., BaseMethod]
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """Makes Trainers, each with a folder of its own: a method's callbacks do not write over a run."""
+    number = itertools.count()
+
     def make(**options: Any) -> Trainer:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "barebones": False}
         steps = {"max_steps": 3, "max_epochs": -1, "num_sanity_val_steps": 0, "limit_val_batches": 0}
-        where = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path}
+        where = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path / f"run{next(number)}"}
         return Trainer(**{**quiet, **steps, **where, "enable_checkpointing": False, **options})
 
     return make

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from craft_lightning.methods._support.feature_cache import FeatureCache
+from craft_lightning.methods.base import BaseMethod
 from craft_lightning.methods.craft import Craft
 from craft_lightning.methods.ldifs import Ldifs
 from craft_lightning.methods.llm_lora import LlmLora
@@ -17,6 +18,12 @@ from craft_lightning.methods.projector_ft import ProjectorFineTuning
 from craft_lightning.methods.vision_ft import VisionFineTuning
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.types import VisualTokens, VqaBatch
+
+
+@pytest.fixture(autouse=True)
+def _training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The callbacks that every run has encode images of their own: codes before training, the prior of an encoder."""
+    monkeypatch.setattr(BaseMethod, "configure_callbacks", lambda self: [])
 
 
 class Turned(ProjectorFineTuning):
