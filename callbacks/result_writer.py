@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -14,8 +15,11 @@ from craft_lightning.environment import git_state, versions
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.predictions import everywhere, to_jsonl
 from craft_lightning.io import write_json, write_text
-from craft_lightning.run_folder import claim_evaluation, result_files, used
+from craft_lightning.run_folder import result_files, used
 from craft_lightning.types import Prediction
+
+_WRITTEN: WeakKeyDictionary[Trainer, set[Path]] = WeakKeyDictionary()
+"""What each Trainer has written, which it may write anew: people test, fit and test again in one notebook."""
 
 
 class ResultWriter(Callback):
@@ -32,23 +36,22 @@ class ResultWriter(Callback):
         """Start the clock, and look where the files go.
 
         Raises:
-            CraftError: the folder holds an evaluation. (The command line has looked before, and can remove one.)
+            CraftError: the folder holds another's evaluation. (The command line has looked, and can remove one.)
         """
         self.verb, folder = str(getattr(stage, "value", stage)), Path(trainer.default_root_dir)
-        if self.verb != "fit":
-            claim_evaluation(folder, self.verb, overwrite=False)
         self._start = time.monotonic()
         self._result, self._lines = result_files(folder, self.verb)
+        if self.verb != "fit":
+            _refuse(trainer, [path for path in (self._result, self._lines) if path.exists()], "an evaluation")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning has read the checkpoint by now: whether the training goes on from one is known.
 
         Raises:
-            CraftError: the folder holds a run, and this one does not go on from a checkpoint.
+            CraftError: the folder holds another's run, and this one does not go on from a checkpoint.
         """
-        folder = Path(trainer.default_root_dir)
-        if trainer.ckpt_path is None and (kept := used(folder)):
-            raise CraftError(f"{folder} holds a run ({kept}); give the Trainer another default_root_dir")
+        if trainer.ckpt_path is None and (kept := used(self._result.parent)):
+            _refuse(trainer, [self._result.parent / kept], "a run")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
@@ -97,6 +100,7 @@ class ResultWriter(Callback):
             return
         hashes = getattr(getattr(trainer, "datamodule", None), "item_hashes", None)
         items = hashes(split) if hashes else {}
+        _WRITTEN.setdefault(trainer, set()).add(self._lines)
         write_text(self._lines, to_jsonl(rows.values(), items))
         for keep, replies in also.items():
             write_text(self._lines.with_suffix(f".keep{keep}.jsonl"), to_jsonl(replies.values(), items))
@@ -131,4 +135,11 @@ class ResultWriter(Callback):
             "versions": versions(),
             "git": git_state(),
         }
+        _WRITTEN.setdefault(trainer, set()).update((self._result, self._result.with_name("encoder")))
         write_json(self._result, run_facts.plain(result))
+
+
+def _refuse(trainer: Trainer, kept: list[Path], what: str) -> None:
+    if others := [path for path in kept if path not in _WRITTEN.get(trainer, ())]:
+        folder, name = others[0].parent, others[0].name
+        raise CraftError(f"{folder} holds {what} ({name}); give the Trainer another default_root_dir")

@@ -127,9 +127,19 @@ def test_no_run_writes_over_another(runs: Any, checkpoints: Path) -> None:
     before = (runs["root"] / "python" / "result.json").read_bytes()
     with pytest.raises(cl.CraftError, match=r"holds a run \(result\.json\); give the Trainer another"):
         train(checkpoints / "small", runs["root"] / "python")
-    with pytest.raises(cl.CraftError, match=r"holds an evaluation \(result\.test\.json\)"):
-        runs["trainer"].test(runs["model"], runs["data"], verbose=False)
+    another = lightning.Trainer(default_root_dir=runs["root"] / "python", accelerator="cpu", logger=False)
+    with pytest.raises(cl.CraftError, match=r"holds an evaluation \(result\.test\.json\); give the Trainer another"):
+        another.test(runs["model"], runs["data"], verbose=False)
     assert (runs["root"] / "python" / "result.json").read_bytes() == before
+
+
+def test_a_trainer_may_test_fit_and_test_again(checkpoints: Path, tmp_path: Path) -> None:
+    trainer, model, data = train(checkpoints / "small", tmp_path)
+    first = [trainer.test(model, data, verbose=False) for _ in range(2)]
+    assert first[0] == first[1]
+    trainer.fit_loop.epoch_loop.max_steps = 6
+    trainer.fit(model, data)
+    assert result(tmp_path)["steps"] == 6
 
 
 def test_every_callback_is_there_once(runs: Any) -> None:

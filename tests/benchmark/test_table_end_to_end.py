@@ -235,7 +235,9 @@ def test_a_result_without_the_table_s_metric_is_a_failure(house: Path, monkeypat
 
 
 @pytest.mark.parametrize("method", ["projector_ft", "llm_lora", "vision_ft-lambda_contrastivenull"])
-def test_what_a_baseline_trained_is_what_is_tested(house: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_baseline_trained_is_what_is_tested(
+    house: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
     plan = _short_plan(house, "baselines")
     name = f"kvasir/pocket-vila/{method}/seed0"
@@ -247,8 +249,9 @@ def test_what_a_baseline_trained_is_what_is_tested(house: Path, method: str, mon
         assert events[-1]["event"] == "done", events
     trained = load_method(train.folder / "checkpoints/last.ckpt")
     data = VqaDataModule(trained.backbone, "kvasir", train_size=24, val_size=8, test_size=8)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet)
     expected = [p.text for p in trainer.predict(trained, data)[0]]
     lines = [json.loads(line) for line in (test.folder / "predictions.jsonl").read_text().splitlines()]
     assert [line["prediction"] for line in lines] == expected
-    assert expected != [p.text for p in trainer.predict(ZeroShot(trained.backbone), data)[0]]
+    assert expected != [p.text for p in trainer.predict(ZeroShot(backbone=trained.backbone), data)[0]]
