@@ -56,7 +56,7 @@ def test_links_targets_and_files_exist() -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", TEXT, flags=re.MULTILINE)) <= targets
     files = set(re.findall(r"(?:craft_lightning|data_modules|callbacks|tests)/[\w/]+\.py", TEXT))
     assert len(files) > 15
-    assert [f for f in sorted(files) if not (ROOT / f).is_file()] == []
+    assert [f for f in sorted(files) if not (ROOT / f).is_file() and "NAME" not in f] == []
 
 
 WALKS = [re.findall(r"^\d+\. `([\w/]+\.py)`", part, flags=re.MULTILINE) for part in TEXT.split("\n**From a ")[1:]]
