@@ -40,10 +40,10 @@ from timing import alternate, where
 KEEPS = (1.0, 0.8)
 PAPER = "| *VILA-U-7B, the paper's Table 4* | | *2.56 → 2.15 TFLOP* | *0.840* | *52.40 → 48.92 ms* | *0.934* |"
 NOTE = """\
-The prefill at keep 1.0 → 0.8, per item. FLOPs by 2 P S + 4 n S² D, one multiply-add being two. Time from the codes of a
-image to the logits of the first reply token, choosing the tokens included: float32, both ratios in turn, medians. The
-paper counts otherwise (its 2.56 TFLOP are less than 256 visual tokens alone cost at two FLOPs a multiply-add), so only
-the ratios compare. A pocket model that reads one image at a time is bound by the number of its operations, not by
+The prefill at keep 1.0 → 0.8, per item. FLOPs by 2 P S + 4 n S² D, one multiply-add being two. Time from the codes of
+an image to the logits of the first reply token, choosing the tokens included: float32, both ratios in turn, medians.
+The paper counts otherwise (its 2.56 TFLOP are less than 256 visual tokens alone cost at two FLOPs a multiply-add), so
+only the ratios compare. A pocket model that reads one image at a time is bound by the number of its operations, not by
 their size: what pruning saves there, choosing the tokens costs."""
 PAPER_LAYERS = 32
 

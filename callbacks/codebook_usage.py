@@ -25,14 +25,14 @@ class CodesChanged(Callback):
 
     def __init__(self) -> None:
         self.before: dict[str, Tensor] = {}
-        self.pictures: str | None = None
+        self.images: str | None = None
         self._counts = torch.zeros(2)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"before": self.before, "pictures": self.pictures}
+        return {"before": self.before, "pictures": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.before, self.pictures = state_dict["before"], state_dict.get("pictures")
+        self.before, self.images = state_dict["before"], state_dict.get("pictures")
 
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,7 +52,7 @@ class CodesChanged(Callback):
                     "with: bring those back, or train anew without --ckpt_path"
                 )
             return
-        self.pictures = data.digest()["val"]["pictures"]
+        self.images = data.digest()["val"]["pictures"]
         # Opening a data loader draws from the global generator, which belongs to the training.
         with torch.random.fork_rng(devices=[]):
             for batch in data.stored("val"):
@@ -74,7 +74,7 @@ class CodesChanged(Callback):
     def _of(self, data: Any) -> bool:
         """Whether the codes are those of the validation images of some data."""
         there = data is not None and data.item_hashes("val").keys() <= self.before.keys()
-        return there and data.digest()["val"]["pictures"] == self.pictures
+        return there and data.digest()["val"]["pictures"] == self.images
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any

@@ -13,10 +13,10 @@ from craft_lightning.io import fresh_file, write_text
 CURVES, EXAMPLES, COUNT = "curves.jsonl", "examples", 12
 
 
-class ExamplePictures(Callback):
+class ExampleImages(Callback):
     """``examples/<number>.png``, where number is the item's line in ``items.jsonl``, counted from 0.
 
-    The items are spread evenly over the split and chosen by nothing else: the same for every method. At 64 pixels a
+    The items are spread evenly over the split and chosen by nothing else: the same for every method. At 64 pixels an
     image takes some 5 kB.
     """
 

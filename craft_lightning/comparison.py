@@ -97,8 +97,8 @@ def run_table(
     import pandas as pd
     from rich.console import Console
 
+    from craft_lightning.benchmark.estimate import make_view
     from craft_lightning.benchmark.plan import make_plan, select
-    from craft_lightning.benchmark.progress import make_view
     from craft_lightning.benchmark.results import gather, to_csv
     from craft_lightning.benchmark.scheduler import run_plan, worker_count
     from craft_lightning.benchmark.spec import find_table, load_spec

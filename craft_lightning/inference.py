@@ -19,7 +19,7 @@ from craft_lightning.evaluation.generate import likely_letters
 from craft_lightning.models.image_files import find_images
 from craft_lightning.models.image_processing import Aspect, preprocess, read_image
 from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.towers.base import Tower
+from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.text.prompts import LETTERS, Encoded, PromptBuilder, collate_text, message

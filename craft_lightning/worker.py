@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.report_files import ExamplePictures, LearningCurves
+from callbacks.report_files import ExampleImages, LearningCurves
 from craft_lightning import __version__, run_facts
 from craft_lightning.benchmark.store import RESULT
 from craft_lightning.cli.run import CraftCLI, build_cli
@@ -153,7 +153,7 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     reset_peak_memory()
     steps = StepEvents(say)
     # The images of a test are the same for all methods, so an untouched model's test keeps them.
-    examples = [ExamplePictures()] if message["job"].get("surrogate") is None else []
+    examples = [ExampleImages()] if message["job"].get("surrogate") is None else []
     # Without job.json the job is not done, whatever its run has written: a finished training tells its metrics again.
     (folder / "result.json").unlink(missing_ok=True)
     cli = build_cli(message["arguments"], callbacks=[steps, LearningCurves(), *examples])

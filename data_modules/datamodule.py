@@ -22,7 +22,7 @@ from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.types import VqaExample
 from data_modules.backbone_reader import Reader, read_backbone
 from data_modules.captioning.captioner import agree, captioned
-from data_modules.dataset import Distractors, Row, VqaDataset
+from data_modules.dataset import Distractors, ItemRow, VqaDataset
 from data_modules.datasets import DATASETS, OWN, dataset_name
 from data_modules.datasets.facts import DatasetFacts
 from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
@@ -30,7 +30,7 @@ from data_modules.sources.drawn import TwinSource, draw_studio
 from data_modules.sources.folder import Place, check_root, open_folder
 from data_modules.sources.items import OnBad, Problems, Source, SplitName
 from data_modules.sources.records import RecordSource, Unit
-from data_modules.sources.table import open_hub
+from data_modules.sources.rows import open_hub
 
 SOURCES = ("twin", "folder", "hub")
 TWIN_SIZES: dict[SplitName, int] = {"train": 1024, "val": 256, "test": 400}
@@ -236,7 +236,7 @@ class VqaDataModule(LightningDataModule):
 
     # what is handed out
 
-    def train_dataloader(self) -> DataLoader[Row]:
+    def train_dataloader(self) -> DataLoader[ItemRow]:
         """Batches of a new permutation each epoch; incomplete batches are dropped. Raises CraftError: the processes and
         accumulated batches do not divide the batch, or an epoch ends within a step."""
         data, parts, rows = self.splits["train"], self._parts(), self.batch_size // world()[0]
@@ -264,17 +264,17 @@ class VqaDataModule(LightningDataModule):
             raise CraftError(f"--trainer.val_check_interval {every}: an epoch has {batches} batches; {mend}")
         return batches // parts
 
-    def val_dataloader(self) -> DataLoader[Row]:
+    def val_dataloader(self) -> DataLoader[ItemRow]:
         """This process's stored validation items, seen labels only."""
         return self.stored("val", dealt=True)
 
-    def test_dataloader(self) -> DataLoader[Row]:
+    def test_dataloader(self) -> DataLoader[ItemRow]:
         """This process's stored test items, all labels."""
         return self.stored("test", dealt=True)
 
     predict_dataloader = test_dataloader
 
-    def stored(self, name: SplitName, dealt: bool = False) -> DataLoader[Row]:
+    def stored(self, name: SplitName, dealt: bool = False) -> DataLoader[ItemRow]:
         """The stored items of a split: all of them, or those ``dealt`` out to this process."""
         data = self.splits[name]
         sampler = StoredSampler(data) if dealt and world()[0] > 1 else None

@@ -30,7 +30,7 @@ _BLANK = Image.new("RGB", (1, 1))
 
 
 @dataclass(frozen=True)
-class Row:
+class ItemRow:
     """One example ready to be collated: ``example`` without its image, which is ``pixels`` ``[3, S, S]`` uint8 and
     known in the run as ``image_name``."""
 
@@ -42,7 +42,7 @@ class Row:
     repeat: bool
 
 
-class VqaDataset(Dataset[Row]):
+class VqaDataset(Dataset[ItemRow]):
     """A split as examples with lettered options.
 
     Validation and test items are stored: options and order depend on (dataset, key) alone. Training items redraw
@@ -83,7 +83,7 @@ class VqaDataset(Dataset[Row]):
         answers = [item.answer for item in self.items if item.label < 0 and not item.options]
         return sum(self.builder.tokens(a) > MAX_NEW_TOKENS < self.builder.tokens(normalise(a)) for a in answers)
 
-    def __getitem__(self, draw: Draw) -> Row:
+    def __getitem__(self, draw: Draw) -> ItemRow:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
         index, repeat = max(index, -1 - index), index < 0
         example = self.asked(index, epoch)
@@ -91,7 +91,7 @@ class VqaDataset(Dataset[Row]):
         drawn = said[mcq.pick(len(said), self.seed, epoch, example.key, "caption")]
         image = self.items[index].image
         text, caption_id = self.builder.encode(example), self.captions.get(drawn, -1)
-        return Row(example, f"{self.name}/{image}", self.images[image], text, caption_id, repeat)
+        return ItemRow(example, f"{self.name}/{image}", self.images[image], text, caption_id, repeat)
 
     def example(self, index: int, epoch: int = 0) -> VqaExample:
         """The example as asked in an epoch (stored items are the same in every epoch)."""
@@ -142,7 +142,7 @@ class VqaDataset(Dataset[Row]):
             labels = mcq.nearest_distractors(item.label, self.pool, count, neighbours)
         return [self.source.class_names[label] for label in labels]
 
-    def collate(self, rows: Sequence[Row]) -> VqaBatch:
+    def collate(self, rows: Sequence[ItemRow]) -> VqaBatch:
         """A batch; replies are part of ``input_ids`` and ``labels`` in training only."""
         examples = [row.example for row in rows]
         return VqaBatch(

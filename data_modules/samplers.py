@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from craft_lightning.text import multiple_choice as mcq
-from data_modules.dataset import Row
+from data_modules.dataset import ItemRow
 
 
 def world() -> tuple[int, int]:
@@ -75,7 +75,7 @@ class EpochSampler(DistributedSampler[Any]):
             yield from ((epoch, index) for index in order[start : start + self.share])
 
 
-class TrainLoader(DataLoader[Row]):
+class TrainLoader(DataLoader[ItemRow]):
     """A loader that continues in the middle of an epoch; Lightning stores its state in every checkpoint. A process's
     share of a step is handed out in ``parts`` (gradient accumulation)."""
 

@@ -25,8 +25,8 @@ from torch import Tensor
 import craft_lightning as cl
 from craft_lightning import __main__ as entry
 from craft_lightning.benchmark import scheduler
+from craft_lightning.benchmark.estimate import TableProgress
 from craft_lightning.benchmark.plan import Plan
-from craft_lightning.benchmark.progress import Progress
 from craft_lightning.checkpoints import encoder as encoders
 from craft_lightning.cli.run import build_cli
 
@@ -366,9 +366,9 @@ def test_runs_of_different_items_are_not_compared(right: str, items: str, told: 
 def test_a_table_is_a_frame(tmp_path: Path, monkeypatch: Any) -> None:
     ran: list[str] = []
 
-    def run_plan(plan: Plan, workers: int, view: Any) -> Progress:
+    def run_plan(plan: Plan, workers: int, view: Any) -> TableProgress:
         ran.extend(job.name for job in plan.jobs)
-        return Progress(total=len(plan.jobs), workers=workers)
+        return TableProgress(total=len(plan.jobs), workers=workers)
 
     monkeypatch.setattr(scheduler, "run_plan", run_plan)
     frame = cl.run_table("table1", only="zero_shot", limit=1, jobs=1, runs=tmp_path)
@@ -376,6 +376,6 @@ def test_a_table_is_a_frame(tmp_path: Path, monkeypatch: Any) -> None:
     assert all("zero_shot" in name for name in ran)
     assert {"row", "surrogate", "backbone", "column", "mean", "std", "gain"} <= {*frame.columns}
     assert frame["mean"].isna().all()
-    monkeypatch.setattr(scheduler, "run_plan", lambda *_: Progress(total=1, workers=1, failed={"x": "no"}))
+    monkeypatch.setattr(scheduler, "run_plan", lambda *_: TableProgress(total=1, workers=1, failed={"x": "no"}))
     with pytest.raises(cl.CraftError, match="1 jobs failed: python -m craft_lightning table status table1"):
         cl.run_table("table1", limit=1, runs=tmp_path)

@@ -6,7 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,76 @@ def test_a_planted_violation_is_caught(module: str, line: str) -> None:
 def test_allowed_imports_pass() -> None:
     assert violations("craft_lightning.methods.craft", "from craft_lightning import losses, types") == []
     assert violations("craft_lightning.methods.craft", "from craft_lightning.methods.base import BaseMethod") == []
+
+
+CLASSES = re.compile(r"^class (\w+)", re.MULTILINE)
+
+
+def twice(names: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    """Names that stand for two things, with the places of both, from pairs of a name and a place."""
+    places: dict[str, list[str]] = {}
+    for name, place in names:
+        places.setdefault(name, []).append(place)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_a_file_name_stands_once() -> None:
+    assert twice((path.name, module) for module, path in modules() if path.name != "__init__.py") == {}
+
+
+def test_a_class_name_stands_once() -> None:
+    texts = ((module, path.read_text(encoding="utf-8")) for module, path in modules())
+    assert twice((name, module) for module, text in texts for name in CLASSES.findall(text)) == {}
+
+
+def test_a_planted_second_class_is_found() -> None:
+    texts = {"a": "class Row:\n    class Inner: ...\n", "b": "class Row(Base): ...\nclass Inner: ...\n"}
+    assert twice((name, module) for module, text in texts.items() for name in CLASSES.findall(text)) == {
+        "Row": ["a", "b"]
+    }
+
+
+def reached(source: str, known: Iterable[str]) -> set[str]:
+    """The ``known`` files that a source imports, inside functions, too; what only type checkers read is none."""
+    found: set[str] = set()
+    nodes = list(ast.walk(ast.parse(source)))
+    guards = [node for node in nodes if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    apart = {inner for guard in guards for statement in guard.body for inner in ast.walk(statement)}
+    for node in (node for node in nodes if node not in apart):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {part if part in known else node.module for part in parts}
+    return found & set(known)
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Files that import each other in turn, from the texts of all; empty where no strongly connected component has
+    two."""
+    try:
+        TopologicalSorter({module: reached(source, sources) for module, source in sources.items()}).prepare()
+    except CycleError as error:
+        return [str(module) for module in error.args[1]]
+    return []
+
+
+def test_no_files_import_each_other() -> None:
+    sources = {module: path.read_text(encoding="utf-8") for module, path in modules()}
+    assert circle(sources) == []
+
+
+def test_a_planted_circle_is_found() -> None:
+    sources = {
+        "callbacks": "from callbacks import a",
+        "callbacks.a": "from callbacks import b",
+        "callbacks.b": "def f():\n    from callbacks.c import g",
+        "callbacks.c": "import callbacks.a, os",
+        "callbacks.d": "if TYPE_CHECKING:\n    from callbacks.e import E",
+        "callbacks.e": "from callbacks.d import D",
+    }
+    assert set(circle(sources)) == {"callbacks.a", "callbacks.b", "callbacks.c"}
+    assert circle({**sources, "callbacks.b": "if TYPE_CHECKING:\n    from callbacks.c import g"}) == []
 
 
 def test_light_modules_never_name_torch() -> None:

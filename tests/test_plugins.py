@@ -11,8 +11,8 @@ import torch
 
 from craft_lightning.cli.config_layers import one_class
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import METHODS
-from craft_lightning.methods._support.checkpointed import FORMAT, load_method
+from craft_lightning.methods import METHODS, load_method
+from craft_lightning.methods._support.checkpointed import FORMAT
 from craft_lightning.methods.craft import Craft
 from craft_lightning.plugins import Registry
 from data_modules.datasets import DATASETS

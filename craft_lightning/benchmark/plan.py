@@ -145,7 +145,7 @@ def make_plan(
     if limit is not None:
         together = tuple(line for line in lines if line.backbone == lines[0].backbone)
         lines, columns = together[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
-    builder = _Builder(spec, runs / scale, limit)
+    builder = _PlanBuilder(spec, runs / scale, limit)
     cells = {}
     for c, column in enumerate(columns):
         for n, line in enumerate(lines):
@@ -182,7 +182,7 @@ def select(plan: Plan, pattern: str | None) -> Plan:
     return replace(plan, jobs=tuple(j for j in plan.jobs if j.name in names))
 
 
-class _Builder:
+class _PlanBuilder:
     """Makes each job once."""
 
     def __init__(self, spec: TableSpec, root: Path, limit: int | None) -> None:

@@ -13,8 +13,8 @@ from filelock import BaseFileLock
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.cache_key import NO_WEIGHTS
+from craft_lightning.benchmark.estimate import Running, TableProgress, View
 from craft_lightning.benchmark.plan import Job, Plan, metrics_read
-from craft_lightning.benchmark.progress import Progress, Running, View
 from craft_lightning.benchmark.table_parts import Backbone
 from craft_lightning.errors import CraftError
 from craft_lightning.workers import WORKER, Event, Launcher, LocalWorker, Worker, last_line
@@ -30,7 +30,7 @@ def run_plan(
     keep_going: bool = False,
     worker: Sequence[str] = WORKER,
     launcher: Launcher = LocalWorker,
-) -> Progress:
+) -> TableProgress:
     """Compute every job that has no result of the same key.
 
     A job that fails, or whose backbone has no weights here, is noted with its last error line, the jobs that need it
@@ -57,14 +57,14 @@ class _Runner:
     ) -> None:
         self.plan, self.view, self.keep_going, self.start = plan, view, keep_going, start
         self.events: queue.Queue[Event] = queue.Queue()
-        self.progress = Progress(total=len(plan.jobs), workers=workers)
+        self.progress = TableProgress(total=len(plan.jobs), workers=workers)
         self.idle: list[Worker] = []
         self.busy: dict[Worker, Running] = {}
         self.in_a_row = 0
         self.left_out: dict[str, tuple[Job, str]] = {}
         self.metrics = metrics_read(plan)
 
-    def run(self) -> Progress:
+    def run(self) -> TableProgress:
         """Compute what is not done, in as many workers as wanted; Ctrl-C ends them and passes on."""
         self._look()
         self._leave_out()

@@ -26,7 +26,7 @@ from craft_lightning.checkpoints.tensors import (
 )
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
-from craft_lightning.models.towers.base import Tower
+from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm_spec import BACKBONES
 
 WEIGHTS, PRIOR = "encoder.safetensors", "token_prior.safetensors"

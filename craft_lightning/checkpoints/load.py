@@ -36,9 +36,9 @@ from craft_lightning.checkpoints.vila_u import CONVERSATIONS, codebook_size, loa
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.sharding import recompute
-from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.towers.continuous import ClipTower
 from craft_lightning.models.towers.siglip import SiglipTower
+from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import DiscreteVlm, Projector, context_length
 from craft_lightning.models.vlm_spec import VlmSpec
 

@@ -44,7 +44,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckResult:
     """What a check found: whether all is well, in words, and the command that mends it where it is not."""
 
     ok: bool
@@ -75,17 +75,17 @@ def main(argv: Sequence[str]) -> int:
     return 0 if healthy else 1
 
 
-def examine(scale: str) -> dict[str, Found]:
+def examine(scale: str) -> dict[str, CheckResult]:
     """Every check by its name, in order.
 
     Args:
         scale: ``pocket`` or ``paper``: what counts as missing.
     """
-    checks: dict[str, Callable[[], Found]] = {
+    checks: dict[str, Callable[[], CheckResult]] = {
         "python": python,
         "packages": packages,
         "shadows": shadows,
-        "source": lambda: Found(True, f"craft_lightning {__version__} in {ROOT}"),
+        "source": lambda: CheckResult(True, f"craft_lightning {__version__} in {ROOT}"),
         "memory": memory,
         "devices": lambda: devices(scale),
         "disk": lambda: disk(scale),
@@ -99,17 +99,17 @@ def examine(scale: str) -> dict[str, Found]:
             found[name] = check()
         except Exception as error:
             what = " ".join(str(error).split()) or type(error).__name__
-            found[name] = Found(False, f"the check itself failed: {what}", AGAIN)
+            found[name] = CheckResult(False, f"the check itself failed: {what}", AGAIN)
     return found
 
 
-def python() -> Found:
+def python() -> CheckResult:
     """Version and place of the interpreter."""
     text = f"{platform.python_version()} at {sys.executable}"
     wanted = ".".join(map(str, OLDEST_PYTHON))
     if sys.version_info[:2] < OLDEST_PYTHON:
-        return Found(False, f"{text}, older than {wanted}", f"make install PYTHON=python{wanted}")
-    return Found(True, text)
+        return CheckResult(False, f"{text}, older than {wanted}", f"make install PYTHON=python{wanted}")
+    return CheckResult(True, text)
 
 
 def declared() -> list[str]:
@@ -147,10 +147,10 @@ def requirements(lines: Sequence[str], extras: Iterable[str] = ("",)) -> Iterato
             yield from requirements(lines, asked | more)
 
 
-def packages() -> Found:
+def packages() -> CheckResult:
     """Whether every package is there, in a version that will do."""
     if importlib.util.find_spec("packaging") is None:
-        return Found(False, "packaging is missing, by which the others are checked", f"{PIP} packaging")
+        return CheckResult(False, "packaging is missing, by which the others are checked", f"{PIP} packaging")
     wanted = {str(wanted): wanted for wanted in requirements(declared())}
     have: dict[str, str] = {}
     wrong: dict[str, str] = {}
@@ -164,75 +164,76 @@ def packages() -> Found:
             wrong[text] = f"{name} is missing"
     if wrong:
         again = " ".join(f"'{text.partition(';')[0].strip()}'" for text in wrong)
-        return Found(False, "; ".join(wrong.values()), f"{PIP} --upgrade {again}")
+        return CheckResult(False, "; ".join(wrong.values()), f"{PIP} --upgrade {again}")
     shown = ", ".join(f"{name} {have[name]}" for name in ("torch", "lightning", "transformers") if name in have)
-    return Found(True, f"{len(wanted)} of {len(wanted)} as wanted: {shown}")
+    return CheckResult(True, f"{len(wanted)} of {len(wanted)} as wanted: {shown}")
 
 
-def shadows() -> Found:
+def shadows() -> CheckResult:
     """What Python finds in place of our packages, of an installed one or of a part of itself."""
     try:
         no_shadows()
     except CraftError as error:
         text, _, mend = str(error).rpartition(": ")
-        return Found(False, text, mend)
+        return CheckResult(False, text, mend)
     return in_the_way()
 
 
-def in_the_way() -> Found:
+def in_the_way() -> CheckResult:
     """Files in the working folder that Python takes for an installed package or a part of itself."""
     here = Path.cwd()
     if not {"", str(here)} & set(sys.path):
-        return Found(True, f"modules are not looked for in {here}")
+        return CheckResult(True, f"modules are not looked for in {here}")
     elsewhere = [place for place in sys.path if place not in ("", str(here))]
     files = {file.stem: file for file in (*here.glob("*.py"), *(f.parent for f in here.glob("*/__init__.py")))}
     hidden = [n for n in files if n in sys.stdlib_module_names or PathFinder.find_spec(n, elsewhere)]
     if hiding := sorted(files[name] for name in hidden if name not in (*PACKAGES, "test")):
         listed = ", ".join(file.name for file in hiding)
         renames = " && ".join(f"mv {file} {file.with_name(f'my_{file.name}')}" for file in hiding)
-        return Found(False, f"{listed} in {here} hides the module of that name", renames)
-    return Found(True, f"nothing in {here} hides a module")
+        return CheckResult(False, f"{listed} in {here} hides the module of that name", renames)
+    return CheckResult(True, f"nothing in {here} hides a module")
 
 
-def memory() -> Found:
+def memory() -> CheckResult:
     """Working memory that is free."""
     try:
         told = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
-        return Found(True, "unknown on this system")
+        return CheckResult(True, "unknown on this system")
     gib = {name: int(kib) * 1024 / GIB for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", told, re.MULTILINE)}
     text = f"{gib['MemAvailable']:.1f} of {gib['MemTotal']:.1f} GiB free, {os.cpu_count()} cores"
     if gib["MemAvailable"] < MEMORY_GIB:
-        return Found(False, f"{text}; a pocket run takes {MEMORY_GIB:.0f}", "ps aux --sort=-rss | head")
-    return Found(True, text)
+        return CheckResult(False, f"{text}; a pocket run takes {MEMORY_GIB:.0f}", "ps aux --sort=-rss | head")
+    return CheckResult(True, text)
 
 
-def devices(scale: str) -> Found:
+def devices(scale: str) -> CheckResult:
     """GPUs as torch sees them, with their memory; torch is imported here, unless something hides it."""
     hidden = in_the_way()
     if not hidden.ok:
-        return Found(False, "not looked at: importing torch might run a file of yours", hidden.mend)
+        return CheckResult(False, "not looked at: importing torch might run a file of yours", hidden.mend)
     import torch
 
     if torch.cuda.is_available():
         sizes = [(torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)) for i in range(torch.cuda.device_count())]
-        return Found(True, "; ".join(f"{n}, {free / GIB:.1f} of {all_ / GIB:.1f} GiB free" for n, free, all_ in sizes))
+        texts = [f"{n}, {free / GIB:.1f} of {all_ / GIB:.1f} GiB free" for n, free, all_ in sizes]
+        return CheckResult(True, "; ".join(texts))
     threads = torch.get_num_threads()
     cpu = f"CPU with {threads} thread{'s' * (threads > 1)}"
     if shutil.which("nvidia-smi"):
         built, again = torch.version.cuda, f"{PIP} --force-reinstall torch torchvision"
         text = f"{cpu}: torch, built for CUDA {built}, sees none of the machine's GPUs"
-        return Found(False, text, "nvidia-smi" if built else again)
+        return CheckResult(False, text, "nvidia-smi" if built else again)
     if scale == "paper":
-        return Found(False, f"{cpu}, no GPU: too slow for models of this size", ELSEWHERE)
-    return Found(True, f"{cpu}, no GPU: enough at pocket scale")
+        return CheckResult(False, f"{cpu}, no GPU: too slow for models of this size", ELSEWHERE)
+    return CheckResult(True, f"{cpu}, no GPU: enough at pocket scale")
 
 
-def disk(scale: str) -> Found:
+def disk(scale: str) -> CheckResult:
     """Room and permission to write where runs and checkpoints go."""
     here, texts, needed = Path.cwd(), [], DISK_GIB[scale]
     if not os.access(here, os.W_OK):
-        return Found(False, f"{here} cannot be written to", f"chmod u+w {here}")
+        return CheckResult(False, f"{here} cannot be written to", f"chmod u+w {here}")
     root = models_root().absolute()
     existing = next(folder for folder in (root, *root.parents) if folder.is_dir())
     for place in dict.fromkeys((here, existing)):
@@ -240,41 +241,41 @@ def disk(scale: str) -> Found:
         texts.append(f"{free:.0f} GiB free in {place}")
         if free < needed:
             text = f"{free:.1f} GiB free in {place}, {needed:.0f} are needed at {scale} scale"
-            return Found(False, text, f"du -xh --max-depth=2 {place} | sort -h | tail")
-    return Found(True, ", ".join(texts))
+            return CheckResult(False, text, f"du -xh --max-depth=2 {place} | sort -h | tail")
+    return CheckResult(True, ", ".join(texts))
 
 
-def folders() -> Found:
+def folders() -> CheckResult:
     """Folders that environment variables name."""
     named = {name: Path(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
     if missing := {name: path for name, path in named.items() if not path.is_dir()}:
         text = "; ".join(f"${name} names {path}, which is no folder" for name, path in missing.items())
-        return Found(False, text, " && ".join(f"mkdir -p {path}" for path in missing.values()))
+        return CheckResult(False, text, " && ".join(f"mkdir -p {path}" for path in missing.values()))
     texts = [f"${name} {named.get(name, 'not set')} ({about})" for name, about in FOLDERS.items()]
-    return Found(True, ", ".join(texts))
+    return CheckResult(True, ", ".join(texts))
 
 
-def models(scale: str) -> Found:
+def models(scale: str) -> CheckResult:
     """Checkpoints on this machine: the shipped ones, and at paper scale the paper's host."""
     shipped = [n for n, b in BACKBONES.items() if b.source == "pocket" and (POCKET / n / "config.json").is_file()]
     local = [n for n, b in BACKBONES.items() if b.source != "pocket" and (models_root() / n).is_dir()]
     text = f"{', '.join(shipped) or 'no pocket model'}; in {models_root()}: {', '.join(local) or 'none'}"
     if not shipped:
-        return Found(False, text, f"git -C {ROOT} checkout -- craft_lightning/pocket" if in_checkout() else AGAIN)
+        return CheckResult(False, text, f"git -C {ROOT} checkout -- craft_lightning/pocket" if in_checkout() else AGAIN)
     if scale == "paper":
         host = BACKBONES["vila-u-7b-256"]
         if host.name not in local and hub_folder(host.source) is None:
-            return Found(False, f"{text}; no {host.name}", f"hf download {host.source}")
-    return Found(True, text)
+            return CheckResult(False, f"{text}; no {host.name}", f"hf download {host.source}")
+    return CheckResult(True, text)
 
 
-def hub_token(scale: str) -> Found:
+def hub_token(scale: str) -> CheckResult:
     """Whether there is a token for gated repositories. Never what it is."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
     if variable or file.is_file():
-        return Found(True, f"there is one ({f'${variable}' if variable else file})")
+        return CheckResult(True, f"there is one ({f'${variable}' if variable else file})")
     if scale == "paper":
-        return Found(False, "none, and gated repositories need one", "hf auth login")
-    return Found(True, "none, and none is needed at pocket scale")
+        return CheckResult(False, "none, and gated repositories need one", "hf auth login")
+    return CheckResult(True, "none, and none is needed at pocket scale")

@@ -146,7 +146,7 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from craft_lightning.benchmark import store
-    from craft_lightning.benchmark.progress import make_view
+    from craft_lightning.benchmark.estimate import make_view
     from craft_lightning.benchmark.scheduler import run_plan, worker_count
     from craft_lightning.report.tensorboard import link_table
     from craft_lightning.workers import Launcher, LocalWorker

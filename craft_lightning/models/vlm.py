@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import Aspect
 from craft_lightning.models.pruning import positions_with_gaps
-from craft_lightning.models.towers.base import Attention, Tower
+from craft_lightning.models.towers.tower import Attention, Tower
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
 
 logger = logging.getLogger(__name__)

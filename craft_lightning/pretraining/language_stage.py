@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from craft_lightning.models.towers.base import Tower
+from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.pretraining.plans import LanguageSpec
 from craft_lightning.pretraining.training_loop import FLOAT32_SDPA
 from craft_lightning.text.prompts import PLACEHOLDER, pad_right
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 CHAT: Any = {"image_wrap": True, "conversation": "chat_template"}
 """How every language model that is trained here is shown images and messages."""
@@ -151,7 +151,7 @@ def collate(rows: Sequence[TokenizedConversation], pad_id: int) -> VqaBatch:
     )
 
 
-def length_grouped(chunk: Sequence[Row], batch_size: int, place: int, length: Callable[[Row], int]) -> list[Row]:
+def length_grouped(chunk: Sequence[Item], batch_size: int, place: int, length: Callable[[Item], int]) -> list[Item]:
     """Batch number ``place`` of a chunk whose batches hold rows of about one length, so that little is padding.
 
     The chunk is sorted and cut into batches, which are visited in a fixed order of their own; every row is used once.

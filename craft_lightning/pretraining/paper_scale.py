@@ -27,7 +27,7 @@ from craft_lightning.checkpoints.vila_u_writer import write_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import READING, to_pixels
 from craft_lightning.models.sharding import recompute
-from craft_lightning.models.towers.base import Tower
+from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm, Projector
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, models_root, resolve
 from craft_lightning.pretraining.language_stage import (

@@ -47,7 +47,7 @@ AttentionInterface.register(FLOAT32_SDPA, _attend)
 AttentionMaskInterface.register(FLOAT32_SDPA, sdpa_mask)
 
 
-class Sharded(ModelParallelStrategy):
+class ShardedFabric(ModelParallelStrategy):
     """Weights, gradients and optimiser state in as many parts as there are processes; checkpoints hold them whole."""
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def fabric_of(precision: Any, devices: str | int = "auto", strategy: str = "auto") -> Fabric:
-    """Devices, precision and how several devices share the work (``fsdp2``: :class:`Sharded`)."""
-    chosen: Any = Sharded() if strategy == "fsdp2" else strategy
+    """Devices, precision and how several devices share the work (``fsdp2``: :class:`ShardedFabric`)."""
+    chosen: Any = ShardedFabric() if strategy == "fsdp2" else strategy
     return Fabric(accelerator="auto", devices=devices, strategy=chosen, precision=precision)
 
 

@@ -18,7 +18,7 @@ STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PublishedMatch:
     """Numbers of values (a cell at a seed) that are equal to the digit, or near; those that are neither, in words."""
 
     equal: int
@@ -32,7 +32,7 @@ class Comparison:
         return "\noutside ".join([f"of {count} values {self.equal} equal to the digit, {near}", *self.outside])
 
 
-def compare(plan: Plan, cells: Mapping[Place, Cell], published: Mapping[Place, Cell]) -> Comparison:
+def compare(plan: Plan, cells: Mapping[Place, Cell], published: Mapping[Place, Cell]) -> PublishedMatch:
     """Each value beside the published one of its seed, or beside the published seeds where it is not among them."""
     equal, near, outside = 0, 0, []
     for (number, column), cell in cells.items():
@@ -48,7 +48,7 @@ def compare(plan: Plan, cells: Mapping[Place, Cell], published: Mapping[Place, C
                 line, known = plan.lines[number], ", ".join(f"{old.by_seed[k]:.2f} (seed {k})" for k in old.by_seed)
                 where = f"{line.label} on {line.backbone.label}, {plan.columns[column].label}, seed {seed}"
                 outside.append(f"{where}: {value:.2f}, published {known}")
-    return Comparison(equal, near, tuple(outside))
+    return PublishedMatch(equal, near, tuple(outside))
 
 
 def reach(score: Score) -> float:

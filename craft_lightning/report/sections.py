@@ -67,7 +67,7 @@ class Report:
 
 def build_report(plan: Plan, results: Results) -> Report:
     """Accuracy beside the paper's, gain over the own baseline row, seen and unseen labels, cost, claims, remarks."""
-    return _Builder(plan, results).report()
+    return _SectionBuilder(plan, results).report()
 
 
 def score_text(score: Score | None, digits: int, signed: bool = False, spread: bool = True) -> str:
@@ -112,7 +112,7 @@ DECIDED = (
 """What stands below the claims."""
 
 
-class _Builder:
+class _SectionBuilder:
     """Sections of a plan and its results."""
 
     def __init__(self, plan: Plan, results: Results) -> None:

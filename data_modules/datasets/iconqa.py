@@ -13,7 +13,7 @@ from typing import Any
 
 from data_modules.datasets.facts import DatasetFacts, HubTable, Record
 from data_modules.sources.items import Asked, Found, Problems, split_named
-from data_modules.sources.table import turns_as_records
+from data_modules.sources.rows import turns_as_records
 from data_modules.sources.tree import Tree
 from data_modules.sources.values import absent
 

@@ -134,8 +134,8 @@ def run_toy(spec: str, runs: str, workers: int, seconds: float) -> None:
     """What the kill test starts and kills."""
     from rich.console import Console
 
+    from craft_lightning.benchmark.estimate import PlainView
     from craft_lightning.benchmark.plan import make_plan
-    from craft_lightning.benchmark.progress import PlainView
     from craft_lightning.benchmark.scheduler import run_plan
     from craft_lightning.benchmark.spec import load_spec
 

@@ -9,7 +9,7 @@ import pytest
 import table_kit
 
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.scheduler import Progress
+from craft_lightning.benchmark.scheduler import TableProgress
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli import board as verb
 from craft_lightning.cli.table import main
@@ -112,9 +112,9 @@ def test_running_a_table_names_its_runs_before_the_first_of_them(
     path, runs = table_kit.write_house(tmp_path), tmp_path / "runs"
     seen: list[int] = []
 
-    def watch(plan: Plan, *args: object, **kwargs: object) -> Progress:
+    def watch(plan: Plan, *args: object, **kwargs: object) -> TableProgress:
         seen.append(len(links(runs / "tensorboard/toy")))
-        return Progress(total=len(plan.jobs), workers=1)
+        return TableProgress(total=len(plan.jobs), workers=1)
 
     monkeypatch.setattr("craft_lightning.benchmark.scheduler.run_plan", watch)
     for words in (["plan"], ["run", "--dry-run"]):

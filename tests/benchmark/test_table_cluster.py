@@ -14,8 +14,8 @@ import table_kit
 from test_table_run import children, journal, wait_until_gone
 
 from craft_lightning.benchmark import store
+from craft_lightning.benchmark.estimate import TableProgress, View
 from craft_lightning.benchmark.plan import Plan, make_plan, select
-from craft_lightning.benchmark.progress import Progress, View
 from craft_lightning.benchmark.scheduler import run_plan
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli.table import build_parser
@@ -44,11 +44,11 @@ class Watcher(View):
     def __init__(self) -> None:
         self.steps: set[tuple[str, int | None]] = set()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: TableProgress) -> None:
         self.steps |= {(r.job.name, r.steps) for r in progress.running if r.step}
 
 
-def run(plan: Plan, house: Path, view: View | None = None) -> Progress:
+def run(plan: Plan, house: Path, view: View | None = None) -> TableProgress:
     command = (sys.executable, table_kit.__file__, "worker", "0.1")
     return run_plan(plan, 2, view, worker=command, launcher=cluster_launcher(house / "jobs", "local"))
 

@@ -28,7 +28,7 @@ from craft_lightning.benchmark.scheduler import message
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.cli import run as cli
-from craft_lightning.methods._support.checkpointed import load_method
+from craft_lightning.methods import load_method
 from craft_lightning.methods.zero_shot import ZeroShot
 from data_modules.datamodule import VqaDataModule
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import table_kit
 
-from craft_lightning.benchmark import progress as module
+from craft_lightning.benchmark import estimate as module
+from craft_lightning.benchmark.estimate import Running, TableProgress
 from craft_lightning.benchmark.plan import Job, Plan, make_plan
-from craft_lightning.benchmark.progress import Progress, Running
 from craft_lightning.benchmark.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def true_seconds(job: Job, chance: random.Random) -> float:
 
 def play(plan: Plan, workers: int, clock: list[float], chance: random.Random) -> list[tuple[float, int, float | None]]:
     """Run the plan with made-up durations: (time, tests done, estimate) at every event and half-way between two."""
-    progress = Progress(total=len(plan.jobs), workers=workers, waiting=list(plan.jobs))
+    progress = TableProgress(total=len(plan.jobs), workers=workers, waiting=list(plan.jobs))
     seconds = {job.name: true_seconds(job, chance) for job in plan.jobs}
     running: dict[str, Running] = {}
     ends: list[tuple[float, str]] = []
@@ -85,7 +85,7 @@ def test_right_within_a_factor_of_one_and_a_half_after_five_cells(workers: int, 
 
 def test_nothing_is_told_before_each_kind_is_known(tmp_path: Path, clock: list[float]) -> None:
     plan = toy_plan(tmp_path)
-    progress = Progress(total=len(plan.jobs), workers=2, waiting=list(plan.jobs[1:]))
+    progress = TableProgress(total=len(plan.jobs), workers=2, waiting=list(plan.jobs[1:]))
     assert progress.seconds_left() is None
     progress.note(plan.jobs[0], 2.0)
     assert progress.seconds_left() is None, "no training has finished or is well under way"
@@ -112,7 +112,7 @@ def test_a_lone_training_and_its_test_are_not_shared_between_jobs(tmp_path: Path
     plan = toy_plan(tmp_path)
     test = next(n for n in plan.jobs if n.parent is not None)
     assert test.parent is not None
-    progress = Progress(total=2, workers=8, waiting=[test.parent, test])
+    progress = TableProgress(total=2, workers=8, waiting=[test.parent, test])
     progress.note(test.parent, 10.0)
     progress.note(test, 2.0)
     assert progress.seconds_left() == pytest.approx(12.0)
@@ -123,7 +123,7 @@ def test_a_lone_training_and_its_test_are_not_shared_between_jobs(tmp_path: Path
 def test_a_node_is_expected_to_take_as_long_as_those_most_like_it(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
     trainings = {str(n.facts["backbone"]): n for n in plan.jobs if n.kind == "train"}
-    progress = Progress(total=len(plan.jobs), workers=1)
+    progress = TableProgress(total=len(plan.jobs), workers=1)
     progress.note(trainings["small"], 10.0)
     assert progress.expected(trainings["big"]) == 10.0, "nothing of its backbone is known"
     progress.note(trainings["big"], 30.0)

@@ -21,7 +21,7 @@ from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import Cell, Score, read, stored_table
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli.table import main
-from craft_lightning.report.published import Comparison, compare, reach
+from craft_lightning.report.published import PublishedMatch, compare, reach
 from craft_lightning.report.render import publish
 from craft_lightning.report.sections import made_text
 
@@ -52,7 +52,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return made
 
 
-def beside(plan: Plan, seeds: tuple[int, ...] = (0, 1, 2)) -> Comparison:
+def beside(plan: Plan, seeds: tuple[int, ...] = (0, 1, 2)) -> PublishedMatch:
     from craft_lightning.benchmark.results import collect
 
     plan = make_plan(plan.spec, Path("runs"), seeds)
@@ -98,7 +98,7 @@ def test_the_reach_holds_what_it_promises() -> None:
 
 def test_holes_are_not_compared(plan: Plan) -> None:
     nothing: dict[Any, Cell] = dict.fromkeys(plan.cells, Cell())
-    assert compare(plan, nothing, read(plan, stored_table(plan)).cells) == Comparison(0, 0, ())
+    assert compare(plan, nothing, read(plan, stored_table(plan)).cells) == PublishedMatch(0, 0, ())
 
 
 def test_status_says_how_results_compare(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,6 +226,6 @@ def test_rows_of_one_training_tested_in_two_ways_stand_together(tmp_path: Path) 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "?"), (59.4, "59 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
 def test_durations(seconds: float | None, text: str) -> None:
-    from craft_lightning.benchmark.progress import duration
+    from craft_lightning.benchmark.estimate import duration
 
     assert duration(seconds) == text

@@ -18,8 +18,8 @@ import table_kit
 from craft_lightning.benchmark import cache_key as fingerprint
 from craft_lightning.benchmark import scheduler as run_module
 from craft_lightning.benchmark import store
+from craft_lightning.benchmark.estimate import TableProgress
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.progress import Progress
 from craft_lightning.benchmark.results import collect
 from craft_lightning.benchmark.scheduler import run_plan
 from craft_lightning.benchmark.spec import load_spec
@@ -41,7 +41,7 @@ def toy_plan(house: Path) -> Plan:
     return make_plan(load_spec(table_kit.write_house(house)), house / "runs")
 
 
-def run(plan: Plan, workers: int = 2, seconds: float = 0.0, keep_going: bool = False) -> Progress:
+def run(plan: Plan, workers: int = 2, seconds: float = 0.0, keep_going: bool = False) -> TableProgress:
     worker = (sys.executable, table_kit.__file__, "worker", str(seconds))
     return run_plan(plan, workers, keep_going=keep_going, worker=worker)
 

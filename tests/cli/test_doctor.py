@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def crosses(scale: str = "pocket") -> dict[str, doctor.Found]:
+def crosses(scale: str = "pocket") -> dict[str, doctor.CheckResult]:
     return {name: found for name, found in doctor.examine(scale).items() if not found.ok}
 
 
@@ -208,7 +208,7 @@ def test_what_hides_our_packages_is_told_once_as_every_verb_tells_it(
             monkeypatch.delitem(sys.modules, name)
     importlib.invalidate_caches()
     other = here / foreign.removesuffix("/__init__.py")
-    found = doctor.Found(False, f"{other} hides {ROOT / other.stem}", "rename it, or work in another folder")
+    found = doctor.CheckResult(False, f"{other} hides {ROOT / other.stem}", "rename it, or work in another folder")
     assert crosses() == {"shadows": found}
     assert entry.main(["fit"]) == 2
     assert capsys.readouterr().err == f"craft_lightning: {found.text}: {found.mend}\n"

@@ -19,7 +19,7 @@ def dry_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> Any:
     """Runs it for a table's first seed at a scale, on a machine without weights; returns the code and the lines."""
     monkeypatch.setenv("CRAFT_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(doctor, "examine", lambda scale: {"disk": doctor.Found(scale == "pocket", "full", "du")})
+    monkeypatch.setattr(doctor, "examine", lambda scale: {"disk": doctor.CheckResult(scale == "pocket", "full", "du")})
 
     def run(scale: str, *flags: str) -> tuple[int, list[str]]:
         table = ["table1", "--scale", scale, "--seeds", "0", "--only", "eurosat/*craft*"]

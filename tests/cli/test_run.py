@@ -17,8 +17,7 @@ from craft_lightning import __main__ as entry
 from craft_lightning import __version__
 from craft_lightning.cli.run import CraftCLI, build_cli
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import METHODS
-from craft_lightning.methods._support.checkpointed import load_method
+from craft_lightning.methods import METHODS, load_method
 from craft_lightning.models import vlm_spec as spec
 from craft_lightning.models.vlm_spec import BACKBONES
 

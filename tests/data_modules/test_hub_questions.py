@@ -5,7 +5,7 @@ from datasets import Image, List, Value
 
 from craft_lightning.errors import CraftError
 from data_modules.datasets.iconqa import split_choices
-from data_modules.sources.table import turns_as_records
+from data_modules.sources.rows import turns_as_records
 from tests.data_modules.published_kit import opened, stored, texts, write_table
 
 pytestmark = pytest.mark.usefixtures("stub_backbone", "table_cache")

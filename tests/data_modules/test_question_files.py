@@ -10,7 +10,8 @@ import pytest
 
 from craft_lightning.errors import CraftError
 from data_modules.datamodule import VqaDataModule
-from data_modules.sources import table, values
+from data_modules.sources import rows as hub_rows
+from data_modules.sources import values
 
 pytestmark = pytest.mark.usefixtures("stub_backbone")
 
@@ -449,7 +450,7 @@ def test_known_question_sets_read_the_same_files(question_folder):
     assert [e.key for e in data.examples("test")] == ["vqa_rad/test/q0", "vqa_rad/test/q1", "vqa_rad/test/q2"]
 
 
-@pytest.mark.parametrize("module", [values, table])
+@pytest.mark.parametrize("module", [values, hub_rows])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted > 0

@@ -14,8 +14,7 @@ from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
-from craft_lightning.methods import METHODS, base
-from craft_lightning.methods._support.checkpointed import load_method
+from craft_lightning.methods import METHODS, base, load_method
 from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.vlm import DiscreteVlm

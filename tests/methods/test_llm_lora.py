@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from craft_lightning.methods._support.checkpointed import load_method
+from craft_lightning.methods import load_method
 from craft_lightning.methods.llm_lora import LlmLora
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.optim import OptimSpec

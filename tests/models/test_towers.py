@@ -7,9 +7,9 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.towers.base import Tower
 from craft_lightning.models.towers.continuous import ClipTower, TimmTower
 from craft_lightning.models.towers.siglip import SiglipTower
+from craft_lightning.models.towers.tower import Tower
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 SIDES = {"image_size": 32, "patch_size": 8}

@@ -5,26 +5,20 @@ from __future__ import annotations
 
 import pickle
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.methods import METHODS
 from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.step_accounts import StepAccounts
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
-from craft_lightning.plugins import subclasses
-
-if TYPE_CHECKING:
-    from craft_lightning.methods.base import BaseMethod
 
 FORMAT = 1
 """Of checkpoints; later ones are refused."""
@@ -55,30 +49,6 @@ def check_method(checkpoint: Mapping[str, Any], method: str | None) -> Mapping[s
     if method is not None and facts["method"] != method:
         raise CraftError(f"the checkpoint is of method {facts['method']!r}, the config names {method!r}")
     return facts
-
-
-def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
-    """The method of a checkpoint of ``fit``, weights included, of the class whose name the file holds; ``overrides``
-    are constructor arguments in place of the stored ones.
-
-    A file imports nothing: a class that is neither ours nor an installed package's is found once it was imported.
-    Raises CraftError: no such file, not one of our checkpoints, or an unknown method.
-    """
-    from craft_lightning.methods.base import BaseMethod
-
-    facts = check_method(read_checkpoint(path), None)
-    name, place = facts["method"], facts.get("class", "")
-    imported = [cls for cls in subclasses(BaseMethod) if f"{cls.__module__}.{cls.__qualname__}" == place]
-    if not imported and name not in METHODS:
-        raise CraftError(f"the checkpoint is of method {name!r}: import {place.rpartition('.')[0]} first")
-    method: type[BaseMethod] = imported[0] if imported else METHODS[name]
-    with warnings.catch_warnings():
-        # Only trained tensors are stored: on_load_checkpoint has compared their names.
-        warnings.filterwarnings(
-            "ignore", message="Found keys that are in the model state dict but not in the checkpoint"
-        )
-        loaded: BaseMethod = method.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides)
-    return loaded
 
 
 class Checkpointed(StepAccounts):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import CLIP_MEAN, CLIP_STD
-from craft_lightning.models.towers.base import Tower, TransformersTower
+from craft_lightning.models.towers.tower import Tower, TransformersTower
 
 
 class ClipTower(TransformersTower):

@@ -13,7 +13,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer, eager
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
-from craft_lightning.models.towers.base import Attention, TransformersTower
+from craft_lightning.models.towers.tower import Attention, TransformersTower
 
 TEXTS_AT_A_TIME = 256
 

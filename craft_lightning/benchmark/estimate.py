@@ -48,7 +48,7 @@ class Running:
 
 
 @dataclass
-class Progress:
+class TableProgress:
     """The state of a run.
 
     Attributes:
@@ -139,13 +139,13 @@ def duration(seconds: float | None) -> str:
 class View:
     """Told of every change of a run; the silent one."""
 
-    def start(self, progress: Progress, stale: Iterable[str]) -> None:
+    def start(self, progress: TableProgress, stale: Iterable[str]) -> None:
         """Before the first job; ``stale`` says which results are computed anew, and why."""
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: TableProgress) -> None:
         """Several times a second."""
 
-    def finished(self, job: Job, progress: Progress, seconds: float, error: str | None) -> None:
+    def finished(self, job: Job, progress: TableProgress, seconds: float, error: str | None) -> None:
         """A job is done, or has failed with this error."""
 
     def stop(self) -> None:
@@ -161,12 +161,12 @@ class PlainView(View):
     def line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def start(self, progress: Progress, stale: Iterable[str]) -> None:
+    def start(self, progress: TableProgress, stale: Iterable[str]) -> None:
         self.line(f"{progress.already} of {progress.total} jobs were already done")
         for text in stale:
             self.line(f"stale, computed anew: {text}")
 
-    def finished(self, job: Job, progress: Progress, seconds: float, error: str | None) -> None:
+    def finished(self, job: Job, progress: TableProgress, seconds: float, error: str | None) -> None:
         said = f"done in {seconds:.1f} s" if error is None else f"FAILED: {error}"
         self.line(f"[{len(progress.done)}/{progress.total}] {job.kind} {job.name} {said}; {progress.summary()}")
 
@@ -179,12 +179,12 @@ class LiveView(PlainView):
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.drawn = 0.0
 
-    def start(self, progress: Progress, stale: Iterable[str]) -> None:
+    def start(self, progress: TableProgress, stale: Iterable[str]) -> None:
         super().start(progress, stale)
         if progress.waiting:
             self.live.start()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: TableProgress) -> None:
         if time.monotonic() - self.drawn < LIVE_INTERVAL:
             return
         self.drawn = time.monotonic()
@@ -197,7 +197,7 @@ class LiveView(PlainView):
             table.add_row(f"{one.job.kind} {one.job.name}", step, loss, duration(one.spent()))
         self.live.update(Group(Text(progress.summary(), style="bold"), table), refresh=True)
 
-    def finished(self, job: Job, progress: Progress, seconds: float, error: str | None) -> None:
+    def finished(self, job: Job, progress: TableProgress, seconds: float, error: str | None) -> None:
         if error is not None:
             self.line(f"FAILED {job.kind} {job.name}: {error}")
 
