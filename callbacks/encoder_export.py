@@ -53,7 +53,9 @@ class EncoderExport(Callback):
 def _training(trainer: Trainer, module: Any) -> dict[str, Any]:
     """What the encoder's card says of its training: data, steps, seed, settings, and scores on validation items."""
     data = run_facts.data_facts(trainer)
-    told = {name: data[name] for name in ("dataset", "title", "source", "licence", "splits") if data.get(name)}
+    told = {
+        name: data[name] for name in ("dataset", "title", "source", "licence", "splits", "limits") if data.get(name)
+    }
     settings = {k: v for k, v in sorted(module.hparams.items()) if isinstance(v, int | float | str) and k[0] != "_"}
     scores = {k: v for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/accuracy")}
     told |= {"steps": trainer.global_step, "seed": run_facts.seed(), "scores": scores}

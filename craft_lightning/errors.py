@@ -13,7 +13,7 @@ class CraftError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like ``name`` (case-insensitively), or None."""
     by_lower = {k.lower(): k for k in known}
-    close = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    close = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 
 

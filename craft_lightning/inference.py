@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from craft_lightning.checkpoints.configs import aspect_of, checkpoint_root
-from craft_lightning.checkpoints.encoder import apply_encoder, encoder_folder
+from craft_lightning.checkpoints.encoder import apply_encoder
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import likely_letters
@@ -32,7 +33,7 @@ AnImage = str | Path | Image.Image
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model says about an image.
+    """What a model says about an image; as a text ``A (forest)``, or where it names no option, its own words.
 
     Attributes:
         text: the greedy reply, as ``test`` scores it.
@@ -45,7 +46,7 @@ class Reply:
     likeliest: str | None = None
 
     def __str__(self) -> str:
-        return self.text
+        return self.text if self.option is None else f"{self.text.strip()} ({self.option})"
 
 
 class VisualTokenizer:
@@ -86,7 +87,7 @@ class VisualTokenizer:
         Raises:
             CraftError: see :func:`.encoder.apply_encoder`.
         """
-        self.prior = apply_encoder(self.tower, encoder_folder(encoder))[1]
+        self.prior = apply_encoder(self.tower, encoder)[1]
 
     def tokenize(
         self, images: AnImage | Sequence[AnImage], *, keep: float = 1.0, batch_size: int = 32
@@ -98,7 +99,7 @@ class VisualTokenizer:
             codewords that the projector reads; and if ``keep`` < 1 ``kept [B, M]`` int32, the positions not pruned.
 
         Raises:
-            CraftError: an image that is not there or broken, or pruning without an encoder's prior.
+            CraftError: no image, one that is not there or broken, or pruning without an encoder's prior.
         """
         return self.encode(self.batches(images, batch_size), keep)
 
@@ -108,9 +109,11 @@ class VisualTokenizer:
         Raises:
             CraftError: see :meth:`tokenize`.
         """
-        given = [images] if isinstance(images, AnImage) else images
+        given = [images] if isinstance(images, AnImage) or not isinstance(images, Iterable) else list(images)
+        if not given:
+            raise CraftError("no images given")
         found: list[Path | Image.Image] = []
-        for one in given:
+        for one in map(_checked, given):
             found += [one] if isinstance(one, Image.Image) else find_images([Path(one)])
         for start in range(0, len(found), batch_size):
             part = [
@@ -163,8 +166,7 @@ class VisionLanguageModel:
         Raises:
             CraftError: no such model, or an encoder that does not fit its codebook.
         """
-        folder = None if encoder is None else str(encoder_folder(encoder))
-        vlm = load_vlm(VlmSpec(str(name), encoder=folder, **settings))
+        vlm = load_vlm(VlmSpec(str(name), encoder=None if encoder is None else str(encoder), **settings))
         return cls(vlm.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
 
     @torch.no_grad()
@@ -210,19 +212,28 @@ def asked(
     """A question of one's own about an image, as the data modules hand out theirs.
 
     Raises:
-        CraftError: no question, a single option, or an image that cannot be read.
+        CraftError: no question, a single option or one given twice, or an image that cannot be read.
     """
     if not question.strip():
         raise CraftError("a question needs a text")
     if options is not None and (isinstance(options, str) or len(options) < 2):
         raise CraftError("options are a list of at least two choices")
+    if twice := [option for option, count in Counter(options or ()).items() if count > 1]:
+        raise CraftError(f"option {twice[0]!r} is given more than once")
     key = "asked" if isinstance(image, Image.Image) else str(image)
     meta = {} if directive is None else {"directive": directive}
     return VqaExample(key, _opened(image), question, "A", tuple(options or ()), meta=meta)
 
 
 def _opened(image: AnImage) -> Image.Image:
-    return image if isinstance(image, Image.Image) else read_image(image)
+    return image if isinstance(image, Image.Image) else read_image(_checked(image))
+
+
+def _checked(image: Any) -> Any:
+    if not isinstance(image, AnImage):
+        kind = type(image).__name__
+        raise CraftError(f"an image is a file or a PIL.Image, not {kind}; PIL.Image.fromarray makes one of an array")
+    return image
 
 
 def prompt_batch(vlm: DiscreteVlm, example: VqaExample) -> VqaBatch:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, TypeVar
 
 from craft_lightning.errors import CraftError, unknown
@@ -107,8 +109,11 @@ class Registry(Mapping[str, T]):
 
     def _import(self, place: str) -> Any:
         name, _, attribute = place.partition(":")
+        asked = f"{name}.{attribute}"
         try:
             module = import_module(name)
+            if not hasattr(module, attribute) and hasattr(module, "__path__") and find_spec(asked):
+                import_module(asked)  # to tell what is in it
         except ModuleNotFoundError as error:
             if not f"{name}.".startswith(f"{error.name}."):
                 raise CraftError(f"{name} needs {error.name!r}, which is not installed") from error
@@ -116,10 +121,24 @@ class Registry(Mapping[str, T]):
                 f"no module {error.name!r} for the {self.kind} {name}.{attribute}: install it, or call "
                 "`python -m craft_lightning` in the folder it is in"
             ) from error
-        if not hasattr(module, attribute):
-            known = [other for other, value in vars(module).items() if self._fits(value)]
-            raise unknown(self.kind, f"{name}.{attribute}", [f"{name}.{other}" for other in known])
-        return getattr(module, attribute)
+        found = getattr(module, attribute, None)
+        if isinstance(found, ModuleType):
+            known = self._defined(found)
+            first = f": name it as {asked}.{known[0]}" if known else ""
+            raise CraftError(f"{asked} is a module; it has {', '.join(known) or f'no {self.kind}'}{first}")
+        if found is None:
+            raise unknown(self.kind, asked, [f"{name}.{other}" for other in self._defined(module)])
+        return found
+
+    def _defined(self, module: ModuleType) -> list[str]:
+        """Names of the whole parts in a module; a class counts where it is defined, or in a package above."""
+        return [
+            name
+            for name, value in vars(module).items()
+            if self._fits(value)
+            and not getattr(value, "__abstractmethods__", ())
+            and (not self.classes or f"{value.__module__}.".startswith(f"{module.__name__}."))
+        ]
 
 
 def _among(places: Mapping[str, str], asked: str) -> str:

@@ -13,10 +13,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from craft_lightning import run_facts
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.models.image_files import told
 from craft_lightning.models.image_processing import to_pixels
-from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.models.vlm_spec import VlmSpec, spec_of
 from craft_lightning.optim import rows_per_pass
 from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.types import VqaExample
@@ -48,8 +49,8 @@ class VqaDataModule(LightningDataModule):
     """Images and questions of a dataset, the same items in the same order for every method.
 
     Args:
-        backbone: whose tokenizer, prompt format and image size are used. The command line links it to
-            ``model.backbone``, and refuses another value here.
+        backbone: whose tokenizer, prompt format and image size are used; a text is taken as its name. The command line
+            links it to ``model.backbone``, and refuses another value here.
         dataset: a name of ``python -m craft_lightning list datasets``, ``folder`` for your own data, or the import path
             of :class:`.DatasetFacts` (``my_pkg.BIRDS``).
         source: ``twin`` (drawn), ``folder`` (on disk) or ``hub`` (of datasets; ``docs/datasets.md``).
@@ -63,8 +64,8 @@ class VqaDataModule(LightningDataModule):
         batch_size: training rows of one optimiser step, shared equally by all processes and the batches that gradient
             accumulation adds up. eval_batch_size: rows of one process's evaluation batch.
         num_workers: processes that prepare batches; 0 prepares them in the run's own.
-        seed: order, options and captions of training; stored items never depend on it. The command line's is
-            ``seed_everything``.
+        seed: order, options and captions of training; stored items never depend on it. None: what
+            ``seed_everything`` was called with, else 0.
         train_size: training images. None: 1,024 drawn, all of a folder, the paper's number from the hub.
         train_unit: what that counts of a question set on disk: a ``question``, a ``picture`` with all of its questions,
             or ``one_each``, images with one question. None: images from the hub, else questions.
@@ -92,7 +93,7 @@ class VqaDataModule(LightningDataModule):
         batch_size: int = 24,
         eval_batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         train_size: int | None = None,
         train_unit: Unit | None = None,
         val_size: int | None = None,
@@ -105,6 +106,7 @@ class VqaDataModule(LightningDataModule):
         on_bad: OnBad = "error",
     ) -> None:
         super().__init__()
+        backbone, seed = spec_of(backbone), (run_facts.seed() or 0) if seed is None else seed
         # The model logs the run's settings; the same key logged twice with two values would raise.
         self.save_hyperparameters(logger=False)
         if source not in SOURCES:
@@ -211,7 +213,8 @@ class VqaDataModule(LightningDataModule):
         # A handful of training images leaves nothing to validate on; the run is none the worse for it.
         need = {"train": self.batch_size, "val": 0 if "train" in self.splits else 1, "test": 1}[name]
         if len(split.items) < need:
-            what = f"{len(split.items)} items, fewer than one batch of {need}" if split.items else "no items"
+            fewer = f"{len(split.items)} items, fewer than one batch of {need}: lower --data.batch_size"
+            what = fewer if split.items else "no items"
             hint = f"; {self.facts.elsewhere}" if self.source == "hub" and self.facts.elsewhere else ""
             left = f"; left out: {told(self._problems.skipped)}" if self._problems.skipped else ""
             raise CraftError(f"the {name} split of {self.root or self.dataset} has {what}{hint}{left}")

@@ -28,6 +28,7 @@ from craft_lightning.benchmark import scheduler
 from craft_lightning.benchmark.estimate import TableProgress
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.checkpoints import encoder as encoders
+from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.cli.run import build_cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,14 +59,13 @@ def test_help_is_a_page_that_names_everything() -> None:
 def test_the_script_of_the_readme(tmp_path: Path) -> None:
     (script,) = re.findall(r"## From Python\n.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(script.splitlines()) <= 25
-    Image.new("RGB", (40, 30), "green").save(tmp_path / "photo.jpg")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     compared, reply, shape = done.stdout.splitlines()[-3:]
     assert re.search(r"^\d+\.\d\d% -> .* of 32 items, .* points .*; \d+ gained, \d+ lost$", compared)
-    assert reply in "ABCDEFGH"
+    assert re.fullmatch(r"[A-H] \(.+\)", reply)
     assert shape == "torch.Size([1, 64, 4])"
     left = {path.name for path in (tmp_path / "runs" / "python").iterdir()}
     assert {"encoder", "result.json", "predictions.jsonl", "items.jsonl", "before", "after"} <= left
@@ -170,7 +170,7 @@ def test_ask_replies_as_test_does(runs: Any, checkpoints: Path) -> None:
     items = runs["data"].examples("test")
     replies = [model.ask(item.image, item.question, item.options) for item in items]
     assert [r.text for r in replies] == [row["prediction"] for row in stored]
-    assert str(replies[0]) == replies[0].text
+    assert str(replies[0]) == replies[0].text  # it names no option
     answers = [item.options["ABCDEFGH".index(item.answer)] for item in items]
     likely = [reply.likeliest == answer for reply, answer in zip(replies, answers, strict=True)]
     assert likely == [row["letter_correct"] for row in stored]
@@ -184,7 +184,9 @@ def test_a_reply_names_its_option_by_the_rule_of_exact_match(checkpoints: Path, 
     logits[0, model.vlm.letter_ids()["A"]] = 1.0
     for text, option in ((" b ", "river"), ("B.", None), ("C", None)):
         monkeypatch.setattr(model.vlm, "reply", lambda *_, text=text: ([text], logits))
-        assert model.ask(photo, "Which?", ["forest", "river"]) == cl.Reply(text, option, "forest")
+        reply = model.ask(photo, "Which?", ["forest", "river"])
+        assert reply == cl.Reply(text, option, "forest")
+        assert str(reply) == ("b (river)" if option else text)
     assert model.ask(photo, "Which?") == cl.Reply("C")
 
 
@@ -204,6 +206,8 @@ def test_ask_replies_as_the_verb_does(checkpoints: Path, photo: Path, capsys: An
         ({"question": " "}, "a question needs a text"),
         ({"question": "x", "options": ["one"]}, "at least two choices"),
         ({"question": "x", "options": "one"}, "at least two choices"),
+        ({"question": "x", "options": ["a", "b", "a"]}, "option 'a' is given more than once"),
+        ({"question": "x", "image": np.zeros((4, 4, 3), np.uint8)}, "not ndarray; PIL.Image.fromarray makes one"),
         ({"question": "x", "options": list("abcdefghi")}, "9 options, but there are only the letters"),
     ],
 )
@@ -211,6 +215,37 @@ def test_mistakes_are_one_line(asked: dict[str, Any], told: str, checkpoints: Pa
     model = cl.VisionLanguageModel.from_pretrained(checkpoints / "host")
     with pytest.raises(cl.CraftError, match=told):
         model.ask(**{"image": photo, **asked})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [([], "no images given"), (np.zeros((4, 4, 3), np.uint8), "not ndarray"), (None, "not NoneType")]
+)
+def test_only_images_are_tokenized(given: Any, told: str, checkpoints: Path) -> None:
+    with pytest.raises(cl.CraftError, match=told):
+        cl.VisualTokenizer.from_pretrained(checkpoints / "host").tokenize(given)
+
+
+def test_a_backbone_may_be_a_name(checkpoints: Path) -> None:
+    name = str(checkpoints / "host")
+    data: Any = cl.VqaDataModule(name)
+    model = cl.Craft(backbone=name)
+    assert model.backbone == model.hparams["backbone"] == data.backbone == data.hparams["backbone"] == cl.VlmSpec(name)
+    with pytest.raises(cl.CraftError, match="a backbone is a VlmSpec or a name, not int"):
+        cl.Craft(backbone=3)
+
+
+def test_the_seed_of_the_data_is_lightnings(checkpoints: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    assert cl.VqaDataModule().seed == 0
+    lightning.seed_everything(1)
+    spec = cl.VlmSpec(str(checkpoints / "host"))
+    found, asked, other = (cl.VqaDataModule(spec, **DATA, **more) for more in ({}, {"seed": 1}, {"seed": 0}))
+    assert found.seed == found.hparams["seed"] == 1
+    orders = []
+    for data in (found, asked, other):
+        data.setup("fit")
+        orders.append([key for batch in data.train_dataloader() for key in batch.keys])
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_tokens_are_those_of_the_verb(runs: Any, checkpoints: Path, photo: Path, tmp_path: Path) -> None:
@@ -255,8 +290,11 @@ def test_the_card_says_what_the_run_was(runs: Any, checkpoints: Path) -> None:
     folder = runs["root"] / "python" / "encoder"
     card, facts = ModelCard.load(folder / "README.md"), result(folder, "config.json")
     assert card.data.library_name == "craft_lightning"
+    assert card.data.pipeline_tag == "image-text-to-text"
     assert "arxiv:2602.19449" in card.data.tags
     (score,) = card.data.eval_results
+    assert (score.dataset_type, score.dataset_name) == ("craft-drawn-eurosat", "EuroSAT, drawn")
+    assert score.dataset_args == {"items": 8}
     found = result(runs["root"] / "python")["metrics"]["val/accuracy"]
     assert (score.metric_type, score.metric_value, score.dataset_split) == (
         "exact_match",
@@ -266,7 +304,11 @@ def test_the_card_says_what_the_run_was(runs: Any, checkpoints: Path) -> None:
     for said in (
         facts["codebook_hash"],
         "craft",
-        "eurosat from twin (32 train, 8 val",
+        "| data | drawn EuroSAT from twin (32 train, 8 val",
+        "on drawn EuroSAT",
+        "| val/accuracy (at the last step, 8 items) |",
+        f"| library | craft_lightning {cl.__version__} |",
+        'from_pretrained("ANOTHER_MODEL_OF_THIS_CODEBOOK", encoder=encoder)',
         "| steps | 4 |",
         "| seed | 0 |",
     ):
@@ -274,13 +316,25 @@ def test_the_card_says_what_the_run_was(runs: Any, checkpoints: Path) -> None:
     assert str(checkpoints / "small") in card.text
 
 
-@pytest.mark.parametrize(("base", "named"), [("vila-u-7b-256", "mit-han-lab/vila-u-7b-256"), ("pocket-vila-u", None)])
-def test_the_card_links_a_base_that_the_hub_has(base: str, named: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("base", "named", "host"),
+    [
+        ("vila-u-7b-256", "mit-han-lab/vila-u-7b-256", "ANOTHER_MODEL_OF_THIS_CODEBOOK"),
+        ("pocket-vila-u", None, "pocket-qwen2-xs"),
+        ("pocket-qwen2-xs", None, "pocket-vila-u"),
+        ("qwen2-0.5b", None, "vila-u-7b-256"),
+    ],
+)
+def test_the_card_links_a_base_that_the_hub_has(base: str, named: str | None, host: str, tmp_path: Path) -> None:
     state = {"weight": torch.zeros(1)}
+    run = {"dataset": "eurosat", "title": "EuroSAT", "source": "hub"}
+    encoders.write_encoder(tmp_path / "r", state, base=base, codebook_hash="0" * 64, method="craft", run=run)
+    assert "on EuroSAT\n" in ModelCard.load(tmp_path / "r" / "README.md").text
     encoders.write_encoder(tmp_path / "e", state, base=base, codebook_hash="0" * 64, method="craft")
     card = ModelCard.load(tmp_path / "e" / "README.md")
     assert card.data.base_model == named
     assert card.data.eval_results is None
+    assert f'from_pretrained("{host}", encoder=encoder)' in card.text
 
 
 def test_an_encoder_is_pushed_when_asked_and_read_from_the_hub(runs: Any, monkeypatch: Any, tmp_path: Path) -> None:
@@ -324,8 +378,21 @@ def test_no_encoder_is_one_line(tmp_path: Path, monkeypatch: Any) -> None:
         cl.CraftError, match=r"^no adapted encoder me/mine: no folder here, and from the hub: no network$"
     ):
         cl.AdaptedEncoder.from_pretrained("me/mine")
-    with pytest.raises(cl.CraftError, match=r"encoder\.safetensors is missing"):
-        cl.AdaptedEncoder.from_pretrained(tmp_path / "gone")
+    for name, told in (("nope", "in nope: no such folder"), (tmp_path, "did you mean .*encoder.$")):
+        (tmp_path / "encoder").mkdir(exist_ok=True)
+        (tmp_path / "encoder" / "encoder.safetensors").touch()
+        with pytest.raises(cl.CraftError, match=told):
+            cl.AdaptedEncoder.from_pretrained(name)
+
+
+def test_every_way_to_name_an_encoder_takes_a_hub_id(runs: Any, checkpoints: Path, monkeypatch: Any) -> None:
+    folder = runs["root"] / "python" / "encoder"
+    monkeypatch.setattr(encoders, "snapshot_download", lambda name, **_: {"me/mine": str(folder)}[name])
+    state = load_file(folder / "encoder.safetensors")
+    spec = cl.VlmSpec(str(checkpoints / "host"), encoder="me/mine")
+    whole = cl.VisionLanguageModel.from_pretrained(spec.name, "me/mine").vlm.tower
+    for tower in (load_vlm(spec).tower, whole, cl.VisualTokenizer.from_pretrained(spec.name, "me/mine").tower):
+        assert all(torch.equal(p.cpu(), state[name]) for name, p in tower.used_parameters())
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module of a user, and one that lacks what it imports."""
     (tmp_path / "their_module.py").write_text(SOURCE)
     (tmp_path / "unready.py").write_text("import no_such_package\n")
+    (tmp_path / "their_package").mkdir()
+    for name, source in {"__init__": "", "part": SOURCE, "nothing": ""}.items():
+        (tmp_path / "their_package" / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, f"their_package.{name}".removesuffix(".__init__"), raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_module", raising=False)
     return tmp_path
@@ -86,6 +90,13 @@ def test_a_user_s_module_is_found(mine: Path) -> None:
         (METHODS, "nowhere.Mine", "no module 'nowhere' for the method nowhere.Mine: install it"),
         (METHODS, "unready.Mine", "unready needs 'no_such_package', which is not installed"),
         (METHODS, "their_module.Mein", "no method 'their_module.Mein'; did you mean 'their_module.Mine'? Known: "),
+        (
+            METHODS,
+            "their_package.part",
+            "their_package.part is a module; it has Mine, Again, Nameless: name it as their_package.part.Mine",
+        ),
+        (DATASETS, "their_package.part", "it has BIRDS, LAND: name it as their_package.part.BIRDS"),
+        (DATASETS, "their_package.nothing", "their_package.nothing is a module; it has no dataset"),
         (METHODS, "their_module.BIRDS", "is no method: it is no subclass of craft_lightning.methods.base.BaseMethod"),
         (METHODS, "their_module.Half", "their_module.Half is no whole method: it lacks trainable"),
         (METHODS, "their_module.Nameless", "their_module.Nameless has no name: set `name`"),

@@ -30,19 +30,41 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def named_files(value: Any) -> dict[str, str]:
-    """SHA-256 by name of the files that some settings name (a prior, an archive of images); folders are not read."""
+def named_files(value: Any, setting: str = "") -> dict[str, str]:
+    """SHA-256 by name of the files that some settings name (a prior, an archive of images).
+
+    A folder counts only as ``data.root``, by what :func:`_named_folder` sees of it.
+
+    Args:
+        setting: dotted name of the value.
+    """
     if isinstance(value, str):
-        found = _named_file(value)
+        found = _named_file(value) or (_named_folder(value) if setting.endswith(".data.root") else None)
         return {} if found is None else {value: found}
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return {name: found for each in inner for name, found in named_files(each).items()}
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    return {name: found for key, each in inner for name, found in named_files(each, f"{setting}.{key}").items()}
 
 
 @cache
 def _named_file(text: str) -> str | None:
     file = Path(os.path.expanduser(text))
     return _file_digest(file).hex() if os.path.isfile(file) else None
+
+
+@cache
+def _named_folder(text: str) -> str | None:
+    """SHA-256 over names, sizes and times of change (ns) of a folder's files; hidden ones do not count."""
+    top = os.path.expanduser(text)
+    if not os.path.isdir(top):
+        return None
+    found = []
+    for folder, inner, files in os.walk(top):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for path in (os.path.join(folder, name) for name in files if not name.startswith(".")):
+            with suppress(OSError):  # a link that leads nowhere
+                now = os.stat(path)
+                found.append((os.path.relpath(path, top), now.st_size, now.st_mtime_ns))
+    return digest(sorted(found))
 
 
 def resolve(fragments: Iterable[Mapping[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ share jobs: a folder says what a job is, not who asked.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -18,7 +19,9 @@ from typing import Any
 from craft_lightning.benchmark.cache_key import digest, named_files, resolve, weights_version
 from craft_lightning.benchmark.code_version import code_version
 from craft_lightning.benchmark.table_parts import Backbone, Column, Dataset, Row, TableSpec, read_mapping
+from craft_lightning.environment import EXPERIMENTS, experiments
 from craft_lightning.errors import CraftError, nearest
+from data_modules.datasets import DATASETS
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a training leaves its last step."""
@@ -209,16 +212,30 @@ class _PlanBuilder:
         flags = {**_overrides(row, column), **only_here}
         if self.limit is not None:
             flags["data.val_size" if validation else "data.test_size"] = LIMIT_ITEMS * self.limit
-        where = parent.name if parent else f"{tested.name}/none/{_method_name(row)}/seed{seed}"
-        elsewhere = f"+{tested.name}" if parent and tested != adapted else ""
+        where = parent.name if parent else self._place(row, "none", column, tested, seed)
+        elsewhere = f"+{self._dataset_name(tested)}" if parent and tested != adapted else ""
         folder = "validate" if validation else "eval"
         name = f"{where}/{folder}/{line.backbone.id}{elsewhere}{_suffix(only_here)}"
         return self._job("eval", name, row, line.backbone, tested, seed, flags, parent)
 
     def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Dataset, seed: int) -> Job:
         flags = {**_overrides(row, column), **({} if self.limit is None else LIMIT_TRAINING)}
-        name = f"{adapted.name}/{surrogate.id}/{_method_name(row)}/seed{seed}"
+        name = self._place(row, surrogate.id, column, adapted, seed)
         return self._job("train", name, row, surrogate, adapted, seed, flags, None)
+
+    def _place(self, row: Row, model: str, column: Column, dataset: Dataset, seed: int) -> str:
+        """A job's folder. What a user's table, method or dataset changes of a shipped one of its name is marked."""
+        method = row.method.stem + ("" if _shipped(row.method) else self._mark(row.method))
+        column_only = {**column.overrides.get("all", {}), **column.overrides.get(row.id, {})}
+        changed = f"-{digest(column_only)[:6]}" if column_only and not _shipped(self.spec.path) else ""
+        return f"{self._dataset_name(dataset)}/{model}/{method}{_suffix(row.overrides)}{changed}/seed{seed}"
+
+    def _dataset_name(self, dataset: Dataset) -> str:
+        return dataset.name + (self._mark(dataset.config) if dataset.config and DATASETS.place(dataset.name) else "")
+
+    def _mark(self, file: Path) -> str:
+        """Digest of where a file is, from the results: it stays when the file is edited, or both move together."""
+        return f"-{digest(Path(os.path.relpath(file.resolve(), self.root.resolve())).as_posix())[:6]}"
 
     def _job(
         self,
@@ -293,8 +310,14 @@ def _suffix(settings: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _method_name(row: Row) -> str:
-    return row.method.stem + _suffix(row.overrides)
+@cache
+def _shipped(file: Path) -> bool:
+    """Whether a file is below ``experiments/`` where a shipped one is, which it is or stands in for."""
+    parts = file.resolve().parts
+    if EXPERIMENTS not in parts:
+        return False
+    below = parts[len(parts) - parts[::-1].index(EXPERIMENTS) :]
+    return experiments().joinpath(*below).is_file()
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from craft_lightning import __version__
 from craft_lightning.checkpoints.tensors import (
     dtype_name,
     first_line,
@@ -43,10 +44,13 @@ The vision encoder of `{base}`, adapted with `{method}`; all other parts of the 
 ```python
 from craft_lightning import VisionLanguageModel
 
-model = VisionLanguageModel.from_pretrained("{base}", encoder="THIS_FOLDER_OR_REPOSITORY")
-print(model.ask("photo.jpg", "What is shown?"))
+encoder = "THIS_FOLDER_OR_REPOSITORY"
+model = VisionLanguageModel.from_pretrained("{base}", encoder=encoder)
+{other}print(model.ask("photo.jpg", "What is shown?"))
 ```
 """
+HOSTS = {"pocket": ("pocket-vila-u", "pocket-qwen2-xs"), "models": ("vila-u-7b-256",)}
+"""By the source of a known surrogate, models of its codebook that the card plugs its encoder into."""
 logger = logging.getLogger(__name__)
 
 
@@ -88,7 +92,10 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
         """
         folder = encoder_folder(pretrained_model_name_or_path, **hub)
         if not (folder / WEIGHTS).is_file():
-            raise CraftError(f"no adapted encoder in {folder}: {WEIGHTS} is missing")
+            inner = folder / "encoder"
+            mend = f"; did you mean {inner}?" if (inner / WEIGHTS).is_file() else ""
+            what = f"{WEIGHTS} is missing" if folder.is_dir() else "no such folder (one of the hub is OWNER/NAME)"
+            raise CraftError(f"no adapted encoder in {folder}: {what}{mend}")
         facts = read_json(folder / "config.json")
         try:
             state = load_file(folder / WEIGHTS)
@@ -150,10 +157,10 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
             parameter.data = self.state[name].to(parameter.device, dtype)
 
 
-def apply_encoder(tower: Tower, folder: str | Path) -> tuple[dict[str, Any], Tensor | None]:
-    """Plug the encoder of a folder into a tower; returns its ``config.json``, and its token prior ``[K]`` if any.
-    Raises CraftError: see :class:`AdaptedEncoder`."""
-    encoder = AdaptedEncoder.from_pretrained(Path(folder))
+def apply_encoder(tower: Tower, name: str | Path) -> tuple[dict[str, Any], Tensor | None]:
+    """Plug the encoder of a folder or hub id into a tower; returns its ``config.json``, and its token prior ``[K]`` if
+    any. Raises CraftError: see :class:`AdaptedEncoder`."""
+    encoder = AdaptedEncoder.from_pretrained(name)
     encoder.plug_into(tower)
     return encoder.config, encoder.prior
 
@@ -181,6 +188,7 @@ def write_encoder(
             card.
     """
     facts: dict[str, Any] = {"base": base, "codebook_hash": codebook_hash, "dtype": dtype_name(dtype), "method": method}
+    facts["library"] = f"craft_lightning {__version__}"
     facts |= {"base_hash": base_hash} if codebook_hash is None else {}
     facts |= {"run": dict(run)} if run else {}
     with fresh_folder(folder) as fresh:
@@ -204,12 +212,18 @@ def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard
     card of the library has."""
     run, base, method = config.get("run", {}), str(config.get("base")), str(config.get("method"))
     dataset, title = run.get("dataset"), run.get("title", run.get("dataset"))
+    kind, named_data = dataset, title
+    if run.get("source") == "twin":  # its scores are not those of the dataset that the hub knows by this name
+        kind, named_data, title = f"craft-drawn-{dataset}", f"{title}, drawn", f"drawn {title}"
+    parts = {"val/accuracy": "val", "test/exact_match": "test"}
+    items = {k: run.get("splits", {}).get(v) for k, v in parts.items() if v not in run.get("limits", {})}
     results = [
         EvalResult(
             task_type="visual-question-answering",
-            dataset_type=str(dataset),
-            dataset_name=str(title),
+            dataset_type=str(kind),
+            dataset_name=str(named_data),
             dataset_split=SPLITS[name],
+            dataset_args={"items": items[name]} if items.get(name) else None,
             metric_type="exact_match",
             metric_value=round(float(value), 4),
         )
@@ -218,7 +232,9 @@ def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard
     ]
     known = BACKBONES.get(base)
     hub_id, named = known.source if known is not None and "/" in known.source else None, f"{method} encoder of {base}"
-    data = ModelCardData(**front, base_model=hub_id, model_name=named, eval_results=results or None)
+    data = ModelCardData(
+        **front, pipeline_tag="image-text-to-text", base_model=hub_id, model_name=named, eval_results=results or None
+    )
     codebook, trained_on = config.get("codebook_hash"), ""
     fits = (
         "It fits every model that reads the codebook below, whatever its language model, and no other."
@@ -228,7 +244,7 @@ def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard
     if dataset:
         licence = f", licence: {run['licence']}" if run.get("licence") else ""
         counts = ", ".join(f"{count:,} {name}" for name, count in run.get("splits", {}).items())
-        trained_on = f"{dataset} from {run['source']} ({counts}{licence})"
+        trained_on = f"{title if run['source'] == 'twin' else dataset} from {run['source']} ({counts}{licence})"
     rows = {
         "base": f"`{base}`",
         "codebook (SHA-256)" if codebook else "tower (SHA-256)": f"`{codebook or config.get('base_hash')}`",
@@ -236,9 +252,18 @@ def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard
         "data": trained_on,
         "steps": run.get("steps"),
         "seed": run.get("seed"),
-        **{f"{name} (at the last step)": f"{value:.4f}" for name, value in run.get("scores", {}).items()},
+        "library": config.get("library"),
+        **{
+            f"{name} (at the last step{f', {items[name]:,} items' if items.get(name) else ''})": f"{value:.4f}"
+            for name, value in run.get("scores", {}).items()
+        },
     }
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items() if v not in (None, ""))])
     on = f", on {title}" if dataset else ""
-    body = CARD.format(method=method, base=base, on=on, fits=fits, table=table)
+    hosts = HOSTS.get(known.source, ()) if known is not None else ()
+    host = next((name for name in hosts if name != base), "ANOTHER_MODEL_OF_THIS_CODEBOOK")
+    other = (
+        f'model = VisionLanguageModel.from_pretrained("{host}", encoder=encoder)  # or another model of the codebook\n'
+    )
+    body = CARD.format(method=method, base=base, on=on, fits=fits, table=table, other=other if codebook else "")
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")

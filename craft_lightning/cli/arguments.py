@@ -23,7 +23,7 @@ def at_least_one(text: str) -> int:
 SHARED: dict[str, dict[str, Any]] = {
     "--backbone": {"metavar": "NAME", "help": "a name of `list backbones`, or the folder of a checkpoint"},
     "--images": {"nargs": "+", "type": Path, "metavar": "PATH", "help": "image files, or folders of them"},
-    "--encoder": {"type": Path, "metavar": "FOLDER", "help": "folder of an adapted encoder to plug in"},
+    "--encoder": {"metavar": "FOLDER", "help": "adapted encoder to plug in: a folder, or OWNER/NAME of the hub"},
     "--output": {"type": Path, "metavar": "PATH", "required": True},
     "--keep": {"type": float, "metavar": "SHARE", "help": "share of tokens that pruning keeps, in (0, 1]"},
     "--runs": {"type": Path, "metavar": "FOLDER", "default": Path("runs"), "help": "folder of all results (runs)"},

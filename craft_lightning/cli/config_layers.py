@@ -34,6 +34,17 @@ def read_layers(argv: Sequence[str]) -> list[Layer]:
     return layers
 
 
+def with_classes(argv: Sequence[str]) -> list[str]:
+    """A command line that names the method by its class's import path, where it does by the method's name."""
+    found: list[str] = []
+    for before, argument in pairwise(["", *argv]):
+        flag, equals, value = argument.partition("=") if argument.startswith("-") else (before, "", argument)
+        named = flag in ("--model", "--model.class_path", "--model.help") and value in METHODS
+        path = METHODS.place(value).replace(":", ".") if named else value
+        found.append(f"{flag}={path}" if equals else path if named else argument)
+    return found
+
+
 def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     for argument, following in pairwise([*argv, ""]):
         flag, equals, value = argument.partition("=")

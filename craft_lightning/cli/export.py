@@ -20,7 +20,7 @@ from craft_lightning.checkpoints.configs import (
     top_config_of,
     tower_folder,
 )
-from craft_lightning.checkpoints.encoder import apply_encoder
+from craft_lightning.checkpoints.encoder import apply_encoder, encoder_folder
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import SIGLIP, section_of, siglip_folder
@@ -48,11 +48,13 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--layout", default="vila-u", choices=["vila-u"], help="of the checkpoint (%(default)s)")
     parser.shared("--backbone", required=True)
-    parser.shared("--encoder", required=True, help="folder of an adapted encoder, or its encoder.safetensors")
+    parser.shared(
+        "--encoder", required=True, help="adapted encoder: a folder, its encoder.safetensors, or OWNER/NAME of the hub"
+    )
     parser.shared("--output", help="folder to make")
     args = parser.parse_args(argv)
     try:
-        count = export(resolve(VlmSpec(args.backbone)), args.encoder, args.output)
+        count = export(resolve(VlmSpec(args.backbone)), encoder_folder(args.encoder), args.output)
     except OSError as error:
         raise CraftError(f"--output {args.output} cannot be written ({first_line(error)})") from error
     print(

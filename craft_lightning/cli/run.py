@@ -35,7 +35,15 @@ from callbacks.token_map import TokenMap
 from craft_lightning import __version__, run_folder
 from craft_lightning import settings as defaults
 from craft_lightning.cli import trainer_flags as flags
-from craft_lightning.cli.config_layers import Layer, check_numbers, links_hold, named_settings, one_class, read_layers
+from craft_lightning.cli.config_layers import (
+    Layer,
+    check_numbers,
+    links_hold,
+    named_settings,
+    one_class,
+    read_layers,
+    with_classes,
+)
 from craft_lightning.cli.parser import CraftParser, wrong_part
 from craft_lightning.environment import placed
 from craft_lightning.errors import CraftError
@@ -263,7 +271,7 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     """
     _quiet()
     register()
-    argv = placed(_alias(a) for a in argv)
+    argv = with_classes(placed(_alias(a) for a in argv))
     layers = read_layers(argv)
     one_class(layers)
     for method in METHODS.ours:

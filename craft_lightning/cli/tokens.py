@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 @torch.no_grad()
 def _look(
-    model: VisualTokenizer, files: Sequence[Path], encoder: Path | None, keep: float
+    model: VisualTokenizer, files: Sequence[Path], encoder: str | None, keep: float
 ) -> tuple[list[TokenView], str]:
     """What is drawn of the first :data:`DRAWN` images, and where the prior comes from.
 

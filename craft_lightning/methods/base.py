@@ -30,7 +30,7 @@ from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.models.pruning import PruneRule, prune_each
 from craft_lightning.models.sharding import shard
 from craft_lightning.models.vlm import DiscreteVlm
-from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.models.vlm_spec import VlmSpec, spec_of
 from craft_lightning.optim import OptimSpec, build_optimizer
 from craft_lightning.text.multiple_choice import pick
 from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
@@ -53,8 +53,8 @@ class BaseMethod(Checkpointed, ABC):
     their own and end in ``super().__init__(**kwargs)``.
 
     Args:
-        backbone: the model that is adapted (the surrogate, in training) or tested. optim: learning rate and its
-            schedule.
+        backbone: the model that is adapted (the surrogate, in training) or tested; a text is taken as its name.
+        optim: learning rate and its schedule.
 
     Attributes:
         name: key in results, configs and checkpoints; never derived from the class name.
@@ -75,7 +75,8 @@ class BaseMethod(Checkpointed, ABC):
     def __init__(self, *, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.backbone, self.optim = backbone, optim
+        self.backbone, self.optim = spec_of(backbone), optim
+        self.hparams["backbone"] = self.backbone
         self.strict_loading = False
         self.accuracy = ExactMatch()
         self.usage: CodebookUsage | None = None

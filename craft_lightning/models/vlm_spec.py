@@ -47,7 +47,7 @@ class VlmSpec:
 
     Args:
         name: a known backbone, or a checkpoint folder in the VILA-U layout.
-        encoder: folder of an adapted encoder to plug in, or None.
+        encoder: an adapted encoder to plug in, a folder or a hub id (``owner/name``), or None.
         quantizer_dtype: what code distances are computed in, ``float32`` or ``bfloat16`` (the host's own).
         dtype: what weights are held in: ``float32``, ``bfloat16`` or ``float16``. Trained ones are float32 throughout.
         attention: ``sdpa`` or ``eager``. Only with both dtypes ``bfloat16`` and ``eager`` codes are those of the host's
@@ -70,6 +70,15 @@ class VlmSpec:
         for setting, known in CHOICES.items():
             if getattr(self, setting) not in known:
                 raise unknown(f"backbone.{setting}", str(getattr(self, setting)), known)
+
+
+def spec_of(backbone: VlmSpec | str) -> VlmSpec:
+    """The spec of a model; a text is its name. Raises CraftError: neither a spec nor a text."""
+    if isinstance(backbone, str):
+        return VlmSpec(backbone)
+    if isinstance(backbone, VlmSpec):
+        return backbone
+    raise CraftError(f"a backbone is a VlmSpec or a name, not {type(backbone).__name__}")
 
 
 def models_root() -> Path:

@@ -107,7 +107,10 @@ def test_keys_change_with_what_they_depend_on(tmp_path: Path, monkeypatch: pytes
     table_kit.write_house(tmp_path)
 
     table_kit.write_house(tmp_path, **_with_override({"craft": {"model.lambda_contrastive": 0.1}}))
-    assert changed() == {name for name in first if name.startswith("d0/") and "/craft/" in name}
+    now = fresh()
+    assert {name for name in first if now.get(name) == first[name]} == {
+        name for name in first if name.startswith("d1/") or "/craft/" not in name
+    }
     table_kit.write_house(tmp_path)
     assert changed() == set()
 
@@ -241,6 +244,57 @@ def test_files_that_settings_name_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert changed
 
 
+def test_images_in_a_folder_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = load_spec(table_kit.write_house(tmp_path, **_with_override({"all": {"data.root": "birds"}})))
+    monkeypatch.chdir(tmp_path)
+    image = tmp_path / "birds" / "train" / "robin" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"1")
+
+    def fresh() -> dict[str, str]:
+        fingerprint._named_folder.cache_clear()
+        return keys(make_plan(spec, tmp_path / "runs"))
+
+    first = fresh()
+    (image.parent / ".hidden").write_bytes(b"1")
+    assert fresh() == first
+    for change in (
+        lambda: image.write_bytes(b"12"),
+        lambda: os.utime(image, ns=(5, 5)),
+        lambda: image.rename(image.with_name("2.png")),
+    ):
+        change()
+        now = fresh()
+        assert {name for name in first if now[name] != first[name]} == {n for n in first if n.startswith("d0/")}
+        first = now
+
+
+def test_what_has_a_shipped_name_shares_no_folder_with_it(tmp_path: Path) -> None:
+    """A user's method file, dataset file or column with overrides; the shipped tables mark nothing."""
+
+    def names(**changes: object) -> set[str]:
+        return set(keys(make_plan(load_spec(table_kit.write_house(tmp_path, 1, **changes)), tmp_path / "runs")))
+
+    plain = names()
+    assert "d0/small/craft/seed0" in plain
+    rows = table_kit.spec_value()["rows"]
+    for name, method in table_kit.METHODS.items():
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / f"{name}.yaml").write_text(yaml.safe_dump(method))
+    own = names(rows=[row | {"method": row["method"].replace("../methods", "../../mine")} for row in rows])
+    roots = [names(columns=[{"id": "d0", "dataset": "eurosat", "overrides": {"all": {"data.root": r}}}]) for r in "ab"]
+    (tmp_path / "mine" / "eurosat.yaml").write_text("data: {query: Which?}")
+    datasets = [names(columns=[{"id": "d0", "dataset": d}]) for d in ("eurosat", "../../mine/eurosat.yaml")]
+    made = [plain, own, *roots, *datasets]
+    assert sum(map(len, made)) == len(set().union(*made)) == 6 * len(plain)
+    shipped = make_plan(load_spec(ROOT / "experiments/tables/table1-paper.yaml"), tmp_path / "runs")
+    assert {"iconqa", "kvasir"} < {name.split("/")[0] for name in keys(shipped)}
+    assert {name.split("/")[2] for name in keys(shipped)} <= {
+        "zero_shot",
+        *(row.method.stem for row in shipped.spec.rows),
+    }
+
+
 def test_testing_settings_name_their_own_folder(tmp_path: Path) -> None:
     rows = table_kit.spec_value()["rows"]
     rows.append(rows[1] | {"id": "craft_keep", "eval": {"prune.keep": 0.8}, "eval_on": ["big"]})
@@ -253,11 +307,12 @@ def test_testing_settings_name_their_own_folder(tmp_path: Path) -> None:
 
 
 def test_two_settings_never_share_a_folder(tmp_path: Path) -> None:
-    value = _with_override({"other": {"model.lr": 1.0}})
-    rows = table_kit.spec_value()["rows"]
-    rows.append(rows[1] | {"id": "other"})
-    spec = load_spec(table_kit.write_house(tmp_path, rows=rows, **value))
-    with pytest.raises(CraftError, match="share the folder d0/small/craft/seed0"):
+    columns = [{"id": name, "dataset": f"../datasets/{name}d0.yaml"} for name in ("", "other/")]
+    columns[0]["id"] = "d0"
+    (tmp_path / "experiments/datasets/other").mkdir(parents=True)
+    (tmp_path / "experiments/datasets/other/d0.yaml").write_text("data: {query: Which?}")
+    spec = load_spec(table_kit.write_house(tmp_path, columns=columns))
+    with pytest.raises(CraftError, match="share the folder d0/none/zero_shot/seed0"):
         make_plan(spec, tmp_path / "runs")
 
 

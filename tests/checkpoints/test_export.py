@@ -166,7 +166,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, monkeypatch: An
     out = tmp_path / "out"
     for checkpoint, encoder, output, expected in (
         (source, foreign, out, "an encoder only fits models of its own codebook"),
-        (source, tmp_path / "none", out, "encoder.safetensors is missing"),
+        (source, tmp_path / "none", out, "no such folder"),
         (tmp_path / "none", own, out, "no checkpoint folder"),
         ("pocket-vila-v", own, out, "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
         (bare, own, out, "no weights in"),

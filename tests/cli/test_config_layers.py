@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from craft_lightning.cli.config_layers import named_settings, read_layers
+from craft_lightning.cli.config_layers import named_settings, read_layers, with_classes
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 
@@ -44,6 +44,18 @@ def test_a_value_that_a_link_would_overwrite_is_refused(text: str, target: str, 
     line = refused("--config", fragment(tmp_path, text))
     assert line.startswith(f"{tmp_path / 'f.yaml'} says ")
     assert f"{target}, but that follows {source}: set {source.split(',')[0]} instead" in line
+
+
+@pytest.mark.parametrize("flags", [("--model", "ldifs"), ("--model=ldifs",), ("--model.class_path=ldifs",)])
+def test_a_method_s_name_is_its_class(flags: tuple[str, ...]) -> None:
+    base = str(ROOT / "experiments" / "base.yaml")
+    config = build_cli(["fit", *flags, "--config", base, "--data.dataset=kvasir"], run=False).config["fit"]
+    assert config.model.class_path == "craft_lightning.methods.ldifs.Ldifs"
+    assert with_classes(["--model=nothing", "--data.dataset", "craft"]) == [
+        "--model=nothing",
+        "--data.dataset",
+        "craft",
+    ]
 
 
 def test_flags_that_hold_a_part_are_read_too(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def test_describe_says_what_was_used():
         ({"dataset": "eurosta"}, "did you mean 'eurosat'"),
         ({"holdout": 1.0}, "holdout is a share"),
         ({"batch_size": 0}, "at least 1"),
-        ({"train_size": 5}, "fewer than one batch of 8"),
+        ({"train_size": 5}, "fewer than one batch of 8: lower --data.batch_size"),
         ({"source": "folder"}, "--data.root"),
     ],
 )
