@@ -13,6 +13,7 @@ train one, with a plain lightning.Trainer, which leaves encoder/, result.json an
     VqaDataModule         images and questions: a dataset by name, or a folder of your own
     VlmSpec, OptimSpec    which model, at which learning rate
     BaseMethod            what a method of your own derives from
+    DatasetFacts          what a dataset of your own is
 
 compare
     compare               two runs on the same items: a Comparison, difference with its interval and what flipped
@@ -36,6 +37,7 @@ _PLACES = {
     "ZeroShot": "craft_lightning.methods.zero_shot",
     "BaseMethod": "craft_lightning.methods.base",
     "VqaDataModule": "data_modules.datamodule",
+    "DatasetFacts": "data_modules.datasets.facts",
     "VlmSpec": "craft_lightning.models.vlm_spec",
     "OptimSpec": "craft_lightning.optim",
     **dict.fromkeys(("compare", "Comparison", "run_table"), "craft_lightning.comparison"),

@@ -16,5 +16,6 @@ from craft_lightning.methods.zero_shot import ZeroShot as ZeroShot
 from craft_lightning.models.vlm_spec import VlmSpec as VlmSpec
 from craft_lightning.optim import OptimSpec as OptimSpec
 from data_modules.datamodule import VqaDataModule as VqaDataModule
+from data_modules.datasets.facts import DatasetFacts as DatasetFacts
 
 __version__: str
