@@ -47,6 +47,4 @@ def main(argv: Sequence[str]) -> int:
     width = max(map(len, listed), default=0)
     for name, line in listed.items():
         print(f"{name:<{width}}  {line}".rstrip())
-    if kind == "methods":
-        print(f"\n--model takes {', '.join(METHODS)}, or an import path: my_pkg.MyMethod")
     return 0

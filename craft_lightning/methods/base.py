@@ -76,7 +76,8 @@ class BaseMethod(Checkpointed, ABC):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.backbone, self.optim = spec_of(backbone), optim
-        self.hparams["backbone"] = self.backbone
+        if isinstance(backbone, str):  # else it stays as the command line keeps it, which makes the method anew of it
+            self.hparams["backbone"] = self.backbone
         self.strict_loading = False
         self.accuracy = ExactMatch()
         self.usage: CodebookUsage | None = None
