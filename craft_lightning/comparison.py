@@ -99,9 +99,10 @@ def run_table(
 
     from craft_lightning.benchmark.estimate import make_view
     from craft_lightning.benchmark.plan import make_plan, select
-    from craft_lightning.benchmark.results import gather, to_csv
+    from craft_lightning.benchmark.results import gather
     from craft_lightning.benchmark.scheduler import run_plan, worker_count
     from craft_lightning.benchmark.spec import find_table, load_spec
+    from craft_lightning.benchmark.table_files import to_csv
 
     plan = make_plan(load_spec(find_table(table)), Path(runs), seeds, limit)
     chosen = select(plan, only)

@@ -1,46 +1,20 @@
-"""All that a rendered table says, from the runs or from a stored CSV file with a JSON file beside it.
-
-The stored form is what is committed (``experiments/tables/results``); the runner never looks there.
-"""
+"""All that a rendered table says, from the runs: cells, means and gains over seeds, the paper's numbers beside them."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from craft_lightning.benchmark import store
-from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.claims import Verdict, judge
 from craft_lightning.benchmark.plan import Job, Line, Plan, baseline_of
 from craft_lightning.benchmark.table_parts import Metric
-from craft_lightning.errors import CraftError
 
 PAPER_MEAN = "avg_printed"
 KEPT_DIGITS = 4
 """Decimals of a number in printed units. A table is stored with all of them, so it is rendered again as before."""
-RESULTS = "results"
-"""Folder of stored tables, beside the specs."""
-
-WHO = ("row", "surrogate", "backbone", "column")
-COST = ("parameters", "seconds", "memory_mb")
-PARTS = {"values": "score", "seen_values": "seen", "unseen_values": "unseen"}
-"""Columns of values by seed, and what they are of a cell."""
-HEADER = (
-    *WHO,
-    *("seeds", "mean", "std", "gain", "paper", "paper_gain", "items", "majority"),
-    *("seen", "unseen", "seen_gain", "unseen_gain", "items_unseen"),
-    *COST,
-    *PARTS,
-    "error",
-)
-"""Columns of the CSV file. The table is read back from the values by seed; means and gains stand there for people."""
-
 Place = tuple[int, int]
 """Line number, column number."""
 
@@ -261,115 +235,3 @@ def paper_gains(plan: Plan, line: Line) -> list[Score | None]:
     if base is None:
         return []
     return [*map(difference, paper_scores(plan, line), paper_scores(plan, plan.lines[base]))]
-
-
-def to_csv(plan: Plan, results: Results) -> str:
-    """One row a cell: :data:`HEADER`."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, HEADER, lineterminator="\n", restval="")
-    writer.writeheader()
-    for number, line in enumerate(plan.lines):
-        parts = {"gain": "score", "seen_gain": "seen", "unseen_gain": "unseen"}
-        scores = {name: gains(plan, results.cells, number, part) for name, part in parts.items()}
-        scores |= {"paper": paper_scores(plan, line), "paper_gain": paper_gains(plan, line)}
-        for c, column in enumerate(plan.columns):
-            here = {name: found[c] for name, found in scores.items() if found}
-            who = dict(zip(WHO, (*_ids(line), column.id), strict=True))
-            writer.writerow({**who, **_cell_texts(results.cells[number, c], here)})
-    return out.getvalue()
-
-
-def _cell_texts(cell: Cell, more: Mapping[str, Score | None]) -> dict[str, Any]:
-    scores = {"mean": cell.score, "seen": cell.seen, "unseen": cell.unseen, **more}
-    numbers = {name: score.mean for name, score in scores.items() if score is not None}
-    numbers |= {"items": cell.items, "items_unseen": cell.items_unseen}
-    if cell.majority is not None:
-        numbers["majority"] = cell.majority
-    if cell.cost is not None:
-        numbers |= zip(COST, asdict(cell.cost).values(), strict=True)
-    if cell.score is not None and cell.score.std is not None:
-        numbers["std"] = cell.score.std
-    by_part = {name: getattr(cell, part).by_seed if getattr(cell, part) else {} for name, part in PARTS.items()}
-    texts = {name: " ".join(map(_number, values.values())) for name, values in by_part.items()}
-    texts |= {"error": cell.error or "", "seeds": " ".join(map(str, by_part["values"]))}
-    return {**texts, **{name: _number(value) for name, value in numbers.items()}}
-
-
-def _ids(line: Line) -> tuple[str, str, str]:
-    return line.row.id, line.surrogate.id if line.surrogate else "none", line.backbone.id
-
-
-def _number(value: float) -> str:
-    rounded = round(value, KEPT_DIGITS)
-    return str(int(rounded)) if rounded == int(rounded) else repr(rounded)
-
-
-def to_json(results: Results) -> str:
-    """What the CSV file does not hold: verdicts and origin."""
-    made = None if results.made is None else asdict(results.made)
-    value = {"made": made, "claims": [asdict(v) for v in results.verdicts]}
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def stored_table(plan: Plan) -> Path:
-    """The CSV file of a table's published results, which need not be there."""
-    return plan.spec.path.parent / RESULTS / f"{plan.spec.name}.csv"
-
-
-def stored_seeds(path: Path) -> tuple[int, ...] | None:
-    """The seeds of a stored table, None if it does not say.
-
-    Raises:
-        CraftError: there is no such table.
-    """
-    made = _beside(path).get("made")
-    return None if made is None else tuple(made["seeds"])
-
-
-def _beside(path: Path) -> dict[str, Any]:
-    other = path.with_suffix(".json")
-    for file in (path, other):
-        if not file.is_file():
-            raise CraftError(f"no stored table {file}; table render NAME --publish writes one")
-    return read_json(other)
-
-
-def read(plan: Plan, path: Path) -> Results:
-    """A stored table.
-
-    Raises:
-        CraftError: there is none, or it is not one of this table's cells.
-    """
-    beside = _beside(path)
-    places = {(*_ids(line), c.id): (n, k) for n, line in enumerate(plan.lines) for k, c in enumerate(plan.columns)}
-    cells = dict.fromkeys(places.values(), Cell())
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                place = places[row["row"], row["surrogate"], row["backbone"], row["column"]]
-                cells[place] = _read_cell(row, wanted=len(by_seed(plan.cells[place])))
-            except (KeyError, ValueError, TypeError) as error:
-                named = ", ".join(str(row.get(name)) for name in WHO)
-                raise CraftError(f"{path}: {named} is no cell of table {plan.spec.name} ({error})") from error
-    told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (beside.get("made") or {}).items()}
-    return Results(cells, tuple(Verdict(**c) for c in beside.get("claims", ())), Made(**told) if told else None)
-
-
-def _read_cell(row: Mapping[str, str], wanted: int) -> Cell:
-    seeds = [int(seed) for seed in row["seeds"].split()]
-
-    def score(name: str) -> Score | None:
-        values = [float(value) for value in row[name].split()]
-        return Score(dict(zip(seeds, values, strict=True))) if values else None
-
-    return Cell(
-        score=score("values"),
-        seen=score("seen_values"),
-        unseen=score("unseen_values"),
-        items=int(row["items"]),
-        items_unseen=int(row["items_unseen"]),
-        majority=float(row["majority"]) if row["majority"] else None,
-        wanted=wanted,
-        error=row["error"] or None,
-        cost=Cost(*(float(row[name]) for name in COST)) if row["parameters"] else None,
-    )

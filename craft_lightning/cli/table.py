@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     from craft_lightning.benchmark.plan import make_plan, select
-    from craft_lightning.benchmark.results import stored_seeds
     from craft_lightning.benchmark.spec import find_table, load_spec
+    from craft_lightning.benchmark.table_files import stored_seeds
 
     spec = load_spec(find_table(args.table, args.scale), args.scale)
     stored = args.stored if args.verb == "render" else None
@@ -129,7 +129,8 @@ def _status(plan: Plan) -> None:
 def _beside_published(plan: Plan) -> None:
     """Where the table has published results: how the computed ones compare, and what the sums of both hang on."""
     from craft_lightning.benchmark import store
-    from craft_lightning.benchmark.results import collect, read, stored_table
+    from craft_lightning.benchmark.results import collect
+    from craft_lightning.benchmark.table_files import read, stored_table
     from craft_lightning.report.published import compare
 
     path, cells = stored_table(plan), collect(plan)
@@ -175,7 +176,8 @@ def _render(
 ) -> int:
     from rich.console import Console
 
-    from craft_lightning.benchmark.results import gather, read
+    from craft_lightning.benchmark.results import gather
+    from craft_lightning.benchmark.table_files import read
     from craft_lightning.report import render
     from craft_lightning.report.sections import build_report
 

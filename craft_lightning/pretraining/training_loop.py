@@ -131,12 +131,7 @@ def run_stage(
     for step in range(first, spec.steps):
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * schedule(step, spec)
-        terms: dict[str, Tensor] = {}
-        for number in range(step * passes, (step + 1) * passes):
-            with fabric.no_backward_sync(stage, enabled=(number + 1) % passes > 0):
-                found = stage(number)
-                fabric.backward(torch.stack(list(found.values())).sum())
-            terms = {k: v.detach() + terms.get(k, 0.0) for k, v in found.items()}
+        terms = _gradients(fabric, stage, range(step * passes, (step + 1) * passes))
         fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -149,13 +144,30 @@ def run_stage(
             left = seconds * (spec.steps - done) / 60
             log(f"{name}: step {done}/{spec.steps}  {values}  {seconds:.2f} s/step  {left:.1f} min left")
         if done % spec.save_every == 0 or done == spec.steps:
-            # Under a temporary name, then renamed: a kill leaves the old one or the new one. All processes gather
-            # sharded states, so that there is one name for all of them.
-            folder.mkdir(parents=True, exist_ok=True)
-            fabric.save(partial := path.with_suffix(".partial"), state)
-            if fabric.is_global_zero:
-                partial.replace(path)
-            fabric.barrier()
+            _save(fabric, path, state)
+
+
+def _gradients(fabric: Fabric, stage: Any, numbers: range) -> dict[str, Tensor]:
+    """Add the gradients of some passes, exchanged between processes at the last; returns the sums of their terms."""
+    terms: dict[str, Tensor] = {}
+    for number in numbers:
+        with fabric.no_backward_sync(stage, enabled=number != numbers[-1]):
+            found = stage(number)
+            fabric.backward(torch.stack(list(found.values())).sum())
+        terms = {k: v.detach() + terms.get(k, 0.0) for k, v in found.items()}
+    return terms
+
+
+def _save(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
+    """Write under a temporary name, then rename: a kill leaves the old one or the new one.
+
+    All processes gather sharded states, so there is one name for all of them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fabric.save(partial := path.with_suffix(".partial"), state)
+    if fabric.is_global_zero:
+        partial.replace(path)
+    fabric.barrier()
 
 
 def _check_recipe(path: Path, recipe: dict[str, Any], log: Callable[[str], None]) -> None:

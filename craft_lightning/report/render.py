@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from craft_lightning.benchmark.plan import Plan
-from craft_lightning.benchmark.results import Results, gather, read, stored_seeds, stored_table, to_csv, to_json
+from craft_lightning.benchmark.results import Results, gather
+from craft_lightning.benchmark.table_files import read, stored_seeds, stored_table, to_csv, to_json
 from craft_lightning.environment import in_checkout
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text

@@ -126,6 +126,7 @@ class _SectionBuilder:
         self.labelled = [c for c, unseen in enumerate(self.unseen) if unseen]
 
     def report(self) -> Report:
+        """All sections, in the order in which they are shown."""
         verdicts = [f"{head}. {rest}" for head, rest in map(claim_texts, self.results.verdicts)]
         over = f"over {self.baseline}"
         return Report(
@@ -221,6 +222,7 @@ class _SectionBuilder:
         return Section(title, tuple(header), tuple(rows), (False,) * len(rows))
 
     def remarks(self) -> list[str]:
+        """What a reader of the numbers has to know: items, majority answers, seeds, the paper's source."""
         labels = [column.label for column in self.plan.columns]
         counts = [
             f"{label} {items}" + (f" ({unseen} unseen)" if unseen else "")
@@ -263,6 +265,7 @@ class _SectionBuilder:
         return remarks
 
     def problems(self) -> list[str]:
+        """Cells that failed, are partial, or whose seeds agree to the last digit."""
         found = []
         for (n, c), cell in self.results.cells.items():
             line = self.plan.lines[n]

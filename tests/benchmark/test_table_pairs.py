@@ -13,8 +13,9 @@ import table_kit
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.claims import NO_ANSWER, UNDECIDED, judge
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import Score, difference, gains, gather, mean_of, to_csv
+from craft_lightning.benchmark.results import Score, difference, gains, gather, mean_of
 from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.benchmark.table_files import to_csv
 from craft_lightning.report.figure import draw
 from craft_lightning.report.page import page_data, to_html
 from craft_lightning.report.sections import build_report

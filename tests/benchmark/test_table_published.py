@@ -18,8 +18,9 @@ from table_kit import write_house
 from craft_lightning import workers as pool
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import Cell, Score, read, stored_table
+from craft_lightning.benchmark.results import Cell, Score
 from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.benchmark.table_files import read, stored_table
 from craft_lightning.cli.table import main
 from craft_lightning.report.published import PublishedMatch, compare, reach
 from craft_lightning.report.render import publish

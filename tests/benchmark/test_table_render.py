@@ -13,8 +13,9 @@ from rich.console import Console
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import gather, to_csv
+from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.benchmark.table_files import to_csv
 from craft_lightning.report.render import print_report, printed_width, save, to_latex, to_markdown
 from craft_lightning.report.sections import Report, build_report
 

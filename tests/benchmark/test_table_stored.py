@@ -11,8 +11,9 @@ from test_table_claims import CLAIMS
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import gather, read, stored_seeds, to_csv
+from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.benchmark.table_files import read, stored_seeds, to_csv
 from craft_lightning.cli.table import main
 from craft_lightning.errors import CraftError
 from craft_lightning.report.render import FORMATS, publish, replace_block, to_readme

@@ -17,6 +17,7 @@ class ClipTower(TransformersTower):
     """CLIP's vision model as a tower; its class token takes part, but is no visual token."""
 
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """In CLIP's own normalisation; the class token is left out."""
         mean, std = (torch.tensor(v, device=pixel_values.device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
         hidden = self.vision.pre_layrnorm(self.vision.embeddings((pixel_values * 0.5 + 0.5 - mean) / std))
         return tuple(found[:, 1:] for found in self._after(blocks, hidden))
@@ -62,6 +63,7 @@ class TimmTower(Tower):
             self.register_buffer(statistic, values, persistent=False)
 
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Through timm's ``forward_intermediates``; prefix tokens are left out."""
         numbers = sorted({0, self.depth, *blocks})
         embedded: list[Tensor] = []
         # timm hands out what blocks return, and its families differ in what comes before the first one.

@@ -81,6 +81,8 @@ class SiglipTower(TransformersTower):
     def features_and_cls(
         self, pixel_values: Tensor, cls: Tensor, attention: Attention = "one_way"
     ) -> tuple[Tensor, Tensor]:
+        """Features and [CLS] after the blocks: ``one_way``, it looks at the patches and they do not see it, so they are
+        those of :meth:`features`; ``bidirectional``, it stands among them."""
         hidden = self._embed(pixel_values)
         readout = cls.to(hidden.dtype).expand(len(hidden), 1, self.width)
         if attention == "one_way":
