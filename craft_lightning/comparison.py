@@ -55,15 +55,16 @@ def compare(run_a: str | Path, run_b: str | Path) -> Comparison:
     """
     files = [_replies(Path(run)) for run in (run_a, run_b)]
     before, after = map(read_predictions, files)
-    if other := [k for k in {**before, **after} if (before.get(k) or (0,))[0] != (after.get(k) or (1,))[0]]:
+    asked = [{key: item for key, (item, _) in found.items()} for found in (before, after)]
+    if other := sorted({key for key, _ in asked[0].items() ^ asked[1].items()}):
         raise CraftError(f"{files[0]} and {files[1]} answer different items: {len(other)}, {other[0]} for one")
     right = np.array([[before[key][1], after[key][1]] for key in before], dtype=float)
     if not len(right):
         raise CraftError(f"{files[0]} holds no replies")
     difference, low, high = interval([(right[:, 1] - right[:, 0])[None]])
     gained, lost = (tuple(k for k in before if (before[k][1], after[k][1]) == pair) for pair in ((0, 1), (1, 0)))
-    shares = map(float, right.mean(axis=0))
-    return Comparison(len(right), next(shares), next(shares), difference, low, high, gained, lost)
+    share_before, share_after = right.mean(axis=0).tolist()
+    return Comparison(len(right), share_before, share_after, difference, low, high, gained, lost)
 
 
 def _replies(run: Path) -> Path:
@@ -88,8 +89,9 @@ def run_table(
 
     Args:
         table: a file, or a name below ``experiments/tables``.
-        only: compute only the jobs whose name contains this. limit: a trial of two rows and columns, 8 times as many
-            items. seeds: in place of the table's. jobs: worker processes, None for one a core. runs: where results go.
+        only: compute only the jobs whose name holds or matches this. seeds: in place of the table's.
+        limit: a trial of two rows and columns, 8 times as many items.
+        jobs: worker processes, None for one a core. runs: where results go.
 
     Raises:
         CraftError: a mistake in the table, or a job that failed.
