@@ -12,9 +12,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -67,6 +70,21 @@ LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
 """Settings that follow another one, which is set in their place."""
 
 
+def whole_numbers_first(parser: LightningArgumentParser) -> None:
+    """Have ``1`` read as one batch where Lightning takes a count or a share, whatever was imported before.
+
+    ``typing`` takes ``Union[int, float]`` and ``Union[float, int]`` for one and gives out the one that it built first
+    (seen with Python 3.11, Lightning 2.6.6, jsonargparse 4.53); the parser tries the parts in that order, and 1.0 is
+    all batches. ``int | float`` is never exchanged.
+    """
+    swap = {int: float, float: int}
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", None)
+        parts = list(get_args(kind)) if get_origin(kind) in (Union, UnionType) else []
+        if {int, float} <= set(parts) and parts.index(float) < parts.index(int):
+            vars(action)["_typehint"] = reduce(or_, (swap.get(part, part) for part in parts))
+
+
 class FinishedError(Exception):
     """A run that is asked to go on has nothing left to do."""
 
@@ -89,6 +107,7 @@ class CraftCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The links, the checkpoint callback, and the permission to write over a used run folder."""
+        whole_numbers_first(parser)
         parser.add_lightning_class_args(PruneAtValidation, "prune")
         for target, source in LINKS.items():
             compute = int if source == "seed_everything" else None

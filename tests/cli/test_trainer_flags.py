@@ -269,6 +269,18 @@ def test_a_flag_that_a_run_cannot_follow_is_one_line(given: str, begins: str, sa
     assert says in line
 
 
+def test_one_batch_is_no_share_of_them_whatever_order_the_union_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = ["limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"]
+    kinds = inspect.unwrap(Trainer.__init__).__annotations__
+    for name in counted:
+        monkeypatch.setitem(kinds, name, float | int | None)
+    flags_of_one = [f"--trainer.{name}=1" for name in counted]
+    trainer = build_cli(["fit", "--config", SMOKE, *flags_of_one], run=False).config["fit"].trainer
+    assert [type(trainer[name]) for name in counted] == [int] * 4
+    trainer = build_cli(["fit", "--config", SMOKE, "--trainer.limit_val_batches=0.5"], run=False).config["fit"].trainer
+    assert trainer.limit_val_batches == 0.5
+
+
 def test_a_value_below_the_least_is_one_line() -> None:
     parsed = build_cli(["fit", "--config", SMOKE], run=False).config["fit"].trainer
     for name, least in flags.LEAST.items():
