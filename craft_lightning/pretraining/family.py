@@ -44,7 +44,7 @@ from data_modules.twins.studio import ALL_KINDS, MOSTLY_QUESTIONS, Studio, rng_o
 from data_modules.twins.twin import ClassificationTwin, QuestionTwin
 
 TOWER = "vision_tower"
-_EXCHANGES = 3
+_EXCHANGES = 5
 """Messages, each with its reply, of a conversation about an image."""
 _FEW_WORDS = 40
 _WIDEN = 200
@@ -93,7 +93,6 @@ class FamilyBuilder:
     def _train(
         self, name: str, model: Any, batch: Callable[[int], Any], loop: LoopSpec, folder: Path, data: str
     ) -> None:
-        data = f"seed {self.plan.seed}, {data}"
         run_stage(name, model.train(), batch, loop, folder, self.fabric, self.log, data)
 
     def _tower(self, folder: Path) -> None:
@@ -115,7 +114,7 @@ class FamilyBuilder:
         def placeless(step: int) -> PairBatch:
             return batch(plan.loop.steps + step, places=False)
 
-        data = f"{plan.pictures_per_twin} pictures a twin"
+        data = f"seed {seed}, {plan.pictures_per_twin} pictures a twin"
         self._train("tower", model, batch, plan.loop, self.plan.work, data)
         self._train("placeless", model, placeless, plan.placeless, self.plan.work, data)
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
@@ -124,11 +123,11 @@ class FamilyBuilder:
         """Text-only stages, stage 1 and stage 2 of one model."""
         tokenizer = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
         encoder = ConversationEncoder(tokenizer)
-        model = new_language_model(plan.shape, tokenizer, self.plan.seed)
+        model = new_language_model(plan.shape, tokenizer, self.plan.seed + plan.seed)
         self._read(plan, model, encoder)
         tower = load_tower(self.plan.output / TOWER)
         tower.quantizer = None if plan.continuous else tower.quantizer
-        torch.manual_seed(self.plan.seed)
+        torch.manual_seed(self.plan.seed + plan.seed)
         projector = Projector("mlp2x_gelu", tower.width, plan.shape.width)
         self._see(plan, DiscreteVlm(tower, projector, model, tokenizer, **CHAT), encoder)
         write_vlm(
@@ -144,7 +143,7 @@ class FamilyBuilder:
 
     def _read(self, plan: LanguagePlan, model: Any, encoder: ConversationEncoder) -> None:
         """The text-only stages: ``text`` (a word is looked up after the list) and ``match`` (before it)."""
-        tokenizer, folder, seed = encoder.tokenizer, self.plan.work / plan.reader, self.plan.seed
+        tokenizer, folder, seed = encoder.tokenizer, self.plan.work / plan.reader, self.plan.seed + plan.seed
         words = [w for w in self._words() if w.isalpha() and len(tokenizer.tokenize(f" {w}")) == 1]
         few, phases = words[:: len(words) // _FEW_WORDS], plan.phases
 
@@ -181,18 +180,19 @@ class FamilyBuilder:
                 return primer("match", step, size, few if step < phases.match_few else words)
             return conversations("match", step, size, 0.7, step < phases.match_few)
 
-        self._train("text", TextStage(model), text, plan.text, folder, repr(phases))
-        self._train("match", TextStage(model), match, plan.match, folder, repr(phases))
+        data = f"seed {seed}, {phases!r}"
+        self._train("text", TextStage(model), text, plan.text, folder, data)
+        self._train("match", TextStage(model), match, plan.match, folder, data)
 
     def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, encoder: ConversationEncoder) -> None:
         """Stage 1, and the two halves of stage 2."""
-        stored = store_tokens(vlm.tower, self.studio.images, len(self.studio))
+        stored, seed = store_tokens(vlm.tower, self.studio.images, len(self.studio)), self.plan.seed + plan.seed
         self.log(f"{plan.name}: stored the tokens of {len(self.studio)} images")
 
         @lru_cache(2)
         def chunk(name: str, number: int) -> list[tuple[int, TokenizedConversation]]:
             loop, kinds = getattr(plan, name), MOSTLY_QUESTIONS if name == "questions" else ALL_KINDS
-            rng = rng_of("pictures", self.plan.seed + loop.seed, number)
+            rng = rng_of("pictures", seed + loop.seed, number)
             rows = rng.sample(range(len(self.studio)), loop.batch_size * CHUNK_BATCHES)
             return [(row, encoder(self.studio.conversation(row, rng, _EXCHANGES, kinds), True)) for row in rows]
 
@@ -202,7 +202,7 @@ class FamilyBuilder:
             pairs = length_grouped(chunk(name, number), size, place, lambda pair: len(pair[1].ids))
             return Shown([row for row, _ in pairs], [conversation for _, conversation in pairs])
 
-        data = f"{self.plan.pictures_per_twin} pictures a twin"
+        data = f"seed {seed}, {self.plan.pictures_per_twin} pictures a twin"
         for name in ("projector", "joint", "questions"):
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector")
             self._train(name, stage, partial(batch, name), getattr(plan, name), self.plan.work / plan.name, data)

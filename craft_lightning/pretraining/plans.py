@@ -145,7 +145,7 @@ class LanguagePlan:
         phases: of the text-only stages.
         like: name of a model whose plan, tokenizer and text-only stages it shares (a continuous twin).
         tokenizer: name of a model whose tokenizer it shares; None: its reader's.
-        continuous: reads features instead of codewords.
+        continuous: reads features instead of codewords. seed: is added to the family's.
     """
 
     name: str
@@ -160,6 +160,7 @@ class LanguagePlan:
     like: str | None = None
     tokenizer: str | None = None
     continuous: bool = False
+    seed: int = 0
 
     @property
     def reader(self) -> str:
