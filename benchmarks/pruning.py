@@ -25,7 +25,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
 from craft_lightning.checkpoints.configs import top_config_of
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.io import write_text
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.quantizer import ResidualQuantizer
@@ -36,6 +35,7 @@ from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets import DATASETS
 from timing import alternate, where
+from tiny import tiny_tokenizer
 
 KEEPS = (1.0, 0.8)
 PAPER = "| *VILA-U-7B, the paper's Table 4* | | *2.56 → 2.15 TFLOP* | *0.840* | *52.40 → 48.92 ms* | *0.934* |"

@@ -36,7 +36,6 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_vlm
 from craft_lightning.cli.run import build_cli
 from craft_lightning.methods._support.contrastive import CaptionTable
@@ -45,6 +44,7 @@ from craft_lightning.models.vlm import Projector
 from craft_lightning.optim import build_optimizer
 from craft_lightning.types import VqaBatch
 from timing import Peak, Row, memory, program
+from tiny import tiny_tokenizer
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 WARM_UP = 2

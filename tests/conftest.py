@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from craft_lightning.checkpoints.tiny import write_tiny
+from tiny import write_tiny
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 

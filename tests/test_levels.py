@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from craft_lightning import __main__ as entry
 from craft_lightning import worker
 from craft_lightning.checkpoints.load import load_tower
-from craft_lightning.checkpoints.tiny import write_tiny
+from tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--data.train_size=16", "--data.val_size=4", "--data.test_size=4", "--trainer.enable_progress_bar=false"]

@@ -27,7 +27,7 @@ OTHER_VERBS = (
     ),
     *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens")),
     *("craft_lightning.__main__", "craft_lightning.comparison", "craft_lightning.inference"),
-    *("craft_lightning.pretraining", "craft_lightning.checkpoints.tiny", "craft_lightning.strategies.flops"),
+    *("craft_lightning.pretraining", "craft_lightning.strategies.flops"),
     *("craft_lightning.checkpoints.vila_u_writer",),
     *("data_modules.twins.contact_sheet", "data_modules.sources.llava_conversations", "data_modules.twins.studio"),
 )

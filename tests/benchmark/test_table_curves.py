@@ -21,10 +21,10 @@ from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.scheduler import message
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.errors import CraftError
 from craft_lightning.report.figure import curves, draw, to_png, to_section
 from craft_lightning.report.render import save
+from tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 KEEPS = [1.0, 0.2, 0.6]

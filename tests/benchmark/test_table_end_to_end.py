@@ -26,11 +26,11 @@ from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Job, Plan, make_plan, metrics_read
 from craft_lightning.benchmark.scheduler import message
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.cli import run as cli
 from craft_lightning.methods import load_method
 from craft_lightning.methods.zero_shot import ZeroShot
 from data_modules.datamodule import VqaDataModule
+from tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,11 +18,11 @@ from craft_lightning import __main__ as entry
 from craft_lightning.checkpoints.encoder import write_encoder
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.checkpoints.tensors import TensorFiles
-from craft_lightning.checkpoints.tiny import write_tiny, write_tiny_tower
 from craft_lightning.checkpoints.vila_u import load_text_tower
 from craft_lightning.cli import export as module
 from craft_lightning.models.vlm_spec import VlmSpec
 from tests.checkpoints import original_kit as kit
+from tiny import write_tiny, write_tiny_tower
 
 FORMS: list[tuple[kit.Form, kit.Books, int]] = [("safetensors", "copied", 2), ("bin", "aliased", 1)]
 

@@ -17,7 +17,6 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, 
 
 from craft_lightning.checkpoints.encoder import write_encoder
 from craft_lightning.checkpoints.load import load_tower, load_vlm, skeleton
-from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.cli.tokenize import main as tokenize
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
@@ -26,6 +25,7 @@ from craft_lightning.models.towers.continuous import ClipTower
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.strategies.memory import profile
 from data_modules.backbone_reader import read_backbone
+from tiny import tiny_tokenizer
 
 SIDE, WIDTH, LLM_WIDTH = 28, 16, 24
 EYES = {

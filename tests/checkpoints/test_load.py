@@ -12,11 +12,11 @@ from torch import Tensor
 
 from craft_lightning.checkpoints.encoder import apply_encoder, write_encoder
 from craft_lightning.checkpoints.load import load_tower, load_vlm, skeleton
-from craft_lightning.checkpoints.tiny import tiny_tokenizer, write_tiny, write_tiny_tower
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u import load_text_tower, text_width
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
+from tiny import tiny_tokenizer, write_tiny, write_tiny_tower
 
 BOOK = "rqvaesiglip.quantizer.codebooks."
 TEXT = "rqvaesiglip.siglip_model.text_model."

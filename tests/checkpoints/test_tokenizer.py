@@ -12,11 +12,11 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from craft_lightning.checkpoints.tiny import tiny_tokenizer
 from craft_lightning.checkpoints.tokenizer import load_tokenizer, tokenizer_bytes
 from craft_lightning.errors import CraftError
 from craft_lightning.text.prompts import PromptBuilder
 from tests.checkpoints import original_kit as kit
+from tiny import tiny_tokenizer
 
 TEXTS = [
     "an  assistant",

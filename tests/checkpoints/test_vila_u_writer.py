@@ -10,11 +10,11 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, 
 from craft_lightning.checkpoints.configs import KNOWN_SIGLIP
 from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.checkpoints.tensors import fresh_folder
-from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, tower_config, tower_tensors
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm import Projector
 from craft_lightning.models.vlm_spec import VlmSpec
+from tiny import write_tiny
 
 LINEARS = ("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj")
 

@@ -11,7 +11,6 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
 from craft_lightning.methods import METHODS, base, load_method
@@ -21,6 +20,7 @@ from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
+from tiny import write_tiny
 
 TRAINED = [name for name in METHODS if name != "zero_shot"]
 PLACE = {name: "continuous" if METHODS[name].continuous else "host" for name in METHODS}

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 
 from craft_lightning import __main__ as entry
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import base
@@ -29,6 +28,7 @@ from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.resuming import weight_hashes
 from craft_lightning.models.vlm_spec import VlmSpec
 from data_modules.datamodule import VqaDataModule
+from tiny import write_tiny
 
 SMOKE = str(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 

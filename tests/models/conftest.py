@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
+from tiny import write_tiny
 
 
 @pytest.fixture(scope="session")

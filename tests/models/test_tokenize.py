@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from craft_lightning.checkpoints.encoder import write_encoder
 from craft_lightning.checkpoints.load import load_tower
-from craft_lightning.checkpoints.tiny import write_tiny
 from craft_lightning.cli.tokenize import main
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
+from tiny import write_tiny
 
 
 @pytest.fixture
