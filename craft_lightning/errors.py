@@ -17,6 +17,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """What follows a name that does not exist: ``"; did you mean 'eurosat'?"``, or ``otherwise`` if none is near."""
+    close = nearest(name, known)
+    return f"; did you mean {close!r}?" if close else otherwise
+
+
 def unknown(kind: str, name: str, known: Iterable[str], command: str | None = None) -> CraftError:
     """The error for a name that does not exist.
 
@@ -24,7 +30,5 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str | None = No
     "no dataset 'eurosta'; did you mean 'eurosat'? Known: eurosat, kvasir (python -m craft_lightning list datasets)"
     """
     known = list(known)
-    close = nearest(name, known)
-    hint = f"; did you mean {close!r}?" if close else "."
     more = f" ({command})" if command else ""
-    return CraftError(f"no {kind} {name!r}{hint} Known: {', '.join(known)}{more}")
+    return CraftError(f"no {kind} {name!r}{did_you_mean(name, known, '.')} Known: {', '.join(known)}{more}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,8 +184,7 @@ class _Replies:
     """The replies behind printed lines; each file is read once, and all are checked to answer the same items."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.known: dict[Path, dict[str, tuple[str | None, bool]]] = {}
+        self.plan, self.read = plan, cache(read_predictions)
 
     def gain(self, bases: Mapping[int, int], column: int, seeds: Sequence[int], reference: int) -> Outcomes:
         """Mean gain of some lines over their own baselines, item by item: ``[seeds, items]``.
@@ -214,17 +214,12 @@ class _Replies:
 
     def _correct(self, file: Path, reference: Path) -> list[float]:
         """1 for each right reply, in the order of the reference's items."""
-        mine, theirs = self._read(file), self._read(reference)
+        mine, theirs = self.read(file), self.read(reference)
         odd = next((key for key in (theirs | mine) if mine.get(key, (0,))[0] != theirs.get(key, (0,))[0]), None)
         if odd is not None:
             names = [path.parent.relative_to(self.plan.root).as_posix() for path in (file, reference)]
             raise CraftError(f"item {odd} was asked differently in {names[0]} and in {names[1]}")
         return [float(mine[key][1]) for key in theirs]
-
-    def _read(self, path: Path) -> dict[str, tuple[str | None, bool]]:
-        if path not in self.known:
-            self.known[path] = read_predictions(path)
-        return self.known[path]
 
 
 def read_predictions(path: Path) -> dict[str, tuple[str | None, bool]]:

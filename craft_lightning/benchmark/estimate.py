@@ -137,23 +137,7 @@ def duration(seconds: float | None) -> str:
 
 
 class View:
-    """Told of every change of a run; the silent one."""
-
-    def start(self, progress: TableProgress, stale: Iterable[str]) -> None:
-        """Before the first job; ``stale`` says which results are computed anew, and why."""
-
-    def update(self, progress: TableProgress) -> None:
-        """Several times a second."""
-
-    def finished(self, job: Job, progress: TableProgress, seconds: float, error: str | None) -> None:
-        """A job is done, or has failed with this error."""
-
-    def stop(self) -> None:
-        """After the last job, or when interrupted."""
-
-
-class PlainView(View):
-    """A line for each finished job, for logs and pipes."""
+    """Told of every change of a run: a line for each finished job, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -162,16 +146,24 @@ class PlainView(View):
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, progress: TableProgress, stale: Iterable[str]) -> None:
+        """Before the first job; ``stale`` says which results are computed anew, and why."""
         self.line(f"{progress.already} of {progress.total} jobs were already done")
         for text in stale:
             self.line(f"stale, computed anew: {text}")
 
+    def update(self, progress: TableProgress) -> None:
+        """Several times a second."""
+
     def finished(self, job: Job, progress: TableProgress, seconds: float, error: str | None) -> None:
+        """A job is done, or has failed with this error."""
         said = f"done in {seconds:.1f} s" if error is None else f"FAILED: {error}"
         self.line(f"[{len(progress.done)}/{progress.total}] {job.kind} {job.name} {said}; {progress.summary()}")
 
+    def stop(self) -> None:
+        """After the last job, or when interrupted."""
 
-class LiveView(PlainView):
+
+class LiveView(View):
     """A table that is redrawn in place; failures stay above it."""
 
     def __init__(self, console: Console) -> None:
@@ -207,4 +199,4 @@ class LiveView(PlainView):
 
 def make_view(console: Console) -> View:
     """The view that suits the console."""
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    return LiveView(console) if console.is_terminal else View(console)

@@ -20,7 +20,7 @@ from craft_lightning.benchmark.cache_key import digest, named_files, resolve, we
 from craft_lightning.benchmark.code_version import code_version
 from craft_lightning.benchmark.table_parts import Backbone, Column, Dataset, Row, TableSpec, read_mapping
 from craft_lightning.environment import EXPERIMENTS, experiments
-from craft_lightning.errors import CraftError, nearest
+from craft_lightning.errors import CraftError, did_you_mean
 from data_modules.datasets import DATASETS
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -178,8 +178,7 @@ def select(plan: Plan, pattern: str | None) -> Plan:
         return plan
     chosen = [j for j in plan.jobs if pattern in j.name or fnmatch(j.name, pattern)]
     if not chosen:
-        close = nearest(pattern, sorted({part for job in plan.jobs for part in job.name.split("/")}))
-        hint = f"; did you mean {close!r}?" if close else "."
+        hint = did_you_mean(pattern, sorted({part for job in plan.jobs for part in job.name.split("/")}), ".")
         raise CraftError(f"no job matches {pattern!r}{hint} Example of a name: {plan.jobs[0].name} (table plan)")
     names = {j.name for j in chosen} | {j.parent.name for j in chosen if j.parent}
     return replace(plan, jobs=tuple(j for j in plan.jobs if j.name in names))

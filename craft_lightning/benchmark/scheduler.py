@@ -7,9 +7,11 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from filelock import BaseFileLock
+from rich.console import Console
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.cache_key import NO_WEIGHTS
@@ -39,7 +41,7 @@ def run_plan(
     Args:
         plan: what to compute.
         workers: number of worker processes.
-        view: what shows the progress.
+        view: what shows the progress; None for nothing.
         keep_going: never stop early.
         worker: the command of a worker process.
         launcher: starts a worker: here, or as jobs of a cluster (:func:`.cluster_launcher`).
@@ -48,7 +50,7 @@ def run_plan(
         CraftError: if the workers cannot start.
         KeyboardInterrupt: on Ctrl-C, after every worker has been killed.
     """
-    return _Runner(plan, workers, view or View(), keep_going, lambda events: launcher(worker, events)).run()
+    return _Runner(plan, workers, view or View(Console(quiet=True)), keep_going, partial(launcher, worker)).run()
 
 
 class _Runner:

@@ -24,7 +24,7 @@ from craft_lightning.benchmark.table_parts import (
     unknown_name,
 )
 from craft_lightning.environment import EXPERIMENTS, find, places
-from craft_lightning.errors import CraftError, nearest
+from craft_lightning.errors import CraftError, did_you_mean
 
 TABLES = Path(EXPERIMENTS) / "tables"
 PARTS: dict[str, type[Values]] = {
@@ -56,8 +56,7 @@ def find_table(name: str, scale: str | None = None) -> Path:
     if (found := find(path)).is_file():
         return found
     known = sorted({p.stem for place in places(folder) for p in place.glob("*.yaml")})
-    close = nearest(wanted, known)
-    hint = f"; did you mean {close!r}?" if close else "."
+    hint = did_you_mean(wanted, known, ".")
     raise CraftError(f"no table {wanted!r} in {folder}{hint} Known: {', '.join(known) or 'none'}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from craft_lightning.environment import EXPERIMENTS, find
-from craft_lightning.errors import CraftError, nearest
+from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
 from data_modules.datasets import DATASETS
 
@@ -68,11 +68,9 @@ def _context(info: Info) -> Context:
     return info.context
 
 
-def unknown_name(name: str, known: Iterable[str], kind: str = "name") -> str:
+def unknown_name(name: str, known: Collection[str], kind: str = "name") -> str:
     """The message for a name that is none of the known ones, with the nearest."""
-    known = list(known)
-    close = nearest(name, known)
-    return f"unknown {kind} {name!r}{f'; did you mean {close!r}?' if close else ''} Known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}"
 
 
 def _existing(path: Path, info: Info) -> Path:
@@ -81,8 +79,7 @@ def _existing(path: Path, info: Info) -> Path:
         found = find(path)
     if not found.is_file():
         there = [p.name for p in found.parent.glob(f"*{found.suffix}")] if found.parent.is_dir() else []
-        close = nearest(found.name, there)
-        raise ValueError(f"{str(path)!r} does not exist" + (f"; did you mean {close!r}?" if close else ""))
+        raise ValueError(f"{str(path)!r} does not exist{did_you_mean(found.name, there)}")
     return found
 
 

@@ -110,13 +110,6 @@ def _line(axes: Axes, ratios: Sequence[float], scores: Sequence[Score | None], *
     axes.errorbar(list(points), means, yerr=spread if any(spread) else None, capsize=2, elinewidth=0.8, **look)
 
 
-def to_png(figure: Figure) -> bytes:
-    """The picture at 150 dots an inch, the same bytes for the same numbers."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
-    return out.getvalue()
-
-
 def to_section(plan: Plan, figure: Figure | None) -> str:
     """The picture as a part of an HTML page; empty without one."""
     if figure is None:
@@ -132,7 +125,7 @@ def to_section(plan: Plan, figure: Figure | None) -> str:
 
 
 def write_png(path: Path, figure: Figure) -> Path:
-    """Write to a temporary name and rename."""
+    """The picture at 150 dots an inch, the same bytes for the same numbers."""
     with fresh_file(path) as temporary:
-        temporary.write_bytes(to_png(figure))
+        figure.savefig(temporary, dpi=150, metadata={"Software": None})
     return path

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -115,10 +116,9 @@ class _Panels:
     """What the panels of a table's cells show; each file is read once."""
 
     def __init__(self, plan: Plan, results: Results) -> None:
-        self.plan, self.results = plan, results
+        self.plan, self.results, self.replies = plan, results, cache(_read_replies)
         self.images: list[str] = []
         self.examples = [self._examples(c) for c in range(len(plan.columns))]
-        self.known: dict[Path, dict[str, tuple[str, bool]]] = {}
 
     def _examples(self, column: int) -> list[dict[str, Any]]:
         """The items of a column whose images an untouched model's test kept."""
@@ -181,13 +181,8 @@ class _Panels:
 
     def _replies(self, number: int, column: int) -> list[list[tuple[str, bool]]]:
         """For each example the replies of a line, seed by seed, and whether they are right."""
-        found = []
-        for job in _done(self.plan.cells[number, column]):
-            path = store.predictions(job, self.plan.lines[number].row.keep_ratio)
-            if path not in self.known:
-                replies = {row["key"]: (row["prediction"], bool(row["correct"])) for row in _read_lines(path)}
-                self.known[path] = replies
-            found.append(self.known[path])
+        jobs, keep_ratio = _done(self.plan.cells[number, column]), self.plan.lines[number].row.keep_ratio
+        found = [self.replies(store.predictions(job, keep_ratio)) for job in jobs]
         return [[known[e["key"]] for known in found if e["key"] in known] for e in self.examples[column]]
 
     def _parts(self, row: Row, jobs: Sequence[Job]) -> list[list[str]]:
@@ -208,6 +203,11 @@ def _done(jobs: Sequence[Job]) -> list[Job]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _read_replies(path: Path) -> dict[str, tuple[str, bool]]:
+    """Reply and correctness by key."""
+    return {row["key"]: (row["prediction"], bool(row["correct"])) for row in _read_lines(path)}
 
 
 def curves(folder: Path) -> dict[str, list[list[float]]]:

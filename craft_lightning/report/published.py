@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
+from scipy.special import stdtrit
+
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import KEPT_DIGITS, Cell, Place, Score
-
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-"""Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last stands for all beyond."""
 
 
 @dataclass(frozen=True)
@@ -56,4 +55,4 @@ def reach(score: Score) -> float:
     if score.std is None:
         return 0.0
     seeds = len(score.by_seed)
-    return STUDENT[min(seeds - 1, len(STUDENT)) - 1] * score.std * sqrt(1 + 1 / seeds)
+    return float(stdtrit(seeds - 1, 0.975)) * score.std * sqrt(1 + 1 / seeds)

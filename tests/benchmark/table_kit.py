@@ -134,13 +134,13 @@ def run_toy(spec: str, runs: str, workers: int, seconds: float) -> None:
     """What the kill test starts and kills."""
     from rich.console import Console
 
-    from craft_lightning.benchmark.estimate import PlainView
+    from craft_lightning.benchmark.estimate import View
     from craft_lightning.benchmark.plan import make_plan
     from craft_lightning.benchmark.scheduler import run_plan
     from craft_lightning.benchmark.spec import load_spec
 
     command = (sys.executable, __file__, "worker", str(seconds))
-    run_plan(make_plan(load_spec(Path(spec)), Path(runs)), workers, PlainView(Console()), worker=command)
+    run_plan(make_plan(load_spec(Path(spec)), Path(runs)), workers, View(Console()), worker=command)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import table_kit
+from rich.console import Console
 from test_table_run import children, journal, wait_until_gone
 
 from craft_lightning.benchmark import store
@@ -42,6 +43,7 @@ class Watcher(View):
     """Notes the steps that were told."""
 
     def __init__(self) -> None:
+        super().__init__(Console(quiet=True))
         self.steps: set[tuple[str, int | None]] = set()
 
     def update(self, progress: TableProgress) -> None:
