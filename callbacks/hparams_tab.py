@@ -60,7 +60,7 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
 
 
 def _named(method: str, module: Any) -> str:
-    if method != getattr(module, "name", None):
+    if method != module.name:
         return method  # of a plugged encoder, about which the module says nothing
     usual: dict[str, Any] = {}
     for cls in reversed(type(module).__mro__):  # what a class says last holds

@@ -62,8 +62,18 @@ class PruneAtValidation(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune from here on; in ``fit`` at one ratio only."""
-        if not trainer.sanity_checking:
-            self._set(trainer, pl_module, () if trainer.state.fn in ("fit", "predict") else self.also)
+        if not self.enabled or trainer.sanity_checking:
+            return
+        module: Any = pl_module
+        also = () if trainer.state.fn in ("fit", "predict") else self.also
+        module.token_keep, module.token_rule = self.share(module), self.rule
+        least = min((module.token_keep, *also))
+        # Where nothing is pruned there is nothing to tell apart.
+        module.token_also = also = also if least < 1.0 else ()
+        if self.rule.by_quota and least < 1.0:
+            module.token_prior = self.find_prior(trainer, module)
+        self._meters = {keep: ExactMatch().to(module.device) for keep in also}
+        self._sums = torch.zeros(6, dtype=torch.float64, device=module.device)
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -74,26 +84,13 @@ class PruneAtValidation(Callback):
 
     on_test_end = on_predict_end = on_validation_end
 
-    def _set(self, trainer: Trainer, module: Any, also: Sequence[float]) -> None:
-        if not self.enabled:
-            return
-        module.token_keep, module.token_rule = self.share(module), self.rule
-        least = min((module.token_keep, *also))
-        # Where nothing is pruned there is nothing to tell apart.
-        module.token_also = also = tuple(also) if least < 1.0 else ()
-        if self.rule.by_quota and least < 1.0:
-            module.token_prior = self.find_prior(trainer, module)
-        self._meters = {keep: ExactMatch().to(module.device) for keep in also}
-        self._sums = torch.zeros(6, dtype=torch.float64, device=module.device)
-
     def find_prior(self, trainer: Trainer, module: Any) -> Tensor:
         """``[K]`` counts (see the class).
 
         Raises:
             CraftError: a continuous tower, no data to count, or a file that is not there or of another codebook.
         """
-        known = self.stored_prior(module, moved=module.moved)
-        if known is not None:
+        if (known := self.stored_prior(module, moved=module.moved)) is not None:
             return known
         if self.prior == "generic":
             return counts_in(trainer, module, data_of(trainer).generic_images())

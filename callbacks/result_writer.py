@@ -111,21 +111,22 @@ class ResultWriter(Callback):
     def _write_result(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        parts = run_facts.trained_parts(pl_module)
+        module: Any = pl_module
+        parts = run_facts.trained_parts(module)
         result = {
             "verb": self.verb,
-            "method": run_facts.method(pl_module),
-            "settings": {k: v for k, v in pl_module.hparams.items() if not k.startswith("_")},
-            "encoder": getattr(getattr(pl_module, "vlm", None), "encoder_facts", None),
+            "method": run_facts.method(module),
+            "settings": {k: v for k, v in module.hparams.items() if not k.startswith("_")},
+            "encoder": module.vlm.encoder_facts,
             "seed": run_facts.seed(),
-            "metrics": {**getattr(pl_module, "first_gradients", {}), **trainer.callback_metrics},
+            "metrics": {**module.first_gradients, **trainer.callback_metrics},
             "rows": self._rows,
             "steps": trainer.global_step,
-            "trained": {"count": sum(parts.values()), "parts": parts, "names": run_facts.trained_names(pl_module)},
-            "codebook_hash": run_facts.codebook_hash(pl_module),
-            "quantizer_dtype": run_facts.quantizer_dtype(pl_module),
+            "trained": {"count": sum(parts.values()), "parts": parts, "names": run_facts.trained_names(module)},
+            "codebook_hash": module.vlm.codebook_hash,
+            "quantizer_dtype": run_facts.quantizer_dtype(module),
             "strategy": run_facts.strategy(trainer),
-            "pruning": run_facts.pruning(trainer, pl_module),
+            "pruning": run_facts.pruning(trainer, module),
             "device": run_facts.device(trainer),
             "arithmetic": run_facts.arithmetic(),
             "seconds": round(time.monotonic() - self._start, 3),

@@ -72,21 +72,19 @@ class StrategyAdvisor(Callback):
         )
 
 
-def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
+def banner(trainer: Trainer, module: Any) -> dict[str, str]:
     """The lines by their heading."""
     parts = run_facts.trained_parts(module)
     trains = ", ".join(f"{part} {count:,}" for part, count in parts.items()) or "nothing"
     total = sum(p.numel() for p in module.parameters())
     share = sum(parts.values()) / total if total else 0.0
     fast = getattr(trainer, "fast_dev_run", False)
-    backbone = getattr(module, "backbone", None)
-    encoder = getattr(backbone, "encoder", None)
-    model = f"{getattr(backbone, 'name', '')}" + (f" with encoder {encoder}" if encoder else "")
+    backbone, codebook, kind = module.backbone, module.vlm.codebook_hash, run_facts.quantizer_dtype(module)
     lines = {
-        "method": _method_line(run_facts.method(module), module),
-        "backbone": model,
+        "method": _method_line(run_facts.method(module), module.name),
+        "backbone": backbone.name + (f" with encoder {backbone.encoder}" if backbone.encoder else ""),
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
-        "codebook": _codebook_line(module),
+        "codebook": f"{codebook}, distances in {kind}" if codebook else "none (continuous tower)",
         "strategy": run_facts.strategy(trainer),
         "pruning": _pruning_line(run_facts.pruning(trainer, module)),
         "data": _data_line(run_facts.data_facts(trainer)),
@@ -95,19 +93,13 @@ def banner(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     return {name: text for name, text in lines.items() if text}
 
 
-def _method_line(method: str, module: LightningModule) -> str:
+def _method_line(method: str, named: str) -> str:
     """Says where a config names one method and another is tested."""
-    named = str(getattr(module, "name", method))
     if method == named:
         return method
     if method == "zero_shot":
         return f"{method}: the model as it is, for the config names {named}, but no --encoder or --ckpt_path was given"
     return f"{method}: that of the encoder; the config names {named}"
-
-
-def _codebook_line(module: LightningModule) -> str:
-    digest = run_facts.codebook_hash(module)
-    return f"{digest}, distances in {run_facts.quantizer_dtype(module)}" if digest else "none (continuous tower)"
 
 
 def _pruning_line(pruning: dict[str, Any]) -> str:

@@ -18,14 +18,11 @@ from lightning.pytorch import LightningModule, Trainer
 from craft_lightning.environment import processor
 
 
-def method(module: LightningModule) -> str:
+def method(module: Any) -> str:
     """Name of the method that a run trains, or whose work it tests: ``zero_shot`` where nothing adapted is plugged in,
     whatever method the config names."""
-    name = str(getattr(module, "name", type(module).__name__))
-    encoder = getattr(getattr(module, "vlm", None), "encoder_facts", None)
-    if getattr(module, "moved", True):
-        return name
-    return "zero_shot" if encoder is None else str(encoder.get("method", name))
+    encoder = {"method": module.name} if module.moved else module.vlm.encoder_facts
+    return "zero_shot" if encoder is None else str(encoder.get("method", module.name))
 
 
 def trained_names(module: LightningModule) -> list[str]:
@@ -47,15 +44,9 @@ def seed() -> int | None:
     return None if found is None else int(found)
 
 
-def codebook_hash(module: LightningModule) -> str | None:
-    """SHA-256 of the model's codebook; None for a continuous tower."""
-    found: str | None = getattr(getattr(module, "vlm", None), "codebook_hash", None)
-    return found
-
-
-def quantizer_dtype(module: LightningModule) -> str | None:
+def quantizer_dtype(module: Any) -> str | None:
     """What the distances to codewords are computed in; None for a continuous tower."""
-    quantizer = getattr(getattr(getattr(module, "vlm", None), "tower", None), "quantizer", None)
+    quantizer = module.vlm.tower.quantizer
     return None if quantizer is None else str(quantizer.dtype).removeprefix("torch.")
 
 

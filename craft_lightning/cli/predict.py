@@ -19,15 +19,12 @@ from craft_lightning import run_facts
 from craft_lightning.checkpoints.tensors import save_tensors
 from craft_lightning.cli import run
 from craft_lightning.cli.arguments import VerbParser, at_least_one, verb_parser
-from craft_lightning.errors import CraftError, nearest
+from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.inference import asked, prompt_batch
 from craft_lightning.io import check_file
-from craft_lightning.methods import METHODS
 from craft_lightning.methods._support.checkpointed import read_checkpoint
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.optim import OptimSpec
+from craft_lightning.models.pruning import prune
 from craft_lightning.run_folder import find_checkpoint
 from craft_lightning.text.prompts import message
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
@@ -97,12 +94,14 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
         others = ["--model=ZeroShot", *others]
     if args.image is not None:
         example = asked(args.image, args.question, args.options, args.directive)
-    config = run.build_cli(["predict", *others], run=False).config["predict"]
-    method = load(config)
+    cli = run.build_cli(["predict", *others], run=False)
+    trainer = cli.config["predict"].pop("trainer")  # whose loggers and callbacks one prompt does not need
+    made = cli.parser.instantiate_classes(cli.config)["predict"]
+    method = load(made.model, made.get("ckpt_path"), trainer)
     if args.image is None:
-        example = _stored_item(config, args.item)
+        example = _stored_item(made.data, args.item)
     batch = prompt_batch(method.vlm, example)
-    visual = pruned(config, method, method.visual_tokens(batch.pixel_values), batch.keys)
+    visual = pruned(made.prune, method, method.visual_tokens(batch.pixel_values), batch.keys)
     reply = method.vlm.generate(visual, batch, args.max_new_tokens)[0]
     print(reply)
     if args.logits is not None:
@@ -120,55 +119,46 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
     return 0
 
 
-def load(config: Any) -> BaseMethod:
-    """The method of a parsed run in eval mode, with the weights of its checkpoint if it names one.
+def load(method: BaseMethod, path: str | None, trainer: Any) -> BaseMethod:
+    """A method in eval mode on the trainer's device, with the weights of a checkpoint if one is named.
 
     Raises:
         CraftError: a checkpoint that is not there or does not fit.
     """
-    given = config.model.init_args.as_dict()
-    given |= {"backbone": VlmSpec(**given["backbone"]), "optim": OptimSpec(**given["optim"])}
-    method: BaseMethod = METHODS[config.model.class_path](**given)
     method.configure_model()
-    path = config.get("ckpt_path")
     if path is not None:
-        checkpoint = read_checkpoint(find_checkpoint(str(path), Path(config.trainer.default_root_dir or "runs")))
+        checkpoint = read_checkpoint(find_checkpoint(str(path), Path(trainer.default_root_dir or "runs")))
         method.on_load_checkpoint(checkpoint)
         method.load_state_dict(checkpoint["state_dict"], strict=False)
-    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    on_gpu = trainer.accelerator != "cpu" and torch.cuda.is_available()
     return method.eval().to("cuda" if on_gpu else "cpu")
 
 
-def pruned(config: Any, method: BaseMethod, visual: VisualTokens, keys: Sequence[str]) -> VisualTokens:
-    """What a run of this config would leave of the visual tokens.
+def pruned(pruning: PruneAtValidation, method: BaseMethod, visual: VisualTokens, keys: Sequence[str]) -> VisualTokens:
+    """What a run would leave of the visual tokens.
 
     Raises:
         CraftError: the prior would have to be counted.
     """
-    given = config.prune.as_dict()
-    pruning = PruneAtValidation(**{**given, "rule": PruneRule(**given["rule"])})
     keep = pruning.share(method) if pruning.enabled else 1.0
     prior = None
     if keep < 1.0 and pruning.rule.by_quota:
-        prior = pruning.stored_prior(method, moved=config.get("ckpt_path") is not None)
+        prior = pruning.stored_prior(method, moved=method.moved)
         if prior is None:
             raise CraftError("pruning one image takes an --encoder with its prior, or --prune.prior FILE")
     return prune(visual, keep, prior, pruning.rule, keys)
 
 
-def _stored_item(config: Any, key: str | None) -> VqaExample:
+def _stored_item(data: VqaDataModule, key: str | None) -> VqaExample:
     """A test item of the run's data, asked as ``test`` asks it.
 
     Raises:
         CraftError: no item of that key.
     """
-    backbone = VlmSpec(**config.model.init_args.backbone.as_dict())
-    data = VqaDataModule(**{**config.data.as_dict(), "backbone": backbone})
     data.setup("predict")
     items = {example.key: example for example in data.examples("test")}
     if key is not None and key not in items:
-        close = nearest(key, items)
-        raise CraftError(f"no test item {key!r}" + (f"; did you mean {close!r}?" if close else ""))
-    found = items[key] if key is not None else next(iter(items.values()))
+        raise CraftError(f"no test item {key!r}{did_you_mean(key, items)}")
+    found = items[key or next(iter(items))]
     print(f"{found.key}, right answer {found.answer!r}\n{message(found)}", file=sys.stderr)
     return found
