@@ -67,14 +67,12 @@ class CodesChanged(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last validation; and outside of training the codes of other items or images."""
-        if trainer.state.fn != "fit" and self.before and not self._of(getattr(trainer, "datamodule", None)):
-            self.before = {}
+        if trainer.state.fn != "fit" and self.before:
+            data: Any = getattr(trainer, "datamodule", None)
+            there = data is not None and data.item_hashes("val").keys() <= self.before.keys()
+            if not (there and data.digest()["val"]["pictures"] == self.images):
+                self.before = {}
         self._counts = torch.zeros(2, device=pl_module.device)
-
-    def _of(self, data: Any) -> bool:
-        """Whether the codes are those of the validation images of some data."""
-        there = data is not None and data.item_hashes("val").keys() <= self.before.keys()
-        return there and data.digest()["val"]["pictures"] == self.images
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any

@@ -181,7 +181,7 @@ def apart(name: str) -> bool:
     return name in APART or any(name.startswith(f"{other}.") for other in APART if other not in LISTS)
 
 
-class House(Mapping[str, Module]):
+class House:
     """The modules of the three packages by name, each parsed when it is asked for. The packages themselves are left
     out: they hold the version. ``tables``: the JSON file beside a module, of the same name, which it reads."""
 
@@ -198,17 +198,13 @@ class House(Mapping[str, Module]):
         self.hashes = {name: hashlib.sha256(OWN_CODE + source).hexdigest() for name, source in self.sources.items()}
         self.known = self.before = _stored()
 
-    def __getitem__(self, name: str) -> Module:
-        key = self.hashes[name]
+    def get(self, name: str) -> Module | None:
+        """A module; None if it is none of the project's."""
+        if (key := self.hashes.get(name)) is None:
+            return None
         if key not in self.known:
             self.known = {**self.known, key: _read(self.sources[name])}
         return self.known[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sources)
-
-    def __len__(self) -> int:
-        return len(self.sources)
 
     def keep(self) -> None:
         """Leave what was parsed to the next process; what is no more is not kept."""

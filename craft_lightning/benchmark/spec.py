@@ -8,37 +8,23 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from craft_lightning.benchmark.table_parts import (
-    Backbone,
-    Claim,
-    Column,
-    Context,
-    Lines,
-    Metric,
-    Paper,
-    RowEntry,
-    TableSpec,
-    Values,
-    read_mapping,
-    row_ids,
-    unknown_name,
-)
+from craft_lightning.benchmark import table_parts as parts
 from craft_lightning.environment import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, did_you_mean
 
 TABLES = Path(EXPERIMENTS) / "tables"
-PARTS: dict[str, type[Values]] = {
-    "backbones": Backbone,
-    "rows": RowEntry,
-    "columns": Column,
-    "claims": Claim,
-    "metric": Metric,
-    "gain": Lines,
-    "above": Lines,
+PARTS: dict[str, type[parts.Values]] = {
+    "backbones": parts.Backbone,
+    "rows": parts.RowEntry,
+    "columns": parts.Column,
+    "claims": parts.Claim,
+    "metric": parts.Metric,
+    "gain": parts.Lines,
+    "above": parts.Lines,
 }
 """What a table's keys hold that is more than a value."""
 
-Model = TypeVar("Model", bound=Values)
+Model = TypeVar("Model", bound=parts.Values)
 
 
 def find_table(name: str, scale: str | None = None) -> Path:
@@ -60,7 +46,7 @@ def find_table(name: str, scale: str | None = None) -> Path:
     raise CraftError(f"no table {wanted!r} in {folder}{hint} Known: {', '.join(known) or 'none'}")
 
 
-def load_spec(path: Path, scale: str | None = None) -> TableSpec:
+def load_spec(path: Path, scale: str | None = None) -> parts.TableSpec:
     """Read and check a table.
 
     Args:
@@ -70,15 +56,16 @@ def load_spec(path: Path, scale: str | None = None) -> TableSpec:
     Raises:
         CraftError: with every mistake found, one a line.
     """
-    raw = read_mapping(path)
-    context, mistakes = Context(path.parent, {}), list[str]()
-    paper = _validated(Paper, raw.get("paper", {}), "paper", context, mistakes) if "paper" in raw else Paper(source="")
+    raw = parts.read_mapping(path)
+    context, mistakes = parts.Context(path.parent, {}), list[str]()
+    paper = _validated(parts.Paper, raw["paper"], "paper", context, mistakes) if "paper" in raw else None
+    paper = paper or parts.Paper(source="")
     ids = {kind: [str(item.get("id")) for item in _mappings(raw.get(kind))] for kind in ("backbones", "columns")}
-    ids["rows"] = [name for item in _mappings(raw.get("rows")) for name in row_ids(item)]
+    ids["rows"] = [name for item in _mappings(raw.get("rows")) for name in parts.row_ids(item)]
     context.names |= {"backbone": ids["backbones"], "row": ids["rows"], "row or all": ["all", *ids["rows"]]}
     for number, kind in enumerate(("row", "surrogate", "backbone", "column")):
-        context.names[f"paper's {kind}"] = [*dict.fromkeys(key[number] for key in (paper.values if paper else ()))]
-    spec = _validated(TableSpec, raw | {"path": path, "paper": paper or Paper(source="")}, "", context, mistakes)
+        context.names[f"paper's {kind}"] = [*dict.fromkeys(key[number] for key in paper.values)]
+    spec = _validated(parts.TableSpec, raw | {"path": path, "paper": paper}, "", context, mistakes)
     for kind, names in ids.items():
         mistakes += [f"{kind}: {n!r} is there {names.count(n)} times" for n in sorted(set(names)) if names.count(n) > 1]
     mistakes += [f"{kind}: is empty" for kind in ids if raw.get(kind) == []]
@@ -104,7 +91,7 @@ def _of_several_sets(column: dict[str, Any]) -> bool:
 
 
 def _validated(
-    model: type[Model], raw: dict[str, Any], where: str, context: Context, mistakes: list[str]
+    model: type[Model], raw: dict[str, Any], where: str, context: parts.Context, mistakes: list[str]
 ) -> Model | None:
     """The values as a model; what pydantic finds wrong becomes a line each."""
     try:
@@ -131,7 +118,7 @@ def _place(loc: Sequence[int | str], raw: dict[str, Any], where: str) -> str:
     return ".".join(words)
 
 
-def _message(found: Any, model: type[Values]) -> str:
+def _message(found: Any, model: type[parts.Values]) -> str:
     match found["type"]:
         case "missing":
             return "is missing"
@@ -142,6 +129,6 @@ def _message(found: Any, model: type[Values]) -> str:
         case "extra_forbidden":
             holder = next((PARTS[part] for part in reversed(found["loc"][:-1]) if part in PARTS), model)
             known = [field.alias or name for name, field in holder.model_fields.items()]
-            return unknown_name(str(found["loc"][-1]), known, "key")
+            return parts.unknown_name(str(found["loc"][-1]), known, "key")
         case _:
             return f"{found['msg'].replace('Input should', 'must', 1)}, got {found['input']!r}"

@@ -25,17 +25,8 @@ from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder
+from craft_lightning.strategies import flops
 from craft_lightning.strategies.choose import GIB, Choice, Machine, settle
-from craft_lightning.strategies.flops import (
-    EFFICIENCY,
-    LOADING,
-    PASS_SECONDS,
-    Card,
-    card_of,
-    evaluation_work,
-    seconds,
-    training_work,
-)
 from craft_lightning.strategies.memory import Profile, profile
 from data_modules.datasets import DATASETS
 from data_modules.datasets.facts import Expected
@@ -50,7 +41,7 @@ class Cards:
     """GPUs, each of which computes one job at a time. said: where the numbers come from."""
 
     count: int
-    card: Card
+    card: flops.Card
     said: str
 
     @property
@@ -68,12 +59,12 @@ def cards(devices: str | None) -> Cards:
     found = torch.cuda.device_count()
     if devices is None and found:
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / GIB
-        card = replace(card_of(memory), memory=round(memory))
+        card = replace(flops.card_of(memory), memory=round(memory))
         return Cards(found, card, f"here: {name}, reckoned as {card.name}")
     match = DEVICES.fullmatch(devices or PAPER_DEVICES)
     if match is None:
         raise CraftError(f"--devices {devices}: write COUNTxMEMORYgb, for example 8x40gb, 1x24gb or 2x8x40gb")
-    card = replace(card_of(int(match["memory"])), memory=int(match["memory"]))
+    card = replace(flops.card_of(int(match["memory"])), memory=int(match["memory"]))
     said = "named" if devices else "there is no GPU here, so for the paper's (--devices 1x24gb for others)"
     return Cards(int(match["nodes"] or 1) * int(match["devices"]), card, said)
 
@@ -91,7 +82,7 @@ class Layout:
 
 @dataclass
 class Kind:
-    """Nodes that differ only in dataset and seed."""
+    """Jobs that differ only in dataset and seed."""
 
     label: str
     layout: Layout
@@ -190,23 +181,23 @@ def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
     return Layout(numbers, choice, towers - 1, method.usual_keep)
 
 
-def training_seconds(layout: Layout, card: Card, steps: int, batch: int) -> float:
+def training_seconds(layout: Layout, card: flops.Card, steps: int, batch: int) -> float:
     """Seconds of a training on one card, loading included."""
     numbers, choice = layout.profile, layout.choice
-    work = training_work(numbers, choice.recompute, layout.teachers)
-    spent = seconds(work, card, steps * batch, steps * choice.parts)
+    work = flops.training_work(numbers, choice.recompute, layout.teachers)
+    spent = flops.seconds(work, card, steps * batch, steps * choice.parts)
     if numbers.tables:  # the prior of pruning: the tower once more over all training images
-        spent += seconds(replace(evaluation_work(numbers), language=0.0), card, steps * batch, 0)
-    return spent + choice.estimate.weights / LOADING
+        spent += flops.seconds(replace(flops.evaluation_work(numbers), language=0.0), card, steps * batch, 0)
+    return spent + choice.estimate.weights / flops.LOADING
 
 
-def eval_seconds(layout: Layout, card: Card, items: int, keeps: Collection[float]) -> float:
+def eval_seconds(layout: Layout, card: flops.Card, items: int, keeps: Collection[float]) -> float:
     """Seconds of a test at some keep ratios on one card, loading included."""
     choice = layout.choice
     # Two passes that take time of their own: the prefill, and the few tokens of the replies together.
     passes = 2 * -(-items // choice.eval_rows) * len(keeps)
-    spent = seconds(evaluation_work(layout.profile, keeps), card, items, passes)
-    return spent + choice.estimate.weights / LOADING
+    spent = flops.seconds(flops.evaluation_work(layout.profile, keeps), card, items, passes)
+    return spent + choice.estimate.weights / flops.LOADING
 
 
 def _data_missing(found: Rehearsal, data: Any) -> None:
@@ -254,7 +245,8 @@ def report(plan: Plan, found: Rehearsal) -> list[str]:
         f"would fail: {len(found.wrong) or 'nothing'}, missing: {len(found.missing) or 'nothing'}",
         f"configs   {found.configs} different ones of {len(plan.jobs)} jobs parsed, {seeds} seed(s)",
         f"devices   {count} x {card.memory} GiB ({found.cards.said}); a job on each",
-        f"time      {card.name}: {card.half:g} TFLOP/s in bfloat16 at {EFFICIENCY:.0%}, and {PASS_SECONDS} s a pass",
+        f"time      {card.name}: {card.half:g} TFLOP/s in bfloat16 at {flops.EFFICIENCY:.0%}, "
+        f"and {flops.PASS_SECONDS} s a pass",
         "",
         f"{'jobs':>5}  {'steps':>7}  {'rows of a pass':<22} {'GiB a device':>12} {'hours':>7}  what",
     ]

@@ -12,14 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from craft_lightning.checkpoints.configs import (
-    KNOWN_SIGLIP,
-    checkpoint_root,
-    is_single,
-    projector_kind,
-    top_config_of,
-    tower_folder,
-)
+from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.encoder import apply_encoder, encoder_folder
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
@@ -60,20 +53,20 @@ def main(argv: Sequence[str]) -> int:
     print(
         f"{args.output}: {count} tensors of {args.encoder} in place; load it with --model.backbone.name {args.output}"
     )
-    if reasons := unlike_the_original(checkpoint_root(args.output)):
+    if reasons := unlike_the_original(configs.checkpoint_root(args.output)):
         print(f"warning: VILA-U's own code cannot load {args.output}: {', '.join(reasons)}", file=sys.stderr)
     return 0
 
 
 def unlike_the_original(root: Path) -> list[str]:
     """What keeps the code that VILA-U was published with from loading a checkpoint in its layout."""
-    name = section_of(tower_folder(root)).get("pretrained_model")
+    name = section_of(configs.tower_folder(root)).get("pretrained_model")
     language = read_json(root / "llm" / "config.json").get("model_type")
     checks = {
-        f"its SigLIP is {name}, the code knows {' and '.join(KNOWN_SIGLIP)}": name not in KNOWN_SIGLIP,
+        f"its SigLIP is {name}, the code knows {' and '.join(configs.KNOWN_SIGLIP)}": name not in configs.KNOWN_SIGLIP,
         f"its language model is {language}, not llama": language != "llama",
         "its tokenizer is no sentencepiece model": not (root / "llm" / "tokenizer.model").is_file(),
-        "its tower is continuous": bool(top_config_of(root).get("continuous")),
+        "its tower is continuous": bool(configs.top_config_of(root).get("continuous")),
     }
     return [reason for reason, holds in checks.items() if holds]
 
@@ -93,19 +86,19 @@ def export(checkpoint: Path, encoder: Path, output: Path) -> int:
         CraftError: ``output`` exists, lies in the checkpoint or has no room; a checkpoint that is incomplete or in
             LLaVA's layout; an encoder of another codebook or of another shape.
     """
-    root = checkpoint_root(checkpoint)
+    root = configs.checkpoint_root(checkpoint)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CraftError(f"--output {output} exists: name another folder, or remove it")
     if output.resolve().is_relative_to(root.resolve()):
         raise CraftError(f"--output {output} lies in the checkpoint {root}: name a folder outside of it")
     encoder = encoder.parent if encoder.name == "encoder.safetensors" else encoder
-    folder = tower_folder(root)
-    if is_single(root) or "rqvaesiglip" not in read_json(folder / "config.json"):
+    folder = configs.tower_folder(root)
+    if configs.is_single(root) or "rqvaesiglip" not in read_json(folder / "config.json"):
         raise CraftError(f"{checkpoint} has another tower: only checkpoints in VILA-U's layout can be exported")
     for part in ("llm", "mm_projector"):  # names a missing or damaged file before anything is copied
         if not (root / part / "config.json").is_file():
             raise CraftError(f"{checkpoint}: no {part}/config.json, so it is no whole checkpoint")
-        if part == "llm" or projector_kind(root) != "identity":
+        if part == "llm" or configs.projector_kind(root) != "identity":
             TensorFiles(root / part)
     apply_encoder(load_tower(root), encoder)  # refuses what does not fit
     state = load_file(encoder / "encoder.safetensors")
@@ -171,6 +164,6 @@ def _stand_alone(fresh: Path, root: Path, folder: Path) -> None:
         _copy(shared, fresh / "vision_tower" / "siglip")
         config["rqvaesiglip"]["pretrained_model"] = "vision_tower/siglip"
         write_json(fresh / "vision_tower" / "config.json", config)
-    top = top_config_of(fresh)
+    top = configs.top_config_of(fresh)
     if isinstance(top.get("vision_tower_cfg"), str):
         write_json(fresh / "config.json", top | {"vision_tower_cfg": config})

@@ -37,16 +37,8 @@ from callbacks.ste_check import SteCheck
 from callbacks.token_map import TokenMap
 from craft_lightning import __version__, run_folder
 from craft_lightning import settings as defaults
+from craft_lightning.cli import config_layers
 from craft_lightning.cli import trainer_flags as flags
-from craft_lightning.cli.config_layers import (
-    Layer,
-    check_numbers,
-    links_hold,
-    named_settings,
-    one_class,
-    read_layers,
-    with_classes,
-)
 from craft_lightning.cli.parser import CraftParser, wrong_part
 from craft_lightning.environment import placed
 from craft_lightning.errors import CraftError
@@ -94,7 +86,7 @@ class CraftCLI(LightningCLI):
 
     subcommand: str
     callbacks: Sequence[Callback] = ()
-    layers: Sequence[Layer] = ()
+    layers: Sequence[config_layers.Layer] = ()
     rehearsal: TemporaryDirectory[str] | None = None
 
     @staticmethod
@@ -127,8 +119,8 @@ class CraftCLI(LightningCLI):
         except OmegaConfBaseException as error:
             raise CraftError(f"config: {' '.join(str(error).split())}") from error
         verb, config = self.config.subcommand, self.config[self.config.subcommand]
-        links_hold(self.layers, LINKS, flat(config))
-        check_numbers(flat(config))
+        config_layers.links_hold(self.layers, LINKS, flat(config))
+        config_layers.check_numbers(flat(config))
         clip = config.model.init_args.optim.clip
         flags.check_seed(config.seed_everything)
         flags.put_right(config.trainer, clip)
@@ -246,7 +238,8 @@ class CraftCLI(LightningCLI):
     def _lay_out(self) -> list[Callback]:
         """Choose what ``strategy: auto`` leaves open, and write it into the run's config."""
         config, made = self.config[self.subcommand], self.config_init[self.subcommand]
-        choice = settle(self.subcommand, self.model, self.datamodule, made.trainer, named_settings(self.layers))
+        named = config_layers.named_settings(self.layers)
+        choice = settle(self.subcommand, self.model, self.datamodule, made.trainer, named)
         if choice is None:
             return []
         for name, value in settings(choice, made.trainer, self.model.optim.clip).items():
@@ -290,9 +283,9 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     """
     _quiet()
     register()
-    argv = with_classes(placed(_alias(a) for a in argv))
-    layers = read_layers(argv)
-    one_class(layers)
+    argv = config_layers.with_classes(placed(_alias(a) for a in argv))
+    layers = config_layers.read_layers(argv)
+    config_layers.one_class(layers)
     for method in METHODS.ours:
         METHODS[method]  # imported, a config can name its class alone
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
