@@ -36,11 +36,8 @@ class CodesChanged(Callback):
 
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Encode the validation images with the backbone's own path.
-
-        Raises:
-            CraftError: a training goes on with validation items that it did not begin with.
-        """
+        """Encode the validation images with the backbone's own path. Raises CraftError: a training goes on with
+        validation items that it did not begin with."""
         module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
         if data is None or trainer.limit_val_batches == 0 or module.vlm.tower.quantizer is None:

@@ -85,11 +85,8 @@ class PruneAtValidation(Callback):
     on_test_end = on_predict_end = on_validation_end
 
     def find_prior(self, trainer: Trainer, module: Any) -> Tensor:
-        """``[K]`` counts (see the class).
-
-        Raises:
-            CraftError: a continuous tower, no data to count, or a file that is not there or of another codebook.
-        """
+        """``[K]`` counts (see the class). Raises CraftError: a continuous tower, no data to count, or a file that is
+        not there or of another codebook."""
         if (known := self.stored_prior(module, moved=module.moved)) is not None:
             return known
         if self.prior == "generic":
@@ -98,10 +95,7 @@ class PruneAtValidation(Callback):
 
     def stored_prior(self, module: Any, moved: bool) -> Tensor | None:
         """The prior, if it need not be counted: of a file, or of an encoder whose weights have not ``moved`` since.
-
-        Raises:
-            CraftError: a continuous tower, or a file that is not there or of another codebook.
-        """
+        Raises CraftError: a continuous tower, or a file that is not there or of another codebook."""
         quantizer = module.vlm.tower.quantizer
         if quantizer is None:
             raise CraftError(f"{module.backbone.name} has no codes to prune by; use --prune.rule.variant random")

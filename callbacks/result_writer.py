@@ -33,11 +33,8 @@ class ResultWriter(Callback):
         self._rows = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start the clock, and look where the files go.
-
-        Raises:
-            CraftError: the folder holds another's evaluation. (The command line has looked, and can remove one.)
-        """
+        """Start the clock, and look where the files go. Raises CraftError: the folder holds another's evaluation. (The
+        command line has looked, and can remove one.)"""
         self.verb, folder = str(getattr(stage, "value", stage)), Path(trainer.default_root_dir)
         self._start = time.monotonic()
         self._result, self._lines = result_files(folder, self.verb)
@@ -45,11 +42,8 @@ class ResultWriter(Callback):
             _refuse(trainer, [path for path in (self._result, self._lines) if path.exists()], "an evaluation")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has read the checkpoint by now: whether the training goes on from one is known.
-
-        Raises:
-            CraftError: the folder holds another's run, and this one does not go on from a checkpoint.
-        """
+        """Lightning has read the checkpoint by now: whether the training goes on from one is known. Raises CraftError:
+        the folder holds another's run, and this one does not go on from a checkpoint."""
         if trainer.ckpt_path is None and (kept := used(self._result.parent)):
             _refuse(trainer, [self._result.parent / kept], "a run")
 

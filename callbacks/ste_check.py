@@ -122,11 +122,8 @@ class SteCheck(Callback):
         return next((c for c in callbacks if isinstance(c, CodesChanged)), CodesChanged())
 
     def _say(self, problems: Iterable[str], trainer: Trainer) -> None:
-        """End the run with the first problem, or say each of them once.
-
-        Raises:
-            CraftError: if the action is ``error``.
-        """
+        """End the run with the first problem, or say each of them once. Raises CraftError: if the action is
+        ``error``."""
         for problem in problems:
             if self.action == "error":
                 raise CraftError(f"step {trainer.global_step}: {problem}")

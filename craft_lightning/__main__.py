@@ -46,11 +46,8 @@ def usage() -> str:
 
 
 def dispatch(argv: Sequence[str]) -> int:
-    """Run a verb.
-
-    Raises:
-        CraftError: no such verb, a missing package, a module that hides one of ours, or the verb's own mistake.
-    """
+    """Run a verb. Raises CraftError: no such verb, a missing package, a module that hides one of ours, or the verb's
+    own mistake."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0

@@ -78,11 +78,8 @@ def install_command() -> str:
 
 
 def no_shadows() -> None:
-    """Make sure that our packages are the ones that Python finds; it looks in the working folder first.
-
-    Raises:
-        CraftError: another module has the name of one; with both places.
-    """
+    """Make sure that our packages are the ones that Python finds; it looks in the working folder first. Raises
+    CraftError: another module has the name of one; with both places."""
     for name in PACKAGES:
         spec = find_spec(name)
         place = None if spec is None or spec.origin is None else Path(spec.origin).resolve()

@@ -82,11 +82,8 @@ class VisualTokenizer:
         return found
 
     def plug_in(self, encoder: str | Path) -> None:
-        """Replace the tower's weights by an adapted encoder's, and take its prior.
-
-        Raises:
-            CraftError: see :func:`.encoder.apply_encoder`.
-        """
+        """Replace the tower's weights by an adapted encoder's, and take its prior. Raises CraftError: see
+        :func:`.encoder.apply_encoder`."""
         self.prior = apply_encoder(self.tower, encoder)[1]
 
     def tokenize(
@@ -104,11 +101,7 @@ class VisualTokenizer:
         return self.encode(self.batches(images, batch_size), keep)
 
     def batches(self, images: AnImage | Sequence[AnImage], batch_size: int = 32) -> Iterator[Tensor]:
-        """Pixels of images, ``[b, 3, S, S]`` float32 in [-1, 1].
-
-        Raises:
-            CraftError: see :meth:`tokenize`.
-        """
+        """Pixels of images, ``[b, 3, S, S]`` float32 in [-1, 1]. Raises CraftError: see :meth:`tokenize`."""
         given = [images] if isinstance(images, AnImage) or not isinstance(images, Iterable) else list(images)
         if not given:
             raise CraftError("no images given")
@@ -196,11 +189,8 @@ class VisionLanguageModel:
         return Reply(text, by_letter.get(normalise(text)), by_letter.get(likely or ""))
 
     def tokenize(self, images: AnImage | Sequence[AnImage], *, batch_size: int = 32) -> dict[str, Tensor]:
-        """Discrete tokens of images, see :meth:`VisualTokenizer.tokenize`.
-
-        Raises:
-            CraftError: a continuous model, or an image that is not there or broken.
-        """
+        """Discrete tokens of images, see :meth:`VisualTokenizer.tokenize`. Raises CraftError: a continuous model, or an
+        image that is not there or broken."""
         if self.vlm.tower.quantizer is None:
             raise CraftError("a continuous model has no discrete tokens")
         return VisualTokenizer(self.vlm.tower, self.vlm.aspect).tokenize(images, batch_size=batch_size)
@@ -209,11 +199,8 @@ class VisionLanguageModel:
 def asked(
     image: AnImage, question: str, options: Sequence[str] | None = None, directive: str | None = None
 ) -> VqaExample:
-    """A question of one's own about an image, as the data modules hand out theirs.
-
-    Raises:
-        CraftError: no question, a single option or one given twice, or an image that cannot be read.
-    """
+    """A question of one's own about an image, as the data modules hand out theirs. Raises CraftError: no question, a
+    single option or one given twice, or an image that cannot be read."""
     if not question.strip():
         raise CraftError("a question needs a text")
     if options is not None and (isinstance(options, str) or len(options) < 2):
@@ -237,11 +224,8 @@ def _checked(image: Any) -> Any:
 
 
 def prompt_batch(vlm: DiscreteVlm, example: VqaExample) -> VqaBatch:
-    """The prompt of an example as a batch of one, on the model's device.
-
-    Raises:
-        CraftError: more options than the tokenizer has letters.
-    """
+    """The prompt of an example as a batch of one, on the model's device. Raises CraftError: more options than the
+    tokenizer has letters."""
     builder = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=bool(example.options))
     if len(example.options) > len(builder.letters):
         raise CraftError(f"{len(example.options)} options, but there are only the letters {builder.letters}")

@@ -29,11 +29,8 @@ def fresh_file(path: str | Path) -> Iterator[Path]:
 
 
 def check_file(path: Path, flag: str) -> None:
-    """Make sure that a verb can write the file that a flag names.
-
-    Raises:
-        CraftError: it is a folder, or lies in none.
-    """
+    """Make sure that a verb can write the file that a flag names. Raises CraftError: it is a folder, or lies in
+    none."""
     if path.is_dir():
         raise CraftError(f"{flag} {path} is a folder: name a file in it")
     if not path.absolute().parent.is_dir():

@@ -40,11 +40,7 @@ class Registry(Mapping[str, T]):
 
     @cached_property
     def added(self) -> dict[str, EntryPoint]:
-        """The entry points of installed packages, by name.
-
-        Raises:
-            CraftError: two parts of one name.
-        """
+        """The entry points of installed packages, by name. Raises CraftError: two parts of one name."""
         found: dict[str, EntryPoint] = {}
         for entry in entry_points(group=self.group) if self.group else ():
             other = self.ours.get(entry.name) or (found[entry.name].value if entry.name in found else entry.value)
@@ -77,11 +73,8 @@ class Registry(Mapping[str, T]):
         return _among(self.ours, asked) or _among(self.places, asked)
 
     def __getitem__(self, asked: str) -> T:
-        """The part of a name or an import path.
-
-        Raises:
-            CraftError: there is none, it is of another kind or unfinished, or its name is another part's.
-        """
+        """The part of a name or an import path. Raises CraftError: there is none, it is of another kind or unfinished,
+        or its name is another part's."""
         place = self.place(asked)
         if not place:
             raise unknown(self.kind, asked, [*self, *self.others], f"python -m craft_lightning list {self.kind}s")

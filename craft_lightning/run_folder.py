@@ -28,11 +28,8 @@ OUTPUTS = (
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that a run can write into its folder, which need not exist yet.
-
-    Raises:
-        CraftError: a file is in the way, or the folder is not the user's to write.
-    """
+    """Make sure that a run can write into its folder, which need not exist yet. Raises CraftError: a file is in the
+    way, or the folder is not the user's to write."""
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return
@@ -51,12 +48,9 @@ def result_files(folder: Path, verb: str) -> tuple[Path, Path]:
 
 
 def find_checkpoint(path: str, run: Path) -> str:
-    """The checkpoint that ``--ckpt_path`` names, or that of the run whose folder it names; ``last``: of ``run``.
-
-    Raises:
-        CraftError: there is none; names those that there are. ``best`` and Lightning's other words never have one:
-            only the last step is kept.
-    """
+    """The checkpoint that ``--ckpt_path`` names, or that of the run whose folder it names; ``last``: of ``run``. Raises
+    CraftError: there is none; names those that there are. ``best`` and Lightning's other words never have one: only the
+    last step is kept."""
     found = run / "checkpoints" / "last.ckpt" if path == "last" else Path(path)
     if found.is_dir() and not is_sharded(found):
         inside = (found / "checkpoints" / "last.ckpt", found / "last.ckpt")
@@ -149,11 +143,8 @@ def unused(folder: Path, verb: str) -> Path:
 
 
 def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
-    """Make sure that an evaluation writes over no other.
-
-    Raises:
-        CraftError: the folder holds one, and ``--overwrite`` was not given.
-    """
+    """Make sure that an evaluation writes over no other. Raises CraftError: the folder holds one, and ``--overwrite``
+    was not given."""
     result, lines = result_files(folder, verb)
     kept = [path for path in (result, lines) if path.exists()]
     if kept and not overwrite:

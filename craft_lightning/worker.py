@@ -143,11 +143,8 @@ def cost(cli: CraftCLI, steps: StepEvents) -> dict[str, float]:
 
 
 def compute(message: Mapping[str, Any], say: Say) -> float:
-    """Do what a message asks and write the job's result; returns the seconds it took.
-
-    Raises:
-        CraftError: a mistake in the configuration, or a result without replies or without what the table reads.
-    """
+    """Do what a message asks and write the job's result; returns the seconds it took. Raises CraftError: a mistake in
+    the configuration, or a result without replies or without what the table reads."""
     folder = Path(message["folder"])
     began, processor = time.perf_counter(), time.process_time()
     reset_peak_memory()

@@ -144,11 +144,7 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
 
 def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int]], list[int], int]:
     """The lines of each side of a claim with their baseline lines, the seeds that all of them have, and the number of
-    planned seeds.
-
-    Raises:
-        CraftError: the results do not allow a verdict; says why.
-    """
+    planned seeds. Raises CraftError: the results do not allow a verdict; says why."""
     wanted = [claim.gain] if claim.above is None else [claim.gain, claim.above]
     sides = [_numbers(plan, lines) for lines in wanted]
     if not all(sides):
@@ -223,11 +219,8 @@ class _Replies:
 
 
 def read_predictions(path: Path) -> dict[str, tuple[str | None, bool]]:
-    """Item hash and correctness by key, in the order of the file.
-
-    Raises:
-        CraftError: the file is not there or not whole.
-    """
+    """Item hash and correctness by key, in the order of the file. Raises CraftError: the file is not there or not
+    whole."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return {row["key"]: (row["item"], bool(row["correct"])) for row in rows}

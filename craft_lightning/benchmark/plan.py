@@ -169,11 +169,8 @@ def metrics_read(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def select(plan: Plan, pattern: str | None) -> Plan:
-    """The plan cut to the jobs whose name matches (a part of the name, or a shell pattern), with their parents.
-
-    Raises:
-        CraftError: if nothing matches.
-    """
+    """The plan cut to the jobs whose name matches (a part of the name, or a shell pattern), with their parents. Raises
+    CraftError: if nothing matches."""
     if pattern is None:
         return plan
     chosen = [j for j in plan.jobs if pattern in j.name or fnmatch(j.name, pattern)]

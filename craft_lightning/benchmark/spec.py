@@ -28,11 +28,8 @@ Model = TypeVar("Model", bound=parts.Values)
 
 
 def find_table(name: str, scale: str | None = None) -> Path:
-    """The file of a table given as a path or as a name below ``experiments/tables``.
-
-    Raises:
-        CraftError: there is none; names the nearest.
-    """
+    """The file of a table given as a path or as a name below ``experiments/tables``. Raises CraftError: there is none;
+    names the nearest."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
         folder, wanted = path.parent, path.stem

@@ -102,11 +102,7 @@ def stored_table(plan: Plan) -> Path:
 
 
 def stored_seeds(path: Path) -> tuple[int, ...] | None:
-    """The seeds of a stored table, None if it does not say.
-
-    Raises:
-        CraftError: there is no such table.
-    """
+    """The seeds of a stored table, None if it does not say. Raises CraftError: there is no such table."""
     made = _beside(path).get("made")
     return None if made is None else tuple(made["seeds"])
 
@@ -120,11 +116,7 @@ def _beside(path: Path) -> dict[str, Any]:
 
 
 def read(plan: Plan, path: Path) -> Results:
-    """A stored table.
-
-    Raises:
-        CraftError: there is none, or it is not one of this table's cells.
-    """
+    """A stored table. Raises CraftError: there is none, or it is not one of this table's cells."""
     beside = _beside(path)
     places = {(*_ids(line), c.id): (n, k) for n, line in enumerate(plan.lines) for k, c in enumerate(plan.columns)}
     cells = dict.fromkeys(places.values(), Cell())

@@ -38,11 +38,7 @@ NO_NUMBERS = {*PAPER_NAMES, "vision_token"}
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Raises:
-        CraftError: the file is no YAML or no mapping; names the line.
-    """
+    """A YAML file that holds a mapping. Raises CraftError: the file is no YAML or no mapping; names the line."""
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -20,11 +20,8 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 def read_layers(argv: Sequence[str]) -> list[Layer]:
-    """The config files and flags of a command line, in order: the last one to name a setting wins.
-
-    Raises:
-        CraftError: see :func:`read_config`.
-    """
+    """The config files and flags of a command line, in order: the last one to name a setting wins. Raises CraftError:
+    see :func:`read_config`."""
     layers: list[Layer] = []
     for flag, value in _flags(argv):
         if flag in ("-c", "--config") and value:
@@ -63,11 +60,7 @@ def _value(text: str) -> Any:
 
 
 def read_config(file: str) -> Any:
-    """What a config file says.
-
-    Raises:
-        CraftError: no such file (with the nearest name), or no YAML.
-    """
+    """What a config file says. Raises CraftError: no such file (with the nearest name), or no YAML."""
     path = Path(file)
     if not path.is_file():
         near = nearest_file(path)
@@ -91,10 +84,7 @@ def named_settings(layers: Sequence[Layer]) -> frozenset[str]:
 
 def one_class(layers: Sequence[Layer]) -> None:
     """Import the method's class, and refuse a second one: it would take over those settings of the first that it has.
-
-    Raises:
-        CraftError: no such class, or two, with where they are named.
-    """
+    Raises CraftError: no such class, or two, with where they are named."""
     named = [(where, s.get("model.class_path", s.get("model"))) for where, s in layers]
     named = [(where, name) for where, name in named if isinstance(name, str)]
     for where, name in named:
@@ -129,10 +119,7 @@ def links_hold(layers: Sequence[Layer], links: Mapping[str, str], parsed: Mappin
 
 def check_numbers(parsed: Mapping[str, Any]) -> None:
     """Refuse NaN and infinity among all settings: comparisons with a bound let them pass, and a run would end in them.
-
-    Raises:
-        CraftError: the first of them.
-    """
+    Raises CraftError: the first of them."""
     for name, value in parsed.items():
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):

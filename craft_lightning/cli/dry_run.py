@@ -51,11 +51,7 @@ class Cards:
 
 
 def cards(devices: str | None) -> Cards:
-    """Named ones (``8x40gb``), those of this machine, or the paper's.
-
-    Raises:
-        CraftError: a name that says nothing.
-    """
+    """Named ones (``8x40gb``), those of this machine, or the paper's. Raises CraftError: a name that says nothing."""
     found = torch.cuda.device_count()
     if devices is None and found:
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / GIB
@@ -118,11 +114,7 @@ def rehearse(plan: Plan, devices: str | None) -> int:
 
 
 def examine(plan: Plan, devices: str | None = None) -> Rehearsal:
-    """Parse, build and look, without a network.
-
-    Raises:
-        CraftError: devices that say nothing.
-    """
+    """Parse, build and look, without a network. Raises CraftError: devices that say nothing."""
     found = Rehearsal(cards(devices))
     parsed: dict[tuple[str, ...], Any] = {}
     for job in plan.jobs:

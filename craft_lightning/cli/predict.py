@@ -120,11 +120,8 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
 
 
 def load(method: BaseMethod, path: str | None, trainer: Any) -> BaseMethod:
-    """A method in eval mode on the trainer's device, with the weights of a checkpoint if one is named.
-
-    Raises:
-        CraftError: a checkpoint that is not there or does not fit.
-    """
+    """A method in eval mode on the trainer's device, with the weights of a checkpoint if one is named. Raises
+    CraftError: a checkpoint that is not there or does not fit."""
     method.configure_model()
     if path is not None:
         checkpoint = read_checkpoint(find_checkpoint(str(path), Path(trainer.default_root_dir or "runs")))
@@ -135,11 +132,7 @@ def load(method: BaseMethod, path: str | None, trainer: Any) -> BaseMethod:
 
 
 def pruned(pruning: PruneAtValidation, method: BaseMethod, visual: VisualTokens, keys: Sequence[str]) -> VisualTokens:
-    """What a run would leave of the visual tokens.
-
-    Raises:
-        CraftError: the prior would have to be counted.
-    """
+    """What a run would leave of the visual tokens. Raises CraftError: the prior would have to be counted."""
     keep = pruning.share(method) if pruning.enabled else 1.0
     prior = None
     if keep < 1.0 and pruning.rule.by_quota:
@@ -150,11 +143,7 @@ def pruned(pruning: PruneAtValidation, method: BaseMethod, visual: VisualTokens,
 
 
 def _stored_item(data: VqaDataModule, key: str | None) -> VqaExample:
-    """A test item of the run's data, asked as ``test`` asks it.
-
-    Raises:
-        CraftError: no item of that key.
-    """
+    """A test item of the run's data, asked as ``test`` asks it. Raises CraftError: no item of that key."""
     data.setup("predict")
     items = {example.key: example for example in data.examples("test")}
     if key is not None and key not in items:

@@ -58,11 +58,8 @@ def _jobs(text: str) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 1 if a job failed, 130 after Ctrl-C.
-
-    Raises:
-        CraftError: a mistake in the call, the table or its fragments.
-    """
+    """Run one verb; returns the exit code: 0, 1 if a job failed, 130 after Ctrl-C. Raises CraftError: a mistake in the
+    call, the table or its fragments."""
     args = build_parser().parse_args(argv)
     from craft_lightning.benchmark.plan import make_plan, select
     from craft_lightning.benchmark.spec import find_table, load_spec

@@ -72,10 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 def open_images(inputs: Sequence[Path], model: VisualTokenizer, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
     """Names of the images, relative to the one folder that was given or as given, and their pixels, batch by batch.
-
-    Raises:
-        CraftError: an input that does not exist, holds no image, or mixes pixels with images.
-    """
+    Raises CraftError: an input that does not exist, holds no image, or mixes pixels with images."""
     if any(path.suffix == ".safetensors" for path in inputs):
         if len(inputs) > 1:
             raise CraftError("--images takes one safetensors file, or images, not both")

@@ -61,11 +61,8 @@ CALLBACKS: dict[type[Callback], str] = {
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what is no seed; a run whose seed is drawn, or that has none, could not be told by it.
-
-    Raises:
-        CraftError: with the seeds that there are.
-    """
+    """Refuse what is no seed; a run whose seed is drawn, or that has none, could not be told by it. Raises CraftError:
+    with the seeds that there are."""
     if isinstance(seed, bool) or not 0 <= seed < SEEDS:
         told = str(seed).lower() if isinstance(seed, bool) else seed
         raise CraftError(f"--seed_everything {told}: a run has one seed, a whole number from 0 to {SEEDS - 1}")
@@ -138,11 +135,8 @@ def _refused(verb: str, trainer: Any, clip: float | None) -> Iterator[tuple[str,
 
 
 def check_parts(found: Sequence[Callback], plugins: Any) -> None:
-    """Refuse callbacks and plugins that would make another experiment of a run.
-
-    Raises:
-        CraftError: the first of them, and what to do.
-    """
+    """Refuse callbacks and plugins that would make another experiment of a run. Raises CraftError: the first of them,
+    and what to do."""
     for callback in found:
         for cls, told in CALLBACKS.items():
             if isinstance(callback, cls):

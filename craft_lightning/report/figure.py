@@ -50,11 +50,8 @@ def curves(plan: Plan) -> list[list[int]]:
 def draw(plan: Plan, results: Results) -> Figure | None:
     """The picture: for each curve accuracy against keep ratio, and its change from keeping the most; a line a column.
 
-    Bars are the standard deviation over seeds. None if the table has no curve, or nothing of it is computed.
-
-    Raises:
-        CraftError: matplotlib is not installed.
-    """
+    Bars are the standard deviation over seeds. None if the table has no curve, or nothing of it is computed. Raises
+    CraftError: matplotlib is not installed."""
     lines = [numbers for numbers in curves(plan) if any(results.cells[n, 0].score for n in numbers)]
     if not lines:
         return None
