@@ -1,8 +1,9 @@
 # Every target runs in .venv, which is made once and again when pyproject.toml changes.
-#   make reproduce-table1 SEEDS="0 1 2" LIMIT=200 JOBS=2 SCALE=pocket   (without SEEDS those that the table names)
+#   make reproduce-table1 BUDGET=long SEEDS="0 1 2" LIMIT=200 JOBS=2 SCALE=pocket   (without SEEDS those that the table names)
 PYTHON ?= python3
 SEEDS ?=
 JOBS ?= auto
+BUDGET ?= short
 SCALE ?= pocket
 LIMIT ?=
 BACKBONE ?= qwen2-0.5b
@@ -41,14 +42,14 @@ test: $(STAMP) ## the whole test set, with coverage of the three packages
 lower-bounds: $(STAMP) ## the oldest packages that pyproject.toml allows, in a folder of their own (downloads them)
 	CRAFT_LOWER_BOUNDS=1 $(RUN) -m pytest tests/test_lower_bounds.py
 
-reproduce-table1: $(STAMP) ## Table 1 (SEEDS="0 1 2" LIMIT=items JOBS=n SCALE=pocket|paper)
-	$(RUN) -m craft_lightning table run table1 --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
+reproduce-table1: $(STAMP) ## Table 1 (BUDGET=short|long SEEDS="0 1 2" LIMIT=items JOBS=n SCALE=pocket|paper)
+	$(RUN) -m craft_lightning table run table1 --budget $(BUDGET) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
 
-forgetting: $(STAMP) ## what adaptation forgets: studio pictures, the nine other sets (SEEDS="0 1 2" JOBS=n)
-	$(RUN) -m craft_lightning table run forgetting $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
+forgetting: $(STAMP) ## what adaptation forgets: studio pictures, the nine other sets (BUDGET=short|long SEEDS="0 1 2" JOBS=n)
+	$(RUN) -m craft_lightning table run forgetting --budget $(BUDGET) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
 
-sweep: $(STAMP) ## the learning rate of every method, on validation items (JOBS=n)
-	$(RUN) -m craft_lightning table run sweep --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
+sweep: $(STAMP) ## the learning rate of every method, on validation items (BUDGET=short|long JOBS=n)
+	$(RUN) -m craft_lightning table run sweep --budget $(BUDGET) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
 
 pocket-family: $(STAMP) ## train the shipped pocket models from nothing (hours, resumable)
 	$(RUN) -m craft_lightning surrogate --config experiments/surrogates/pocket.yaml

@@ -84,6 +84,7 @@ def run_table(
     seeds: list[int] | None = None,
     jobs: int | None = None,
     runs: str | Path = "runs",
+    budget: str = "short",
 ) -> DataFrame:
     """Compute what is missing of a table, in worker processes, and return all of it: a row a cell.
 
@@ -92,6 +93,7 @@ def run_table(
         only: compute only the jobs whose name holds or matches this. seeds: in place of the table's.
         limit: a trial of two rows and columns, 8 times as many items.
         jobs: worker processes, None for one a core. runs: where results go.
+        budget: how long trainings are (``experiments/budgets``).
 
     Raises:
         CraftError: a mistake in the table, or a job that failed.
@@ -106,7 +108,7 @@ def run_table(
     from craft_lightning.benchmark.spec import find_table, load_spec
     from craft_lightning.benchmark.table_files import to_csv
 
-    plan = make_plan(load_spec(find_table(table)), Path(runs), seeds, limit)
+    plan = make_plan(load_spec(find_table(table), budget=budget), Path(runs), seeds, limit)
     chosen = select(plan, only)
     progress = run_plan(chosen, worker_count(chosen.jobs, jobs), make_view(Console()))
     if progress.failed:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: every file of results is written under a temporary name and renamed."""
+"""Files: what is written is there whole or not at all (a temporary name, then the own), YAML that holds settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from craft_lightning.errors import CraftError
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C where there is one: six times faster."""
 
 
 @contextmanager
@@ -49,3 +54,18 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write an object as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        CraftError: the file is no YAML or no mapping; names the line.
+    """
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise CraftError(f"{path} must hold a mapping, got {type(value).__name__}")
+    return value

@@ -16,11 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.benchmark.cache_key import digest, named_files, resolve, weights_version
 from craft_lightning.benchmark.code_version import code_version
-from craft_lightning.benchmark.table_parts import Backbone, Column, Dataset, Row, TableSpec, read_mapping
+from craft_lightning.benchmark.table_parts import Backbone, Column, Dataset, Row, TableSpec
 from craft_lightning.environment import EXPERIMENTS, experiments
 from craft_lightning.errors import CraftError, did_you_mean
+from craft_lightning.io import read_mapping
 from data_modules.datasets import DATASETS
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -150,13 +152,25 @@ def make_plan(
         lines, columns = together[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
     builder = _PlanBuilder(spec, runs / scale, limit)
     cells = {}
-    for c, column in enumerate(columns):
-        for n, line in enumerate(lines):
+    # What a claim is decided from is computed first, row by row.
+    for n, line in sorted(enumerate(lines), key=lambda pair: not _claimed(spec, pair[1])):
+        for c, column in enumerate(columns):
             chosen = tuple(spec.seeds if seeds is None else seeds) if line.surrogate else (0,)
             made = [builder.measured(line, column, *pair, seed) for seed in chosen for pair in builder.pairs(column)]
             # What trains nothing has one job for a tested set, whatever it would have adapted to.
             cells[n, c] = tuple({job.name: job for job in made}.values())
     return Plan(spec, runs / scale, lines, columns, tuple(builder.jobs.values()), cells)
+
+
+def _claimed(spec: TableSpec, line: Line) -> bool:
+    """Whether a claim is about the line, or a gain that it speaks of is counted from it."""
+    named = [lines for claim in spec.claims for lines in (claim.gain, claim.above) if lines is not None]
+    surrogate = line.surrogate.id if line.surrogate else ""
+    return any(
+        lines.backbone in ("", line.backbone.id)
+        and (line.row.id == spec.baseline or (line.row.id == lines.row and lines.surrogate in ("", surrogate)))
+        for lines in named
+    )
 
 
 def metrics_read(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -215,13 +229,15 @@ class _PlanBuilder:
         return self._job("eval", name, row, line.backbone, tested, seed, flags, parent)
 
     def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Dataset, seed: int) -> Job:
-        flags = {**_overrides(row, column), **({} if self.limit is None else LIMIT_TRAINING)}
+        longer = self.spec.budget.of(row.method.stem)
+        flags = {**longer, **_overrides(row, column), **({} if self.limit is None else LIMIT_TRAINING)}
         name = self._place(row, surrogate.id, column, adapted, seed)
         return self._job("train", name, row, surrogate, adapted, seed, flags, None)
 
     def _place(self, row: Row, model: str, column: Column, dataset: Dataset, seed: int) -> str:
         """A job's folder. What a user's table, method or dataset changes of a shipped one of its name is marked."""
-        method = row.method.stem + ("" if _shipped(row.method) else self._mark(row.method))
+        budget = "" if not row.train_on or self.spec.budget.name == SHORT else f"-{self.spec.budget.name}"
+        method = row.method.stem + budget + ("" if _shipped(row.method) else self._mark(row.method))
         column_only = {**column.overrides.get("all", {}), **column.overrides.get(row.id, {})}
         changed = f"-{digest(column_only)[:6]}" if column_only and not _shipped(self.spec.path) else ""
         return f"{self._dataset_name(dataset)}/{model}/{method}{_suffix(row.overrides)}{changed}/seed{seed}"

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from craft_lightning.benchmark import table_parts as parts
+from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.environment import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, did_you_mean
+from craft_lightning.io import read_mapping
 
 TABLES = Path(EXPERIMENTS) / "tables"
 PARTS: dict[str, type[parts.Values]] = {
@@ -43,17 +45,21 @@ def find_table(name: str, scale: str | None = None) -> Path:
     raise CraftError(f"no table {wanted!r} in {folder}{hint} Known: {', '.join(known) or 'none'}")
 
 
-def load_spec(path: Path, scale: str | None = None) -> parts.TableSpec:
+def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> parts.TableSpec:
     """Read and check a table.
 
     Args:
         path: the YAML file; the paths in it are relative to its folder.
         scale: refuse the file if it is made for another scale.
+        budget: another one than ``short`` makes a table of its own, ``<name>-<budget>``.
 
     Raises:
         CraftError: with every mistake found, one a line.
     """
-    raw = parts.read_mapping(path)
+    raw = read_mapping(path)
+    if budget != SHORT:
+        raw |= {"budget": budget, "name": f"{raw.get('name', path.stem)}-{budget}"}
+        raw["title"] = f"{raw.get('title', raw['name'])}, {budget} budget"
     context, mistakes = parts.Context(path.parent, {}), list[str]()
     paper = _validated(parts.Paper, raw["paper"], "paper", context, mistakes) if "paper" in raw else None
     paper = paper or parts.Paper(source="")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -23,29 +22,16 @@ from pydantic import (
     model_validator,
 )
 
+from craft_lightning.benchmark.budget import Budget, read_budget
 from craft_lightning.environment import EXPERIMENTS, find
 from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
 from data_modules.datasets import DATASETS
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The one in C where there is one: six times faster."""
-
 PaperKey = tuple[str, str, str, str]
 """(method, surrogate or "none", backbone, column), in the paper's own words."""
 PAPER_NAMES = ("method", "train_surrogate", "inference_backbone")
 NO_NUMBERS = {*PAPER_NAMES, "vision_token"}
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises CraftError: the file is no YAML or no mapping; names the line."""
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise CraftError(f"{path} must hold a mapping, got {type(value).__name__}")
-    return value
 
 
 @dataclass
@@ -351,6 +337,7 @@ class TableSpec(Values):
     """A whole table.
 
     Attributes:
+        budget: name of a file of ``experiments/budgets``, by default ``short``.
         base: config fragments below those of method, backbone and dataset.
         order: lines are printed by ``backbones``, each with all its rows, or by ``rows``, each on all its backbones.
         baseline: id of the row that gains are counted from, on the same backbone.
@@ -361,6 +348,7 @@ class TableSpec(Values):
     title: str = ""
     note: Annotated[str, AfterValidator(lambda text: " ".join(text.split()))] = ""
     scale: str = "pocket"
+    budget: Annotated[Budget, BeforeValidator(read_budget)] = Budget()
     base: tuple[File, ...] = ()
     backbones: tuple[Backbone, ...]
     entries: tuple[RowEntry, ...] = Field(alias="rows")

@@ -31,6 +31,7 @@ def build_parser() -> VerbParser:
     shared, only = VerbParser(add_help=False), VerbParser(add_help=False)
     shared.add_argument("table", help="a file, or a name below experiments/tables")
     shared.shared("--scale", choices=None, default=None, help="pocket or paper (default: the table's own)")
+    shared.add_argument("--budget", default="short", help="how long trainings are: short, long (experiments/budgets)")
     shared.add_argument("--seeds", type=int, nargs="+", metavar="K", help="in place of the table's seeds")
     shared.add_argument("--limit", type=at_least_one, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
     shared.shared("--runs")
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from craft_lightning.benchmark.spec import find_table, load_spec
     from craft_lightning.benchmark.table_files import stored_seeds
 
-    spec = load_spec(find_table(args.table, args.scale), args.scale)
+    spec = load_spec(find_table(args.table, args.scale), args.scale, args.budget)
     stored = args.stored if args.verb == "render" else None
     whole = make_plan(spec, args.runs, stored_seeds(stored) if stored else args.seeds, args.limit)
     if args.verb == "render":

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from craft_lightning.environment import places
 from craft_lightning.errors import CraftError, unknown
+from craft_lightning.io import read_mapping
 from data_modules.sources.llava_conversations import PUBLISHED
 
 Plan = TypeVar("Plan")
@@ -234,12 +234,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         names = sorted({p.name for place in places(path.parent) for p in place.glob("*.yaml")})
         raise CraftError(f"no config {path}; there is {', '.join(str(path.with_name(n)) for n in names) or 'none'}")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CraftError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(settings, dict):
-        raise CraftError(f"{path} holds no settings")
+    settings = read_mapping(path)
     like = settings.pop("like", None)
     return settings if like is None else {**read_settings(path.parent / like), **settings}
 

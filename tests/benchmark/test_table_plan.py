@@ -16,6 +16,7 @@ import yaml
 
 from craft_lightning.benchmark import cache_key as fingerprint
 from craft_lightning.benchmark import plan, store
+from craft_lightning.benchmark.budget import Budget, read_budget
 from craft_lightning.benchmark.plan import Plan, make_plan, select
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli import table as verbs
@@ -383,3 +384,45 @@ def test_tables_import_no_torch(tmp_path: Path, arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1, "a light verb starts at once"
+
+
+def test_a_longer_budget_is_a_table_of_its_own_with_other_trainings(tmp_path: Path) -> None:
+    table = ROOT / "experiments" / "tables" / "table1.yaml"
+    short, long = (make_plan(load_spec(table, budget=name), tmp_path / "runs", [0]) for name in ("short", "long"))
+    assert (long.spec.name, long.spec.title) == ("table1-long", f"{short.spec.title}, long budget")
+    assert len(long.jobs) == len(short.jobs)
+    for a, b in zip(short.jobs, long.jobs, strict=True):
+        trained = b.kind == "train" or b.parent is not None
+        assert b.name == (a.name.replace(a.facts["method"], f"{a.facts['method']}-long", 1) if trained else a.name)
+        assert (a.key == b.key) is not trained, "what trains nothing is shared"
+        assert ("--trainer.max_steps=400" in b.arguments) is (b.kind == "train")
+    trial = make_plan(load_spec(table, budget="long"), tmp_path / "runs", limit=1)
+    assert all("--trainer.max_steps=3" in job.arguments for job in trial.jobs if job.kind == "train")
+
+
+def test_a_budget_has_rates_by_method_which_rows_may_change(tmp_path: Path) -> None:
+    held = Budget("long", {"all": {"steps": 4, "lr": 1}, "craft": {"lr": 2}})
+    assert held.of("craft") == {"steps": 4, "lr": 2}
+    assert held.of("ldifs") == {"steps": 4, "lr": 1}
+    methods = {file.stem for file in (ROOT / "experiments" / "methods").glob("*.yaml")}
+    for file in (ROOT / "experiments" / "budgets").glob("*.yaml"):
+        assert set(read_budget(file.stem).settings) <= {"all", *methods}
+    sweep = make_plan(load_spec(ROOT / "experiments" / "tables" / "sweep.yaml", budget="long"), tmp_path / "runs")
+    flags = [f for job in sweep.jobs for f in job.arguments if f.startswith("--model.init_args.optim.lr")]
+    assert len({*flags}) == 6
+
+
+def test_an_unknown_budget_is_one_line() -> None:
+    with pytest.raises(CraftError, match=r"budget: no budget 'lnog'; did you mean 'long'\? Known: short, long"):
+        load_spec(ROOT / "experiments" / "tables" / "table1.yaml", budget="lnog")
+
+
+def test_what_a_claim_is_decided_from_comes_first(tmp_path: Path) -> None:
+    made = make_plan(load_spec(ROOT / "experiments" / "tables" / "table1.yaml"), tmp_path / "runs", [0])
+    first = dict.fromkeys((job.facts["method"], job.facts["backbone"]) for job in made.jobs)
+    assert list(first)[:4] == [
+        ("zero_shot", "pocket-vila-u"),
+        ("zero_shot", "pocket-vila"),
+        ("vision_ft", "pocket-vila"),
+        ("craft", "pocket-vila-u"),
+    ]

@@ -1,6 +1,7 @@
 """A whole family, two steps a stage: built from a config, written, resumed, loaded and measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ language:
     continuous: true
   - name: wide
     tokenizer: small
+    seed: 3
     joint: {{steps: 1, batch_size: 2}}
     shape: {{style: qwen2, width: 48, layers: 2, heads: 2, kv_heads: 1, mlp: 64}}
 """
@@ -75,6 +77,10 @@ def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.Capture
     assert wide.codebook_hash == small.codebook_hash
     assert wide.tokenizer.get_vocab() == small.tokenizer.get_vocab()
     assert not (tmp_path / "work" / "wide" / "tokenizer").exists()
+    for name, seed in (("small", 0), ("wide", 3)):
+        for stage in ("text", "joint"):
+            recipe = torch.load(tmp_path / "work" / name / f"{stage}.ckpt", weights_only=True)["recipe"]
+            assert recipe["data"].startswith(f"seed {seed}, ")
     assert torch.isfinite(load_text_tower(tmp_path / "family" / "small").embed_texts(["a river"])).all()
     capsys.readouterr()
     assert verb.main(["--config", str(config)]) == 0
@@ -101,7 +107,9 @@ def test_the_shipped_plan_is_read() -> None:
     plan = plan_of(Path(build.__file__).parents[2] / "experiments" / "surrogates" / "pocket.yaml")
     names = [part.name for part in plan.language]
     qwen = ["pocket-qwen2-xs", "pocket-qwen2.5-xs", "pocket-qwen2-s", "pocket-qwen2.5-m"]
-    assert names == ["pocket-vila-u", "pocket-vila", *qwen]
+    assert names == ["pocket-vila-u", "pocket-vila", *qwen, "pocket-qwen2-xs-again"]
+    first, again = plan.language[2], plan.language[-1]
+    assert replace(again, name=first.name, seed=0, tokenizer=None) == first
     assert plan.language[1].reader == "pocket-vila-u"
     assert plan.language[1].shape == plan.language[0].shape
     assert {part.joint for part in plan.language} == {plan.language[0].joint}

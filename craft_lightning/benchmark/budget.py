@@ -1,0 +1,42 @@
+"""How long a table trains: the same rows at another number of steps are another table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.environment import EXPERIMENTS, places
+from craft_lightning.errors import unknown
+from craft_lightning.io import read_mapping
+
+BUDGETS = Path(EXPERIMENTS) / "budgets"
+SHORT = "short"
+"""The budget that needs no file: steps and rates as the methods' fragments have them."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Settings by method (``all``: of every one) that are laid over those of its fragment."""
+
+    name: str = SHORT
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def of(self, method: str) -> dict[str, Any]:
+        """The settings of a method's trainings."""
+        return {**self.settings.get("all", {}), **self.settings.get(method, {})}
+
+
+def read_budget(name: str) -> Budget:
+    """A budget by its name, that of a file of ``experiments/budgets``.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
+    if name == SHORT:
+        return Budget()
+    files = {file.stem: file for place in places(BUDGETS) for file in place.glob("*.yaml")}
+    if str(name) not in files:
+        raise ValueError(str(unknown("budget", str(name), (SHORT, *files))))
+    return Budget(name, read_mapping(files[name]))
