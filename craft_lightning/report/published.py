@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
-from scipy.special import stdtrit
-
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import KEPT_DIGITS, Cell, Place, Score
 
@@ -54,5 +52,7 @@ def reach(score: Score) -> float:
     """How far from the mean of some seeds 95 of 100 other seeds lie; 0 for a single one, which says nothing of that."""
     if score.std is None:
         return 0.0
+    from scipy.special import stdtrit  # numpy with it: `table status` starts without
+
     seeds = len(score.by_seed)
     return float(stdtrit(seeds - 1, 0.975)) * score.std * sqrt(1 + 1 / seeds)
