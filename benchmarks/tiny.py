@@ -23,6 +23,7 @@ from transformers import (
 
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_tower, write_vlm
+from craft_lightning.models.langbridge import LangBridge, token_texts
 from craft_lightning.models.vlm import WRAP_TOKENS, Projector
 
 Family = Literal["llama", "qwen2"]
@@ -118,6 +119,7 @@ def write_tiny(
     tower: str | None = None,
     continuous: bool = False,
     image_wrap: bool = True,
+    words: int = 0,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     **shape: Any,
@@ -128,6 +130,7 @@ def write_tiny(
         llm: shape of the language model, of ``width``; ``qwen2`` also takes the chat template as its conversation.
         tower: folder of an existing tower, relative to ``folder``, to share; else ``shape`` is of :func:`tiny_tower`.
         continuous, image_wrap: see :mod:`.vila_u`. dtype: of the stored tensors.
+        words: of a LangBridge, the first texts of its tokenizer; 0 for the usual projector.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
@@ -137,10 +140,11 @@ def write_tiny(
         torch.manual_seed(seed + 1)
         tokenizer = tiny_tokenizer(llm, 400 if llm == "llama" else 360)
         model = tiny_language_model(llm, tokenizer, width)
+        known = [*token_texts(tokenizer)][:words]
         write_vlm(
             folder,
             tower=parts,
-            projector=Projector("mlp2x_gelu", tower_width, width),
+            projector=LangBridge(known, tower_width, 24) if known else Projector("mlp2x_gelu", tower_width, width),
             language_model=model,
             tokenizer=tokenizer,
             dtype=dtype,

@@ -28,6 +28,9 @@ KNOWN_CLIP: dict[str, dict[str, int]] = _PUBLISHED["clip"]
 BLUEPRINTS: dict[str, dict[str, dict[str, Any]]] = _PUBLISHED["checkpoints"]
 """Content of the config files by their path in the checkpoint, by the names of ``list backbones``."""
 
+ADAPTER = "v2l_projector"
+"""``model_type`` of a projector's own config."""
+
 
 def write_blueprint(folder: str | Path, name: str) -> Path:
     """The config files of a known model, no weights; returns ``folder``."""
@@ -121,7 +124,12 @@ def aspect_of(root: Path) -> Aspect:
     return "resize"
 
 
-def projector_kind(root: Path) -> str:
-    """``mm_projector_type``, from ``mm_projector/`` or from the top config of a single folder."""
-    facts = top_config_of(root) if is_single(root) else read_json(root / "mm_projector" / "config.json")
-    return str(facts.get("mm_projector_type"))
+def projector_folder(root: Path) -> Path:
+    """Where a checkpoint keeps its projector: ``mm_projector/``, or itself if it is single or an adapter alone."""
+    alone = is_single(root) or top_config_of(root).get("model_type") == ADAPTER
+    return root if alone else root / "mm_projector"
+
+
+def projector_config(root: Path) -> dict[str, Any]:
+    """The config that names a checkpoint's projector (``mm_projector_type``)."""
+    return read_json(projector_folder(root) / "config.json")

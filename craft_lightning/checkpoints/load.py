@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from craft_lightning.checkpoints import configs
+from craft_lightning.checkpoints.adapter import PROJECTOR, empty_projector, load_projector
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
 from craft_lightning.checkpoints.tensors import (
     TensorFiles,
     building,
     listed,
-    load_strict,
     quiet,
     read_as,
     read_json,
@@ -34,6 +34,7 @@ from craft_lightning.checkpoints.tensors import (
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u import CONVERSATIONS, codebook_size, load_siglip_tower, siglip_half
 from craft_lightning.errors import CraftError
+from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.continuous import ClipTower
@@ -41,10 +42,6 @@ from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import DiscreteVlm, Projector, context_length
 from craft_lightning.models.vlm_spec import VlmSpec
-
-PROJECTOR = "model.mm_projector."
-"""Beginning of the projector's names in a single folder, where ``model.*`` and ``lm_head.*`` are the language model's
-but for this and the tower's."""
 
 
 def load_tower(
@@ -121,21 +118,34 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
     return model.eval()
 
 
-def _load_projector(root: Path, width: int, llm_width: int, dtype: str) -> Projector:
-    with building():
-        projector = Projector(configs.projector_kind(root), width, llm_width)
-    if projector.state_dict():
-        folder = root if configs.is_single(root) else root / "mm_projector"
-        state = TensorFiles(folder).under(PROJECTOR if configs.is_single(root) else "")
-        if configs.is_single(root):
-            state = {f"layers.{name}": value for name, value in state.items()}
-        load_strict(projector, state, folder)
-    return projector.to(torch_dtype(dtype)).eval()
+def _projector(spec: VlmSpec, root: Path, tower: Tower, llm_width: int) -> Projector | LangBridge:
+    """The checkpoint's projector, or the LangBridge that the spec puts in its place."""
+    if spec.adapter is not None:
+        root = configs.root_of(VlmSpec(spec.adapter))
+        if (kind := configs.projector_config(root).get("mm_projector_type")) != LangBridge.kind:
+            raise CraftError(f"{spec.adapter} has no LangBridge: a projector {kind!r} knows one language model alone")
+        theirs, own = _tower_of_adapter(root), tower_facts(tower)
+        if other := [name for name, value in own.items() if theirs.get(name) != value]:
+            told = " and ".join(f"{name} {theirs.get(name)}, here {own[name]}" for name in other)
+            raise CraftError(f"the adapter of {spec.adapter} reads another tower: {told}")
+    return load_projector(root, tower.width, llm_width)
+
+
+def _tower_of_adapter(root: Path) -> dict[str, Any]:
+    """:func:`tower_facts` of the tower that a checkpoint's projector reads; an adapter's folder says it."""
+    facts = configs.top_config_of(root)
+    return facts if facts.get("model_type") == configs.ADAPTER else tower_facts(load_tower(root))
+
+
+def tower_facts(tower: Tower) -> dict[str, Any]:
+    """What a projector knows a tower by: the hash of its codebook, or its own where it has none."""
+    codebook = None if tower.quantizer is None else tower.quantizer.hash()
+    return {"codebook_hash": codebook, "base_hash": tower.base_hash}
 
 
 def load_vlm(spec: VlmSpec) -> DiscreteVlm:
-    """A whole model in eval mode, with the adapted encoder that the spec names plugged in. Raises CraftError: anything
-    that does not fit, by name; an encoder of another codebook, with both hashes."""
+    """A whole model in eval mode, with the adapted encoder and the adapter that the spec names. Raises CraftError: what
+    does not fit, by name; an encoder of another codebook, or an adapter of another tower, with both hashes."""
     root = configs.root_of(spec)
     facts = configs.top_config_of(root)
     conversation = facts.get("conversation", "vicuna_v1")
@@ -148,9 +158,10 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     embedding: Any = language_model.get_input_embeddings()
     if len(tokenizer) > (rows := embedding.num_embeddings):
         raise CraftError(f"{llm}: the tokenizer has {len(tokenizer)} entries, the embedding {rows} rows")
+    projector = _projector(spec, root, tower, language_model.config.hidden_size)
     vlm = DiscreteVlm(
         tower,
-        _load_projector(root, tower.width, language_model.config.hidden_size, spec.dtype),
+        projector.to(torch_dtype(spec.dtype)),
         language_model,
         tokenizer,
         image_wrap=bool(facts.get("image_wrap", False)),
@@ -188,7 +199,8 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
         with read_as(llm / "config.json", "a language model"):
             language_model = AutoModelForCausalLM.from_config(config)
         language_model.tie_weights()  # which is a part of the initialisation that was left out
-        projector = Projector(configs.projector_kind(root), tower.width, config.hidden_size)
+        place = root if spec.adapter is None else configs.root_of(VlmSpec(spec.adapter))
+        projector = empty_projector(place, tower.width, config.hidden_size)
         vlm = DiscreteVlm(tower, projector, language_model, cast(PreTrainedTokenizerBase, None)).eval()
         tower.quantizer = quantizer  # after the model took the hash of nothing
     return vlm

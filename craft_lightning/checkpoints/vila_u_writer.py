@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipTextModel, SiglipVisionModel
 
-from craft_lightning.checkpoints.tensors import dtype_name, fresh_folder, quiet, read_json, save_tensors
+from craft_lightning.checkpoints.adapter import fill_adapter
+from craft_lightning.checkpoints.tensors import SAFE, dtype_name, fresh_folder, quiet, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import CODEBOOKS, CONVERSATIONS, SCALARS, TEXT, VISION
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
+from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.vlm import Projector
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _fill_tower(folder: Path, name: str, parts: TowerParts, dtype: torch.dtype, 
         write_json(siglip / "config.json", config)
         if parts.text_tokenizer is not None:
             parts.text_tokenizer.save_pretrained(siglip)
-    save_tensors(folder / WEIGHTS, {k: v.to(dtype) for k, v in tower_tensors(parts).items()})
+    save_tensors(folder / SAFE, {k: v.to(dtype) for k, v in tower_tensors(parts).items()})
     # What a CLIPImageProcessor reads; our own pixels are image_processing's.
     square, half = {"height": vision.image_size, "width": vision.image_size}, [0.5, 0.5, 0.5]
     steps = dict.fromkeys(("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize"), True)
@@ -122,7 +122,7 @@ def write_vlm(
     folder: str | Path,
     *,
     tower: TowerParts | str,
-    projector: Projector,
+    projector: Projector | LangBridge,
     language_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dtype: torch.dtype = torch.float16,
@@ -153,10 +153,8 @@ def write_vlm(
         if not isinstance(tower, str):
             _fill_tower(tower_folder, "vision_tower", tower, dtype, pretrained_model)
         _fill_llm(fresh / "llm", language_model, tokenizer, dtype)
-        projector_facts = {"model_type": "v2l_projector", "mm_projector_type": projector.kind}
         (fresh / "mm_projector").mkdir()
-        save_tensors(fresh / "mm_projector" / WEIGHTS, {k: v.to(dtype) for k, v in projector.state_dict().items()})
-        write_json(fresh / "mm_projector" / "config.json", projector_facts)
+        projector_facts = fill_adapter(fresh / "mm_projector", projector, dtype)
         tower_facts = read_json(tower_folder.resolve() / "config.json")
         kind = language_model.config.model_type
         host = {  # the fields of the host's own top config

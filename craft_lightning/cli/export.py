@@ -98,7 +98,7 @@ def export(checkpoint: Path, encoder: Path, output: Path) -> int:
     for part in ("llm", "mm_projector"):  # names a missing or damaged file before anything is copied
         if not (root / part / "config.json").is_file():
             raise CraftError(f"{checkpoint}: no {part}/config.json, so it is no whole checkpoint")
-        if part == "llm" or configs.projector_kind(root) != "identity":
+        if part == "llm" or configs.projector_config(root).get("mm_projector_type") != "identity":
             TensorFiles(root / part)
     apply_encoder(load_tower(root), encoder)  # refuses what does not fit
     state = load_file(encoder / "encoder.safetensors")

@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import Aspect
+from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.pruning import positions_with_gaps
 from craft_lightning.models.towers.tower import Attention, Tower
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
@@ -82,7 +83,8 @@ class DiscreteVlm(nn.Module):
     """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
 
     Args:
-        tower: turns pixels into visual tokens. projector: their width to that of the language model.
+        tower: turns pixels into visual tokens. projector: their width to that of the language model; a
+            :class:`.langbridge.LangBridge` takes its words' embeddings from the language model here.
         language_model: a transformers causal language model. tokenizer: its tokenizer, with a pad token.
         image_wrap: put visual tokens between the embeddings of ``<im_start>`` and ``<im_end>``. Prompts then hold
             the bare placeholder: the wrapping happens here and nowhere else.
@@ -99,13 +101,13 @@ class DiscreteVlm(nn.Module):
         lockstep: weights are shared with other processes, so all of them take the same number of passes per batch.
 
     Raises:
-        CraftError: wrapping without the two tokens in the tokenizer.
+        CraftError: wrapping without the two tokens in the tokenizer, or a word of a LangBridge that is not in it.
     """
 
     def __init__(
         self,
         tower: Tower,
-        projector: Projector,
+        projector: Projector | LangBridge,
         language_model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
@@ -122,6 +124,9 @@ class DiscreteVlm(nn.Module):
         self.codebook_hash = None if tower.quantizer is None else tower.quantizer.hash()
         self.num_visual = tower.num_tokens + (2 if image_wrap else 0)
         self.context = context_length(language_model.config)
+        if isinstance(projector, LangBridge) and tokenizer is not None:  # None: a skeleton, without weights
+            embedding: Any = language_model.get_input_embeddings()
+            projector.attach(tokenizer, embedding.weight)
         self.token_prior: Tensor | None = None
         self.encoder_facts: Mapping[str, Any] | None = None
         self.lockstep = False

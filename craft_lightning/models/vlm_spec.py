@@ -48,6 +48,8 @@ class VlmSpec:
     Args:
         name: a known backbone, or a checkpoint folder in the VILA-U layout.
         encoder: an adapted encoder to plug in, a folder or a hub id (``owner/name``), or None.
+        adapter: a LangBridge to put in front of the language model in place of the model's own projector: a folder that
+            a training wrote, or the name or folder of a model; or None.
         quantizer_dtype: what code distances are computed in, ``float32`` or ``bfloat16`` (the host's own).
         dtype: what weights are held in: ``float32``, ``bfloat16`` or ``float16``. Trained ones are float32 throughout.
         attention: ``sdpa`` or ``eager``. Only with both dtypes ``bfloat16`` and ``eager`` codes are those of the host's
@@ -61,6 +63,7 @@ class VlmSpec:
 
     name: str = "pocket-vila-u"
     encoder: str | None = None
+    adapter: str | None = None
     quantizer_dtype: str = "float32"
     dtype: str = "float32"
     attention: str = "sdpa"
