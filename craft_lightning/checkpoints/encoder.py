@@ -85,11 +85,8 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> AdaptedEncoder:
         """Read a folder, or fetch a repository of the hub by its id first; ``hub`` is handed to
-        ``huggingface_hub.snapshot_download``, as ``revision`` and ``token``.
-
-        Raises:
-            CraftError: neither is there, or a file of it is missing, broken or holds no finite number.
-        """
+        ``huggingface_hub.snapshot_download``, as ``revision`` and ``token``. Raises CraftError: neither is there, or a
+        file of it is missing, broken or holds no finite number."""
         folder = encoder_folder(pretrained_model_name_or_path, **hub)
         if not (folder / WEIGHTS).is_file():
             inner = folder / "encoder"
@@ -123,10 +120,8 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
     def plug_into(self, tower: Tower) -> None:
         """Put the parameters into a tower of the same codebook, or into the very tower that they were adapted from
         where there is none: a projector then reads the features of one tower, and no codewords make two of them alike.
-
-        Raises:
-            CraftError: another codebook or base tower (both hashes named), or missing, unexpected or misshapen tensors.
-        """
+        Raises CraftError: another codebook or base tower (both hashes named), or missing, unexpected or misshapen
+        tensors."""
         theirs, own = self.config.get("codebook_hash"), None if tower.quantizer is None else tower.quantizer.hash()
         if theirs != own:
             raise CraftError(

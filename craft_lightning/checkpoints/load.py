@@ -47,15 +47,13 @@ from craft_lightning.models.vlm_spec import VlmSpec
 def load_tower(
     source: str | Path | VlmSpec, *, dtype: str = "float32", quantizer_dtype: str = "float32", attention: str = "sdpa"
 ) -> Tower:
-    """The vision tower alone, in eval mode; without quantiser if the checkpoint is a continuous one.
+    """The vision tower alone, in eval mode; without quantiser if the checkpoint is a continuous one. Raises CraftError:
+    missing or unexpected tensors by name (the text half's, too), an unknown SigLIP shape, unequal shared codebooks or
+    one of another width, a dtype that distances are not computed in.
 
     Args:
         source: checkpoint folder, tower folder, or a spec (whose own dtypes, attention and encoder then count).
         dtype, quantizer_dtype, attention: as in :class:`.vlm_spec.VlmSpec`.
-
-    Raises:
-        CraftError: missing or unexpected tensors by name (the text half's, too), an unknown SigLIP shape, unequal
-            shared codebooks or one of another width, a dtype that distances are not computed in.
     """
     root = configs.root_of(source)
     if isinstance(source, VlmSpec):

@@ -132,7 +132,8 @@ def write_vlm(
     aspect: str = "resize",
     pretrained_model: str | None = None,
 ) -> None:
-    """A whole checkpoint in the VILA-U layout, replaced as a whole when everything is written.
+    """A whole checkpoint in the VILA-U layout, replaced as a whole when everything is written. Raises CraftError: the
+    named tower does not exist, or an unknown conversation or aspect.
 
     Args:
         tower: written in full to ``vision_tower/``, or the tower's folder relative to ``folder`` (``"../tower"``).
@@ -140,9 +141,6 @@ def write_vlm(
         tokenizer: its tokenizer; has ``<im_start>`` and ``<im_end>`` if ``image_wrap``.
         dtype: of every stored tensor. aspect: ``"resize"`` or ``"pad"``, how images become squares.
         image_wrap, conversation, continuous: see :mod:`.vila_u`. pretrained_model: as in :func:`write_tower`.
-
-    Raises:
-        CraftError: the named tower does not exist, or an unknown conversation or aspect.
     """
     if conversation not in CONVERSATIONS or aspect not in ("resize", "pad"):
         raise CraftError(f"conversation {conversation!r} is not one of {CONVERSATIONS}, or aspect {aspect!r} unknown")

@@ -119,15 +119,13 @@ def prune(
 ) -> VisualTokens:
     """The M of N visual tokens that the projector and the language model read, in raster order.
 
-    Features, codes and energies stay whole; :attr:`.types.VisualTokens.selection` says which tokens were kept.
+    Features, codes and energies stay whole; :attr:`.types.VisualTokens.selection` says which tokens were kept. Raises
+    CraftError: a ratio outside (0, 1]; quotas without codes or without a prior; a prior of another codebook.
 
     Args:
         visual: all N tokens. keep: M / N.
         prior: ``[K]`` counts of first-level codes on the training split; needed by variants with quotas.
         keys: stable names of the images, for random orders.
-
-    Raises:
-        CraftError: a ratio outside (0, 1]; quotas without codes or without a prior; a prior of another codebook.
     """
     return prune_each(visual, (keep,), prior, rule, keys)[0]
 

@@ -50,7 +50,8 @@ class ResidualQuantizer(nn.Module):
     """Greedy nearest-codeword search over R levels of the residual.
 
     The tables are float32 buffers: no optimiser sees them, no forward pass moves them, ``.half()`` or ``.bfloat16()``
-    on a parent leaves them alone, and autocast changes no code.
+    on a parent leaves them alone, and autocast changes no code. Raises ValueError: the number of tables is neither 1
+    nor R, or ``dtype`` is neither of the two.
 
     Args:
         codebooks: ``[1, K, d]`` (one table for all levels, as in VILA-U) or ``[R, K, d]``, without padding row.
@@ -60,9 +61,6 @@ class ResidualQuantizer(nn.Module):
 
     Attributes:
         shared: one table serves all levels. entries: K. width: d.
-
-    Raises:
-        ValueError: the number of tables is neither 1 nor R, or ``dtype`` is neither of the two.
     """
 
     codebooks: Tensor

@@ -29,12 +29,10 @@ PROMPT_TAIL = 4
 
 class Projector(nn.Module):
     """Tower width to language-model width, ``[..., width]`` to ``[..., llm_width]``, with the host's parameter names.
+    Raises CraftError: another kind, or ``identity`` between different widths.
 
     Args:
         kind: ``mlpNx_gelu`` (N linear layers, exact GELU between), ``linear`` or ``identity``.
-
-    Raises:
-        CraftError: another kind, or ``identity`` between different widths.
     """
 
     def __init__(self, kind: str, width: int, llm_width: int) -> None:
@@ -80,7 +78,8 @@ class _Read(NamedTuple):
 
 
 class DiscreteVlm(nn.Module):
-    """Tower, projector and language model; also the continuous twin, whose tower has no quantiser.
+    """Tower, projector and language model; also the continuous twin, whose tower has no quantiser. Raises CraftError:
+    wrapping without the two tokens in the tokenizer, or a word of a LangBridge that is not in it.
 
     Args:
         tower: turns pixels into visual tokens. projector: their width to that of the language model; a
@@ -99,9 +98,6 @@ class DiscreteVlm(nn.Module):
         token_prior: ``[K]`` counts of first-level codes that came with an adapted encoder, or None.
         encoder_facts: ``config.json`` of the adapted encoder that was plugged in, or None.
         lockstep: weights are shared with other processes, so all of them take the same number of passes per batch.
-
-    Raises:
-        CraftError: wrapping without the two tokens in the tokenizer, or a word of a LangBridge that is not in it.
     """
 
     def __init__(
@@ -154,7 +150,8 @@ class DiscreteVlm(nn.Module):
     def embed(
         self, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, counts: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Language-model inputs, right-padded, with the projected visual tokens in place of the placeholder.
+        """Language-model inputs, right-padded, with the projected visual tokens in place of the placeholder. Raises
+        CraftError: a row without exactly one placeholder.
 
         Args:
             tokens: ``[B, M, d]`` visual tokens. counts: ``[B]`` how many of them each row has, if not all M.
@@ -163,9 +160,6 @@ class DiscreteVlm(nn.Module):
         Returns:
             ``inputs_embeds [B, L, D]`` (zeros at padding), ``attention_mask [B, L]`` bool, and ``positions [B, T]``:
             where each text token went (the placeholder: its first visual position; padding: unspecified, in range).
-
-        Raises:
-            CraftError: a row without exactly one placeholder.
         """
         is_image = (input_ids == IMAGE_TOKEN_ID) & attention_mask.bool()
         if not bool((is_image.sum(dim=1) == 1).all()):
@@ -202,10 +196,8 @@ class DiscreteVlm(nn.Module):
     def forward(self, visual: VisualTokens, batch: VqaBatch) -> MethodOutput:
         """Logits at the labelled positions only, and the answer loss (equation 2, mean over tokens), in float32.
 
-        A prompt that does not fit the context loses text of its question, never visual tokens or the answer.
-
-        Raises:
-            CraftError: the answer and the image alone do not fit the context.
+        A prompt that does not fit the context loses text of its question, never visual tokens or the answer. Raises
+        CraftError: the answer and the image alone do not fit the context.
         """
         read = self._read(visual, batch, reserve=0)
         row, column = (read.batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)

@@ -51,13 +51,11 @@ _PASS = 64
 
 
 class SurrogateBuilder:
-    """Builds a surrogate, or what is missing of it.
+    """Builds a surrogate, or what is missing of it. Raises CraftError: host, language model or data are not on this
+    machine, with the command that brings them.
 
     Args:
         plan: what of. fabric: the devices (launched already). log: takes a line of progress.
-
-    Raises:
-        CraftError: host, language model or data are not on this machine, with the command that brings them.
     """
 
     def __init__(self, plan: SurrogatePlan, fabric: Fabric, log: Callable[[str], None] = print) -> None:
@@ -260,11 +258,8 @@ def codes_of(tower: Tower, image: Callable[[int], Tensor | None], rows: Sequence
 
 
 def passes_of(plan: StagePlan, processes: int) -> int:
-    """Passes of a step: as few as hold no more than the plan's rows.
-
-    Raises:
-        CraftError: the devices cannot share a batch equally.
-    """
+    """Passes of a step: as few as hold no more than the plan's rows. Raises CraftError: the devices cannot share a
+    batch equally."""
     share, rest = divmod(plan.batch_size, processes)
     if rest or not share:
         raise CraftError(f"{processes} devices cannot share a batch of {plan.batch_size} equally")
@@ -291,10 +286,8 @@ def _pass(plan: StagePlan, fabric: Fabric, corpus: StoredConversations, order: S
 def chat_tokenizer(folder: Path) -> Any:
     """The tokenizer of a language model, its end token the one with which its chat template closes a reply.
 
-    A base model's end token is another (Qwen2: ``<|endoftext|>``), though its template writes ``<|im_end|>``.
-
-    Raises:
-        CraftError: no chat template, or one that closes a reply with no token of its own.
+    A base model's end token is another (Qwen2: ``<|endoftext|>``), though its template writes ``<|im_end|>``. Raises
+    CraftError: no chat template, or one that closes a reply with no token of its own.
     """
     tokenizer: Any = load_tokenizer(folder)
     if not tokenizer.chat_template:

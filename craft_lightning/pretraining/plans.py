@@ -226,11 +226,8 @@ class SurrogatePlan:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A config file's settings; one with ``like: FILE`` says only what differs from that file beside it.
-
-    Raises:
-        CraftError: no such file, or no mapping in it.
-    """
+    """A config file's settings; one with ``like: FILE`` says only what differs from that file beside it. Raises
+    CraftError: no such file, or no mapping in it."""
     if not path.is_file():
         names = sorted({p.name for place in places(path.parent) for p in place.glob("*.yaml")})
         raise CraftError(f"no config {path}; there is {', '.join(str(path.with_name(n)) for n in names) or 'none'}")
@@ -242,13 +239,11 @@ def read_settings(path: Path) -> dict[str, Any]:
 def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:
     """The plan of a config file: with a ``language_model`` a surrogate at paper scale, else a family.
 
-    A family's ``stages`` hold what all of its language models share; each may say otherwise.
+    A family's ``stages`` hold what all of its language models share; each may say otherwise. Raises CraftError: no such
+    file, or settings that are unknown, missing or of another type.
 
     Args:
         path: of the file. given: settings of a surrogate that take the place of the file's.
-
-    Raises:
-        CraftError: no such file, or settings that are unknown, missing or of another type.
     """
     settings = read_settings(path)
     if "language_model" in settings:
@@ -261,11 +256,8 @@ def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:
 
 
 def parse(kind: type[Plan], settings: Any) -> Plan:
-    """Settings as a plan.
-
-    Raises:
-        CraftError: settings that are unknown (with the nearest name), missing or of another type; all in one line.
-    """
+    """Settings as a plan. Raises CraftError: settings that are unknown (with the nearest name), missing or of another
+    type; all in one line."""
     try:
         return TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:

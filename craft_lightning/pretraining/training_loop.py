@@ -100,7 +100,8 @@ def run_stage(
     data: str = "",
     passes: int = 1,
 ) -> None:
-    """Train what requires a gradient in ``model``, from the last checkpoint in ``folder`` if there is one.
+    """Train what requires a gradient in ``model``, from the last checkpoint in ``folder`` if there is one. Raises
+    CraftError: the checkpoint is of a stage that ran, or would have run, otherwise.
 
     Args:
         name: of the stage, for messages and the checkpoint's file name.
@@ -108,9 +109,6 @@ def run_stage(
         batch: number of the pass -> batch, a pure function.
         log: takes a line of progress. data: what the batches depend on besides the step, in a few words.
         passes: of a step, whose gradients are added. They follow the number of devices, and are no part of the recipe.
-
-    Raises:
-        CraftError: the checkpoint is of a stage that ran, or would have run, otherwise.
     """
     shapes = [(key, tuple(p.shape), p.requires_grad) for key, p in model.named_parameters()]
     recipe = {**asdict(spec), "model": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12], "data": data}

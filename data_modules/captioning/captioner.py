@@ -115,14 +115,12 @@ def captioned(split: Split, name: str, dataset: str, reader: Reader, device: tor
     """A split with what a captioner says of its images, and the captioner with its commit.
 
     What is kept already is read; only if some is missing is the model loaded. One process at a time makes captions of
-    one data set, and others wait for them. A kill loses a batch.
+    one data set, and others wait for them. A kill loses a batch. Raises CraftError: no such captioner, or an image that
+    cannot be read.
 
     Args:
         split: items and images. name: of the captioner. dataset: whose split it is. reader: how its images are
             read. device: for the captioner.
-
-    Raises:
-        CraftError: no such captioner, or an image that cannot be read.
     """
     captioner = Captioner.named(name)
     keys = [_identity(split.images, index) for index in range(len(split.images))]

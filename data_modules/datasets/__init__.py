@@ -37,9 +37,6 @@ DATASETS: Registry[DatasetFacts] = Registry(
 
 
 def dataset_name(asked: str) -> str:
-    """The name in results of a dataset given by name or import path, as its facts state it.
-
-    Raises:
-        CraftError: no such dataset.
-    """
+    """The name in results of a dataset given by name or import path, as its facts state it. Raises CraftError: no such
+    dataset."""
     return OWN if asked == OWN else DATASETS[asked].name

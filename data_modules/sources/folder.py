@@ -48,14 +48,12 @@ def check_root(root: str | None, dataset: str) -> Path:
 
 
 class Place:
-    """What lies at ``--data.root``: a folder, question file or zip archive.
+    """What lies at ``--data.root``: a folder, question file or zip archive. Raises CraftError: it is a file that is
+    neither a question file nor a zip archive.
 
     Attributes:
         root: its path. tree: its files. top: the folder in it that the data start from. questions: paths of the
             question files right in there.
-
-    Raises:
-        CraftError: it is a file that is neither a question file nor a zip archive.
     """
 
     def __init__(self, root: Path) -> None:

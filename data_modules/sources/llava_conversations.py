@@ -49,14 +49,12 @@ class Talk:
 
 
 class Talks:
-    """A published set of conversations below a data folder.
+    """A published set of conversations below a data folder. Raises CraftError: no file or folder of images (with what
+    is expected where), or a row that is no conversation.
 
     Attributes:
         names: of its images, each once, in the order in which they are first spoken of. talks: the conversations.
         without: rows that are left out because they have no image.
-
-    Raises:
-        CraftError: no file or folder of images (with what is expected where), or a row that is no conversation.
     """
 
     def __init__(self, root: Path, published: Published) -> None:

@@ -38,14 +38,12 @@ _LETTER = re.compile(r"^(?:Answer:\s*)?\(?([A-Z])\b[.:)]?", re.I)
 def open_hub(
     facts: DatasetFacts, hub_id: str | None, revision: str | None, root: str | None, problems: Problems
 ) -> Found:
-    """A copy of the dataset from the hub.
+    """A copy of the dataset from the hub. Raises CraftError: no copy is known or it cannot be read; the message ends
+    with the command to try next.
 
     Args:
         facts: of the dataset. hub_id: a repository other than the first choice. revision: its branch, tag or commit.
         root: a copy of the repository on this machine, which is read instead. problems: counts bad inputs.
-
-    Raises:
-        CraftError: no copy is known or it cannot be read; the message ends with the command to try next.
     """
     table = choose(facts, hub_id, revision)
     if not root:

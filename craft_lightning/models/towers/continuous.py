@@ -24,15 +24,13 @@ class ClipTower(TransformersTower):
 
 
 class TimmTower(Tower):
-    """Any timm ViT as a tower; its prefix tokens are no visual tokens.
+    """Any timm ViT as a tower; its prefix tokens are no visual tokens. Raises CraftError: no such model, or no blocks
+    in it.
 
     Args:
         name: timm model name, for example ``"vit_small_patch16_dinov3.lvd1689m"``. Its weights are random; nothing is
             downloaded.
         image_size: input side in pixels; None takes the model's own.
-
-    Raises:
-        CraftError: no such model, or no blocks in it.
     """
 
     mean: Tensor

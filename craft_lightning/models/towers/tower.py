@@ -20,6 +20,7 @@ class Tower(nn.Module, ABC):
     """A vision transformer up to its second-to-last block, then a quantiser if it has one.
 
     The last block, the final norm and a pooling head are held (their owner may pre-train the tower) and never run.
+    Raises ValueError: fewer than two blocks, or a quantiser of another width.
 
     Args:
         vision: the transformer. unused: beginnings of the names in it of what never runs.
@@ -30,9 +31,6 @@ class Tower(nn.Module, ABC):
         grid: (rows, columns) of patches, raster order. mlp: hidden width of a block's MLP; None where it is not known.
         base_hash: of a continuous tower's stored weights, see :func:`.encoder.weights_hash`; None unless it was read
             from a checkpoint.
-
-    Raises:
-        ValueError: fewer than two blocks, or a quantiser of another width.
     """
 
     base_hash: str | None = None
