@@ -8,20 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from craft_lightning.checkpoints.configs import KNOWN_CLIP, is_single, top_config_of, tower_folder
-from craft_lightning.checkpoints.tensors import (
-    TensorFiles,
-    building,
-    fresh_folder,
-    load_strict,
-    read_as,
-    read_json,
-    save_tensors,
-)
+from craft_lightning.checkpoints.tensors import TensorFiles, building, fresh_folder, load_strict, read_as, save_tensors
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
 from craft_lightning.models.towers.continuous import ClipTower, TimmTower
@@ -40,8 +30,8 @@ def clip_shapes(root: Path) -> dict[str, Any]:
     name = str(top.get("mm_vision_tower"))
     if is_single(root) and name in KNOWN_CLIP:
         return dict(KNOWN_CLIP[name])
-    file = tower_folder(root) / "config.json"
-    facts = read_json(file)
+    folder = tower_folder(root)
+    facts = top_config_of(folder)
     if not str(facts.get("model_type")).startswith("clip"):
         raise CraftError(
             f"{root / 'config.json'}: mm_vision_tower {name!r} is neither a known id ({', '.join(KNOWN_CLIP)}) nor a "
@@ -49,7 +39,7 @@ def clip_shapes(root: Path) -> dict[str, Any]:
         )
     shapes = facts.get("vision_config", facts)
     if not isinstance(shapes, dict):
-        raise CraftError(f"{file}: no section vision_config")
+        raise CraftError(f"{folder / 'config.json'}: no section vision_config")
     return dict(shapes)
 
 
@@ -82,29 +72,23 @@ def load_clip_tower(root: Path, attention: str) -> ClipTower:
 
 def timm_tower(root: Path) -> TimmTower:
     """The timm tower that a checkpoint describes, its weights not read; CraftError if timm has no such model."""
-    file = tower_folder(root) / "config.json"
-    with building(), read_as(file, "a timm tower"):
-        facts = read_json(file)["timm"]
+    folder = tower_folder(root)
+    with building(), read_as(folder / "config.json", "a timm tower"):
+        facts = top_config_of(folder)["timm"]
         return TimmTower(facts["name"], facts.get("image_size"))
 
 
 def load_timm_tower(root: Path) -> TimmTower:
     """The timm tower of a checkpoint. Raises CraftError: no such model, no weights, or weights that do not fit."""
-    tower, file = timm_tower(root), tower_folder(root) / "model.safetensors"
-    if not file.is_file():
-        raise CraftError(f"no weight file {file} for the timm tower")
-    with read_as(file, "weights of a timm tower"):
-        state = {k: v for k, v in load_file(file).items() if not k.startswith(("head.", "fc_norm."))}
-    try:
-        tower.vision.load_state_dict(state)
-    except RuntimeError as error:
-        raise CraftError(f"{file}: {' '.join(str(error).split())}") from error
+    tower, files = timm_tower(root), TensorFiles(tower_folder(root))
+    state = {k: v for k, v in files.under("").items() if not k.startswith(("head.", "fc_norm."))}
+    load_strict(tower.vision, state, files.folder)
     return tower
 
 
-def write_timm_tower(folder: str | Path, tower: TimmTower, dtype: torch.dtype = torch.float32) -> None:
+def write_timm_tower(folder: str | Path, tower: TimmTower) -> None:
     """A tower folder that :func:`.load.load_tower` reads and that a checkpoint may name in ``vision_tower_cfg``."""
     facts = {"name": tower.name, "image_size": tower.image_size}
     with fresh_folder(folder) as fresh:
-        save_tensors(fresh / "model.safetensors", {k: v.to(dtype) for k, v in tower.vision.state_dict().items()})
+        save_tensors(fresh / "model.safetensors", tower.vision.state_dict())
         write_json(fresh / "config.json", {"model_type": "timm", "hidden_size": tower.width, "timm": facts})

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from craft_lightning.checkpoints.tensors import (
     fresh_folder,
     listed,
     mismatches,
+    read_as,
     read_json,
     save_tensors,
 )
@@ -94,12 +94,10 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
             what = f"{WEIGHTS} is missing" if folder.is_dir() else "no such folder (one of the hub is OWNER/NAME)"
             raise CraftError(f"no adapted encoder in {folder}: {what}{mend}")
         facts = read_json(folder / "config.json")
-        try:
+        with read_as(folder, "an adapted encoder"):
             state = load_file(folder / WEIGHTS)
             prior = facts.get("token_prior")
             counts = None if prior is None else load_file(folder / Path(str(prior)).name)["counts"]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise CraftError(f"{folder}: unreadable ({first_line(error)})") from error
         found = cls(state, facts, counts)
         found.place = str(folder)
         return found

@@ -9,28 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    SiglipVisionModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
 
 from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import PROJECTOR, empty_projector, load_projector
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
-from craft_lightning.checkpoints.tensors import (
-    TensorFiles,
-    building,
-    listed,
-    quiet,
-    read_as,
-    read_json,
-    torch_dtype,
-)
+from craft_lightning.checkpoints.tensors import TensorFiles, building, listed, quiet, read_as, torch_dtype
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u import CONVERSATIONS, codebook_size, load_siglip_tower, siglip_half
 from craft_lightning.errors import CraftError
@@ -59,13 +44,11 @@ def load_tower(
     if isinstance(source, VlmSpec):
         dtype, quantizer_dtype, attention = source.dtype, source.quantizer_dtype, source.attention
     kind = configs.tower_kind(root)
-    try:
+    with read_as(configs.tower_folder(root), "a vision tower"):
         if kind == "siglip":
-            tower: Tower = load_siglip_tower(root, attention, quantizer_dtype)
+            tower: Tower = load_siglip_tower(root, attention, torch_dtype(quantizer_dtype))
         else:
             tower = load_clip_tower(root, attention) if kind == "clip" else load_timm_tower(root)
-    except ValueError as error:
-        raise CraftError(f"{configs.tower_folder(root)}: {error}") from error
     if tower.quantizer is None:
         tower.base_hash = weights_hash(tower)  # before anything is rounded or plugged in
     tower = tower.to(torch_dtype(dtype)).eval()
@@ -77,10 +60,9 @@ def load_tower(
 def language_config(folder: Path) -> PreTrainedConfig:
     """The language model's config; that of a single folder is LLaVA's, around a Llama's. Raises CraftError: there is
     none, of a kind that transformers does not know, or with values that make no model."""
-    file = folder / "config.json"
-    facts = read_json(file) if file.is_file() else {}
+    facts = configs.top_config_of(folder)
     kind = str(facts.get("model_type"))
-    with read_as(file, "the config of a language model"):
+    with read_as(folder / "config.json", "the config of a language model"):
         if kind.startswith("llava_"):
             own = {k: v for k, v in facts.items() if k not in ("model_type", "architectures", "auto_map")}
             config = AutoConfig.for_model(kind.removeprefix("llava_"), **own)
@@ -182,7 +164,7 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
     with configs.config_folder(spec) as folder, torch.device("meta"), building():
         root = configs.checkpoint_root(folder)
         llm, kind, quantizer = configs.llm_folder(root), configs.tower_kind(root), None
-        try:
+        with read_as(configs.tower_folder(root), "a vision tower"):
             if kind == "siglip":
                 tower: Tower = SiglipTower(siglip_half(SiglipVisionModel, root))
                 size = codebook_size(configs.tower_folder(root))
@@ -191,14 +173,12 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
                     quantizer = ResidualQuantizer(torch.empty(1 if shared else levels, entries, tower.width), levels)
             else:
                 tower = ClipTower(clip_model(root)) if kind == "clip" else timm_tower(root)
-        except ValueError as error:
-            raise CraftError(f"{configs.tower_folder(root)}: {error}") from error
         config: Any = language_config(llm)
         with read_as(llm / "config.json", "a language model"):
             language_model = AutoModelForCausalLM.from_config(config)
         language_model.tie_weights()  # which is a part of the initialisation that was left out
         place = root if spec.adapter is None else configs.root_of(VlmSpec(spec.adapter))
-        projector = empty_projector(place, tower.width, config.hidden_size)
-        vlm = DiscreteVlm(tower, projector, language_model, cast(PreTrainedTokenizerBase, None)).eval()
+        projector, tokenizer = empty_projector(place, tower.width, config.hidden_size), cast(Any, None)
+        vlm = DiscreteVlm(tower, projector, language_model, tokenizer).eval()
         tower.quantizer = quantizer  # after the model took the hash of nothing
     return vlm

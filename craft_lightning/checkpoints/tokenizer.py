@@ -11,7 +11,6 @@ from transformers.convert_slow_tokenizer import SentencePieceExtractor
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE, SentencePieceBackend
 
 from craft_lightning.checkpoints.tensors import read_as, read_json
-from craft_lightning.models.vlm_spec import VlmSpec, resolve
 
 
 class LlamaTokenizer(SentencePieceBackend):
@@ -52,15 +51,10 @@ def tokenizer_bytes(tokenizer: Any) -> bytes:
     return tokenizer.sp_model.serialized_model_proto() + repr(sorted(tokenizer.get_added_vocab().items())).encode()
 
 
-def load_tokenizer(source: str | Path | VlmSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint (its ``llm/``) or of a plain tokenizer folder; always has a pad token. A folder
-    with Llama's own ``tokenizer.model`` is read by :class:`LlamaTokenizer`, as the original reads it. Raises
-    CraftError: no readable tokenizer there."""
-    folder = resolve(source) if isinstance(source, VlmSpec) else Path(source)
-    for candidate in (folder / "llm", folder / "model" / "llm"):
-        if candidate.is_dir():
-            folder = candidate
-            break
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder (a checkpoint's ``llm/``); always has a pad token. A folder with Llama's own
+    ``tokenizer.model`` is read by :class:`LlamaTokenizer`, as the original reads it. Raises CraftError: no readable
+    tokenizer there."""
     # A tokenizer that was saved in its general form is read in that form: AutoTokenizer would look at the language
     # model's type and put that family's own word splitting in place of the one in the file.
     config = folder / "tokenizer_config.json"

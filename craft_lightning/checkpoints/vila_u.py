@@ -24,15 +24,7 @@ from torch import Tensor
 from transformers import SiglipTextModel, SiglipVisionModel
 
 from craft_lightning.checkpoints import configs
-from craft_lightning.checkpoints.tensors import (
-    TensorFiles,
-    building,
-    listed,
-    load_strict,
-    read_as,
-    read_json,
-    torch_dtype,
-)
+from craft_lightning.checkpoints.tensors import TensorFiles, building, listed, load_strict, read_as, read_json
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
@@ -117,7 +109,7 @@ def siglip_half(kind: Any, root: Path, attention: str = "sdpa") -> Any:
         return kind._from_config(kind.config_class(**shapes), attn_implementation=attention)
 
 
-def load_siglip_tower(root: Path, attention: str, quantizer_dtype: str) -> SiglipTower:
+def load_siglip_tower(root: Path, attention: str, quantizer_dtype: torch.dtype) -> SiglipTower:
     """The tower of a checkpoint as it is stored, in float32; see :func:`.load.load_tower`."""
     folder = configs.tower_folder(root)
     section_of(folder)
@@ -138,7 +130,7 @@ def load_siglip_tower(root: Path, attention: str, quantizer_dtype: str) -> Sigli
     _fill(vision, files, VISION)
     tables, size, quantizer = read_codebooks(files, folder), codebook_size(folder), None
     if tables is not None and size is not None and not configs.top_config_of(root).get("continuous", False):
-        quantizer = ResidualQuantizer(tables, size[0], torch_dtype(quantizer_dtype))
+        quantizer = ResidualQuantizer(tables, size[0], quantizer_dtype)
     return SiglipTower(vision, quantizer)
 
 
@@ -189,7 +181,7 @@ def read_codebooks(files: TensorFiles, folder: Path) -> Tensor | None:
     return torch.stack([table[:entries].float() for table in (tables[:1] if shared else tables)])
 
 
-def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", attention: str = "sdpa") -> TextTower:
+def load_text_tower(source: str | Path | VlmSpec) -> TextTower:
     """The frozen SigLIP text tower of a checkpoint, with its tokenizer and the contrastive scalars. Raises CraftError:
     the checkpoint has none, tensors do not fit, or the tokenizer is not on this machine."""
     root = configs.root_of(source)
@@ -197,14 +189,14 @@ def load_text_tower(source: str | Path | VlmSpec, *, dtype: str = "float32", att
     files = TensorFiles(folder)
     if not any(name.startswith(TEXT) for name in files.names()):
         raise CraftError(f"{folder}: no text tower ({TEXT}*); without captions: --model.lambda_contrastive 0")
-    model = siglip_half(SiglipTextModel, root, attention)
+    model = siglip_half(SiglipTextModel, root)
     _fill(model, files, TEXT)
     name = section_of(folder)["pretrained_model"]
     tokens = siglip_folder(name, folder, root) or (hub_folder(name) if name in configs.KNOWN_SIGLIP else None)
     if tokens is None:
         raise CraftError(f"the text tower's tokenizer is not on this machine: `hf download {name}`")
     scale, bias = (_scalar(files, name) for name in SCALARS)
-    tower = TextTower(model.to(torch_dtype(dtype)), load_tokenizer(tokens), scale, bias)
+    tower = TextTower(model.float(), load_tokenizer(tokens), scale, bias)
     return tower.eval().requires_grad_(False)
 
 
@@ -215,9 +207,9 @@ def _scalar(files: TensorFiles, name: str) -> float:
     raise CraftError(f"{files.folder}: missing rqvaesiglip.{name}")
 
 
-def text_width(source: str | Path | VlmSpec) -> int:
+def text_width(spec: VlmSpec) -> int:
     """dT, width of the text tower's embeddings, from the configs alone; CraftError without a SigLIP text half."""
-    with configs.config_folder(source if isinstance(source, VlmSpec) else VlmSpec(str(source))) as found:
+    with configs.config_folder(spec) as found:
         root = configs.checkpoint_root(found)
         if configs.tower_kind(root) != "siglip":
             place = configs.tower_folder(root)

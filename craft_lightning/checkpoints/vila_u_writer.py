@@ -71,18 +71,16 @@ def tower_config(parts: TowerParts, pretrained_model: str, dtype: torch.dtype) -
     }
 
 
-def _fill_tower(folder: Path, name: str, parts: TowerParts, dtype: torch.dtype, pretrained_model: str | None) -> None:
-    folder.mkdir(exist_ok=True)
+def _fill_tower(folder: Path, name: str, parts: TowerParts, dtype: torch.dtype) -> None:
+    siglip = folder / "siglip"  # the SigLIP config that fixes the shapes of both towers
+    siglip.mkdir(parents=True)
     vision: Any = parts.vision.config
-    if pretrained_model is None:  # the SigLIP config that fixes the shapes of both towers
-        pretrained_model, siglip = f"{name}/siglip", folder / "siglip"
-        siglip.mkdir()
-        with quiet():
-            config = {"model_type": "siglip", "vision_config": vision.to_diff_dict()}
-            config |= {} if parts.text is None else {"text_config": parts.text.config.to_diff_dict()}
-        write_json(siglip / "config.json", config)
-        if parts.text_tokenizer is not None:
-            parts.text_tokenizer.save_pretrained(siglip)
+    with quiet():
+        config = {"model_type": "siglip", "vision_config": vision.to_diff_dict()}
+        config |= {} if parts.text is None else {"text_config": parts.text.config.to_diff_dict()}
+    write_json(siglip / "config.json", config)
+    if parts.text_tokenizer is not None:
+        parts.text_tokenizer.save_pretrained(siglip)
     save_tensors(folder / SAFE, {k: v.to(dtype) for k, v in tower_tensors(parts).items()})
     # What a CLIPImageProcessor reads; our own pixels are image_processing's.
     square, half = {"height": vision.image_size, "width": vision.image_size}, [0.5, 0.5, 0.5]
@@ -90,21 +88,14 @@ def _fill_tower(folder: Path, name: str, parts: TowerParts, dtype: torch.dtype, 
     sizes = {"size": square, "resample": 3, "crop_size": square, "rescale_factor": 1 / 255}
     processor = {"image_processor_type": "CLIPImageProcessor", **steps, **sizes, "image_mean": half, "image_std": half}
     write_json(folder / "preprocessor_config.json", processor)
-    write_json(folder / "config.json", tower_config(parts, pretrained_model, dtype))
+    write_json(folder / "config.json", tower_config(parts, f"{name}/siglip", dtype))
 
 
-def write_tower(
-    folder: str | Path, parts: TowerParts, *, dtype: torch.dtype = torch.float16, pretrained_model: str | None = None
-) -> None:
-    """A ``vision_tower/`` folder on its own, to be named by several checkpoints or to stand in one.
-
-    Args:
-        folder: replaced as a whole when everything is written. dtype: of every stored tensor, the codebook included.
-        pretrained_model: known hub id or folder with the SigLIP ``config.json``; None writes that folder inside, as
-            ``siglip/``, with the text tokenizer.
-    """
+def write_tower(folder: str | Path, parts: TowerParts, *, dtype: torch.dtype = torch.float16) -> None:
+    """A ``vision_tower/`` folder on its own, to be named by several checkpoints or to stand in one; replaced as a whole
+    when everything is written. ``dtype``: of every stored tensor, the codebook included."""
     with fresh_folder(folder) as fresh:
-        _fill_tower(fresh, Path(folder).name, parts, dtype, pretrained_model)
+        _fill_tower(fresh, Path(folder).name, parts, dtype)
 
 
 def _fill_llm(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
@@ -130,7 +121,6 @@ def write_vlm(
     conversation: str = "vicuna_v1",
     continuous: bool = False,
     aspect: str = "resize",
-    pretrained_model: str | None = None,
 ) -> None:
     """A whole checkpoint in the VILA-U layout, replaced as a whole when everything is written. Raises CraftError: the
     named tower does not exist, or an unknown conversation or aspect.
@@ -140,7 +130,7 @@ def write_vlm(
         language_model: a transformers causal language model (Llama, Qwen2).
         tokenizer: its tokenizer; has ``<im_start>`` and ``<im_end>`` if ``image_wrap``.
         dtype: of every stored tensor. aspect: ``"resize"`` or ``"pad"``, how images become squares.
-        image_wrap, conversation, continuous: see :mod:`.vila_u`. pretrained_model: as in :func:`write_tower`.
+        image_wrap, conversation, continuous: see :mod:`.vila_u`.
     """
     if conversation not in CONVERSATIONS or aspect not in ("resize", "pad"):
         raise CraftError(f"conversation {conversation!r} is not one of {CONVERSATIONS}, or aspect {aspect!r} unknown")
@@ -149,7 +139,7 @@ def write_vlm(
     with fresh_folder(folder) as fresh:
         tower_folder = Path(folder) / tower if isinstance(tower, str) else fresh / "vision_tower"
         if not isinstance(tower, str):
-            _fill_tower(tower_folder, "vision_tower", tower, dtype, pretrained_model)
+            _fill_tower(tower_folder, "vision_tower", tower, dtype)
         _fill_llm(fresh / "llm", language_model, tokenizer, dtype)
         (fresh / "mm_projector").mkdir()
         projector_facts = fill_adapter(fresh / "mm_projector", projector, dtype)

@@ -64,16 +64,12 @@ def suffixes() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)
 
 
-def read_image(path: str | Path, root: str | Path | None = None) -> Image.Image:
-    """The image of a file as every verb sees it, see :func:`to_rgb`; relative paths start at ``root``, if it is given,
-    and no file may lie outside of it, symbolic links resolved. Raises CraftError: no such file, one outside ``root``,
-    or see :func:`opened`."""
-    file = Path(path) if root is None else Path(root) / path
-    if root is not None and not file.resolve().is_relative_to(Path(root).resolve()):
-        raise CraftError(f"{path}: leaves its root {root}")
-    if not file.is_file():
-        raise CraftError(f"no image {file}")
-    with opened(file, str(file)) as image:
+def read_image(path: str | Path) -> Image.Image:
+    """The image of a file as every verb sees it, see :func:`to_rgb`. Raises CraftError: no such file, or see
+    :func:`opened`."""
+    if not Path(path).is_file():
+        raise CraftError(f"no image {path}")
+    with opened(Path(path), str(path)) as image:
         return to_rgb(image)
 
 

@@ -55,14 +55,10 @@ _TOKENIZER_IMAGES = 4000
 
 
 class FamilyBuilder:
-    """Builds what is missing of a family.
+    """Builds what is missing of a family, and prints lines of progress."""
 
-    Args:
-        plan: the family. log: takes a line of progress.
-    """
-
-    def __init__(self, plan: FamilyPlan, log: Callable[[str], None] = print) -> None:
-        self.plan, self.log = plan, log
+    def __init__(self, plan: FamilyPlan) -> None:
+        self.plan = plan
         self.fabric = fabric_of("bf16-mixed", 1)
         self.twins = [kind() for kind in TWINS.values()]
 
@@ -75,10 +71,10 @@ class FamilyBuilder:
             if only and name not in only:
                 continue
             if (folder / "config.json").is_file():
-                self.log(f"{folder}: there already")
+                print(f"{folder}: there already")
             else:
                 write(folder)
-                self.log(f"wrote {folder}")
+                print(f"wrote {folder}")
 
     @cached_property
     def studio(self) -> Studio:
@@ -87,13 +83,13 @@ class FamilyBuilder:
 
     def _draw(self, per_twin: int) -> Studio:
         studio = Studio(self.twins, self.plan.tower.shape.image_size, per_twin)
-        self.log(f"drew {len(studio)} studio images of {len(self.twins)} synthetic datasets")
+        print(f"drew {len(studio)} studio images of {len(self.twins)} synthetic datasets")
         return studio
 
     def _train(
         self, name: str, model: Any, batch: Callable[[int], Any], loop: LoopSpec, folder: Path, data: str
     ) -> None:
-        run_stage(name, model.train(), batch, loop, folder, self.fabric, self.log, data)
+        run_stage(name, model.train(), batch, loop, folder, self.fabric, data=data)
 
     def _tower(self, folder: Path) -> None:
         """Stage 0."""
@@ -187,7 +183,7 @@ class FamilyBuilder:
     def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, encoder: ConversationEncoder) -> None:
         """Stage 1, and the two halves of stage 2."""
         stored, seed = store_tokens(vlm.tower, self.studio.images, len(self.studio)), self.plan.seed + plan.seed
-        self.log(f"{plan.name}: stored the tokens of {len(self.studio)} images")
+        print(f"{plan.name}: stored the tokens of {len(self.studio)} images")
 
         @lru_cache(2)
         def chunk(name: str, number: int) -> list[tuple[int, TokenizedConversation]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -102,9 +102,7 @@ def measure_backbone(name: str, dataset: str, items: int) -> dict[str, Any]:
     }
 
 
-def report(
-    names: Sequence[str], tower_folder: Path, path: Path, items: int, log: Callable[[str], None] = print
-) -> None:
+def report(names: Sequence[str], tower_folder: Path, path: Path, items: int) -> None:
     """Measure every model on every synthetic dataset; write ``path`` (JSON) after each, and print it as Markdown."""
     tower = {**weights(tower_folder), "codebook": measure_codebook(tower_folder)}
     result: dict[str, Any] = {"items": items, "tower": tower, "models": {}}
@@ -113,9 +111,9 @@ def report(
         result["models"][name] = model
         for dataset in TWINS:
             figures = model["studio"][dataset] = measure_backbone(name, dataset, items)
-            log(f"{name:16s} {dataset:14s} exact {figures['exact_match']:.3f}  justified {figures['justified']:.3f}")
+            print(f"{name:16s} {dataset:14s} exact {figures['exact_match']:.3f}  justified {figures['justified']:.3f}")
         write_json(path, result)
-    log(to_markdown(result))
+    print(to_markdown(result))
 
 
 def weights(folder: Path) -> dict[str, Any]:

@@ -112,8 +112,7 @@ class LazyImages:
     """Images ``[3, side, side]`` uint8 that are read when they are needed, for sets too large to keep in memory."""
 
     def __init__(self, stored: Sequence[StoredImage], side: int, aspect: Aspect = "resize") -> None:
-        self.stored, self.side = tuple(stored), side
-        self.aspect: Aspect = aspect
+        self.stored, self.side, self.aspect = tuple(stored), side, aspect
 
     def __len__(self) -> int:
         return len(self.stored)

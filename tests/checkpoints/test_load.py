@@ -241,7 +241,7 @@ def test_a_codebook_that_the_config_does_not_describe_is_not_passed_over(folder:
 @pytest.mark.parametrize("read", [load_vlm, skeleton])
 def test_a_tower_of_one_block_is_refused(tmp_path: Path, read: Callable[[VlmSpec], object]) -> None:
     write_tiny(tmp_path / "model", layers=1)
-    with pytest.raises(CraftError, match="vision_tower: a tower needs at least two blocks"):
+    with pytest.raises(CraftError, match=r"vision_tower: .*\(a tower needs at least two blocks"):
         read(VlmSpec(str(tmp_path / "model")))
 
 
@@ -330,7 +330,7 @@ def test_an_index_names_a_file_for_each_tensor(folder: Path, places: Any) -> Non
 def test_a_damaged_tokenizer_is_one_line(folder: Path) -> None:
     change_json(folder / "llm" / "tokenizer.json", model=1)
     with pytest.raises(CraftError, match="llm: cannot be read as a tokenizer"):
-        load_tokenizer(folder)
+        load_tokenizer(folder / "llm")
 
 
 def test_unknown_siglip_shape(folder: Path) -> None:
@@ -381,7 +381,7 @@ def test_general_tokenizers_keep_their_own_word_splitting(tmp_path: Path) -> Non
     """AutoTokenizer would put Qwen2's splitting in its place, because of the language model's type."""
     write_tiny(tmp_path / "m", llm="qwen2")
     own, text = tiny_tokenizer("qwen2", 360), "it is 12345 km, I'LL say\n\n  three"
-    read = load_tokenizer(tmp_path / "m")
+    read = load_tokenizer(tmp_path / "m/llm")
     assert read.encode(text) == own.encode(text)
     assert read.decode(read.encode(text)) == text
     assert read.chat_template == own.chat_template
@@ -458,7 +458,7 @@ def test_dtypes(folder: Path) -> None:
     assert vlm.codebook_hash == load_tower(folder).quantizer.hash()
     with pytest.raises(CraftError, match="float32, bfloat16, float16"):
         load_tower(folder, dtype="int8")
-    with pytest.raises(CraftError, match="vision_tower: distances are computed in float32 or bfloat16"):
+    with pytest.raises(CraftError, match=r"vision_tower: .*\(distances are computed in float32 or bfloat16"):
         load_tower(folder, quantizer_dtype="float16")
 
 

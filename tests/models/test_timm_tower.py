@@ -64,5 +64,5 @@ def test_unknown_models_are_refused() -> None:
 def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
     write_timm_tower(tmp_path, TimmTower(NAME))
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CraftError, match=r"no weight file .*model\.safetensors"):
+    with pytest.raises(CraftError, match=r"no weights in .*model\.safetensors"):
         load_tower(tmp_path)
