@@ -189,7 +189,7 @@ def test_known_unused_tensors_are_reported(folder: Path, caplog: pytest.LogCaptu
         ("vision_tower", f"{BOOK}0.weight", None, "missing .*codebooks.0.weight"),
         ("vision_tower", f"{BOOK}0.weight", torch.zeros(64, 32), "64 codes and a padding row"),
         ("vision_tower", f"{BOOK}7.weight", torch.zeros(65, 32), "unexpected .*codebooks.7.weight"),
-        ("vision_tower", f"{BOOK}0.weight", torch.zeros(65, 48), "vision_tower: codewords of width 48 .* of width 32"),
+        ("vision_tower", f"{BOOK}0.weight", torch.zeros(65, 48), "vision_tower: .*words of width 48 .* of width 32"),
         ("vision_tower", f"{TEXT}encoder.layers.9.mlp.fc1.bias", torch.zeros(1), "unexpected .*text_.*9.mlp.fc1.bias"),
         ("vision_tower", f"{TEXT}head.bias", None, "missing rqvaesiglip.siglip_model.text_model.head.bias"),
         ("mm_projector", "layers.2.bias", None, "missing layers.2.bias"),
@@ -299,7 +299,7 @@ def test_values_that_make_no_model_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [load_tower, load_text_tower, text_width])
+@pytest.mark.parametrize("read", [load_tower, load_text_tower, lambda path: text_width(VlmSpec(str(path)))])
 @pytest.mark.parametrize(
     ("config", "reason"),
     [({"num_attention_heads": 7}, "divisible"), ({"hidden_size": "x"}, "hidden_size"), ("x", "no")],
