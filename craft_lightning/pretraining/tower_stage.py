@@ -70,10 +70,14 @@ class EmaCodebook(nn.Module):
         self.counts.fill_(1.0)
         self.ready.fill_(True)
 
+    def quantizer(self) -> ResidualQuantizer:
+        """The table as it stands, frozen."""
+        return ResidualQuantizer(self.table.clone().unsqueeze(0), self.levels)
+
     @torch.no_grad()
     def encode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Partial sums ``[R, ..., d]`` and codes ``[..., R]`` of ``z`` ``[..., d]``."""
-        quantizer = ResidualQuantizer(self.table.clone().unsqueeze(0), self.levels)
+        quantizer = self.quantizer()
         codes = quantizer.encode(z.float()).codes
         return quantizer.partial_sums(codes), codes
 
