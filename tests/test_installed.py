@@ -72,6 +72,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 def test_the_wheel_has_every_shipped_file(installed: Installed) -> None:
     for table in ("datasets/labels.json", "sources/llava_conversations.json"):
         assert (installed.packages / "data_modules" / table).is_file()
+    assert (installed.packages / "craft_lightning/checkpoints/encoder_card.md").is_file()
     for name in ("experiments", "craft_lightning/pocket", "craft_lightning/report/assets"):
         place = installed.packages / ("craft_lightning/experiments" if name == "experiments" else name)
         wanted = {p.relative_to(ROOT / name) for p in (ROOT / name).rglob("*") if p.is_file()}

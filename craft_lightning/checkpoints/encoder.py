@@ -31,24 +31,9 @@ from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm_spec import BACKBONES
 
 WEIGHTS, PRIOR = "encoder.safetensors", "token_prior.safetensors"
-SPLITS = {"val/accuracy": "validation", "test/exact_match": "test"}
-"""Scores that the hub shows, and what they were found on."""
-CARD = """# {method} encoder of {base}{on}
-
-The vision encoder of `{base}`, adapted with `{method}`; all other parts of the model are as they were. {fits}
-
-{table}
-
-## Use
-
-```python
-from craft_lightning import VisionLanguageModel
-
-encoder = "THIS_FOLDER_OR_REPOSITORY"
-model = VisionLanguageModel.from_pretrained("{base}", encoder=encoder)
-{other}print(model.ask("photo.jpg", "What is shown?"))
-```
-"""
+SPLITS = {"val/accuracy": ("val", "validation"), "test/exact_match": ("test", "test")}
+"""Scores that the hub shows, and what they were found on, as runs and as the hub call it."""
+CARD = str(Path(__file__).with_name("encoder_card.md"))
 HOSTS = {"pocket": ("pocket-vila-u", "pocket-qwen2-xs"), "models": ("vila-u-7b-256",)}
 """By the source of a known surrogate, models of its codebook that the card plugs its encoder into."""
 logger = logging.getLogger(__name__)
@@ -203,60 +188,33 @@ def encoder_folder(name: str | Path, **hub: Any) -> Path:
 def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard:
     """The card of an encoder, in the hub's format, from its :attr:`AdaptedEncoder.config` and the metadata that every
     card of the library has."""
-    run, base, method = config.get("run", {}), str(config.get("base")), str(config.get("method"))
-    dataset, title = run.get("dataset"), run.get("title", run.get("dataset"))
-    kind, named_data = dataset, title
+    run: dict[str, Any] = {"settings": {}, "splits": {}, "scores": {}, **config.get("run", {})}
+    base, dataset, title = str(config.get("base")), run.get("dataset"), run.get("title", run.get("dataset"))
+    kind, named = dataset, title
     if run.get("source") == "twin":  # its scores are not those of the dataset that the hub knows by this name
-        kind, named_data, title = f"craft-drawn-{dataset}", f"{title}, drawn", f"drawn {title}"
-    parts = {"val/accuracy": "val", "test/exact_match": "test"}
-    items = {k: run.get("splits", {}).get(v) for k, v in parts.items() if v not in run.get("limits", {})}
+        kind, named, title = f"craft-drawn-{dataset}", f"{title}, drawn", f"drawn {title}"
+    items = {name: run["splits"].get(ours) for name, (ours, _) in SPLITS.items() if ours not in run.get("limits", {})}
     results = [
         EvalResult(
             task_type="visual-question-answering",
             dataset_type=str(kind),
-            dataset_name=str(named_data),
-            dataset_split=SPLITS[name],
+            dataset_name=str(named),
+            dataset_split=SPLITS[name][1],
             dataset_args={"items": items[name]} if items.get(name) else None,
             metric_type="exact_match",
             metric_value=round(float(value), 4),
         )
-        for name, value in run.get("scores", {}).items()
+        for name, value in run["scores"].items()
         if name in SPLITS
     ]
-    known = BACKBONES.get(base)
-    hub_id, named = known.source if known is not None and "/" in known.source else None, f"{method} encoder of {base}"
+    source = BACKBONES[base].source if base in BACKBONES else ""
     data = ModelCardData(
-        **front, pipeline_tag="image-text-to-text", base_model=hub_id, model_name=named, eval_results=results or None
+        **front,
+        pipeline_tag="image-text-to-text",
+        base_model=source if "/" in source else None,
+        model_name=f"{config.get('method')} encoder of {base}",
+        eval_results=results or None,
     )
-    codebook, trained_on = config.get("codebook_hash"), ""
-    fits = (
-        "It fits every model that reads the codebook below, whatever its language model, and no other."
-        if codebook
-        else "Its tower has no codebook: it fits models with this very tower alone."
-    )
-    if dataset:
-        licence = f", licence: {run['licence']}" if run.get("licence") else ""
-        counts = ", ".join(f"{count:,} {name}" for name, count in run.get("splits", {}).items())
-        trained_on = f"{title if run['source'] == 'twin' else dataset} from {run['source']} ({counts}{licence})"
-    rows = {
-        "base": f"`{base}`",
-        "codebook (SHA-256)" if codebook else "tower (SHA-256)": f"`{codebook or config.get('base_hash')}`",
-        "method": f"`{method}`" + "".join(f", {name} {value}" for name, value in run.get("settings", {}).items()),
-        "data": trained_on,
-        "steps": run.get("steps"),
-        "seed": run.get("seed"),
-        "library": config.get("library"),
-        **{
-            f"{name} (at the last step{f', {items[name]:,} items' if items.get(name) else ''})": f"{value:.4f}"
-            for name, value in run.get("scores", {}).items()
-        },
-    }
-    table = "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items() if v not in (None, ""))])
-    on = f", on {title}" if dataset else ""
-    hosts = HOSTS.get(known.source, ()) if known is not None else ()
-    host = next((name for name in hosts if name != base), "ANOTHER_MODEL_OF_THIS_CODEBOOK")
-    other = (
-        f'model = VisionLanguageModel.from_pretrained("{host}", encoder=encoder)  # or another model of the codebook\n'
-    )
-    body = CARD.format(method=method, base=base, on=on, fits=fits, table=table, other=other if codebook else "")
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+    host = next((name for name in HOSTS.get(source, ()) if name != base), "ANOTHER_MODEL_OF_THIS_CODEBOOK")
+    known = {"config": {"base_hash": None, "library": None, **config}, "run": {"steps": None, "seed": None, **run}}
+    return ModelCard.from_template(data, CARD, **known, base=base, title=title, items=items, host=host)
