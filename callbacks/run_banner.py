@@ -43,11 +43,8 @@ class RunBanner(Callback):
 
 
 class StrategyAdvisor(Callback):
-    """Says after the first step how much memory it took, beside the estimate that the layout was chosen by.
-
-    Args:
-        choice: shown by the run's first lines, see :func:`.run_facts.strategy`.
-    """
+    """Says after the first step how much memory it took, beside the estimate that the layout was chosen by. The run's
+    first lines show the ``choice``, see :func:`.run_facts.strategy`."""
 
     def __init__(self, choice: Choice) -> None:
         self.choice = choice

@@ -20,11 +20,8 @@ NOT_HASHED = ("default_root_dir", "logger", "enable_progress_bar", "enable_model
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the complete resolved config into the run folder: ``config.yaml`` for fit, ``config.test.yaml``...
-
-    Attributes:
-        hash: SHA-256 of it without :data:`NOT_HASHED`, ``overwrite`` and the names of configs.
-    """
+    """Writes the complete resolved config into the run folder: ``config.yaml`` for fit, ``config.test.yaml``... Its
+    ``hash`` is the SHA-256 of it without :data:`NOT_HASHED`, ``overwrite`` and the names of configs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -31,13 +31,8 @@ def digest(value: Any) -> str:
 
 
 def named_files(value: Any, setting: str = "") -> dict[str, str]:
-    """SHA-256 by name of the files that some settings name (a prior, an archive of images).
-
-    A folder counts only as ``data.root``, by what :func:`_named_folder` sees of it.
-
-    Args:
-        setting: dotted name of the value.
-    """
+    """SHA-256 by name of the files that some settings name (a prior, an archive of images); ``setting`` is the dotted
+    name of the value. A folder counts only as ``data.root``, by what :func:`_named_folder` sees of it."""
     if isinstance(value, str):
         found = _named_file(value) or (_named_folder(value) if setting.endswith(".data.root") else None)
         return {} if found is None else {value: found}

@@ -74,9 +74,7 @@ def interval(strata: Sequence[Outcomes], draws: int = DRAWS, seed: int = 0) -> t
     whose outcomes are equal in all seeds are interchangeable, so a draw of n items is a multinomial draw of outcomes.
 
     Args:
-        strata: for each dataset the paired differences ``[seeds, items]``.
-        draws: number of resamples.
-        seed: of the random numbers.
+        strata: for each dataset the paired differences ``[seeds, items]``. draws: number of resamples.
 
     Returns:
         Estimate, lower and upper end of the interval of :data:`LEVEL`.
@@ -97,11 +95,8 @@ def interval(strata: Sequence[Outcomes], draws: int = DRAWS, seed: int = 0) -> t
 
 
 def spread(strata: Sequence[Outcomes]) -> float:
-    """Standard deviation over the seeds, at least two, of the mean over datasets of the mean difference.
-
-    Args:
-        strata: as for :func:`interval`.
-    """
+    """Standard deviation over the seeds, at least two, of the mean over datasets of the mean difference; ``strata`` are
+    those of :func:`interval`."""
     import numpy as np
 
     return float(np.std(np.mean([outcomes.mean(axis=1) for outcomes in strata], axis=0), ddof=1))
@@ -183,15 +178,9 @@ class _Replies:
         self.plan, self.read = plan, cache(read_predictions)
 
     def gain(self, bases: Mapping[int, int], column: int, seeds: Sequence[int], reference: int) -> Outcomes:
-        """Mean gain of some lines over their own baselines, item by item: ``[seeds, items]``.
-
-        Args:
-            bases: line to baseline line. column: of the table. seeds: the runs to use.
-            reference: line whose items all others must match.
-
-        Raises:
-            CraftError: two jobs were asked different items, or a file of replies is not there or not whole.
-        """
+        """Mean gain of some lines over their own baselines (``bases``) at a column, item by item: ``[seeds, items]``.
+        Raises CraftError: a job was asked other items than the ``reference`` line, or a file of replies is not there or
+        not whole."""
         import numpy as np
 
         asked = self._file(reference, column, seeds[0])

@@ -68,14 +68,11 @@ class Module(NamedTuple):
 
 
 def code_version(settings: Mapping[str, Any], method: str, dataset: str) -> str:
-    """SHA-256 over the statements (see :func:`statements`) of all modules behind a job.
+    """SHA-256 over the statements (see :func:`statements`) of all modules behind a job, by its settings as
+    :func:`.cache_key.resolve` returns them; where they name no method or dataset, its fragments do.
 
     Files of another method or dataset do not count unless they are imported: adding one leaves the finished cells
     finished.
-
-    Args:
-        settings: of the job, as :func:`.cache_key.resolve` returns them.
-        method, dataset: names of its fragments, where the settings name none.
     """
     return _version(tuple(starts(settings, method, dataset)))
 
@@ -239,14 +236,9 @@ def _read(source: bytes, package: str | None = None) -> Module:
 
 
 def imports(tree: ast.Module, package: str | None = None) -> set[str]:
-    """Names of the modules in the import statements of a module, inside functions, too; not those for types only.
-
-    Of ``from a.b import c`` both ``a.b`` and ``a.b.c``, since either may be a module.
-
-    Args:
-        tree: the module, parsed.
-        package: that it is in, if it is a user's. None: it is ours, and only what it imports of ours is named.
-    """
+    """Names of the modules in the import statements of a module, inside functions, too; not those for types only. Of
+    ``from a.b import c`` both ``a.b`` and ``a.b.c``, since either may be a module. ``package`` is the one that a user's
+    module is in; None: the module is ours, and only what it imports of ours is named."""
     found, left = set[str](), list[ast.AST](tree.body)
     while left:
         node = left.pop()

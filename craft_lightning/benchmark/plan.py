@@ -136,9 +136,7 @@ def make_plan(
     """All jobs of a table.
 
     Args:
-        spec: the table.
-        runs: results go to ``runs/<scale>``.
-        seeds: in place of the spec's.
+        spec: the table. runs: results go to ``runs/<scale>``. seeds: in place of the spec's.
         limit: a small trial with the same code: two rows, two columns, three training steps and eight times this
             many test items, in the folder ``runs/<scale>-limit<n>``.
 

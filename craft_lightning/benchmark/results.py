@@ -200,12 +200,8 @@ def difference(one: Score | None, other: Score | None) -> Score | None:
 
 
 def gains(plan: Plan, cells: Mapping[Place, Cell], number: int, part: str = "score") -> list[Score | None]:
-    """A line's gain over its baseline line at each column; empty for a line without one.
-
-    Args:
-        plan: the table. cells: its cells. number: of the line.
-        part: what is compared: ``score``, ``seen`` or ``unseen``.
-    """
+    """A line's gain over its baseline line at each column, in one ``part`` (``score``, ``seen`` or ``unseen``); empty
+    for a line without one."""
     base = baseline_of(plan, plan.lines[number])
     if base is None:
         return []

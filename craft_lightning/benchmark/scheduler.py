@@ -39,12 +39,10 @@ def run_plan(
     with it, and the others go on. After three failures in a row nothing new is started, unless ``keep_going``.
 
     Args:
-        plan: what to compute.
-        workers: number of worker processes.
+        plan: what to compute. workers: number of worker processes. keep_going: never stop early.
         view: what shows the progress; None for nothing.
-        keep_going: never stop early.
         worker: the command of a worker process.
-        launcher: starts a worker: here, or as jobs of a cluster (:func:`.cluster_launcher`).
+        launcher: starts one: here, or as jobs of a cluster (:func:`.cluster_launcher`).
 
     Raises:
         CraftError: if the workers cannot start.
@@ -203,12 +201,8 @@ def no_weights(backbone: Backbone) -> str:
 
 
 def message(job: Job, resuming: bool = False, metrics: Sequence[str] = ()) -> dict[str, Any]:
-    """What a worker is told about a job.
-
-    Args:
-        job: to compute. resuming: go on from the last checkpoint in its folder.
-        metrics: that its result must hold, because the table reads them.
-    """
+    """What a worker is told about a job: whether it goes on from the last checkpoint in its folder (``resuming``), and
+    the metrics that its result must hold, because the table reads them."""
     flags = ["--trainer.enable_progress_bar=false", *(["--ckpt_path=last"] if resuming else [])]
     # A job that a cluster starts again finds files of its own.
     flags += ["--overwrite=true"] if job.kind == "eval" else []

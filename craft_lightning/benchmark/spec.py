@@ -46,16 +46,9 @@ def find_table(name: str, scale: str | None = None) -> Path:
 
 
 def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> parts.TableSpec:
-    """Read and check a table.
-
-    Args:
-        path: the YAML file; the paths in it are relative to its folder.
-        scale: refuse the file if it is made for another scale.
-        budget: another one than ``short`` makes a table of its own, ``<name>-<budget>``.
-
-    Raises:
-        CraftError: with every mistake found, one a line.
-    """
+    """Read and check a table's YAML file; the paths in it are relative to its folder. A budget other than ``short``
+    makes a table of its own, ``<name>-<budget>``. Raises CraftError: every mistake found, one a line; a file that is
+    made for another ``scale`` is one."""
     raw = read_mapping(path)
     if budget != SHORT:
         raw |= {"budget": budget, "name": f"{raw.get('name', path.stem)}-{budget}"}

@@ -99,14 +99,9 @@ def one_class(layers: Sequence[Layer]) -> None:
 
 
 def links_hold(layers: Sequence[Layer], links: Mapping[str, str], parsed: Mapping[str, Any]) -> None:
-    """Refuse a value that is overwritten because its setting follows another one.
-
-    Args:
-        links: settings by those that follow them. parsed: every setting as it will be used.
-
-    Raises:
-        CraftError: the two values differ; with both, and the setting to change.
-    """
+    """Refuse a value that is overwritten because its setting follows another one: ``links`` holds settings by those
+    that follow them, ``parsed`` every setting as it will be used. Raises CraftError: the two values differ; with both,
+    and the setting to change."""
     told = {name: (where, value) for where, settings in layers for name, value in settings.items()}
     for target, source in links.items():
         where, value = told.get(target, ("", parsed[target]))

@@ -76,11 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def examine(scale: str) -> dict[str, CheckResult]:
-    """Every check by its name, in order.
-
-    Args:
-        scale: ``pocket`` or ``paper``: what counts as missing.
-    """
+    """Every check by its name, in order; the scale, ``pocket`` or ``paper``, says what counts as missing."""
     checks: dict[str, Callable[[], CheckResult]] = {
         "python": python,
         "packages": packages,
@@ -128,11 +124,8 @@ def declared() -> list[str]:
 
 
 def requirements(lines: Sequence[str], extras: Iterable[str] = ("",)) -> Iterator[Requirement]:
-    """What lines of requirements ask for on this machine, with what they take from this project's own extras.
-
-    Args:
-        lines: in any form that the standard knows. extras: those that are asked for; an empty name for none.
-    """
+    """What lines of requirements, in any form that the standard knows, ask for on this machine, with what they take
+    from this project's own extras; of those the named ones are asked for, an empty name for none."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 

@@ -72,15 +72,11 @@ def unlike_the_original(root: Path) -> list[str]:
 
 
 def export(checkpoint: Path, encoder: Path, output: Path) -> int:
-    """Copy a checkpoint to ``output`` with the tensors of an adapted encoder in place of its own.
-
-    A tower that the checkpoint shares with others is written into the copy.
+    """Copy a checkpoint to ``output`` with the tensors of an adapted encoder in place of its own, whose number is
+    returned. A tower that the checkpoint shares with others is written into the copy.
 
     Args:
         encoder: folder that :func:`.encoder.write_encoder` made, or the weight file in it.
-
-    Returns:
-        The number of tensors that were put in place.
 
     Raises:
         CraftError: ``output`` exists, lies in the checkpoint or has no room; a checkpoint that is incomplete or in

@@ -107,11 +107,8 @@ TYPES = {
 
 
 def wrong_value(message: str) -> str | None:
-    """What a parser's message says of a value of the wrong type, with the setting's whole name and without jargon.
-
-    Args:
-        message: on one line. None is returned if it is about anything else.
-    """
+    """What a parser's message, on one line, says of a value of the wrong type, with the setting's whole name and
+    without jargon; None if it is about anything else."""
     found = COMPLAINT.fullmatch(message)
     if found is None:
         return None
@@ -133,11 +130,8 @@ EXPECTED = re.compile(r"Expected a|Not a valid subclass|Import path .+ does not 
 
 
 def wrong_part(message: str) -> str | None:
-    """What a parser's message says of a class that a setting of the trainer names, or of that class's own settings.
-
-    Args:
-        message: on one line. None is returned if it is about anything else.
-    """
+    """What a parser's message, on one line, says of a class that a setting of the trainer names, or of that class's own
+    settings; None if it is about anything else."""
     found = re.match(r'Parser key "(trainer\.\w+)": |Does not validate against any of the Union subtypes', message)
     if found is None:
         return None

@@ -72,14 +72,9 @@ def main(argv: Sequence[str]) -> int:
 
 @torch.no_grad()
 def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Print the reply to one prompt, and write its logits if a file is given.
-
-    Args:
-        args: of :func:`parser`. others: arguments of a run; zero-shot is the method if they name none.
-
-    Raises:
-        CraftError: flags that do not go together, no such image or item, or a mistake in the run's arguments.
-    """
+    """Print the reply to one prompt, and write its logits if a file is given. ``others`` are a run's arguments;
+    zero-shot is the method if they name none. Raises CraftError: flags that do not go together, no such image or item,
+    or a mistake in the run's arguments."""
     if args.image is None and (args.question is not None or args.options is not None or args.directive is not None):
         raise CraftError("--question, --options and --directive are about an image: name it with --image FILE")
     if args.image is not None and args.item is not None:

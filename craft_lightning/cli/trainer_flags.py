@@ -69,11 +69,7 @@ def check_seed(seed: Any) -> None:
 
 
 def put_right(trainer: Any, clip: float | None) -> None:
-    """Say in Lightning's words what the flags mean: in place.
-
-    Args:
-        trainer: settings of the trainer, parsed. clip: the method's norm.
-    """
+    """Say in Lightning's words what the trainer's parsed flags mean, in place; ``clip`` is the method's norm."""
     if trainer.callbacks is not None and not isinstance(trainer.callbacks, list):
         trainer.callbacks = [trainer.callbacks]
     if trainer.precision is not None:
@@ -86,14 +82,8 @@ def put_right(trainer: Any, clip: float | None) -> None:
 
 
 def check(verb: str, trainer: Any, clip: float | None) -> None:
-    """Refuse flags that do not do what they say.
-
-    Args:
-        verb: of the run. trainer: settings of the trainer, parsed and put right. clip: the method's norm.
-
-    Raises:
-        CraftError: the first of them, with its value and what to do.
-    """
+    """Refuse flags of the trainer, parsed and put right, that do not do what they say; ``clip`` is the method's norm.
+    Raises CraftError: the first of them, with its value and what to do."""
     for name, told in _refused(verb, trainer, clip):
         raise CraftError(f"--trainer.{name} {trainer[name]}{told}")
 

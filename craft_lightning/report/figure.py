@@ -12,6 +12,7 @@ from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import Results, Score, difference, mean_of
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file
+from craft_lightning.report.templates import ASSETS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,18 +21,7 @@ if TYPE_CHECKING:
 MARKERS = "osD^v<>PXp"
 SIZE = (11.0, 4.4)
 """Inches of the two panels of a curve's row."""
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "craft",
-}
+STYLE = ASSETS / "curves.mplstyle"
 
 
 def curves(plan: Plan) -> list[list[int]]:
@@ -61,7 +51,7 @@ def draw(plan: Plan, results: Results) -> Figure | None:
         raise CraftError("a picture of curves needs matplotlib: pip install 'craft-lightning[figures]'") from error
     from matplotlib import rc_context
 
-    with rc_context(STYLE):
+    with rc_context(fname=STYLE):
         figure = Figure(figsize=(SIZE[0], SIZE[1] * len(lines)), layout="constrained")
         for numbers, pair in zip(lines, figure.subplots(len(lines), 2, squeeze=False), strict=True):
             _curve(plan, results, numbers, pair[0], pair[1])
@@ -114,7 +104,7 @@ def to_section(plan: Plan, figure: Figure | None) -> str:
     from matplotlib import rc_context
 
     out = io.StringIO()
-    with rc_context(STYLE):
+    with rc_context(fname=STYLE):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(plan.spec.title)}" ', 1)
