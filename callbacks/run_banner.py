@@ -52,8 +52,8 @@ class StrategyAdvisor(Callback):
         self._before = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # before the weights are there
-        self._before = run_facts.forget_peak(trainer)
+        run_facts.forget_peak()
+        self._before = run_facts.peak_memory(trainer)  # before the weights are there
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.measured is not None or trainer.global_step == 0 or not trainer.is_global_zero:

@@ -109,9 +109,7 @@ class VisualTokenizer:
         for one in map(_checked, given):
             found += [one] if isinstance(one, Image.Image) else find_images([Path(one)])
         for start in range(0, len(found), batch_size):
-            part = [
-                one if isinstance(one, Image.Image) else read_image(one) for one in found[start : start + batch_size]
-            ]
+            part = map(_opened, found[start : start + batch_size])
             yield torch.stack([preprocess(image, self.tower.image_size, self.aspect) for image in part])
 
     @torch.no_grad()

@@ -17,6 +17,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from craft_lightning.environment import processor
 
+PROCESS = Path("/proc/self")
+"""What Linux says of this process."""
+
 
 def method(module: Any) -> str:
     """Name of the method that a run trains, or whose work it tests: ``zero_shot`` where nothing adapted is plugged in,
@@ -110,8 +113,9 @@ def peak_memory(trainer: Trainer) -> int:
     root = trainer.strategy.root_device
     if root.type == "cuda":
         return torch.cuda.max_memory_allocated(root)
-    if peak := _status("VmHWM"):
-        return peak
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(encoding="ascii")):
+            return int(found[1]) * 1024
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -119,24 +123,12 @@ def peak_memory(trainer: Trainer) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def forget_peak(trainer: Trainer) -> int:
-    """Measure peaks from now on; returns the bytes in use. Only Linux can forget the peak of a process."""
-    root = trainer.strategy.root_device
-    if root.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(root)
-        return torch.cuda.memory_allocated(root)
+def forget_peak() -> None:
+    """Measure peaks from now on: what is in use is the first one. Only Linux can forget the peak of a process."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS") or peak_memory(trainer)
-
-
-def _status(name: str) -> int:
-    """A field of Linux's account of this process in bytes, 0 where there is none."""
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found.group(1)) * 1024 if found else 0
+        (PROCESS / "clear_refs").write_text("5", encoding="ascii")
 
 
 def size(count: float) -> str:

@@ -52,7 +52,7 @@ def find_checkpoint(path: str, run: Path) -> str:
     CraftError: there is none; names those that there are. ``best`` and Lightning's other words never have one: only the
     last step is kept."""
     found = run / "checkpoints" / "last.ckpt" if path == "last" else Path(path)
-    if found.is_dir() and not is_sharded(found):
+    if found.is_dir() and not (found / "checkpoint").is_dir():  # which is one in parts, as DeepSpeed writes it
         inside = (found / "checkpoints" / "last.ckpt", found / "last.ckpt")
         last = next((file for file in inside if file.exists()), None)
         if last is None:
@@ -65,11 +65,6 @@ def find_checkpoint(path: str, run: Path) -> str:
     place = run / "checkpoints" if word else found.parent
     there = ", ".join(sorted(map(str, place.glob("*.ckpt")))) or f"none in {place}"
     raise CraftError(f"no checkpoint {path if word else found}; there is {there}: --ckpt_path takes a file, or last")
-
-
-def is_sharded(path: Path) -> bool:
-    """Whether a folder is a checkpoint in parts, as DeepSpeed writes it."""
-    return (path / "checkpoint").is_dir()
 
 
 def is_finished(folder: Path, step: int) -> bool:

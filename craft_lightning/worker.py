@@ -111,13 +111,10 @@ class StepEvents(Callback):
 
 def reset_peak_memory() -> None:
     """Forget what earlier jobs of this process needed (on Linux; elsewhere the peak is that of the process)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: the next job would begin with it
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    run_facts.forget_peak()
 
 
 @cache

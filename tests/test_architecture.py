@@ -242,7 +242,7 @@ STREAMS = {
     "craft_lightning/workers.py": "answers of a worker, line by line",
     "callbacks/report_files.py": "a line a step; its reader drops a last line that was cut off",
     "data_modules/captioning/captioner.py": "a line an image; its reader drops a last line that was cut off",
-    "craft_lightning/worker.py": "a log, and a switch of the kernel",
+    "craft_lightning/worker.py": "a log",
     "craft_lightning/run_facts.py": "a switch of the kernel",
 }
 """Files that write what is no result, or grows by whole lines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ CPU: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=SimpleNamespace(
 def test_memory_is_the_system_s_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux says the peak since it was forgotten, other Unix systems that of the process, Windows neither."""
     assert run_facts.peak_memory(CPU) > 10**7
-    monkeypatch.setattr(run_facts, "_status", lambda name: 0)
+    monkeypatch.setattr(run_facts, "PROCESS", Path("/nowhere"))
     usage = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=2**20))
     monkeypatch.setitem(sys.modules, "resource", usage)
     monkeypatch.setattr(sys, "platform", "linux")

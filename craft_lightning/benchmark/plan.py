@@ -294,16 +294,14 @@ class _PlanBuilder:
         return known
 
 
+_fragment = cache(read_mapping)
+
+
 @cache
 def _merged(files: tuple[Path, ...]) -> dict[str, Any]:
     """Config fragments, one laid over the other; nobody changes the result."""
     config: dict[str, Any] = resolve(map(_fragment, files), {})["config"]
     return config
-
-
-@cache
-def _fragment(path: Path) -> dict[str, Any]:
-    return read_mapping(path)
 
 
 def _overrides(row: Row, column: Column) -> dict[str, Any]:
