@@ -188,7 +188,7 @@ def encoder_folder(name: str | Path, **hub: Any) -> Path:
 def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard:
     """The card of an encoder, in the hub's format, from its :attr:`AdaptedEncoder.config` and the metadata that every
     card of the library has."""
-    run: dict[str, Any] = {"settings": {}, "splits": {}, "scores": {}, **config.get("run", {})}
+    run: dict[str, Any] = {"settings": {}, "splits": {}, "scores": {}} | config.get("run", {})
     base, dataset, title = str(config.get("base")), run.get("dataset"), run.get("title", run.get("dataset"))
     kind, named = dataset, title
     if run.get("source") == "twin":  # its scores are not those of the dataset that the hub knows by this name
@@ -216,5 +216,5 @@ def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard
         eval_results=results or None,
     )
     host = next((name for name in HOSTS.get(source, ()) if name != base), "ANOTHER_MODEL_OF_THIS_CODEBOOK")
-    known = {"config": {"base_hash": None, "library": None, **config}, "run": {"steps": None, "seed": None, **run}}
-    return ModelCard.from_template(data, CARD, **known, base=base, title=title, items=items, host=host)
+    said = {"base": base, "title": title, "items": items, "host": host}
+    return ModelCard.from_template(data, CARD, None, config=config, run=run, **said)

@@ -150,11 +150,8 @@ def prune_each(
 
 
 def positions_with_gaps(selection: Selection, num_tokens: int, mask: Tensor, first: Tensor) -> Tensor:
-    """``[B, L]`` language-model positions of what is left, as they were before tokens were pruned.
-
-    Args:
-        num_tokens: N. mask: ``[B, L]`` bool, False at padding. first: ``[B]`` place of the first visual token in a row.
-    """
+    """``[B, L]`` language-model positions of what is left, as they were before tokens were pruned from N. ``mask``:
+    ``[B, L]`` bool, False at padding. ``first``: ``[B]`` place of the first visual token in a row."""
     place = torch.arange(selection.positions.shape[1], device=mask.device)
     number = len(place) * torch.ones_like(first) if selection.counts is None else selection.counts
     left_out = num_tokens - number[:, None]

@@ -29,11 +29,8 @@ PROMPT_TAIL = 4
 
 class Projector(nn.Module):
     """Tower width to language-model width, ``[..., width]`` to ``[..., llm_width]``, with the host's parameter names.
-    Raises CraftError: another kind, or ``identity`` between different widths.
-
-    Args:
-        kind: ``mlpNx_gelu`` (N linear layers, exact GELU between), ``linear`` or ``identity``.
-    """
+    ``kind``: ``mlpNx_gelu`` (N linear layers, exact GELU between), ``linear`` or ``identity``. Raises CraftError:
+    another kind, or ``identity`` between different widths."""
 
     def __init__(self, kind: str, width: int, llm_width: int) -> None:
         super().__init__()

@@ -53,9 +53,6 @@ class ConversationEncoder:
 
     The template must write every message alike, and once what opens a conversation (a beginning-of-sequence token, a
     system message); both are checked.
-
-    Args:
-        tokenizer: a transformers tokenizer with a chat template.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -232,10 +229,8 @@ def start_lookups(model: Any, common: float = 0.7, sharpness: float = 4.0) -> No
 
 
 class TextStage(nn.Module):
-    """The text-only stage: mean next-token loss on replies of conversations without images.
-
-    Its forward takes a :class:`VqaBatch` whose prompts hold no placeholder.
-    """
+    """The text-only stage: mean next-token loss on replies of conversations without images (a :class:`VqaBatch` whose
+    prompts hold no placeholder)."""
 
     def __init__(self, language_model: PreTrainedModel) -> None:
         super().__init__()

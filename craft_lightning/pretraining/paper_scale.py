@@ -51,12 +51,9 @@ _PASS = 64
 
 
 class SurrogateBuilder:
-    """Builds a surrogate, or what is missing of it. Raises CraftError: host, language model or data are not on this
-    machine, with the command that brings them.
-
-    Args:
-        plan: what of. fabric: the devices (launched already). log: takes a line of progress.
-    """
+    """Builds a surrogate, or what is missing of it, on the devices of a ``fabric`` that is launched; ``log`` takes a
+    line of progress. Raises CraftError: host, language model or data are not on this machine, with the command that
+    brings them."""
 
     def __init__(self, plan: SurrogatePlan, fabric: Fabric, log: Callable[[str], None] = print) -> None:
         self.plan, self.fabric = plan, fabric
@@ -302,10 +299,8 @@ def chat_tokenizer(folder: Path) -> Any:
 
 
 def add_marks(language: Any, tokenizer: Any) -> None:
-    """Let a language model and its tokenizer know the two marks of an image, and let replies end with the message.
-
-    The marks' embeddings start as the mean of the others, and are learnt in stage 2.
-    """
+    """Let a language model and its tokenizer know the two marks of an image, and let replies end with the message. The
+    marks' embeddings start as the mean of the others, and are learnt in stage 2."""
     known = len(tokenizer)
     tokenizer.add_tokens(list(WRAP_TOKENS), special_tokens=True)
     if len(tokenizer) > len(language.get_input_embeddings().weight):

@@ -239,11 +239,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:
     """The plan of a config file: with a ``language_model`` a surrogate at paper scale, else a family.
 
-    A family's ``stages`` hold what all of its language models share; each may say otherwise. Raises CraftError: no such
-    file, or settings that are unknown, missing or of another type.
-
-    Args:
-        path: of the file. given: settings of a surrogate that take the place of the file's.
+    A family's ``stages`` hold what all of its language models share; each may say otherwise. ``given``: settings of a
+    surrogate that take the place of the file's. Raises CraftError: no such file, or settings that are unknown, missing
+    or of another type.
     """
     settings = read_settings(path)
     if "language_model" in settings:

@@ -71,10 +71,8 @@ class Shards:
         shares: int = 1,
         accept: Callable[[Mapping[str, Tensor]], bool] = lambda tensors: True,
     ) -> int:
-        """Make what is missing of every ``shares``-th file from ``share`` on; returns the number of files made.
-
-        Files whose tensors ``accept`` refuses are made again.
-        """
+        """Make what is missing of every ``shares``-th file from ``share`` on, and again those whose tensors ``accept``
+        refuses; returns the number of files made."""
         made = 0
         for number, rows in list(enumerate(self.ranges))[share::shares]:
             inputs = digest(self.keys[rows.start : rows.stop])

@@ -83,11 +83,8 @@ class EmaCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, sums: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """Move the table towards the residuals of all levels that chose each entry, and restart unused entries.
-
-        Args:
-            z: ``[n, d]``. sums: ``[R, n, d]`` and codes: ``[n, R]`` from :meth:`encode`. generator: of the restarts.
-        """
+        """Move the table towards the residuals of all levels that chose each entry, and restart unused entries. ``z``
+        is ``[n, d]``; ``sums`` ``[R, n, d]`` and ``codes`` ``[n, R]`` are from :meth:`encode`."""
         targets = torch.cat([z] + [z - s for s in sums[:-1]])
         chosen = codes.t().reshape(-1)
         counts = torch.bincount(chosen, minlength=len(self.table)).float()

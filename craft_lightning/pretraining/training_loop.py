@@ -157,10 +157,8 @@ def _gradients(fabric: Fabric, stage: Any, numbers: range) -> dict[str, Tensor]:
 
 
 def _save(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, then rename: a kill leaves the old one or the new one.
-
-    All processes gather sharded states, so there is one name for all of them.
-    """
+    """Write under a temporary name, then rename: a kill leaves the old one or the new one. All processes gather sharded
+    states, so there is one name for all of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fabric.save(partial := path.with_suffix(".partial"), state)
     if fabric.is_global_zero:

@@ -104,11 +104,8 @@ class Tower(nn.Module, ABC):
 
 
 class TransformersTower(Tower):
-    """A tower around a vision model of transformers, whose SigLIP and CLIP differ in few names.
-
-    Args:
-        vision: the model. unused: what never runs besides the last block and the norm behind it.
-    """
+    """A tower around a vision model of transformers, whose SigLIP and CLIP differ in few names. ``unused``: what never
+    runs besides the last block and the norm behind it."""
 
     def __init__(
         self, vision: PreTrainedModel, unused: Sequence[str] = (), quantizer: ResidualQuantizer | None = None
