@@ -227,6 +227,27 @@ class TowerPretraining(nn.Module):
             terms["contrastive"] = self.contrastive(self.pooled(tokens), text, batch.same)
         return terms
 
+    @torch.no_grad()
+    def centre(self, pixel_values: Tensor) -> None:
+        """Take the mean of the features away, bring their spread to 1, and have the codebook begin anew from them.
+
+        Whoever reads tokens normalises them first, so nothing holds their common part and their length back: after
+        some thousand steps the mean is sixteen times what varies, and the first level is left with naming lengths.
+        A pre-norm stream may be scaled as a whole; the mean goes into the bias that is added to it last.
+        """
+        z = self.tower.features(pixel_values).flatten(0, 1)
+        mean, spread = z.mean(0), z.std(0).square().mean().sqrt()
+        self.decoder.bias += self.decoder.weight @ mean
+        self.decoder.weight *= spread
+        vision = self.tower.vision
+        writers: list[Any] = [vision.embeddings.patch_embedding, vision.embeddings.position_embedding]
+        writers += [part for layer in vision.encoder.layers for part in (layer.self_attn.out_proj, layer.mlp.fc2)]
+        for writer in writers:
+            for parameter in writer.parameters():
+                parameter /= spread
+        vision.encoder.layers[-2].mlp.fc2.bias -= mean / spread
+        self.codebook.ready.fill_(False)
+
     def _ready(self, z: Tensor, step: int) -> bool:
         """Collect features of the first steps, then start the codebook from them."""
         if bool(self.codebook.ready):
