@@ -27,6 +27,7 @@ VERBS = {
     "draw": "contact sheet of the synthetic datasets",
     "export": "write an adapted encoder back into a whole checkpoint",
     "doctor": "what this machine has and what is missing",
+    "vocabulary": "words that tokenizers share, for an adapter langbridge",
     "surrogate": "build a surrogate model, or the pocket family from nothing",
 }
 """What each verb does; its module is ``craft_lightning.cli.VERB``."""

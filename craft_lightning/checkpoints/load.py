@@ -25,7 +25,7 @@ from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.continuous import ClipTower
 from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.models.towers.tower import Tower
-from craft_lightning.models.vlm import DiscreteVlm, Projector, context_length
+from craft_lightning.models.vlm import DiscreteVlm, context_length
 from craft_lightning.models.vlm_spec import VlmSpec
 
 
@@ -98,17 +98,17 @@ def load_language_model(folder: Path, *, dtype: str = "float32", attention: str 
     return model.eval()
 
 
-def _projector(spec: VlmSpec, root: Path, tower: Tower, llm_width: int) -> Projector | LangBridge:
-    """The checkpoint's projector, or the LangBridge that the spec puts in its place."""
-    if spec.adapter is not None:
-        root = configs.root_of(VlmSpec(spec.adapter))
-        if (kind := configs.projector_config(root).get("mm_projector_type")) != LangBridge.kind:
-            raise CraftError(f"{spec.adapter} has no LangBridge: a projector {kind!r} knows one language model alone")
-        theirs, own = _tower_of_adapter(root), tower_facts(tower)
-        if other := [name for name, value in own.items() if theirs.get(name) != value]:
-            told = " and ".join(f"{name} {theirs.get(name)}, here {own[name]}" for name in other)
-            raise CraftError(f"the adapter of {spec.adapter} reads another tower: {told}")
-    return load_projector(root, tower.width, llm_width)
+def load_langbridge(source: str | Path, tower: Tower, llm_width: int) -> LangBridge:
+    """The LangBridge of a model (its name or folder), or of a folder on its own, for the same tower and any language
+    model of this width. Raises CraftError: it has none, or one of another tower."""
+    root = configs.root_of(VlmSpec(str(source)))
+    if (kind := configs.projector_config(root).get("mm_projector_type")) != LangBridge.kind:
+        raise CraftError(f"{source} has no LangBridge: a projector {kind!r} knows one language model alone")
+    theirs, own = _tower_of_adapter(root), tower_facts(tower)
+    if other := [name for name, value in own.items() if theirs.get(name) != value]:
+        told = " and ".join(f"{name} {theirs.get(name)}, here {own[name]}" for name in other)
+        raise CraftError(f"the adapter of {source} reads another tower: {told}")
+    return cast(LangBridge, load_projector(root, tower.width, llm_width))
 
 
 def _tower_of_adapter(root: Path) -> dict[str, Any]:
@@ -119,8 +119,9 @@ def _tower_of_adapter(root: Path) -> dict[str, Any]:
 
 def tower_facts(tower: Tower) -> dict[str, Any]:
     """What a projector knows a tower by: the hash of its codebook, or its own where it has none."""
-    codebook = None if tower.quantizer is None else tower.quantizer.hash()
-    return {"codebook_hash": codebook, "base_hash": tower.base_hash}
+    if tower.quantizer is not None:
+        return {"codebook_hash": tower.quantizer.hash(), "base_hash": None}
+    return {"codebook_hash": None, "base_hash": tower.base_hash or weights_hash(tower)}
 
 
 def load_vlm(spec: VlmSpec) -> DiscreteVlm:
@@ -138,10 +139,11 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     embedding: Any = language_model.get_input_embeddings()
     if len(tokenizer) > (rows := embedding.num_embeddings):
         raise CraftError(f"{llm}: the tokenizer has {len(tokenizer)} entries, the embedding {rows} rows")
-    projector = _projector(spec, root, tower, language_model.config.hidden_size)
+    width = language_model.config.hidden_size
+    adapter: Any = spec.adapter and load_langbridge(spec.adapter, tower, width)
     vlm = DiscreteVlm(
         tower,
-        projector.to(torch_dtype(spec.dtype)),
+        (adapter or load_projector(root, tower.width, width)).to(torch_dtype(spec.dtype)),
         language_model,
         tokenizer,
         image_wrap=bool(facts.get("image_wrap", False)),

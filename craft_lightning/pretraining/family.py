@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from craft_lightning.checkpoints.adapter import WORDS, read_words, write_words
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
-from craft_lightning.models.vlm import DiscreteVlm, Projector
+from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.pretraining.language_stage import (
     CHAT,
     CHUNK_BATCHES,
@@ -38,6 +39,7 @@ from craft_lightning.pretraining.plans import FamilyPlan, LanguagePlan, LoopSpec
 from craft_lightning.pretraining.tokenizers import train_tokenizer
 from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
 from craft_lightning.pretraining.training_loop import fabric_of, run_stage
+from craft_lightning.pretraining.words import adapter_digest, common_words, first_projector, studio_texts
 from craft_lightning.types import VqaBatch
 from data_modules.twins import TWINS
 from data_modules.twins.studio import ALL_KINDS, MOSTLY_QUESTIONS, Studio, rng_of
@@ -126,8 +128,9 @@ class FamilyBuilder:
         self._read(plan, model, encoder)
         tower = load_tower(self.plan.output / TOWER)
         tower.quantizer = None if plan.continuous else tower.quantizer
+        words = self._words_of_all() if plan.langbridge is not None else ()
         torch.manual_seed(self.plan.seed + plan.seed)
-        projector = Projector("mlp2x_gelu", tower.width, plan.shape.width)
+        projector = first_projector(plan, tower, plan.shape.width, words, self.plan.output)
         self._see(plan, DiscreteVlm(tower, projector, model, tokenizer, **CHAT), encoder)
         write_vlm(
             folder,
@@ -202,9 +205,20 @@ class FamilyBuilder:
             return Shown([row for row, _ in pairs], [conversation for _, conversation in pairs])
 
         data = f"seed {seed}, {self.plan.pictures_per_twin} pictures a twin"
-        for name in ("projector", "joint", "questions"):
+        taken = plan.adapter_of is not None
+        data += adapter_digest(vlm.projector, taken)
+        for name in ("joint", "questions") if taken else ("projector", "joint", "questions"):
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector")
             self._train(name, stage, partial(batch, name), getattr(plan, name), self.plan.work / plan.name, data)
+
+    def _words_of_all(self) -> list[str]:
+        """What the tokenizers of all language models share, found on first use and kept in the work folder."""
+        file = self.plan.work / WORDS
+        if not file.is_file():
+            made = {plan.tokenizer or plan.reader: plan for plan in reversed(self.plan.language)}
+            tokenizers = [self.tokenizer(name, plan.vocabulary, plan.shape.style) for name, plan in made.items()]
+            write_words(file, common_words(tokenizers, studio_texts(self.studio)))
+        return read_words(file)
 
     def tokenizer(self, name: str, size: int, style: Any = "siglip") -> PreTrainedTokenizerBase:
         """The tokenizer of a part, trained on first use and kept in the work folder."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.pretraining.plans import LanguageSpec
@@ -293,7 +294,8 @@ class Shown(NamedTuple):
 
 
 class VisionLanguageStage(nn.Module):
-    """Stage 1 (projector) or stage 2 (projector and language model) on stored visual tokens."""
+    """Stage 1 (projector) or stage 2 (projector and language model) on stored visual tokens; the word matrix of a
+    LangBridge follows the language model's embeddings."""
 
     def __init__(self, vlm: DiscreteVlm, stored: StoredTokens, train_language: bool) -> None:
         super().__init__()
@@ -304,5 +306,8 @@ class VisionLanguageStage(nn.Module):
     def forward(self, batch: Shown) -> dict[str, Tensor]:
         """The one term of the loss."""
         (vlm,) = self._vlm
+        if isinstance(self.projector, LangBridge):  # a loaded model finds the words where they are, so does every step
+            table: Any = vlm.language_model.get_input_embeddings()
+            self.projector.follow(table.weight)
         text = collate(batch.conversations, vlm.tokenizer.pad_token_id).to(vlm.device)
         return {"reply": batch.weight * vlm(self._stored.take(batch.rows, vlm.device), text).answer_loss}

@@ -28,7 +28,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import READING, to_pixels
 from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.tower import Tower
-from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm, Projector
+from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, models_root, resolve
 from craft_lightning.pretraining.language_stage import (
     CHAT,
@@ -43,6 +43,7 @@ from craft_lightning.pretraining.language_stage import (
 from craft_lightning.pretraining.plans import LoopSpec, OptimizerSpec, StagePlan, SurrogatePlan
 from craft_lightning.pretraining.shards import Shards, StoredConversations, digest, tensors_digest, token_rows
 from craft_lightning.pretraining.training_loop import run_stage
+from craft_lightning.pretraining.words import adapter_digest, first_projector
 from data_modules.sources.images import read_square
 from data_modules.sources.llava_conversations import PUBLISHED, Talks
 
@@ -73,6 +74,8 @@ class SurrogateBuilder:
             self.log(f"{self.output}: there already")
             return self.output
         stages = {"projector": self.plan.projector, "joint": self.plan.joint}
+        if self.plan.adapter_of is not None:
+            del stages["projector"]
         names = dict.fromkeys(name for stage in stages.values() for name in stage.sets)
         sets = {name: Talks(self.plan.data, PUBLISHED[name]) for name in names}
         for talks in sets.values():
@@ -164,13 +167,13 @@ class SurrogateBuilder:
         return shards
 
     def model(self, tower: Tower) -> DiscreteVlm:
-        """The language model as published, the marks of an image added, behind a new projector."""
+        """The language model as published, the marks of an image added, behind the projector that it begins with."""
         language: Any = load_language_model(self.language_folder)
         tokenizer = chat_tokenizer(self.language_folder)
         add_marks(language, tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)
-            projector = Projector("mlp2x_gelu", tower.width, language.config.hidden_size)
+            projector = first_projector(self.plan, tower, language.config.hidden_size)
         return DiscreteVlm(tower, projector, language, tokenizer, aspect=aspect_of(self.host), **CHAT)
 
     def stage(
@@ -184,7 +187,7 @@ class SurrogateBuilder:
     ) -> None:
         """One epoch of a stage, from the previous one's weights."""
         plan: StagePlan = getattr(self.plan, name)
-        if name == "joint":
+        if name == "joint" and self.plan.adapter_of is None:
             self._load("projector", vlm.projector, "projector")
         if self.plan.recompute:
             recompute(vlm.language_model)
@@ -202,6 +205,7 @@ class SurrogateBuilder:
         # Of all weights that it starts from: the language model's, and the first stage's projector.
         start = tensors_digest(dict(model.named_parameters()))[:12]
         data = f"{len(usable)} rows of {', '.join(plan.sets)} ({read}) from weights {start}"
+        data += adapter_digest(vlm.projector, taken=False)  # whose weights are among those
         run_stage(name, model, batch, loop, self.work, self.fabric, self.log, data, passes)
 
     def _load(self, stage: str, module: nn.Module, part: str) -> None:

@@ -135,6 +135,22 @@ class ReadingPhases:
     match_few: int
 
 
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LangBridgeSpec:
+    """An adapter :class:`.langbridge.LangBridge` in place of the usual projector.
+
+    Attributes:
+        words: how many it combines, the first of a subset. hidden: width of its inner layers.
+        combination: see there. file: the subset, as the verb ``vocabulary`` writes it; a family without one takes the
+            words that all of its tokenizers share.
+    """
+
+    words: int
+    hidden: int
+    combination: Literal["softmax", "linear"] = "softmax"
+    file: Folder | None = None
+
+
 @dataclass(frozen=True, config=STRICT)
 class LanguagePlan:
     """One language model of a family.
@@ -146,6 +162,8 @@ class LanguagePlan:
         like: name of a model whose plan, tokenizer and text-only stages it shares (a continuous twin).
         tokenizer: name of a model whose tokenizer it shares; None: its reader's.
         continuous: reads features instead of codewords. seed: is added to the family's.
+        langbridge: its adapter, if that is one. adapter_of: another of the family's, or an adapter's folder, whose
+            LangBridge it starts from, without stage 1.
     """
 
     name: str
@@ -161,6 +179,8 @@ class LanguagePlan:
     tokenizer: str | None = None
     continuous: bool = False
     seed: int = 0
+    langbridge: LangBridgeSpec | None = None
+    adapter_of: str | None = None
 
     @property
     def reader(self) -> str:
@@ -207,6 +227,8 @@ class SurrogatePlan:
         precision: Fabric's name. strategy: of several devices; ``fsdp2`` for what does not fit on each.
         recompute: gradient checkpointing. skip_broken: images that cannot be read are left out and counted.
         seed: order of the data (the same for every language model), initial projector.
+        langbridge: its adapter, if that is one. adapter_of: a model, or an adapter's folder, whose LangBridge it starts
+            from, without stage 1.
     """
 
     name: str
@@ -223,6 +245,8 @@ class SurrogatePlan:
     recompute: bool = True
     skip_broken: bool = False
     seed: int = 0
+    langbridge: LangBridgeSpec | None = None
+    adapter_of: str | None = None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -272,5 +296,6 @@ def _told(kind: Any, mistake: Mapping[str, Any]) -> str:
         return f"{where}: {mistake['msg']}, got {mistake['input']!r}"
     for step in path:
         kind = kind.__pydantic_fields__[step].annotation if isinstance(step, str) else get_args(kind)[0]
+        kind = get_args(kind)[0] if type(None) in get_args(kind) else kind
     inside = f" of {'.'.join(map(str, path))}" if path else ""
     return str(unknown(f"setting{inside}", name, kind.__pydantic_fields__))

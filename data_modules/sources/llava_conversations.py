@@ -7,7 +7,7 @@ image's place in the text is marked ``<image>``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,14 @@ class Talks:
             return image_in(self.folder, name)
         except BadRecordError as error:
             raise CraftError(f"{self.published.title}: {error}") from error
+
+
+def texts_of(file: Path) -> Iterator[str]:
+    """All that is said in a file of this format, with or without images. Raises CraftError: it is not of this
+    format."""
+    for index, row in enumerate(_rows(file)):
+        for said in _turns(row, f"{file}, row {index}"):
+            yield from said
 
 
 def _rows(file: Path) -> list[Mapping[str, Any]]:

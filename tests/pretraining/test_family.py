@@ -107,13 +107,18 @@ def test_the_shipped_plan_is_read() -> None:
     plan = plan_of(Path(build.__file__).parents[2] / "experiments" / "surrogates" / "pocket.yaml")
     names = [part.name for part in plan.language]
     qwen = ["pocket-qwen2-xs", "pocket-qwen2.5-xs", "pocket-qwen2-s", "pocket-qwen2.5-m"]
-    assert names == ["pocket-vila-u", "pocket-vila", *qwen, "pocket-qwen2-xs-again"]
-    first, again = plan.language[2], plan.language[-1]
+    bridges = ["pocket-vila-langbridge", "pocket-qwen2-langbridge"]
+    assert names == ["pocket-vila-u", "pocket-vila", *qwen, "pocket-qwen2-xs-again", *bridges]
+    first, again = plan.language[2], plan.language[-3]
     assert replace(again, name=first.name, seed=0, tokenizer=None) == first
     assert plan.language[1].reader == "pocket-vila-u"
     assert plan.language[1].shape == plan.language[0].shape
     assert {part.joint for part in plan.language} == {plan.language[0].joint}
-    assert {part.tokenizer or part.reader for part in plan.language[2:]} == {"pocket-qwen2-xs"}
+    assert {part.tokenizer or part.reader for part in plan.language[2:-2]} == {"pocket-qwen2-xs"}
+    # The adapter of the first of these is that of the second, which learns to read it in stage 2.
+    assert [part.reader for part in plan.language[-2:]] == ["pocket-vila-u", "pocket-qwen2-xs"]
+    assert [part.adapter_of for part in plan.language[-2:]] == [None, bridges[0]]
+    assert [part.langbridge is None for part in plan.language] == [True] * 7 + [False, True]
 
 
 def test_a_model_may_differ_from_the_shared_stages(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from craft_lightning.checkpoints.adapter import write_words
 from craft_lightning.checkpoints.load import load_language_model, load_tower, load_vlm
 from craft_lightning.cli import surrogate as verb
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess, read_image
+from craft_lightning.models.langbridge import LangBridge, token_texts
 from craft_lightning.models.vlm import WRAP_TOKENS
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
 from craft_lightning.pretraining import paper_scale
@@ -107,6 +109,36 @@ def test_the_result_loads_and_answers(built: tuple[Path, list[str]], checkpoints
     # Frozen parts are the host's, and the language model has moved in stage 2 only.
     before = load_language_model(place / "llm").state_dict()["model.layers.0.mlp.up_proj.weight"]
     assert not torch.equal(vlm.language_model.state_dict()["model.layers.0.mlp.up_proj.weight"], before)
+
+
+def test_a_langbridge_and_a_model_that_takes_it_over(place: Path, checkpoints: Path, tmp_path: Path) -> None:
+    """Stages 1 and 2 with an adapter of words; then stage 2 alone, from that adapter."""
+    words = [*token_texts(chat_tokenizer(place / "llm"))][:60]
+    write_words(tmp_path / "words.json", words)
+    bridge = {"langbridge": {"words": 50, "hidden": 16, "file": str(tmp_path / "words.json")}}
+    first = builder(settings(place, checkpoints, tmp_path, name="bridged", **bridge)).build()
+    second = builder(settings(place, checkpoints, tmp_path, name="receiver", adapter_of=str(first))).build()
+    assert (tmp_path / "work" / "bridged" / "projector.ckpt").is_file()
+    assert not (tmp_path / "work" / "receiver" / "projector.ckpt").exists()
+    assert "50 words" in torch.load(tmp_path / "work/bridged/joint.ckpt", weights_only=True)["recipe"]["data"]
+    for folder in (first, second):
+        vlm = load_vlm(VlmSpec(str(folder)))
+        assert isinstance(vlm.projector, LangBridge)
+        assert list(vlm.projector.words) == words[:50]
+        assert load_file(folder / "mm_projector" / "model.safetensors").keys() == {*vlm.projector.state_dict()}
+    begun = builder(settings(place, checkpoints, tmp_path, name="again", adapter_of=str(first))).model(
+        load_tower(first)
+    )
+    before, after = (weights(folder) for folder in (first, second))
+    for name, value in begun.projector.state_dict().items():
+        assert torch.equal(value, before[f"mm_projector.{name}"].float())
+        assert not torch.equal(after[f"mm_projector.{name}"], before[f"mm_projector.{name}"])
+
+
+def test_a_langbridge_needs_its_words(place: Path, checkpoints: Path, tmp_path: Path) -> None:
+    made = settings(place, checkpoints, tmp_path, langbridge={"words": 50, "hidden": 16})
+    with pytest.raises(CraftError, match=r"qwen2-0.5b: langbridge.words is 50, known are 0; .*craft_lightning vocab"):
+        builder(made).build()
 
 
 def test_the_first_stage_moves_the_projector_alone(built: tuple[Path, list[str]], place: Path) -> None:
