@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from craft_lightning import run_facts
 from craft_lightning.checkpoints.encoder import write_encoder
 from craft_lightning.evaluation.prior import domain_counts
-from craft_lightning.models.sharding import whole
 
 
 class EncoderExport(Callback):
@@ -29,11 +28,11 @@ class EncoderExport(Callback):
             print(f"craft_lightning: {told}", file=sys.stderr)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the parameters that the tower uses; all of them, so that the folder stands alone."""
+        """Write the weights that the tower uses; all of them, so that the folder stands alone."""
         module: Any = pl_module
         if module.beside_encoder or not any(p.requires_grad for _, p in module.vlm.tower.used_parameters()):
             return
-        used = {name: whole(p.detach()) for name, p in module.vlm.tower.used_parameters()}
+        used = dict(module.vlm.tower.used_weights())
         countable = module.vlm.tower.quantizer is not None and getattr(trainer, "datamodule", None) is not None
         prior = domain_counts(trainer, module) if countable else None
         if not trainer.is_global_zero:

@@ -9,7 +9,7 @@ use a model
     Reply                 what ask returns: text, option, likeliest
 
 train one, with a plain lightning.Trainer, which leaves encoder/, result.json and predictions.jsonl in default_root_dir
-    Craft, VisionFineTuning, ProjectorFineTuning, Ldifs, LlmLora, ZeroShot   the methods
+    Craft, VisionFineTuning, ProjectorFineTuning, Ldifs, LlmLora, ZeroShot, Lorsu, CraftLorsu   the methods
     VqaDataModule         images and questions: a dataset by name, or a folder of your own
     VlmSpec, OptimSpec    which model, at which learning rate
     BaseMethod            what a method of your own derives from
@@ -35,6 +35,8 @@ _PLACES = {
     "Ldifs": "craft_lightning.methods.ldifs",
     "LlmLora": "craft_lightning.methods.llm_lora",
     "ZeroShot": "craft_lightning.methods.zero_shot",
+    "Lorsu": "craft_lightning.methods.lorsu",
+    "CraftLorsu": "craft_lightning.methods.craft_lorsu",
     "BaseMethod": "craft_lightning.methods.base",
     "VqaDataModule": "data_modules.datamodule",
     "DatasetFacts": "data_modules.datasets.facts",

@@ -8,8 +8,10 @@ from craft_lightning.inference import VisionLanguageModel as VisionLanguageModel
 from craft_lightning.inference import VisualTokenizer as VisualTokenizer
 from craft_lightning.methods.base import BaseMethod as BaseMethod
 from craft_lightning.methods.craft import Craft as Craft
+from craft_lightning.methods.craft_lorsu import CraftLorsu as CraftLorsu
 from craft_lightning.methods.ldifs import Ldifs as Ldifs
 from craft_lightning.methods.llm_lora import LlmLora as LlmLora
+from craft_lightning.methods.lorsu import Lorsu as Lorsu
 from craft_lightning.methods.projector_ft import ProjectorFineTuning as ProjectorFineTuning
 from craft_lightning.methods.vision_ft import VisionFineTuning as VisionFineTuning
 from craft_lightning.methods.zero_shot import ZeroShot as ZeroShot

@@ -74,6 +74,17 @@ def negative_pairs(labels: Tensor, text_labels: Tensor, sentences: Tensor, text_
     return (labels[:, None] != text_labels[None]) & (sentences[:, None] != text_sentences[None])
 
 
+def info_nce(images: Tensor, texts: Tensor, log_scale: float) -> Tensor:
+    """CLIP's symmetric contrastive loss of image embeddings ``[B, d]`` and those of their captions: the mean of the
+    cross-entropies of each image's own text among all and of each text's own image, scored by ``exp(log_scale) *
+    cos``."""
+    with torch.autocast(images.device.type, enabled=False):
+        v, t = (F.normalize(side.float(), dim=-1, eps=1e-6) for side in (images, texts))
+        scores = math.exp(log_scale) * (v @ t.T)
+        own = torch.arange(len(scores), device=scores.device)
+        return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
 def feature_distance(features: Sequence[Tensor], sources: Sequence[Tensor], axis: Axis = "token") -> Tensor:
     """LDIFS, the distance in feature space: the mean over slices, images, tokens and channels of the squared difference
     of unit features; 0 and without gradient where both are equal up to a positive factor.

@@ -22,6 +22,8 @@ METHODS: Registry[type[BaseMethod]] = Registry(
         "ldifs": "craft_lightning.methods.ldifs:Ldifs",
         "llm_lora": "craft_lightning.methods.llm_lora:LlmLora",
         "craft": "craft_lightning.methods.craft:Craft",
+        "lorsu": "craft_lightning.methods.lorsu:Lorsu",
+        "craft_lorsu": "craft_lightning.methods.craft_lorsu:CraftLorsu",
     },
     group="craft_lightning.methods",
 )

@@ -49,8 +49,8 @@ torch.serialization.add_safe_globals([VlmSpec, OptimSpec])
 class BaseMethod(Checkpointed, ABC):
     """A way to adapt a discrete vision-language model.
 
-    Subclasses override the five hooks in :data:`HOOKS` and nothing else; their constructors take typed keywords of
-    their own and end in ``super().__init__(**kwargs)``.
+    Subclasses override the five hooks in :data:`HOOKS`, and those of Lightning's that the base leaves alone; their
+    constructors take typed keywords of their own and end in ``super().__init__(**kwargs)``.
 
     Args:
         backbone: the model that is adapted (the surrogate, in training) or tested; a text is taken as its name.

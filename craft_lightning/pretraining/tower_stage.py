@@ -224,7 +224,7 @@ class TowerPretraining(nn.Module):
         terms["quiz"] = spec.quiz * self.quiz(tokens, batch.asked, batch.answers, batch.places)
         if batch.step % spec.contrast_every == 0:
             text = self.text(input_ids=batch.text_ids).pooler_output  # SigLIP attends to its padding: no mask
-            terms["contrastive"] = self.contrastive(self.pooled(tokens), text, batch.same)
+            terms["contrastive"] = self.contrastive(self.tower.pooled(tokens), text, batch.same)
         return terms
 
     @torch.no_grad()
@@ -262,12 +262,6 @@ class TowerPretraining(nn.Module):
     def _generator(self, step: int) -> torch.Generator:
         """Randomness of a step, so that a resumed run restarts the same entries."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """``[B, d]`` the SigLIP head over (quantised) tokens: last block, final norm, attention pooling."""
-        vision = self.tower.vision
-        hidden = vision.encoder.layers[-1](tokens, attention_mask=None)
-        return vision.head(vision.post_layernorm(hidden))
 
     def contrastive(self, image: Tensor, text: Tensor, same: Tensor) -> Tensor:
         """SigLIP's pairwise sigmoid loss, mean over images; pairs that may match are no negatives."""

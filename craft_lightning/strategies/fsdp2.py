@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -56,10 +55,9 @@ class Sharded(ModelParallelStrategy):
             return as_forward(module, getattr(module, name), *args)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The trained tensors: a frozen language model is not gathered in order to be dropped."""
-        assert self.lightning_module is not None
-        named = self.lightning_module.named_parameters()
-        return {name: whole(p.detach()).cpu() for name, p in named if p.requires_grad}
+        """What a checkpoint holds: a frozen language model is not gathered in order to be dropped."""
+        module: Any = self.lightning_module
+        return {name: whole(tensor).cpu() for name, tensor in module.stored().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """As the optimiser of one process would write it."""
@@ -72,11 +70,10 @@ class Sharded(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """This process's part of each stored tensor (names and shapes are checked by then)."""
-        assert self.lightning_module is not None
-        parameters = dict(self.lightning_module.named_parameters())
-        with torch.no_grad():
-            for name, value in checkpoint["state_dict"].items():
-                parameters[name].copy_(_part(value, parameters[name]))
+        module: Any = self.lightning_module
+        stored = module.stored()
+        for name, value in checkpoint["state_dict"].items():
+            stored[name].copy_(_part(value, stored[name]))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """This process's part of the state of each parameter."""

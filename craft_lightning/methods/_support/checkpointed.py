@@ -77,8 +77,8 @@ class Checkpointed(StepAccounts):
             _say(f"the learning rate was planned for {before} steps, and goes on as one planned for {now}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep trained tensors only, and say whose they are."""
-        kept = {name for name, p in self.named_parameters() if p.requires_grad}
+        """Keep what was trained only, and say whose it is."""
+        kept = self.stored()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["craft_lightning"] = {
             "format": FORMAT,
@@ -104,10 +104,17 @@ class Checkpointed(StepAccounts):
         self._check_readers(facts, checkpoint["state_dict"])
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._go_on(checkpoint, facts)
-        wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        _check_names(checkpoint["state_dict"], wanted, self.name)
+        _check_names(checkpoint["state_dict"], self.stored(), self.name)
         self.first_gradients = dict(facts.get("first_gradients", {}))
         _count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
+
+    def stored(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: trained parameters, and the stored buffers of modules that have some, which say what
+        they mean."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        owners = {name.rpartition(".")[0] for name in trained}
+        beside = {name for name, _ in self.named_buffers() if name.rpartition(".")[0] in owners}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in trained | beside}
 
     def _check_readers(self, facts: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
         """Compare what the trained weights work with. Raises CraftError: another codebook, tower, projector or language

@@ -41,10 +41,12 @@ class CaptionRows:
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """Every sentence of a data module: ``embeddings`` ``[C, dT]``; ``numbers`` ``[C]``, equal where statements are."""
+    """Every sentence of a data module: ``embeddings`` ``[C, dT]``; ``numbers`` ``[C]``, equal where statements are; and
+    the logarithm of the scale that the text tower was trained to read their cosines with."""
 
     embeddings: Tensor
     numbers: Tensor
+    log_scale: float
 
     @classmethod
     def embed(
@@ -59,7 +61,8 @@ class CaptionTable:
         first: dict[str, int] = {}
         numbers = torch.tensor([first.setdefault(s, i) for i, s in enumerate(statements or sentences)], device=device)
         tower = load_text_tower(backbone).to(device)
-        return cls(tower.embed_texts([_fitting(s, tower) for s in sentences]).to(device, torch.float32), numbers)
+        embeddings = tower.embed_texts([_fitting(s, tower) for s in sentences]).to(device, torch.float32)
+        return cls(embeddings, numbers, tower.logit_scale)
 
     def rows(self, gathered: Tensor, labels: Tensor, own: slice) -> CaptionRows:
         """The rows of a batch, which stand at ``own`` among the step's: ``gathered`` ``[M]`` caption rows over all

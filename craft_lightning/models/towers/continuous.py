@@ -60,6 +60,10 @@ class TimmTower(Tower):
             values = torch.tensor(vision.default_cfg[statistic]).view(1, 3, 1, 1)
             self.register_buffer(statistic, values, persistent=False)
 
+    @property
+    def blocks(self) -> Any:
+        return self.vision.blocks
+
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Through timm's ``forward_intermediates``; prefix tokens are left out."""
         numbers = sorted({0, self.depth, *blocks})

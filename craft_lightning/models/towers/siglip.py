@@ -86,7 +86,7 @@ class SiglipTower(TransformersTower):
         hidden = self._embed(pixel_values)
         readout = cls.to(hidden.dtype).expand(len(hidden), 1, self.width)
         if attention == "one_way":
-            for layer in self.vision.encoder.layers[:-1]:
+            for layer in self.blocks[:-1]:
                 hidden, readout = layer(hidden, attention_mask=None, cls=readout)
             return hidden, readout[:, 0]
         if attention != "bidirectional":
@@ -94,6 +94,16 @@ class SiglipTower(TransformersTower):
         joint = torch.cat([readout, hidden], dim=1)
         (joint,) = self._after((self.depth,), joint)
         return joint[:, 1:], joint[:, 0]
+
+    def features_and_pooled(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(pixel_values)
+        return features, self.pooled(features)
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """``[B, d]``, the embedding of images with these patch features, or tokens: last block, final norm, attention
+        pooling."""
+        hidden = self.blocks[-1](features, attention_mask=None)
+        return self.vision.head(self.vision.post_layernorm(hidden))
 
     def _embed(self, pixel_values: Tensor) -> Tensor:
         side = self.image_size

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
+from craft_lightning.models.sharding import whole
 from craft_lightning.types import VisualTokens
 
 Attention = Literal["one_way", "bidirectional"]
@@ -58,6 +60,11 @@ class Tower(nn.Module, ABC):
         self._unused = tuple(unused)
 
     @property
+    @abstractmethod
+    def blocks(self) -> Any:
+        """All transformer blocks, in a ModuleList; the last one never runs."""
+
+    @property
     def num_tokens(self) -> int:
         """N, patches per image."""
         return self.grid[0] * self.grid[1]
@@ -67,6 +74,22 @@ class Tower(nn.Module, ABC):
         for name, parameter in self.vision.named_parameters():
             if not name.startswith(self._unused):
                 yield f"vision.{name}", parameter
+
+    def used_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of what an encoder holds: :meth:`used_parameters`, gathered where they are sharded, and with
+        what a method adds to them (as parametrizations) merged."""
+        for name, parameter in self.used_parameters():
+            layer, added, field = name.partition(".parametrizations.")
+            value = whole(parameter.detach())
+            if not added:
+                yield name, value
+            elif field.endswith(".original"):
+                field = field.removesuffix(".original")
+                owner: Any = self.get_submodule(layer)
+                for update in owner.parametrizations[field]:
+                    factors = {n: whole(p.detach()) for n, p in update.named_parameters()}
+                    value = functional_call(update, factors, (value,))
+                yield f"{layer}.{field}", value
 
     @abstractmethod
     def features_after(self, blocks: Sequence[int], pixel_values: Tensor) -> tuple[Tensor, ...]:
@@ -88,6 +111,11 @@ class Tower(nn.Module, ABC):
         CraftError: a tower that reads no [CLS] beside its patches.
         """
         raise CraftError(f"a {type(self).__name__} reads no [CLS] beside its patches")
+
+    def features_and_pooled(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch features ``[B, N, d]``, and image embeddings ``[B, dT]`` that last block and head make of them, beside
+        which the tower's text half was trained. Raises CraftError: a tower without such a half."""
+        raise CraftError(f"a {type(self).__name__} has no text half that its image embeddings were aligned with")
 
     def encode(self, pixel_values: Tensor, cls: Tensor | None = None, attention: Attention = "one_way") -> VisualTokens:
         """Pixels ``[B, 3, S, S]`` to tokens: straight-through sums of codewords, in evaluation too, or the features.
@@ -123,10 +151,14 @@ class TransformersTower(Tower):
             quantizer=quantizer,
         )
 
+    @property
+    def blocks(self) -> Any:
+        return self.vision.encoder.layers
+
     def _after(self, blocks: Sequence[int], hidden: Tensor) -> tuple[Tensor, ...]:
         """Hidden states ``[B, n, d]`` after each of these numbers of blocks, 0 being ``hidden`` itself."""
         found = {0: hidden}
-        for number, layer in enumerate(self.vision.encoder.layers[:-1], start=1):
+        for number, layer in enumerate(self.blocks[:-1], start=1):
             hidden = layer(hidden, attention_mask=None)
             if number in blocks:
                 found[number] = hidden
