@@ -45,12 +45,12 @@ class EncoderExport(Callback):
             method=module.name,
             base_hash=module.vlm.tower.base_hash,
             token_prior=prior,
-            run=_training(trainer, module),
+            run=training(trainer, module),
         )
 
 
-def _training(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """What the encoder's card says of its training: data, steps, seed, settings, and scores on validation items."""
+def training(trainer: Trainer, module: Any) -> dict[str, Any]:
+    """What is kept of a training beside its weights: data, steps, seed, settings, and scores on validation items."""
     data = run_facts.data_facts(trainer)
     told = {
         name: data[name] for name in ("dataset", "title", "source", "licence", "splits", "limits") if data.get(name)

@@ -45,16 +45,17 @@ def settings(trainer: Trainer, module: Any) -> dict[str, str | float]:
 
     ``method`` tells rows of one method apart by what was set otherwise than its defaults: Vision FT with a contrastive
     term is ``vision_ft lambda_contrastive=1.0``. ``surrogate`` is the model that was trained on: the backbone itself in
-    training and with a checkpoint, else what the plugged encoder says of itself, or ``none``.
+    training and with a checkpoint, else what the plugged encoder or adapter says of itself, or ``none``.
     """
-    adapted = {"base": module.backbone.name} if module.moved else module.vlm.encoder_facts
+    plugged = {**(module.vlm.encoder_facts or {}), **(module.vlm.adapter_facts or {})}
+    adapted = {"base": module.backbone.name} if module.moved else plugged
     trained = sum(run_facts.trained_parts(module).values())
     return {
         "dataset": str(getattr(getattr(trainer, "datamodule", None), "dataset", NONE)),
         "learning_rate": float(module.optim.lr) if trained else 0.0,
         "method": _named(run_facts.method(module), module),
         "parameters": float(trained),
-        "surrogate": str((adapted or {}).get("base", NONE)),
+        "surrogate": str(adapted.get("base", NONE)),
         "tested_on": module.backbone.name,
     }
 

@@ -112,6 +112,7 @@ class ResultWriter(Callback):
             "method": run_facts.method(module),
             "settings": {k: v for k, v in module.hparams.items() if not k.startswith("_")},
             "encoder": module.vlm.encoder_facts,
+            "adapter": module.vlm.adapter_facts,
             "seed": run_facts.seed(),
             "metrics": {**module.first_gradients, **trainer.callback_metrics},
             "rows": self._rows,
@@ -130,7 +131,8 @@ class ResultWriter(Callback):
             "versions": versions(),
             "git": git_state(),
         }
-        _WRITTEN.setdefault(trainer, set()).update((self._result, self._result.with_name("encoder")))
+        mine = [self._result, *(self._result.with_name(part) for part in ("encoder", "adapter"))]
+        _WRITTEN.setdefault(trainer, set()).update(mine)
         write_json(self._result, run_facts.plain(result))
 
 

@@ -77,9 +77,10 @@ def banner(trainer: Trainer, module: Any) -> dict[str, str]:
     share = sum(parts.values()) / total if total else 0.0
     fast = getattr(trainer, "fast_dev_run", False)
     backbone, codebook, kind = module.backbone, module.vlm.codebook_hash, run_facts.quantizer_dtype(module)
+    plugged = {"encoder": backbone.encoder, "adapter": backbone.adapter}
     lines = {
         "method": _method_line(run_facts.method(module), module.name),
-        "backbone": backbone.name + (f" with encoder {backbone.encoder}" if backbone.encoder else ""),
+        "backbone": " ".join([backbone.name, *(f"with {part} {name}" for part, name in plugged.items() if name)]),
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
         "codebook": f"{codebook}, distances in {kind}" if codebook else "none (continuous tower)",
         "strategy": run_facts.strategy(trainer),
@@ -96,7 +97,7 @@ def _method_line(method: str, named: str) -> str:
         return method
     if method == "zero_shot":
         return f"{method}: the model as it is, for the config names {named}, but no --encoder or --ckpt_path was given"
-    return f"{method}: that of the encoder; the config names {named}"
+    return f"{method}: that of what is plugged in; the config names {named}"
 
 
 def _pruning_line(pruning: dict[str, Any]) -> str:

@@ -24,8 +24,11 @@ PROCESS = Path("/proc/self")
 def method(module: Any) -> str:
     """Name of the method that a run trains, or whose work it tests: ``zero_shot`` where nothing adapted is plugged in,
     whatever method the config names."""
-    encoder = {"method": module.name} if module.moved else module.vlm.encoder_facts
-    return "zero_shot" if encoder is None else str(encoder.get("method", module.name))
+    if module.moved:
+        return str(module.name)
+    encoder, adapter = module.vlm.encoder_facts, module.vlm.adapter_facts or {}
+    usual = "zero_shot" if encoder is None else str(encoder.get("method", module.name))
+    return str(adapter.get("method", usual))
 
 
 def trained_names(module: LightningModule) -> list[str]:

@@ -17,7 +17,7 @@ EVENTS = "events"
 MARK = "craft_lightning=="
 """Begins the comment in the first line of a run's own config; a version follows."""
 
-FINDINGS = ("checkpoints", "encoder", "result.json", "result.*.json")
+FINDINGS = ("checkpoints", "encoder", "adapter", "result.json", "result.*.json")
 """What makes a folder a used one."""
 
 OUTPUTS = (
@@ -75,7 +75,7 @@ def is_finished(folder: Path, step: int) -> bool:
 
 def used(folder: Path) -> str | None:
     """What makes a folder that of a finished run; None if nothing does."""
-    return next((name for name in ("result.json", "encoder") if (folder / name).exists()), None)
+    return next((name for name in ("result.json", "encoder", "adapter") if (folder / name).exists()), None)
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -7,18 +7,19 @@ the language model's and are not stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers.decoders import ByteLevel
+from torch import Tensor
 
 from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.tensors import (
     SAFE,
     TensorFiles,
     building,
+    fresh_folder,
     load_strict,
     read_as,
     read_json,
@@ -52,15 +53,27 @@ def write_words(file: Path, words: Sequence[str], **facts: Any) -> None:
     write_json(file, {**facts, "words": list(words)})
 
 
-def fill_adapter(folder: Path, projector: Projector | LangBridge, dtype: torch.dtype) -> dict[str, Any]:
-    """Write a projector's weights, config and words into a folder; returns the config."""
+def fill_adapter(
+    folder: Path, projector: Projector | LangBridge, state: Mapping[str, Tensor], **more: Any
+) -> dict[str, Any]:
+    """Write a projector's weights, config and words into a folder; returns the config, to which ``more`` is added."""
     facts: dict[str, Any] = {"model_type": configs.ADAPTER, "mm_projector_type": projector.kind}
     if isinstance(projector, LangBridge):
         facts |= {"mlp_hidden_size": projector.hidden, "combination": projector.combination}
         write_words(folder / WORDS, projector.words)
-    save_tensors(folder / SAFE, {k: v.to(dtype) for k, v in projector.state_dict().items()})
-    write_json(folder / "config.json", facts)
-    return facts
+    save_tensors(folder / SAFE, state)
+    write_json(folder / "config.json", facts | more)
+    return facts | more
+
+
+def write_adapter(folder: Path, projector: LangBridge, state: Mapping[str, Tensor], **facts: Any) -> None:
+    """A folder of an adapter on its own, replaced as a whole when everything is written, for ``backbone.adapter``.
+
+    Args:
+        state: its weights. facts: of the tower that it reads (:func:`.load.tower_facts`), and of its training.
+    """
+    with fresh_folder(folder) as fresh:
+        fill_adapter(fresh, projector, state, **facts)
 
 
 def empty_projector(root: Path, width: int, llm_width: int) -> Projector | LangBridge:

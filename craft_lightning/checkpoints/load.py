@@ -150,6 +150,8 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
         conversation=conversation,
         aspect=aspect,
     ).eval()
+    if spec.adapter is not None:
+        vlm.adapter_facts = configs.projector_config(configs.root_of(VlmSpec(spec.adapter)))
     if spec.encoder is not None:
         vlm.encoder_facts, vlm.token_prior = apply_encoder(tower, spec.encoder)
     if spec.gradient_checkpointing:

@@ -142,7 +142,8 @@ def write_vlm(
             _fill_tower(tower_folder, "vision_tower", tower, dtype)
         _fill_llm(fresh / "llm", language_model, tokenizer, dtype)
         (fresh / "mm_projector").mkdir()
-        projector_facts = fill_adapter(fresh / "mm_projector", projector, dtype)
+        weights = {k: v.to(dtype) for k, v in projector.state_dict().items()}
+        projector_facts = fill_adapter(fresh / "mm_projector", projector, weights)
         tower_facts = read_json(tower_folder.resolve() / "config.json")
         kind = language_model.config.model_type
         host = {  # the fields of the host's own top config

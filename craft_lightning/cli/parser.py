@@ -79,7 +79,7 @@ def settings() -> list[str]:
     parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
     parts += [("model", cls) for cls in [BaseMethod, *subclasses(BaseMethod)]]
     names = [f"{part}.{name}" for part, cls in parts for name in inspect.signature(cls).parameters if name != "kwargs"]
-    return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", *names]))
+    return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", "adapter", *names]))
 
 
 PARTS = {"trainer.logger": Logger, "trainer.callbacks": Callback, "trainer.profiler": Profiler}

@@ -54,7 +54,8 @@ from craft_lightning.strategies.lost_process import lost_process
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets import dataset_name
 
-ALIASES = {"--backbone": "--model.backbone.name", "--encoder": "--model.backbone.encoder"}
+ALIASES = {f"--{part}": f"--model.backbone.{part}" for part in ("encoder", "adapter")}
+ALIASES |= {"--backbone": "--model.backbone.name"}
 """Flags that every verb has by these names, and the settings that they stand for."""
 
 LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)}

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from callbacks.adapter_export import AdapterExport
 from callbacks.codebook_usage import CodesChanged
 from callbacks.encoder_export import EncoderExport
 from callbacks.hparams_tab import HparamsTab
@@ -144,7 +145,8 @@ class BaseMethod(Checkpointed, ABC):
         it leaves, and write ``encoder/``, ``result.json``, ``predictions.jsonl`` and ``items.jsonl`` to the Trainer's
         ``default_root_dir``. A ``fast_dev_run`` writes nothing."""
         rehearsal = getattr(self.trainer, "fast_dev_run", False)
-        files = [] if rehearsal else [EncoderExport(), ResultWriter()]  # a result comes behind what it stands for
+        # A result comes behind what it stands for.
+        files = [] if rehearsal else [EncoderExport(), AdapterExport(), ResultWriter()]
         return [RunBanner(), LastValidation(), CodesChanged(), *files, HparamsTab()]
 
     def sketch(self) -> Self:

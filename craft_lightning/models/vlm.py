@@ -93,7 +93,8 @@ class DiscreteVlm(nn.Module):
         num_visual: language-model positions that a whole image takes, wrapping included.
         context: positions that the language model was trained for.
         token_prior: ``[K]`` counts of first-level codes that came with an adapted encoder, or None.
-        encoder_facts: ``config.json`` of the adapted encoder that was plugged in, or None.
+        encoder_facts, adapter_facts: ``config.json`` of the adapted encoder, and of the LangBridge, that were plugged
+            in, or None.
         lockstep: weights are shared with other processes, so all of them take the same number of passes per batch.
     """
 
@@ -122,6 +123,7 @@ class DiscreteVlm(nn.Module):
             projector.attach(tokenizer, embedding.weight)
         self.token_prior: Tensor | None = None
         self.encoder_facts: Mapping[str, Any] | None = None
+        self.adapter_facts: Mapping[str, Any] | None = None
         self.lockstep = False
 
     @property

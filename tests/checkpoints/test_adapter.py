@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from craft_lightning.checkpoints.adapter import fill_adapter, read_words, write_words
+from craft_lightning.checkpoints.adapter import read_words, write_adapter, write_words
 from craft_lightning.checkpoints.load import load_vlm, skeleton, tower_facts
 from craft_lightning.errors import CraftError
-from craft_lightning.io import write_json
 from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
@@ -69,13 +68,14 @@ def test_the_adapter_goes_in_front_of_another_language_model(models: Path, pixel
 
 def test_an_adapter_alone_is_read_like_one_in_a_checkpoint(models: Path, tmp_path: Path, pixels: Tensor) -> None:
     own = load(models / "bridged")
-    (tmp_path / "adapter").mkdir()
-    facts = fill_adapter(tmp_path / "adapter", own.projector, torch.float32)
-    write_json(tmp_path / "adapter" / "config.json", facts | tower_facts(own.tower))
+    assert isinstance(own.projector, LangBridge)
+    write_adapter(tmp_path / "adapter", own.projector, own.projector.state_dict(), **tower_facts(own.tower), method="x")
     swapped = load(models / "receiver", adapter=str(tmp_path / "adapter"))
     whole = load(models / "receiver", adapter=str(models / "bridged"))
     tokens = own.encode(pixels).tokens
     assert torch.equal(swapped.project(tokens), whole.project(tokens))
+    assert swapped.adapter_facts is not None
+    assert (own.adapter_facts, swapped.adapter_facts["method"]) == (None, "x")
 
 
 def test_an_adapter_of_another_tower_is_refused(models: Path, tmp_path: Path) -> None:

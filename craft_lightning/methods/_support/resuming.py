@@ -21,7 +21,8 @@ from craft_lightning.settings import flat
 
 IDLE = frozenset(f"data.{name}" for name in ("eval_batch_size", "num_workers", "test_size", "on_bad", "partial"))
 """Settings that no training depends on, or only through its data, which are compared themselves."""
-FREE = {f"model.backbone.{name}" for name in ("name", "encoder", "dtype", "attention", "gradient_checkpointing")}
+FREE = {f"model.backbone.{name}" for name in ("name", "encoder", "adapter", "dtype", "attention")}
+FREE |= {"model.backbone.gradient_checkpointing"}
 FREE |= {*("data.root", "data.hub_id", "data.hub_revision"), *("trainer.accumulate_grad_batches", "trainer.precision")}
 """Settings that may differ and are told: where data and weights lie, which are compared themselves, and what a machine
 chooses for itself."""
