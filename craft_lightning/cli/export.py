@@ -20,6 +20,7 @@ from craft_lightning.checkpoints.vila_u import SIGLIP, section_of, siglip_folder
 from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file, write_json
+from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 
 LONG = 10**9
@@ -66,6 +67,7 @@ def unlike_the_original(root: Path) -> list[str]:
         f"its SigLIP is {name}, the code knows {' and '.join(configs.KNOWN_SIGLIP)}": name not in configs.KNOWN_SIGLIP,
         f"its language model is {language}, not llama": language != "llama",
         "its tokenizer is no sentencepiece model": not (root / "llm" / "tokenizer.model").is_file(),
+        "its adapter is a LangBridge": configs.projector_config(root).get("mm_projector_type") == LangBridge.kind,
         "its tower is continuous": bool(configs.top_config_of(root).get("continuous")),
     }
     return [reason for reason, holds in checks.items() if holds]

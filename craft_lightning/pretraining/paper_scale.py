@@ -173,7 +173,7 @@ class SurrogateBuilder:
         add_marks(language, tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)
-            projector = first_projector(self.plan, tower, language.config.hidden_size)
+            projector = first_projector(self.plan, tower, language.config.hidden_size, family=self.output.parent)
         return DiscreteVlm(tower, projector, language, tokenizer, aspect=aspect_of(self.host), **CHAT)
 
     def stage(

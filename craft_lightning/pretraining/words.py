@@ -48,7 +48,7 @@ def first_projector(
     """What stands between tower and language model when a model's stages begin: new, or another model's LangBridge.
 
     Args:
-        words: the subset of a plan that names no file. family: folder in which ``adapter_of`` is looked for first.
+        words: the subset of a plan that names no file. family: folder of models, where ``adapter_of`` is looked for.
 
     Raises:
         CraftError: a new adapter and another's, or fewer words than asked for.

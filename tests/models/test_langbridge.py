@@ -138,6 +138,13 @@ def test_linear_is_the_released_code(dtype: torch.dtype) -> None:
     assert torch.equal(made(seen), wanted)
 
 
+def test_its_size_at_paper_scale() -> None:
+    """129.8 million parameters for 19,200 words, as published."""
+    with torch.device("meta"):
+        made = LangBridge([str(word) for word in range(19200)], 1024, 5120, "linear")
+    assert sum(p.numel() for p in made.parameters()) == 129_790_720
+
+
 def test_the_temperature_starts_at_one_and_sharpens() -> None:
     made = bridge()
     scores = made.layers(tokens())

@@ -117,7 +117,7 @@ def test_a_langbridge_and_a_model_that_takes_it_over(place: Path, checkpoints: P
     write_words(tmp_path / "words.json", words)
     bridge = {"langbridge": {"words": 50, "hidden": 16, "file": str(tmp_path / "words.json")}}
     first = builder(settings(place, checkpoints, tmp_path, name="bridged", **bridge)).build()
-    second = builder(settings(place, checkpoints, tmp_path, name="receiver", adapter_of=str(first))).build()
+    second = builder(settings(place, checkpoints, tmp_path, name="receiver", adapter_of="bridged")).build()
     assert (tmp_path / "work" / "bridged" / "projector.ckpt").is_file()
     assert not (tmp_path / "work" / "receiver" / "projector.ckpt").exists()
     assert "50 words" in torch.load(tmp_path / "work/bridged/joint.ckpt", weights_only=True)["recipe"]["data"]
@@ -377,6 +377,18 @@ def test_the_shipped_plans() -> None:
             assert {plan.projector.lr, plan.joint.lr} == {1e-4}
             assert (plan.projector.warmup, plan.projector.weight_decay, plan.max_length) == (0.03, 0.0, 8192)
             assert [passes_of(stage, 8) for stage in (plan.projector, plan.joint)] == [4, 8]
+    bridge, taker = (read_plan(EXPERIMENTS / f"{name}-langbridge.yaml") for name in ("qwen2-0.5b", "qwen2.5-3b"))
+    assert isinstance(bridge, SurrogatePlan)
+    assert isinstance(taker, SurrogatePlan)
+    assert bridge.langbridge is not None
+    assert (bridge.langbridge.words, bridge.langbridge.hidden, bridge.langbridge.combination) == (
+        19200,
+        5120,
+        "softmax",
+    )
+    assert taker.adapter_of == bridge.name
+    assert [stage.batch_size for stage in (bridge.projector, bridge.joint, taker.joint)] == [256, 128, 128]
+    assert {stage.lr for stage in (bridge.projector, bridge.joint, taker.joint)} == {2e-5}
     with pytest.raises(CraftError, match="5 devices cannot share a batch of 512"):
         passes_of(StagePlan(sets=(), form="chat", batch_size=512, rows=8, lr=1e-4), 5)
 
