@@ -24,10 +24,9 @@ from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.spec import TableSpec, find_table, load_spec
 from craft_lightning.checkpoints.configs import write_blueprint
 from craft_lightning.cli.dry_run import Cards, Layout, cards, eval_seconds, training_seconds
-from craft_lightning.io import write_text
+from craft_lightning.io import read_settings, write_text
 from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.pretraining.plans import read_settings
 from craft_lightning.strategies.choose import Given, Machine, choose
 from craft_lightning.strategies.flops import CARDS, Work, seconds, stack_flops, training_work
 from craft_lightning.strategies.memory import MemoryPlan, Profile, estimate, profile

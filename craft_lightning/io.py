@@ -69,3 +69,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CraftError(f"{path} must hold a mapping, got {type(value).__name__}")
     return value
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; one with ``like: FILE`` says only what differs from that file beside it. Raises
+    CraftError: see :func:`read_mapping`."""
+    settings = read_mapping(path)
+    like = settings.pop("like", None)
+    return settings if like is None else {**read_settings(path.parent / like), **settings}

@@ -18,7 +18,8 @@ from craft_lightning.cli.list import entries
 from craft_lightning.cli.run import build_cli
 from craft_lightning.environment import ROOT, experiments, find, placed
 from craft_lightning.errors import CraftError
-from craft_lightning.pretraining.plans import read_settings
+from craft_lightning.io import read_settings
+from craft_lightning.pretraining.plans import read_plan
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_misspelt_name_has_the_nearest_of_both_places(elsewhere: Path) -> None
     with pytest.raises(CraftError, match=r"no table 'tabel1'.*did you mean 'table1'\? Known: .*table1-paper"):
         find_table("tabel1")
     with pytest.raises(CraftError, match=r"no config .*; there is experiments/surrogates/paper\.yaml, "):
-        read_settings(Path("experiments/surrogates/nope.yaml"))
+        read_plan(Path("experiments/surrogates/nope.yaml"))
 
 
 def test_a_table_names_its_backbones_and_not_where_they_lie() -> None:

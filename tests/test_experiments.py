@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def test_fragments_and_complete_file_resolve_alike(name: str) -> None:
 
 
 def test_every_method_of_the_tables_has_a_complete_file() -> None:
-    rows = load_spec(ROOT / "tables/table1.yaml").rows
+    rows = [row for name in ("table1", "more_baselines") for row in load_spec(ROOT / f"tables/{name}.yaml").rows]
     assert {row.method.stem for row in rows} == {f.stem for f in EXAMPLES}
 
 
@@ -149,6 +150,19 @@ def test_table1_at_paper_scale_is_the_paper_s() -> None:
     without = {line.row.label for line in table_lines(spec) if not line.row.paper and line.row.keep_ratio != 1.0}
     assert without == {"LLM-LoRA (not in the paper's table)"}
     assert {claim.id for claim in spec.claims} == {"1", "2", "4"}
+
+
+def test_tables_at_pocket_scale_hold_the_paper_s_rows_and_ours_stand_apart() -> None:
+    specs = {name: load_spec(ROOT / "tables" / f"{name}.yaml") for name in ("table1", "table3", "more_baselines")}
+    lines = {name: table_lines(spec) for name, spec in specs.items()}
+    assert {line.row.label for line in lines["table1"] if not line.row.paper} == {"CRAFT, keep 1.0"}
+    assert Counter(line.backbone.id for line in lines["table1"]) == {"pocket-vila-u": 11, "pocket-vila": 4}
+    assert {line.backbone.id for line in lines["table3"]} == {"pocket-qwen2-xs"}
+    assert {line.row.label for line in lines["more_baselines"] if not line.row.paper} == {
+        "LLM-LoRA",
+        "Vision FT + contrastive",
+    }
+    assert all(spec.columns == specs["table1"].columns for spec in specs.values())
 
 
 def test_table1_has_ten_columns_and_the_paper_s_metric() -> None:

@@ -157,7 +157,8 @@ def make_plan(
             made = [builder.measured(line, column, *pair, seed) for seed in chosen for pair in builder.pairs(column)]
             # What trains nothing has one job for a tested set, whatever it would have adapted to.
             cells[n, c] = tuple({job.name: job for job in made}.values())
-    return Plan(spec, runs / scale, lines, columns, tuple(builder.jobs.values()), cells)
+    printed = {(n, c): cells[n, c] for c in range(len(columns)) for n in range(len(lines))}
+    return Plan(spec, runs / scale, lines, columns, tuple(builder.jobs.values()), printed)
 
 
 def _claimed(spec: TableSpec, line: Line) -> bool:

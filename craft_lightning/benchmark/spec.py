@@ -12,7 +12,7 @@ from craft_lightning.benchmark import table_parts as parts
 from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.environment import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, did_you_mean
-from craft_lightning.io import read_mapping
+from craft_lightning.io import read_settings
 
 TABLES = Path(EXPERIMENTS) / "tables"
 PARTS: dict[str, type[parts.Values]] = {
@@ -49,7 +49,7 @@ def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> part
     """Read and check a table's YAML file; the paths in it are relative to its folder. A budget other than ``short``
     makes a table of its own, ``<name>-<budget>``. Raises CraftError: every mistake found, one a line; a file that is
     made for another ``scale`` is one."""
-    raw = read_mapping(path)
+    raw = read_settings(path)
     if budget != SHORT:
         raw |= {"budget": budget, "name": f"{raw.get('name', path.stem)}-{budget}"}
         raw["title"] = f"{raw.get('title', raw['name'])}, {budget} budget"

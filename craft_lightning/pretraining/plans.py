@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from craft_lightning.environment import places
 from craft_lightning.errors import CraftError, unknown
-from craft_lightning.io import read_mapping
+from craft_lightning.io import read_settings
 from data_modules.sources.llava_conversations import PUBLISHED
 
 Plan = TypeVar("Plan")
@@ -249,17 +249,6 @@ class SurrogatePlan:
     adapter_of: str | None = None
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """A config file's settings; one with ``like: FILE`` says only what differs from that file beside it. Raises
-    CraftError: no such file, or no mapping in it."""
-    if not path.is_file():
-        names = sorted({p.name for place in places(path.parent) for p in place.glob("*.yaml")})
-        raise CraftError(f"no config {path}; there is {', '.join(str(path.with_name(n)) for n in names) or 'none'}")
-    settings = read_mapping(path)
-    like = settings.pop("like", None)
-    return settings if like is None else {**read_settings(path.parent / like), **settings}
-
-
 def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:
     """The plan of a config file: with a ``language_model`` a surrogate at paper scale, else a family.
 
@@ -267,6 +256,9 @@ def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:
     surrogate that take the place of the file's. Raises CraftError: no such file, or settings that are unknown, missing
     or of another type.
     """
+    if not path.is_file():
+        names = sorted({p.name for place in places(path.parent) for p in place.glob("*.yaml")})
+        raise CraftError(f"no config {path}; there is {', '.join(str(path.with_name(n)) for n in names) or 'none'}")
     settings = read_settings(path)
     if "language_model" in settings:
         return parse(SurrogatePlan, {**settings, **given})

@@ -103,10 +103,11 @@ def test_no_two_tables_want_different_results_in_one_folder(tmp_path: Path) -> N
 
 
 def test_forgetting_asks_every_trained_method_and_trains_none(tmp_path: Path) -> None:
-    table1, forgetting = (
-        make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path) for name in ("table1", "forgetting")
+    *tables, forgetting = (
+        make_plan(load_spec(ROOT / f"experiments/tables/{name}.yaml"), tmp_path)
+        for name in ("table1", "more_baselines", "forgetting")
     )
-    known = {n.name: n.key for n in table1.jobs}
+    known = {n.name: n.key for table in tables for n in table.jobs}
     trainings = {n.name: n.key for n in forgetting.jobs if n.kind == "train"}
     assert trainings
     assert trainings.items() <= known.items()
@@ -115,4 +116,4 @@ def test_forgetting_asks_every_trained_method_and_trains_none(tmp_path: Path) ->
     assert {len(forgetting.cells[n, c]) for n in trained for c in (0, 1)} == {10}
     assert {len(forgetting.cells[n, 2]) for n in trained} == {90}
     methods = {n.facts["method"] for n in forgetting.jobs if n.kind == "train"}
-    assert methods == {row.method.stem for row in table1.spec.rows if row.train_on}
+    assert methods == {row.method.stem for table in tables for row in table.spec.rows if row.train_on}

@@ -134,7 +134,7 @@ class _Stop(Callback):
             raise KeyboardInterrupt
 
 
-def _short_plan(house: Path, runs: str, train_size: int = 24) -> Plan:
+def _short_plan(house: Path, runs: str, train_size: int = 24, table: str = "table1") -> Plan:
     base = house / "experiments/base.yaml"
     settings = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())
     settings["trainer"] |= {"max_steps": 5, "val_check_interval": 1}
@@ -145,7 +145,7 @@ def _short_plan(house: Path, runs: str, train_size: int = 24) -> Plan:
 
     plan._fragment.cache_clear()
     plan._merged.cache_clear()
-    return make_plan(load_spec(house / "experiments/tables/table1.yaml"), house / runs)
+    return make_plan(load_spec(house / f"experiments/tables/{table}.yaml"), house / runs)
 
 
 def _train_node(plan: Plan) -> Job:
@@ -221,7 +221,7 @@ def test_a_training_without_steps_left_is_validated(gap: str, house: Path, monke
 def test_a_result_without_the_table_s_metric_is_a_failure(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
     plan = _short_plan(house, "lacking")
-    job = next(n for n in plan.jobs if n.name == "eurosat/none/zero_shot/seed0/eval/pocket-qwen2-xs")
+    job = next(n for n in plan.jobs if n.name == "eurosat/none/zero_shot/seed0/eval/pocket-vila-u")
     assert metrics_read(plan)[job.name] == ("test/exact_match",)
     monkeypatch.setattr(ZeroShot, "_log_metrics", lambda *args: None)
     events: list[Any] = []
@@ -239,7 +239,8 @@ def test_what_a_baseline_trained_is_what_is_tested(
     house: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["craft_lightning"])
-    plan = _short_plan(house, "baselines")
+    table = "table1" if method == "projector_ft" else "more_baselines"
+    plan = _short_plan(house, "baselines", table=table)
     name = f"kvasir/pocket-vila/{method}/seed0"
     train, test = (next(n for n in plan.jobs if n.name == name + end) for end in ("", "/eval/pocket-vila"))
     events: list[Any] = []

@@ -42,7 +42,7 @@ def fill(plan: Plan, hole: str = "d1/small/craft/seed1") -> None:
             store.write_failure(job, "ValueError: planted, with a | bar")
         elif job.kind == "train":
             cost = {"parameters": 1_024_385, "seconds": 31.25 + number, "memory": 1.2345e9}
-            table_kit.write_result(job, {}, cost=cost, made={**MADE, "changed": number == 3})
+            table_kit.write_result(job, {}, cost=cost, made={**MADE, "changed": job.name.startswith("d1/")})
         else:
             metrics = {f"test/exact_match{part}": (number * 7 % 41) / 61 for part in ("", "_seen", "_unseen")}
             items = {"all": 61, "seen": 50, "unseen": 11, "majority": 17}
