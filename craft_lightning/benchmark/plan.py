@@ -286,7 +286,7 @@ class _PlanBuilder:
             if parent and row.tested_from == "checkpoint":
                 arguments += [f"--ckpt_path={parent.folder / CHECKPOINT}"]
             elif parent:
-                arguments += [f"--encoder={parent.folder / 'encoder'}"]
+                arguments += [f"--{row.tested_from}={parent.folder / row.tested_from}"]
             known = self.jobs[name] = Job(kind, name, folder, tuple(arguments), key, facts, parent)
         if known.key != key:
             raise CraftError(

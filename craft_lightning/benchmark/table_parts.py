@@ -146,7 +146,8 @@ class RowEntry(Named):
         train_on: surrogates, none if the method trains nothing.
         eval_on: backbones, none if each surrogate is tested on itself only.
         tested_from: what a test takes from the training: the adapted ``encoder``, which any backbone of its codebook
-            reads, or the ``checkpoint``, for a method that leaves the encoder as it was and is tested on its surrogate.
+            reads; the ``adapter``, a LangBridge that any language model behind its tower reads; or the ``checkpoint``,
+            for a method that leaves both as they were and is tested on its surrogate.
         overrides: settings of this row, for training and testing. eval: settings for testing only.
         sweep: values by setting: the row stands for one row a combination.
         keep: keep ratios of visual tokens: the row stands for one row a ratio, all measured by one test.
@@ -156,7 +157,7 @@ class RowEntry(Named):
     method: File
     train_on: tuple[BackboneName, ...] = ()
     eval_on: tuple[BackboneName, ...] = ()
-    tested_from: Annotated[str, _one_of("encoder", "checkpoint")] = "encoder"
+    tested_from: Annotated[str, _one_of("encoder", "adapter", "checkpoint")] = "encoder"
     overrides: Settings = {}
     eval: Settings = {}
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}

@@ -355,6 +355,19 @@ def test_a_method_that_leaves_the_encoder_is_tested_from_its_checkpoint(tmp_path
         assert not any("--encoder" in argument for argument in job.arguments)
 
 
+def test_an_adapter_is_tested_behind_other_language_models(tmp_path: Path) -> None:
+    rows = table_kit.spec_value()["rows"]
+    rows[1] |= {"tested_from": "adapter"}
+    made = make_plan(load_spec(table_kit.write_house(tmp_path, number=1, rows=rows)), tmp_path / "runs")
+    tests = [n for n in made.jobs if n.parent]
+    assert {n.name for n in tests} == {
+        f"d0/{a}/craft/seed0/eval/{b}" for a in ("big", "small") for b in ("big", "small")
+    }
+    for job in tests:
+        assert job.parent is not None
+        assert job.arguments[-1] == f"--adapter={job.parent.folder}/adapter"
+
+
 def test_lines_follow_the_backbones_or_the_rows(tmp_path: Path) -> None:
     def lines(**changes: str) -> list[str]:
         made = make_plan(load_spec(table_kit.write_house(tmp_path, **changes)), tmp_path / "runs")

@@ -76,7 +76,8 @@ def test_words_with_few_values_and_where_a_checkpoint_can_be_tested(tmp_path: Pa
     with pytest.raises(CraftError) as caught:
         load_spec(table_kit.write_house(tmp_path, rows=rows, order="row"))
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
-        "rows[zero_shot].tested_from: unknown name 'checkpont'; did you mean 'checkpoint'? Known: encoder, checkpoint",
+        "rows[zero_shot].tested_from: unknown name 'checkpont'; did you mean 'checkpoint'? Known: encoder, adapter, "
+        "checkpoint",
         "rows[craft]: a checkpoint is tested where it was trained: needs train_on and no eval_on",
         "order: unknown name 'row'; did you mean 'rows'? Known: backbones, rows",
     ]

@@ -104,6 +104,15 @@ def test_the_words_get_no_gradient_and_are_not_saved(combination: Combination) -
     assert made.state_dict().keys() == layers | ({"log_temperature"} if combination == "softmax" else set())
 
 
+@BOTH
+def test_the_gradient_reaches_what_is_seen_through_a_frozen_adapter(combination: Combination) -> None:
+    made, seen = bridge(combination).requires_grad_(False), tokens().requires_grad_()
+    made(seen).square().sum().backward()
+    assert seen.grad is not None
+    assert bool((seen.grad.abs().sum(dim=-1) > 0).all())
+    assert all(p.grad is None for p in made.parameters())
+
+
 @pytest.mark.parametrize("word", range(len(WORDS)))
 @BOTH
 def test_one_word_alone_is_its_embedding(combination: Combination, word: int) -> None:
