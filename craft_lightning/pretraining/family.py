@@ -54,8 +54,6 @@ _WIDEN = 200
 _MATCHES = 0.85
 """Share of the second stage's conversations that tell before they ask."""
 _TOKENIZER_IMAGES = 4000
-_CENTRED_ON = 500
-"""Images whose features say what their mean is."""
 
 
 class FamilyBuilder:
@@ -116,7 +114,6 @@ class FamilyBuilder:
 
         data = f"seed {seed}, {plan.pictures_per_twin} pictures a twin"
         self._train("tower", model, batch, plan.loop, self.plan.work, data)
-        model.centre(studio.images(range(min(len(studio), _CENTRED_ON))))
         self._train("placeless", model, placeless, plan.placeless, self.plan.work, data)
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
 

@@ -63,7 +63,7 @@ class TowerSpec:
         image_size, patch_size: pixels. text_layers: of the text tower (same width). text_positions: its context.
         codes, levels: of the codebook. quantize_from: step at which quantisation starts.
         places: amplitude of the initial position embeddings.
-        reconstruction, commitment, quiz: weights beside the contrastive loss.
+        reconstruction, commitment, quiz, length: weights beside the contrastive loss.
         contrast_every: steps between two that compute the contrastive loss, the text tower's only one.
     """
 
@@ -82,6 +82,7 @@ class TowerSpec:
     reconstruction: float = 1.0
     commitment: float = 1.0
     quiz: float = 1.0
+    length: float = 0.1
     contrast_every: int = 2
 
 

@@ -2,10 +2,10 @@
 
 The recipe of the host's first stage at small scale (VILA-U, section 3): a sigmoid contrastive loss read by the SigLIP
 head over the *quantised* tokens, pixel reconstruction from the quantised tokens, and commitment; the codebook follows
-by moving averages, after some steps without quantisation. Three things differ because batches and budgets are small:
+by moving averages, after some steps without quantisation. Four things differ because batches and budgets are small:
 commitment pulls to the final sum only (pulling to every partial sum leaves the later levels nothing to do), the bias
-of the contrastive loss starts where a batch of dozens balances, and a quiz on the quantised tokens stands beside the
-contrastive loss.
+of the contrastive loss starts where a batch of dozens balances, a quiz on the quantised tokens stands beside the
+contrastive loss, and tokens longer than ``width ** 0.5`` cost something.
 """
 
 from __future__ import annotations
@@ -210,7 +210,9 @@ class TowerPretraining(nn.Module):
         """Named terms of the loss (a line in the log each)."""
         spec = self.spec
         z = self.tower.features(batch.pixel_values).float()
-        terms: dict[str, Tensor] = {}
+        # Whoever reads tokens normalises them, so nothing else holds their length and their common part back: without
+        # this the mean is sixteen times what varies, and the codebook's first level is left with naming lengths.
+        terms = {"length": spec.length * F.relu(z.square().mean(-1) - 1.0).mean()}
         tokens = z
         if batch.step >= spec.quantize_from and self._ready(z, batch.step):
             sums, codes = self.codebook.encode(z.detach())
@@ -226,27 +228,6 @@ class TowerPretraining(nn.Module):
             text = self.text(input_ids=batch.text_ids).pooler_output  # SigLIP attends to its padding: no mask
             terms["contrastive"] = self.contrastive(self.tower.pooled(tokens), text, batch.same)
         return terms
-
-    @torch.no_grad()
-    def centre(self, pixel_values: Tensor) -> None:
-        """Take the mean of the features away, bring their spread to 1, and have the codebook begin anew from them.
-
-        Whoever reads tokens normalises them first, so nothing holds their common part and their length back: after
-        some thousand steps the mean is sixteen times what varies, and the first level is left with naming lengths.
-        A pre-norm stream may be scaled as a whole; the mean goes into the bias that is added to it last.
-        """
-        z = self.tower.features(pixel_values).flatten(0, 1)
-        mean, spread = z.mean(0), z.std(0).square().mean().sqrt()
-        self.decoder.bias += self.decoder.weight @ mean
-        self.decoder.weight *= spread
-        vision = self.tower.vision
-        writers: list[Any] = [vision.embeddings.patch_embedding, vision.embeddings.position_embedding]
-        writers += [part for layer in vision.encoder.layers for part in (layer.self_attn.out_proj, layer.mlp.fc2)]
-        for writer in writers:
-            for parameter in writer.parameters():
-                parameter /= spread
-        vision.encoder.layers[-2].mlp.fc2.bias -= mean / spread
-        self.codebook.ready.fill_(False)
 
     def _ready(self, z: Tensor, step: int) -> bool:
         """Collect features of the first steps, then start the codebook from them."""

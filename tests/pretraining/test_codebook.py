@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from craft_lightning.pretraining.plans import TowerSpec
-from craft_lightning.pretraining.tower_stage import EmaCodebook, TowerPretraining
+from craft_lightning.pretraining.tower_stage import EmaCodebook
 
 
 def started(entries: int = 64, levels: int = 4) -> tuple[EmaCodebook, torch.Tensor]:
@@ -42,23 +41,3 @@ def test_unused_entries_restart_from_residuals_of_the_batch() -> None:
     sums, codes = book.encode(rows)
     book.update(rows, sums, codes, torch.Generator().manual_seed(0))
     assert (rows - book.table[0]).abs().sum(1).min() < 1e-5
-
-
-def test_centring_moves_and_scales_what_the_codebook_sees_and_nothing_else() -> None:
-    torch.manual_seed(0)
-    spec = TowerSpec(width=32, layers=3, heads=2, mlp=64, codes=8, levels=2)
-    model = TowerPretraining(spec, 50, 0, torch.ones(2, 3, dtype=torch.bool)).eval()
-    model.codebook.ready.fill_(True)
-    for parameter in model.tower.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    pixels = torch.rand(6, 3, 64, 64) * 2 - 1
-    with torch.no_grad():
-        before = model.tower.features(pixels)
-        drawn = model.decoder(before)
-        rows = before.flatten(0, 1)
-        model.centre(pixels)
-        after = model.tower.features(pixels)
-        torch.testing.assert_close(after, (before - rows.mean(0)) / rows.var(0).mean().sqrt(), atol=2e-5, rtol=1e-5)
-        torch.testing.assert_close(model.decoder(after), drawn, atol=2e-5, rtol=1e-5)
-    assert after.flatten(0, 1).mean(0).abs().max() < 1e-5
-    assert not model.codebook.ready

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def batch(step: int) -> PairBatch:
     return PairBatch(pixels, ids, torch.eye(3, dtype=torch.bool), asked, asked, step)
 
 
-def pretraining(**other: int) -> TowerPretraining:
+def pretraining(**other: Any) -> TowerPretraining:
     return TowerPretraining(replace(SPEC, **other), 20, 0, torch.ones(2, 3, dtype=torch.bool)).train()
 
 
@@ -104,3 +105,16 @@ def test_the_quiz_teaches_the_tower_through_what_is_quantised(quantize_from: int
     moved = model.tower.vision.encoder.layers[0].mlp.fc1.weight.grad
     assert moved is not None
     assert moved.abs().max() > 0
+
+
+def test_only_what_is_longer_than_its_width_allows_costs_anything() -> None:
+    model = pretraining(length=1.0)
+    last = model.tower.vision.encoder.layers[-2].mlp.fc2
+    with torch.no_grad():
+        last.bias += 3.0
+    z = model.tower.features(batch(0).pixel_values)
+    terms = model(batch(0))
+    torch.testing.assert_close(terms["length"], (z.square().mean(-1) - 1.0).relu().mean())
+    terms["length"].backward()
+    assert last.bias.grad is not None
+    assert (last.bias.grad > 0).all()
