@@ -29,6 +29,8 @@ COMPLETE = [ROOT / "smoke.yaml", *EXAMPLES]
 ON_TWIN = ("projector_ft", "llm_lora")
 """Methods that the paper, and so their example, applies to the continuous model, though they would run on either."""
 TABLES = sorted((ROOT / "tables").glob("*.yaml"))
+FEW = sorted((ROOT / "few_shot").glob("*.yaml"))
+"""Datasets of the table ``lorsu``."""
 
 
 def parse(*files: Path, flags: Sequence[str] = ()) -> dict[str, object]:
@@ -41,7 +43,7 @@ def parse(*files: Path, flags: Sequence[str] = ()) -> dict[str, object]:
 def test_nothing_is_left_out() -> None:
     assert len(HARDWARE) == 1  # a machine of tests/strategies/test_choose.py
     covered = {ROOT / "base.yaml", PAPER / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *HARDWARE}
-    covered |= {*METHOD_FILES, *AT_PAPER_SCALE}
+    covered |= {*METHOD_FILES, *AT_PAPER_SCALE, *FEW}
     others = [p for p in ROOT.rglob("*.yaml") if p not in covered and not {"surrogates", "budgets"} & {*p.parts}]
     assert others == []
 

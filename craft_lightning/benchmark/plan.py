@@ -1,8 +1,8 @@
 """From a table's spec to jobs: what to train and to test, each named by its folder, keyed by what it depends on.
 
-A **train** job is one adapted model: (method, surrogate, dataset, seed, overrides). An **eval** job tests what was
-adapted (the encoder, unless the row says otherwise), or an untouched model, on a backbone. Rows, tables and backbones
-share jobs: a folder says what a job is, not who asked.
+A **train** job is one adapted model: (method, surrogate, dataset, seed, overrides), and where sets are adapted to in
+turn, those before. An **eval** job tests what was adapted (the encoder, unless the row says otherwise), or an untouched
+model, on a backbone. Rows, tables and backbones share jobs: a folder says what a job is, not who asked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Job:
         arguments: what follows ``python -m craft_lightning``; the run folder is part of it.
         key: SHA-256 of settings, code, weights and the parent's key. A result with another key is stale.
         facts: method, dataset, surrogate, backbone and seed, for the result file.
-        parent: the train job whose encoder or checkpoint is tested, or None.
+        parent: the train job whose encoder or checkpoint is tested, or whose encoder is trained on; or None.
     """
 
     kind: str
@@ -56,6 +56,11 @@ class Job:
     key: str
     facts: Mapping[str, Any]
     parent: Job | None = None
+
+    @property
+    def lineage(self) -> tuple[Job, ...]:
+        """The jobs that have to be done before it, in order, and itself."""
+        return (*(self.parent.lineage if self.parent else ()), self)
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,7 @@ def select(plan: Plan, pattern: str | None) -> Plan:
     if not chosen:
         hint = did_you_mean(pattern, sorted({part for job in plan.jobs for part in job.name.split("/")}), ".")
         raise CraftError(f"no job matches {pattern!r}{hint} Example of a name: {plan.jobs[0].name} (table plan)")
-    names = {j.name for j in chosen} | {j.parent.name for j in chosen if j.parent}
+    names = {needed.name for job in chosen for needed in job.lineage}
     return replace(plan, jobs=tuple(j for j in plan.jobs if j.name in names))
 
 
@@ -204,12 +209,14 @@ class _PlanBuilder:
     def pairs(self, column: Column) -> list[tuple[Dataset, Dataset]]:
         """Datasets that a column adapts to and tests on."""
         many = LIMIT_COLUMNS if self.limit is not None else None
-        return [
-            (adapted, tested)
-            for adapted in column.datasets[:many]
-            for tested in (self.spec.datasets[:many] if column.test_on == "others" else [adapted])
-            if column.test_on == "same" or tested != adapted
-        ]
+        sets = column.datasets[:many]
+        if column.test_on == "same":
+            return [(each, each) for each in sets]
+        tested = sets if column.test_on == "before" else (column.others or self.spec.datasets)[:many]
+        if not column.in_turn:
+            return [(adapted, other) for adapted in sets for other in tested if other != adapted]
+        known = sets[-1:] if column.test_on == "before" else sets
+        return [(sets[-1], other) for other in tested if other not in known]
 
     def measured(self, line: Line, column: Column, adapted: Dataset, tested: Dataset, seed: int) -> Job:
         """The job whose result holds the table's metric."""
@@ -230,16 +237,22 @@ class _PlanBuilder:
     def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Dataset, seed: int) -> Job:
         longer = self.spec.budget.of(row.method.stem)
         flags = {**longer, **_overrides(row, column), **({} if self.limit is None else LIMIT_TRAINING)}
-        name = self._place(row, surrogate.id, column, adapted, seed)
-        return self._job("train", name, row, surrogate, adapted, seed, flags, None)
+        before = column.datasets[: column.datasets.index(adapted)] if column.in_turn else ()
+        parent = self.training(row, surrogate, column, before[-1], seed) if before else None
+        name = self._place(row, surrogate.id, column, adapted, seed, before)
+        return self._job("train", name, row, surrogate, adapted, seed, flags, parent)
 
-    def _place(self, row: Row, model: str, column: Column, dataset: Dataset, seed: int) -> str:
-        """A job's folder. What a user's table, method or dataset changes of a shipped one of its name is marked."""
+    def _place(
+        self, row: Row, model: str, column: Column, dataset: Dataset, seed: int, before: tuple[Dataset, ...] = ()
+    ) -> str:
+        """A job's folder. What a user's table, method or dataset changes of a shipped one of its name is marked; sets
+        that were adapted to ``before`` are named."""
         budget = "" if not row.train_on or self.spec.budget.name == SHORT else f"-{self.spec.budget.name}"
         method = row.method.stem + budget + ("" if _shipped(row.method) else self._mark(row.method))
         column_only = {**column.overrides.get("all", {}), **column.overrides.get(row.id, {})}
         changed = f"-{digest(column_only)[:6]}" if column_only and not _shipped(self.spec.path) else ""
-        return f"{self._dataset_name(dataset)}/{model}/{method}{_suffix(row.overrides)}{changed}/seed{seed}"
+        after = "-".join(("", "after", *map(self._dataset_name, before))) if before else ""
+        return f"{self._dataset_name(dataset)}/{model}/{method}{_suffix(row.overrides)}{changed}{after}/seed{seed}"
 
     def _dataset_name(self, dataset: Dataset) -> str:
         return dataset.name + (self._mark(dataset.config) if dataset.config and DATASETS.place(dataset.name) else "")
@@ -268,7 +281,7 @@ class _PlanBuilder:
             "kind": kind,
             "method": row.method.stem,
             "dataset": dataset.name,
-            "surrogate": parent.facts["backbone"] if parent else None,
+            "surrogate": parent.facts["backbone"] if parent and kind == "eval" else None,
             "backbone": model.id,
             "seed": seed,
             "code": code_version(settings, row.method.stem, dataset.name),

@@ -136,7 +136,7 @@ def _cell(metric: Metric, keep_ratio: float | None, jobs: Sequence[Job]) -> Cell
         return Score({s: round(fmean(v) * metric.scale, KEPT_DIGITS) for s, v in there.items()}) if there else None
 
     # A cell fails with its training as well as with its test.
-    asked = [j for job in jobs if store.result(job) is None for j in (job.parent, job) if j is not None]
+    asked = [j for job in jobs if store.result(job) is None for j in job.lineage]
     errors = [error for error in map(store.failure, asked) if error is not None]
     total, frequent = (sum(int(i.get(name) or 0) for i in items) for name in ("all", "majority"))
     return Cell(

@@ -190,7 +190,7 @@ class _Runner:
         store.write_failure(job, error)
         self.progress.failed[job.name] = error
         self.view.finished(job, self.progress, 0.0, error)
-        for child in [j for j in self.progress.waiting if j.parent is not None and j.parent.name == job.name]:
+        for child in [j for j in self.progress.waiting if any(needed.name == job.name for needed in j.lineage)]:
             self.progress.waiting.remove(child)
             self.progress.failed[child.name] = "its training failed"
 

@@ -244,7 +244,10 @@ class Column(Named):
     Attributes:
         datasets: those to adapt to, each on its own; the column shows the mean over them. In the file also ``dataset``,
             a single one.
-        test_on: ``same`` set as adapted to, or each of the ``others`` of the table.
+        test_on: ``same`` set as adapted to, or each of the ``others`` of the table; in turn also those ``before``.
+        in_turn: adapt to the datasets one after the other, each from the encoder that the last one has left. Other sets
+            than the one adapted to are then tested at the end: those ``before`` the last one, or ``others`` than all.
+        others: which sets ``others`` are; by default all of the table.
         eval: settings for testing only.
         overrides: maps a row's id (or ``all``) to the settings that are needed there.
     """
@@ -255,9 +258,17 @@ class Column(Named):
         BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
         Field(min_length=1, validation_alias=AliasChoices("dataset", "datasets")),
     ]
-    test_on: Annotated[str, _one_of("same", "others")] = "same"
+    test_on: Annotated[str, _one_of("same", "before", "others")] = "same"
+    in_turn: bool = False
+    others: tuple[Annotated[Dataset, BeforeValidator(_dataset)], ...] = ()
     eval: Settings = {}
     overrides: dict[Annotated[str, _one_of(kind="row or all")], Settings] = {}
+
+    @model_validator(mode="after")
+    def _check_turn(self) -> Column:
+        if self.test_on == "before" and not self.in_turn:
+            raise ValueError("test_on: before needs in_turn: true")
+        return self
 
 
 class Metric(Values):
@@ -361,6 +372,13 @@ class TableSpec(Values):
     paper: Paper = Paper(source="")
     claims: tuple[Claim, ...] = ()
 
+    @model_validator(mode="after")
+    def _check_turns(self) -> TableSpec:
+        stuck = [entry.id for entry in self.entries if entry.tested_from == "checkpoint"]
+        if stuck and any(column.in_turn for column in self.columns):
+            raise ValueError(f"rows {', '.join(stuck)} leave no encoder, which trainings in turn go on from")
+        return self
+
     @property
     def rows(self) -> tuple[Row, ...]:
         """The rows of the table."""
@@ -369,7 +387,7 @@ class TableSpec(Values):
     @property
     def datasets(self) -> tuple[Dataset, ...]:
         """Every set that some column names."""
-        return tuple(dict.fromkeys(d for column in self.columns for d in column.datasets))
+        return tuple(dict.fromkeys(d for column in self.columns for d in (*column.datasets, *column.others)))
 
     @property
     def averaged(self) -> bool:
