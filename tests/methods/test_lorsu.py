@@ -279,6 +279,35 @@ def test_a_training_that_goes_on_has_chosen(build: Any, data: Any, trainer: Any,
     assert all(torch.equal(state[name], value) for name, value in places.items())
 
 
+def test_recomputing_and_half_precision_choose_and_train_alike(
+    data: Any, trainer: Any, checkpoints: Path, batch: VqaBatch
+) -> None:
+    """Blocks that run twice count once; what is held in bfloat16 is float32 where it is added to."""
+    found = []
+    for spec, precision in (
+        (VlmSpec(str(checkpoints / "continuous")), "32-true"),
+        (VlmSpec(str(checkpoints / "continuous"), gradient_checkpointing=True), "32-true"),
+        (VlmSpec(str(checkpoints / "continuous"), dtype="bfloat16"), "bf16-mixed"),
+    ):
+        torch.manual_seed(0)
+        method = Lorsu(backbone=spec, optim=FAST)
+        trainer(max_steps=3, precision=precision).fit(method, data("continuous"))
+        found.append(method)
+    plain, recomputed, half = ({n: v for n, v in m.state_dict().items() if "parametrizations" in n} for m in found)
+    for name, value in plain.items():
+        torch.testing.assert_close(recomputed[name], value, msg=name)
+        assert half[name].dtype == value.dtype
+        if name.endswith(".entries"):
+            assert len(set(half[name].tolist()) & set(value.tolist())) > 0.8 * len(value)
+
+
+def test_a_rehearsal_chooses_by_its_one_batch(build: Any, data: Any, trainer: Any, monkeypatch: Any) -> None:
+    method, seen = build(Lorsu), []
+    monkeypatch.setattr(Lorsu, "losses", lambda self, batch, out: seen.append(1) or {"sal": out.answer_loss})
+    trainer(fast_dev_run=True).fit(method, data("continuous"))
+    assert len(seen) == 2
+
+
 def test_a_checkpoint_without_its_choice_is_refused(build: Any) -> None:
     method = build(Lorsu)
     made: dict[str, Any] = {"state_dict": method.state_dict()}

@@ -52,7 +52,8 @@ class HeadRows(nn.Module):
         self.register_buffer("rows", torch.arange(count, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.index_add(0, self.rows, self.left @ self.right, alpha=self.scale)
+        with torch.autocast(weight.device.type, enabled=False):  # the sum is what is exported: never rounded
+            return weight.index_add(0, self.rows, self.left @ self.right, alpha=self.scale)
 
 
 class Entries(nn.Module):
