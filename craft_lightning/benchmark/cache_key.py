@@ -30,11 +30,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+FOLDERS = (".data.root", ".backbone.encoder", ".backbone.adapter")
+"""Settings that may name a folder whose files count."""
+
+
 def named_files(value: Any, setting: str = "") -> dict[str, str]:
     """SHA-256 by name of the files that some settings name (a prior, an archive of images); ``setting`` is the dotted
-    name of the value. A folder counts only as ``data.root``, by what :func:`_named_folder` sees of it."""
+    name of the value. A folder counts only as one of :data:`FOLDERS`, by what :func:`_named_folder` sees of it."""
     if isinstance(value, str):
-        found = _named_file(value) or (_named_folder(value) if setting.endswith(".data.root") else None)
+        found = _named_file(value) or (_named_folder(value) if setting.endswith(FOLDERS) else None)
         return {} if found is None else {value: found}
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     return {name: found for key, each in inner for name, found in named_files(each, f"{setting}.{key}").items()}

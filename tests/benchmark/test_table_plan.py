@@ -245,8 +245,10 @@ def test_files_that_settings_name_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert changed
 
 
-def test_images_in_a_folder_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = load_spec(table_kit.write_house(tmp_path, **_with_override({"all": {"data.root": "birds"}})))
+@pytest.mark.parametrize("setting", ["data.root", *(f"model.init_args.backbone.{n}" for n in ("encoder", "adapter"))])
+def test_files_in_a_folder_count(setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images, an adapted encoder, an adapter."""
+    spec = load_spec(table_kit.write_house(tmp_path, **_with_override({"all": {setting: "birds"}})))
     monkeypatch.chdir(tmp_path)
     image = tmp_path / "birds" / "train" / "robin" / "1.png"
     image.parent.mkdir(parents=True)
