@@ -181,10 +181,10 @@ class SubsetMethod(BaseMethod):
             for layer in block.projections:
                 rows = heads * block.head_width * (3 // len(block.projections))
                 update: nn.Module = HeadRows(layer.weight, rows, rank, scale, self.whole_tower)
-                parametrize.register_parametrization(layer, "weight", update)
+                parametrize.register_parametrization(layer, "weight", update, unsafe=True)
             for layer in block.first:
                 update = Entries(layer.weight, max(1, int(self.density * layer.weight.numel())))
-                parametrize.register_parametrization(layer, "weight", update)
+                parametrize.register_parametrization(layer, "weight", update, unsafe=True)  # not tried out: may be meta
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The updates, and the biases that go with them."""
