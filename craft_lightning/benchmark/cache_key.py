@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
+from craft_lightning.models.vlm_spec import LORA, cache_root, language_base
 
 LARGE = 2**26
 """Bytes from which the digest of a file is kept (:func:`known_digests`): smaller ones are read as fast."""
@@ -100,15 +102,21 @@ def _without(config: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
 def weights_version(folders: tuple[Path, ...]) -> str:
     """SHA-256 over names and bytes of the files in checkpoint folders; :data:`NO_WEIGHTS` if a folder is not there.
 
-    A tower that a checkpoint's config names as a folder of its own counts, too.
+    A tower that a checkpoint's config names as a folder of its own counts, too, and so does the language model that a
+    checkpoint holds low-rank updates of.
     """
     total = hashlib.sha256()
     towers = [(folder, read_json(folder / "config.json").get("vision_tower_cfg")) for folder in folders]
     shared = [folder / name for folder, name in towers if isinstance(name, str) and name != "vision_tower"]
-    for folder in (*folders, *shared):
-        if not folder.is_dir():
+    updates = [read_json(folder / "llm" / LORA) for folder in folders]
+    try:
+        bases = [language_base(str(facts["base_model_name_or_path"])) for facts in updates if facts]
+    except (CraftError, KeyError):
+        return NO_WEIGHTS
+    for folder in (*folders, *shared, *bases):
+        if not folder.exists():
             return NO_WEIGHTS
-        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        for file in [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()):
             total.update(f"{file.relative_to(folder).as_posix()}\0".encode())
             total.update(_file_digest(file))
     return total.hexdigest()
@@ -133,9 +141,8 @@ def _file_digest(file: Path) -> bytes:
 
 
 def known_digests() -> Path:
-    """Where digests of large files are kept: below ``$HF_HOME``, beside most of these files."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(home).expanduser() / "craft_lightning" / "weights.json"
+    """Where digests of large files are kept."""
+    return cache_root() / "weights.json"
 
 
 def _marks(file: Path) -> list[int]:

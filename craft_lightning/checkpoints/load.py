@@ -15,6 +15,7 @@ from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import PROJECTOR, empty_projector, load_projector
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
+from craft_lightning.checkpoints.pretrained import base_folder, lora_of, merge_lora
 from craft_lightning.checkpoints.tensors import TensorFiles, building, listed, quiet, read_as, torch_dtype
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u import CONVERSATIONS, codebook_size, load_siglip_tower, siglip_half
@@ -73,8 +74,12 @@ def language_config(folder: Path) -> PreTrainedConfig:
 
 
 def load_language_model(folder: Path, *, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
-    """A transformers causal language model, checked tensor by tensor; RoPE scaling as the config has it. Raises
-    CraftError: unreadable, or missing, unexpected or misshapen tensors."""
+    """A transformers causal language model, checked tensor by tensor; RoPE scaling as the config has it. Low-rank
+    updates are merged into their base. Raises CraftError: unreadable, or missing, unexpected or misshapen tensors; a
+    base that is not on this machine."""
+    if lora := lora_of(folder):
+        base = base_folder(str(lora.base_model_name_or_path))
+        return merge_lora(load_language_model(base, dtype=dtype, attention=attention), folder, lora).eval()
     TensorFiles(folder)  # a damaged or unsafe file is refused before transformers sees it
     config = language_config(folder)
     with read_as(folder, "a language model"), torch.random.fork_rng(devices=[]), quiet():

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.convert_slow_tokenizer import SentencePieceExtractor
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE, SentencePieceBackend
 
+from craft_lightning.checkpoints.pretrained import base_folder, lora_of
 from craft_lightning.checkpoints.tensors import read_as, read_json
 
 
@@ -53,8 +54,10 @@ def tokenizer_bytes(tokenizer: Any) -> bytes:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder (a checkpoint's ``llm/``); always has a pad token. A folder with Llama's own
-    ``tokenizer.model`` is read by :class:`LlamaTokenizer`, as the original reads it. Raises CraftError: no readable
-    tokenizer there."""
+    ``tokenizer.model`` is read by :class:`LlamaTokenizer`, as the original reads it; that of low-rank updates is the
+    base's. Raises CraftError: no readable tokenizer there."""
+    if lora := lora_of(folder):
+        return load_tokenizer(base_folder(str(lora.base_model_name_or_path)))
     # A tokenizer that was saved in its general form is read in that form: AutoTokenizer would look at the language
     # model's type and put that family's own word splitting in place of the one in the file.
     config = folder / "tokenizer_config.json"

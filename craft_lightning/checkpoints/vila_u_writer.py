@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipTextModel, SiglipVisionModel
 
 from craft_lightning.checkpoints.adapter import fill_adapter
+from craft_lightning.checkpoints.pretrained import fill_lora
 from craft_lightning.checkpoints.tensors import SAFE, dtype_name, fresh_folder, quiet, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import CODEBOOKS, CONVERSATIONS, SCALARS, TEXT, VISION
 from craft_lightning.errors import CraftError
@@ -99,12 +100,15 @@ def write_tower(folder: str | Path, parts: TowerParts, *, dtype: torch.dtype = t
 
 
 def _fill_llm(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
-    """Tensors are cast on the way out; tied ones stay tied."""
-    cast: dict[int, Tensor] = {}
-    state = {k: cast.setdefault(value.data_ptr(), value.to(dtype)) for k, value in model.state_dict().items()}
-    with quiet():
-        model.save_pretrained(folder, state_dict=state)
-    tokenizer.save_pretrained(folder)
+    """Tensors are cast on the way out; tied ones stay tied. Of a published model low-rank updates alone are written."""
+    if hasattr(model, "peft_config"):
+        fill_lora(folder, model, dtype)
+    else:
+        cast: dict[int, Tensor] = {}
+        state = {k: cast.setdefault(value.data_ptr(), value.to(dtype)) for k, value in model.state_dict().items()}
+        with quiet():
+            model.save_pretrained(folder, state_dict=state)
+        tokenizer.save_pretrained(folder)
     path = folder / "config.json"
     write_json(path, read_json(path) | {"dtype": dtype_name(dtype)})
 
@@ -127,7 +131,8 @@ def write_vlm(
 
     Args:
         tower: written in full to ``vision_tower/``, or the tower's folder relative to ``folder`` (``"../tower"``).
-        language_model: a transformers causal language model (Llama, Qwen2).
+        language_model: a transformers causal language model (Llama, Qwen2), or one that :func:`.pretrained.start_lora`
+            gave low-rank updates: these are written, weights and tokenizer stay the base's.
         tokenizer: its tokenizer; has ``<im_start>`` and ``<im_end>`` if ``image_wrap``.
         dtype: of every stored tensor. aspect: ``"resize"`` or ``"pad"``, how images become squares.
         image_wrap, conversation, continuous: see :mod:`.vila_u`.

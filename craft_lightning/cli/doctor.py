@@ -24,7 +24,7 @@ from craft_lightning import __version__
 from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.environment import PACKAGES, ROOT, in_checkout, no_shadows
 from craft_lightning.errors import CraftError
-from craft_lightning.models.vlm_spec import BACKBONES, POCKET, hub_folder, models_root
+from craft_lightning.models.vlm_spec import BACKBONES, POCKET, hub_folder, missing_base, models_root
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -253,6 +253,7 @@ def models(scale: str) -> CheckResult:
     shipped = [n for n, b in BACKBONES.items() if b.source == "pocket" and (POCKET / n / "config.json").is_file()]
     local = [n for n, b in BACKBONES.items() if b.source != "pocket" and (models_root() / n).is_dir()]
     text = f"{', '.join(shipped) or 'no pocket model'}; in {models_root()}: {', '.join(local) or 'none'}"
+    text += "".join(f"; {n} also needs {mend}" for n in shipped if (mend := missing_base(POCKET / n)))
     if not shipped:
         return CheckResult(False, text, f"git -C {ROOT} checkout -- craft_lightning/pocket" if in_checkout() else AGAIN)
     if scale == "paper":

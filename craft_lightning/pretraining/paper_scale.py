@@ -22,6 +22,7 @@ from torch.utils.data import ConcatDataset
 
 from craft_lightning.checkpoints.configs import aspect_of, checkpoint_root, tower_folder
 from craft_lightning.checkpoints.load import load_language_model, load_tower
+from craft_lightning.checkpoints.pretrained import base_folder, start_lora
 from craft_lightning.checkpoints.tokenizer import load_tokenizer, tokenizer_bytes
 from craft_lightning.checkpoints.vila_u_writer import write_vlm
 from craft_lightning.errors import CraftError
@@ -29,7 +30,7 @@ from craft_lightning.models.image_processing import READING, to_pixels
 from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
-from craft_lightning.models.vlm_spec import VlmSpec, hub_folder, models_root, resolve
+from craft_lightning.models.vlm_spec import VlmSpec, models_root, resolve
 from craft_lightning.pretraining.language_stage import (
     CHAT,
     CHUNK_BATCHES,
@@ -40,9 +41,9 @@ from craft_lightning.pretraining.language_stage import (
     VisionLanguageStage,
     length_grouped,
 )
-from craft_lightning.pretraining.plans import LoopSpec, OptimizerSpec, StagePlan, SurrogatePlan
+from craft_lightning.pretraining.plans import LanguagePlan, LoopSpec, OptimizerSpec, StagePlan, SurrogatePlan
 from craft_lightning.pretraining.shards import Shards, StoredConversations, digest, tensors_digest, token_rows
-from craft_lightning.pretraining.training_loop import run_stage
+from craft_lightning.pretraining.training_loop import FLOAT32_SDPA, run_stage
 from craft_lightning.pretraining.words import adapter_digest, first_projector
 from data_modules.sources.images import read_square
 from data_modules.sources.llava_conversations import PUBLISHED, Talks
@@ -60,11 +61,7 @@ class SurrogateBuilder:
         self.plan, self.fabric = plan, fabric
         self.log = log if fabric.is_global_zero else lambda line: None
         self.host = checkpoint_root(resolve(VlmSpec(plan.tower)))
-        name = plan.language_model
-        found = Path(name) if Path(name).is_dir() else hub_folder(name)
-        if found is None:
-            raise CraftError(f"language model {name} is not on this machine: `hf download {name}`")
-        self.language_folder = found
+        self.language_folder = base_folder(plan.language_model)
         self.work = plan.work / plan.name
         self.output = (plan.output or models_root()) / plan.name
 
@@ -300,6 +297,18 @@ def chat_tokenizer(folder: Path) -> Any:
         raise CraftError(f"{folder}: the chat template closes a reply with {closed!r}, which is no token of its own")
     tokenizer.eos_token = max(ends, key=len)
     return tokenizer
+
+
+def updated_language_model(plan: LanguagePlan, seed: int) -> tuple[Any, Any]:
+    """A published language model with fresh low-rank updates, in bfloat16 but for these, and its tokenizer. Raises
+    CraftError: it is not on this machine, with the command that brings it."""
+    assert plan.pretrained is not None
+    assert plan.lora is not None
+    folder = base_folder(plan.pretrained)
+    language = load_language_model(folder, dtype="bfloat16", attention=FLOAT32_SDPA)
+    torch.manual_seed(seed)
+    start_lora(language, plan.pretrained, plan.lora.rank, plan.lora.alpha)
+    return language, chat_tokenizer(folder)
 
 
 def add_marks(language: Any, tokenizer: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from craft_lightning.environment import places
@@ -152,6 +152,14 @@ class LangBridgeSpec:
     file: Folder | None = None
 
 
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoraSpec:
+    """Low-rank updates ``W + (alpha / rank) B A`` of all linear layers of a published language model but its head."""
+
+    rank: Annotated[int, Field(ge=1)]
+    alpha: float
+
+
 @dataclass(frozen=True, config=STRICT)
 class LanguagePlan:
     """One language model of a family.
@@ -160,6 +168,8 @@ class LanguagePlan:
         name: of its folder. vocabulary: entries of its tokenizer. text, match, projector, joint, questions: lengths of
             the two text-only stages, of stage 1, and of stage 2 in two halves, the second mostly of short answers.
         phases: of the text-only stages.
+        shape: of a new language model. pretrained, lora: in its place a published one (hub id or folder), which stays
+            as it is but for updates that stage 2 trains; it has its own tokenizer and no text-only stages.
         like: name of a model whose plan, tokenizer and text-only stages it shares (a continuous twin).
         tokenizer: name of a model whose tokenizer it shares; None: its reader's.
         continuous: reads features instead of codewords. seed: is added to the family's.
@@ -169,19 +179,25 @@ class LanguagePlan:
 
     name: str
     vocabulary: int
-    shape: LanguageSpec
     text: LoopSpec
     match: LoopSpec
     phases: ReadingPhases
     projector: LoopSpec
     joint: LoopSpec
     questions: LoopSpec
+    shape: LanguageSpec | None = None
+    pretrained: str | None = None
+    lora: LoraSpec | None = None
     like: str | None = None
     tokenizer: str | None = None
     continuous: bool = False
     seed: int = 0
     langbridge: LangBridgeSpec | None = None
     adapter_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.shape is None) == (self.pretrained is None) or (self.pretrained is None) != (self.lora is None):
+            raise CraftError(f"{self.name}: give a shape (of a new language model), or pretrained and lora")
 
     @property
     def reader(self) -> str:

@@ -34,7 +34,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         for name in sorted(tensors):
             value = tensors[name].detach().cpu().contiguous()
             yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
-            yield value.reshape(-1).numpy().tobytes()
+            yield value.reshape(-1).view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
 
     return digest(parts())
 
