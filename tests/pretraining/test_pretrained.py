@@ -341,7 +341,7 @@ def test_a_gguf_file_needs_its_reader(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @real
-def test_the_published_model_sees_after_a_few_steps(built: Path, tmp_path: Path) -> None:
+def test_the_published_model_is_built_and_asked_as_it_learnt(built: Path, tmp_path: Path) -> None:
     """Its own weights, tokenizer and chat template; a step of each stage."""
     shutil.copytree(built.parent / family.TOWER, tmp_path / "family" / family.TOWER)
     made = build(write_plan(tmp_path, SMOLLM2, "steps: 2", "steps: 1"))
