@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import Callback
 
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.benchmark.table_parts import TableSpec, read_mapping
+from craft_lightning.benchmark.table_parts import TableSpec
+from craft_lightning.io import read_mapping
 from craft_lightning.methods import METHODS
 from craft_lightning.optim import OptimSpec
 from craft_lightning.types import VqaBatch
