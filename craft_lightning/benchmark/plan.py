@@ -155,13 +155,13 @@ def make_plan(
         lines, columns = together[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
     builder = _PlanBuilder(spec, runs / scale, limit)
     cells = {}
-    # What a claim is decided from is computed first, row by row.
-    for n, line in sorted(enumerate(lines), key=lambda pair: not _claimed(spec, pair[1])):
-        for c, column in enumerate(columns):
-            chosen = tuple(spec.seeds if seeds is None else seeds) if line.surrogate else (0,)
-            made = [builder.measured(line, column, *pair, seed) for seed in chosen for pair in builder.pairs(column)]
-            # What trains nothing has one job for a tested set, whatever it would have adapted to.
-            cells[n, c] = tuple({job.name: job for job in made}.values())
+    # What a claim is decided from is computed first.
+    places = [(c, column, n, line) for c, column in enumerate(columns) for n, line in enumerate(lines)]
+    for c, column, n, line in sorted(places, key=lambda place: not _claimed(spec, place[-1])):
+        chosen = tuple(spec.seeds if seeds is None else seeds) if line.surrogate else (0,)
+        made = [builder.measured(line, column, *pair, seed) for seed in chosen for pair in builder.pairs(column)]
+        # What trains nothing has one job for a tested set, whatever it would have adapted to.
+        cells[n, c] = tuple({job.name: job for job in made}.values())
     printed = {(n, c): cells[n, c] for c in range(len(columns)) for n in range(len(lines))}
     return Plan(spec, runs / scale, lines, columns, tuple(builder.jobs.values()), printed)
 

@@ -25,7 +25,7 @@ OTHER_VERBS = (
         f"craft_lightning.cli.{verb}"
         for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table", "arguments")
     ),
-    *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens")),
+    *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens", "vocabulary")),
     *("craft_lightning.__main__", "craft_lightning.comparison", "craft_lightning.inference"),
     *("craft_lightning.pretraining", "craft_lightning.strategies.flops"),
     *("craft_lightning.checkpoints.vila_u_writer",),
