@@ -21,7 +21,8 @@ from pathlib import Path
 import yaml
 
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.spec import TableSpec, find_table, load_spec
+from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.table_parts import TableSpec
 from craft_lightning.checkpoints.configs import write_blueprint
 from craft_lightning.cli.dry_run import Cards, Layout, cards, eval_seconds, training_seconds
 from craft_lightning.io import read_settings, write_text

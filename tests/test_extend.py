@@ -139,7 +139,7 @@ def keys(own: Path) -> dict[str, str]:
 
 def test_in_this_repository(tmp_path: Path) -> None:
     """Both recipes in a copy of the house, whose own tests then run over the new names."""
-    for folder in ("craft_lightning", "data_modules", "callbacks", "experiments", "tests", "docs"):
+    for folder in ("craft_lightning", "data_modules", "callbacks", "experiments", "tests", "benchmarks", "docs"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=LEFT_OUT)
     (tmp_path / "craft_lightning/pocket").symlink_to(ROOT / "craft_lightning/pocket")
     for name in ("pyproject.toml", "README.md", "Makefile"):
