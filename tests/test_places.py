@@ -72,7 +72,7 @@ def test_a_run_says_so_in_one_line(
     # Lightning writes to what was standard error when it was imported, which need not be what is captured here.
     for name in (lightning.__name__, "lightning.fabric", "lightning.pytorch"):
         for handler in logging.getLogger(name).handlers:
-            if hasattr(handler, "stream"):
+            if type(handler) is logging.StreamHandler:  # and not one of pytest's
                 monkeypatch.setattr(handler, "stream", sys.stderr)
     (tmp_path / "file").write_text("")
     where = f"--trainer.default_root_dir={tmp_path / 'run'}"

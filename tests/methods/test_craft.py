@@ -282,6 +282,6 @@ def test_an_untouched_model_is_read_without_a_random_cls(craft: Any, build: Any,
 def test_data_without_captions_is_a_clear_error() -> None:
     with pytest.raises(CraftError, match="lambda_contrastive 0"):
         CaptionTable.embed((), VlmSpec(), torch.device("cpu"))
-    table = CaptionTable(torch.zeros(2, 3), torch.arange(2))
+    table = CaptionTable(torch.zeros(2, 3), torch.arange(2), 0.0)
     with pytest.raises(CraftError, match="no caption"):
         table.rows(torch.tensor([-1]), torch.tensor([0]), slice(0, 1))
