@@ -77,10 +77,12 @@ class Tree(Shelf):
     def mat(self, name: str) -> dict[str, Any]:
         """The variables of a MATLAB file. Raises CraftError if it is none."""
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
         try:
             found: dict[str, Any] = loadmat(BytesIO(self.read(name)), squeeze_me=True)
-        except (ValueError, TypeError, NotImplementedError, OSError) as error:  # the third: MATLAB's HDF5 files
+        except (MatReadError, ValueError, TypeError, IndexError, NotImplementedError, OSError) as error:
+            # Empty, no such file, its head cut off in two places, one in HDF5, its body cut off.
             raise CraftError(f"{self.root}: {name} is no MATLAB file that is read ({error})") from error
         return found
 
@@ -188,8 +190,8 @@ class ZipTree(Tree):
             raise CraftError(f"{self.root}: {key} unpacks to {member.file_size:,} bytes, more than {MAX_BYTES:,}")
         try:
             return self._archive().read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            # Damaged, with a password, or packed in a way that Python lacks.
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            # Damaged (the first three), with a password, or packed in a way that Python lacks.
             raise OSError(str(error)) from error
 
     def _archive(self) -> zipfile.ZipFile:

@@ -72,7 +72,9 @@ def test_flowers102_without_one_of_its_lists(tmp_path):
     with pytest.raises(CraftError, match=r"has imagelabels.mat but no setid.mat; .*robots.ox.ac.uk"):
         opened("flowers102", tmp_path, stages=("test",))
     newer = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(128)
-    for content, why in ((b"MATLAB 5.0 nonsense" * 20, ""), (newer, "HDF reader")):
+    whole = (tmp_path / "imagelabels.mat").read_bytes()
+    cut = [(whole[:length], "") for length in (0, 60, 127, len(whole) - 9)]
+    for content, why in ((b"MATLAB 5.0 nonsense" * 20, ""), (newer, "HDF reader"), *cut):
         (tmp_path / "setid.mat").write_bytes(content)
         with pytest.raises(CraftError, match=rf"setid.mat is no MATLAB file that is read \(.*{why}"):
             opened("flowers102", tmp_path, stages=("test",))
@@ -430,6 +432,19 @@ def test_a_member_that_python_cannot_unpack_is_a_broken_picture(tmp_path, at, va
     content[content.index(b"PK\1\2") + at] = value  # of the directory's entry: its flags, its method
     archive.write_bytes(content)
     with pytest.raises(CraftError, match=rf"e.zip: 0.jpg: broken image \(.*{why}"):
+        read_square(tree_module.open_tree(archive).image("0.jpg"), 8)
+
+
+def test_a_member_that_is_shorter_than_its_archive_says_is_a_broken_picture(tmp_path):
+    file = write_pictures(tmp_path / "e", ["River/0.jpg"]) / "River" / "0.jpg"
+    archive = tmp_path / "e.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.write(file, "0.jpg")
+    content = bytearray(archive.read_bytes())
+    sizes = content.index(b"PK\1\2") + 20  # of the directory's entry: packed and unpacked
+    content[sizes : sizes + 8] = 2 * (file.stat().st_size + 10_000).to_bytes(4, "little")
+    archive.write_bytes(content)
+    with pytest.raises(CraftError, match=r"e.zip: 0.jpg: broken image \("):
         read_square(tree_module.open_tree(archive).image("0.jpg"), 8)
 
 
