@@ -29,14 +29,14 @@ class Budget:
 
 
 def read_budget(name: str) -> Budget:
-    """A budget by its name, that of a file of ``experiments/budgets``.
-
-    Raises:
-        ValueError: there is none; names the nearest.
-    """
+    """A budget by its name, that of a file of ``experiments/budgets``. Raises ValueError: there is none (names the
+    nearest), or it says something else than settings by method."""
     if name == SHORT:
         return Budget()
     files = {file.stem: file for place in places(BUDGETS) for file in place.glob("*.yaml")}
     if str(name) not in files:
         raise ValueError(str(unknown("budget", str(name), (SHORT, *files))))
-    return Budget(name, read_mapping(files[name]))
+    settings = read_mapping(files[name])
+    if wrong := [key for key, value in settings.items() if not isinstance(value, dict)]:
+        raise ValueError(f"{files[name]}: {wrong[0]} must hold settings, got {settings[wrong[0]]!r}")
+    return Budget(name, settings)

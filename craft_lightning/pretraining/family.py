@@ -114,7 +114,7 @@ class FamilyBuilder:
         def placeless(step: int) -> PairBatch:
             return batch(plan.loop.steps + step, places=False)
 
-        data = f"seed {seed}, {plan.pictures_per_twin} pictures a twin"
+        data = f"seed {seed}, {plan.pictures_per_twin} pictures a twin, {plan.shape!r}"
         self._train("tower", model, batch, plan.loop, self.plan.work, data)
         self._train("placeless", model, placeless, plan.placeless, self.plan.work, data)
         write_tower(folder, model.parts(tokenizer), dtype=torch.float16)
@@ -208,7 +208,7 @@ class FamilyBuilder:
             pairs = length_grouped(chunk(name, number), size, place, lambda pair: len(pair[1].ids))
             return Shown([row for row, _ in pairs], [conversation for _, conversation in pairs])
 
-        data = f"seed {seed}, {self.plan.pictures_per_twin} pictures a twin"
+        data = f"seed {seed}, {self.plan.pictures_per_twin} pictures a twin, {_EXCHANGES} exchanges"
         taken = plan.adapter_of is not None
         data += adapter_digest(vlm.projector, taken)
         if plan.pretrained is not None:

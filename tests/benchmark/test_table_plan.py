@@ -432,6 +432,16 @@ def test_an_unknown_budget_is_one_line() -> None:
         load_spec(ROOT / "experiments" / "tables" / "table1.yaml", budget="lnog")
 
 
+def test_a_budget_of_anything_but_settings_by_method_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experiments/budgets").mkdir(parents=True)
+    (tmp_path / "experiments/budgets/mine.yaml").write_text("all: 400\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CraftError, match=r"budget: experiments/budgets/mine.yaml: all must hold settings, got 400"):
+        load_spec(ROOT / "experiments/tables/table1.yaml", budget="mine")
+
+
 def test_what_a_claim_is_decided_from_comes_first(tmp_path: Path) -> None:
     made = make_plan(load_spec(ROOT / "experiments" / "tables" / "table1.yaml"), tmp_path / "runs", [0])
     first = dict.fromkeys((job.facts["method"], job.facts["backbone"]) for job in made.jobs)

@@ -17,25 +17,15 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
-from tiny import write_tiny, write_tiny_tower
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``bridged`` (Llama-shaped) and ``receiver`` (Qwen2-shaped, narrower, with an MLP) on one continuous tower."""
-    root = tmp_path_factory.mktemp("models")
-    write_tiny_tower(root / "tower")
-    write_tiny(root / "bridged", tower="../tower", continuous=True, words=50)
-    write_tiny(root / "receiver", llm="qwen2", width=32, tower="../tower", continuous=True, seed=3)
-    return root
+from tiny import write_tiny
 
 
 def load(name: Path, **more: str) -> DiscreteVlm:
     return load_vlm(VlmSpec(str(name), **more))
 
 
-def test_a_checkpoint_holds_words_and_no_matrix(models: Path, pixels: Tensor) -> None:
-    folder = models / "bridged" / "mm_projector"
+def test_a_checkpoint_holds_words_and_no_matrix(bridged: Path, pixels: Tensor) -> None:
+    folder = bridged / "bridged" / "mm_projector"
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors", "words.json"]
     assert json.loads((folder / "config.json").read_text()) == {
         "model_type": "v2l_projector",
@@ -43,7 +33,7 @@ def test_a_checkpoint_holds_words_and_no_matrix(models: Path, pixels: Tensor) ->
         "mlp_hidden_size": 24,
         "combination": "softmax",
     }
-    vlm = load(models / "bridged")
+    vlm = load(bridged / "bridged")
     assert isinstance(vlm.projector, LangBridge)
     assert list(vlm.projector.words) == json.loads((folder / "words.json").read_text())["words"]
     assert load_file(folder / "model.safetensors").keys() == {*vlm.projector.state_dict()}
@@ -51,9 +41,9 @@ def test_a_checkpoint_holds_words_and_no_matrix(models: Path, pixels: Tensor) ->
     assert torch.equal(vlm.project(tokens), vlm.projector.coefficients(tokens) @ vlm.projector.matrix)
 
 
-def test_the_adapter_goes_in_front_of_another_language_model(models: Path, pixels: Tensor) -> None:
-    own, swapped = load(models / "bridged"), load(models / "receiver", adapter=str(models / "bridged"))
-    receiver = load(models / "receiver")
+def test_the_adapter_goes_in_front_of_another_language_model(bridged: Path, pixels: Tensor) -> None:
+    own, swapped = load(bridged / "bridged"), load(bridged / "receiver", adapter=str(bridged / "bridged"))
+    receiver = load(bridged / "receiver")
     assert isinstance(own.projector, LangBridge)
     assert isinstance(swapped.projector, LangBridge)
     tokens = own.encode(pixels).tokens
@@ -66,31 +56,31 @@ def test_the_adapter_goes_in_front_of_another_language_model(models: Path, pixel
     assert all(torch.equal(v, state[k]) for k, v in swapped.language_model.state_dict().items())
 
 
-def test_an_adapter_alone_is_read_like_one_in_a_checkpoint(models: Path, tmp_path: Path, pixels: Tensor) -> None:
-    own = load(models / "bridged")
+def test_an_adapter_alone_is_read_like_one_in_a_checkpoint(bridged: Path, tmp_path: Path, pixels: Tensor) -> None:
+    own = load(bridged / "bridged")
     assert isinstance(own.projector, LangBridge)
     write_adapter(tmp_path / "adapter", own.projector, own.projector.state_dict(), **tower_facts(own.tower), method="x")
-    swapped = load(models / "receiver", adapter=str(tmp_path / "adapter"))
-    whole = load(models / "receiver", adapter=str(models / "bridged"))
+    swapped = load(bridged / "receiver", adapter=str(tmp_path / "adapter"))
+    whole = load(bridged / "receiver", adapter=str(bridged / "bridged"))
     tokens = own.encode(pixels).tokens
     assert torch.equal(swapped.project(tokens), whole.project(tokens))
     assert swapped.adapter_facts is not None
     assert (own.adapter_facts, swapped.adapter_facts["method"]) == (None, "x")
 
 
-def test_an_adapter_of_another_tower_is_refused(models: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_tower_is_refused(bridged: Path, tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "other", continuous=True, words=5, seed=9)
     with pytest.raises(CraftError, match=r"the adapter of .*other reads another tower: base_hash \w{64}, here \w{64}$"):
-        load(models / "receiver", adapter=str(other))
-    discrete = write_tiny(models / "discrete", tower="../tower", words=5)
+        load(bridged / "receiver", adapter=str(other))
+    discrete = write_tiny(bridged / "discrete", tower="../tower", words=5)
     with pytest.raises(CraftError, match=r"another tower: codebook_hash \w{64}, here None and base_hash None, here \w"):
-        load(models / "receiver", adapter=str(discrete))
+        load(bridged / "receiver", adapter=str(discrete))
     with pytest.raises(CraftError, match=r"has no LangBridge: a projector 'mlp2x_gelu' knows one language model alone"):
-        load(models / "bridged", adapter=str(models / "receiver"))
+        load(bridged / "bridged", adapter=str(bridged / "receiver"))
 
 
-def test_words_that_the_language_model_lacks_are_named(models: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(models / "bridged", models / "strange"))
+def test_words_that_the_language_model_lacks_are_named(bridged: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bridged / "bridged", bridged / "strange"))
     file = folder / "mm_projector" / "words.json"
     words = read_words(file)
     write_words(file, [*words[:-1], " antidisestablishmentarianism"])
@@ -104,8 +94,11 @@ def test_words_that_the_language_model_lacks_are_named(models: Path, tmp_path: P
         load(folder)
 
 
-def test_the_skeleton_has_the_same_parameters(models: Path) -> None:
-    for spec in (VlmSpec(str(models / "bridged")), VlmSpec(str(models / "receiver"), adapter=str(models / "bridged"))):
+def test_the_skeleton_has_the_same_parameters(bridged: Path) -> None:
+    for spec in (
+        VlmSpec(str(bridged / "bridged")),
+        VlmSpec(str(bridged / "receiver"), adapter=str(bridged / "bridged")),
+    ):
         shapes = {name: p.shape for name, p in load_vlm(spec).named_parameters()}
         assert {name: p.shape for name, p in skeleton(spec).named_parameters()} == shapes
 

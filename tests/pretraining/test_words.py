@@ -137,7 +137,7 @@ def test_the_receiver_begins_with_the_adapter_as_it_ended(family: Path) -> None:
         family / "family",
     )  # fmt: skip
     assert all(torch.equal(value, weights[name]) for name, value in taken.state_dict().items())
-    assert recipe["data"] == "seed 0, 40 pictures a twin" + adapter_digest(taken, taken=True)
+    assert recipe["data"] == "seed 0, 40 pictures a twin, 5 exchanges" + adapter_digest(taken, taken=True)
 
 
 def test_the_usual_recipes_are_what_they_were(family: Path) -> None:
