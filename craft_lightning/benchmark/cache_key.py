@@ -15,7 +15,8 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
-from craft_lightning.models.vlm_spec import LORA, cache_root, language_base
+from craft_lightning.models.vlm_spec import BACKBONES, LORA, VlmSpec, cache_root, language_base
+from craft_lightning.models.vlm_spec import resolve as resolve_model
 
 LARGE = 2**26
 """Bytes from which the digest of a file is kept (:func:`known_digests`): smaller ones are read as fast."""
@@ -41,9 +42,19 @@ def named_files(value: Any, setting: str = "") -> dict[str, str]:
     name of the value. A folder counts only as one of :data:`FOLDERS`, by what :func:`_named_folder` sees of it."""
     if isinstance(value, str):
         found = _named_file(value) or (_named_folder(value) if setting.endswith(FOLDERS) else None)
+        if setting.endswith(".backbone.adapter") and value in BACKBONES:
+            found = _known_model(value)
         return {} if found is None else {value: found}
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     return {name: found for key, each in inner for name, found in named_files(each, f"{setting}.{key}").items()}
+
+
+@cache
+def _known_model(name: str) -> str:
+    try:
+        return weights_version((resolve_model(VlmSpec(name)),))
+    except CraftError:
+        return NO_WEIGHTS
 
 
 @cache

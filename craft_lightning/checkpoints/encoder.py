@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def weights_hash(tower: Tower) -> str:
-    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.base.Tower.used_parameters` yields:
+    """SHA-256 over names, shapes and float32 little-endian bytes of what :meth:`.tower.Tower.used_parameters` yields:
     what an adapted encoder replaces."""
     digest = hashlib.sha256()
     for name, parameter in tower.used_parameters():
@@ -57,7 +57,7 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
     huggingface_hub's, with all of their arguments; nothing is uploaded unless asked.
 
     Attributes:
-        state: all parameters that the tower uses, by the names of :meth:`.base.Tower.used_parameters`.
+        state: all parameters that the tower uses, by the names of :meth:`.tower.Tower.used_parameters`.
         config: ``base``, ``codebook_hash``, ``method``, ``dtype``, where there is no codebook ``base_hash``, and under
             ``run`` what its training was: data, steps, seed, settings, scores.
         prior: ``[K]`` counts of first-level codes on the training images, or None.
@@ -158,7 +158,7 @@ def write_encoder(
     """Write an adapted encoder, card included; the folder is replaced as a whole when everything is written.
 
     Args:
-        state: the adapted parameters by the names of :meth:`.base.Tower.used_parameters`, all of them.
+        state: the adapted parameters by the names of :meth:`.tower.Tower.used_parameters`, all of them.
         base: checkpoint that it was adapted from. method: name of the method. dtype: of the stored parameters.
         codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower, whose own is
             ``base_hash``.

@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig  # imported where it is needed: most checkpoints need none of it, and it takes its time
 
 LORA_WEIGHTS = "adapter_model.safetensors"
+CONVERSION = 1
+"""How GGUF files are converted: another number where it changes, so that folders made otherwise are made anew."""
 _PEFT = "base_model.model."
 """What peft puts before the names of a model's tensors."""
 _READ = ("r", "lora_alpha", "target_modules", "base_model_name_or_path")
@@ -58,8 +61,8 @@ def converted(file: Path) -> Path:
     file takes many times as long as to read the folder. Raises CraftError: it is not a language model's."""
     if find_spec("gguf") is None:
         raise CraftError(f"{file}: the reader of its format is missing: `pip install gguf`")
-    with file.open("rb") as stream:
-        folder = cache_root() / "gguf" / hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    now = file.stat()
+    folder = cache_root() / "gguf" / f"{_bytes_digest(file, now.st_size, now.st_mtime_ns)[:16]}-{CONVERSION}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
@@ -69,6 +72,12 @@ def converted(file: Path) -> Path:
     except OSError as error:
         raise CraftError(f"{folder} cannot be written ({error.strerror}): set HF_HOME to a folder that can") from error
     return folder
+
+
+@cache
+def _bytes_digest(file: Path, size: int, changed: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _convert(file: Path, folder: Path) -> None:
@@ -102,11 +111,14 @@ def _splitter(file: Path) -> Any:
 
 
 def start_lora(model: PreTrainedModel, base: str, rank: int, alpha: float) -> None:
-    """Put A (Kaiming) and B (zero) beside every linear layer but the head, in place; all else is frozen."""
+    """Put A (Kaiming) and B (zero) in float32 beside every linear layer but the head, in place; all else is frozen."""
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", base_model_name_or_path=base)  # type: ignore[arg-type]  # peft divides by r
     inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:  # peft gives them the layer's type, and bfloat16 would swallow most steps
+            parameter.data = parameter.data.float()
 
 
 def fill_lora(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:

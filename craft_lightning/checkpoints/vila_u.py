@@ -188,7 +188,7 @@ def load_text_tower(source: str | Path | VlmSpec) -> TextTower:
     folder = configs.tower_folder(root)
     files = TensorFiles(folder)
     if not any(name.startswith(TEXT) for name in files.names()):
-        raise CraftError(f"{folder}: no text tower ({TEXT}*); without captions: --model.lambda_contrastive 0")
+        raise CraftError(f"{folder}: no text tower ({TEXT}*)")
     model = siglip_half(SiglipTextModel, root)
     _fill(model, files, TEXT)
     name = section_of(folder)["pretrained_model"]

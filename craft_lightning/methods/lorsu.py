@@ -46,7 +46,9 @@ class Lorsu(SubsetMethod):
         if self._processes() * self._parts() > 1:
             raise CraftError("--model.variant clip contrasts all images of a step: one device, one batch a step")
         if self.captions is None:
-            self.captions = CaptionTable.embed(getattr(self._data, "captions", ()), self.backbone, self.device)
+            self.captions = CaptionTable.embed(
+                getattr(self._data, "captions", ()), self.backbone, self.device, without="--model.variant ppl"
+            )
         images: Any = out.visual.image_embedding
         texts = self.captions.rows(batch.caption_ids, batch.label_ids, slice(0, len(batch)))
         return {"clip": info_nce(images, texts.embeddings, self.captions.log_scale)}

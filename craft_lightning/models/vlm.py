@@ -143,7 +143,7 @@ class DiscreteVlm(nn.Module):
         return found
 
     def encode(self, pixel_values: Tensor, cls: Tensor | None = None, attention: Attention = "one_way") -> VisualTokens:
-        """See :meth:`.base.Tower.encode`."""
+        """See :meth:`.tower.Tower.encode`."""
         return self.tower.encode(pixel_values, cls, attention)
 
     def embed(

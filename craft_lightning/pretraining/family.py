@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
 from craft_lightning.checkpoints.adapter import WORDS, read_words, write_words
@@ -40,7 +41,7 @@ from craft_lightning.pretraining.plans import FamilyPlan, LanguagePlan, LoopSpec
 from craft_lightning.pretraining.shards import tensors_digest
 from craft_lightning.pretraining.tokenizers import train_tokenizer
 from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
-from craft_lightning.pretraining.training_loop import fabric_of, run_stage
+from craft_lightning.pretraining.training_loop import run_stage
 from craft_lightning.pretraining.words import adapter_digest, common_words, first_projector, studio_texts
 from craft_lightning.types import VqaBatch
 from data_modules.twins import TWINS
@@ -63,7 +64,7 @@ class FamilyBuilder:
 
     def __init__(self, plan: FamilyPlan) -> None:
         self.plan = plan
-        self.fabric = fabric_of("bf16-mixed", 1)
+        self.fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")  # its parts are small
         self.twins = [kind() for kind in TWINS.values()]
 
     def build(self, only: Collection[str] = ()) -> None:
@@ -125,7 +126,6 @@ class FamilyBuilder:
         if plan.shape is not None:
             tokenizer: Any = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
             model, chat = new_language_model(plan.shape, tokenizer, self.plan.seed + plan.seed), CHAT
-            self._read(plan, model, ConversationEncoder(tokenizer))
         else:
             model, tokenizer = updated_language_model(plan, self.plan.seed + plan.seed)
             chat = CHAT | {"image_wrap": False}  # the marks would be new words, and those of the base are not trained
@@ -134,6 +134,8 @@ class FamilyBuilder:
         words = self._words_of_all() if plan.langbridge is not None else ()
         torch.manual_seed(self.plan.seed + plan.seed)
         projector = first_projector(plan, tower, model.config.hidden_size, words, self.plan.output)
+        if plan.shape is not None:
+            self._read(plan, model, ConversationEncoder(tokenizer))
         self._see(plan, DiscreteVlm(tower, projector, model, tokenizer, **chat))
         write_vlm(
             folder,
@@ -218,7 +220,7 @@ class FamilyBuilder:
             self._train(name, stage, partial(batch, name), getattr(plan, name), self.plan.work / plan.name, data)
 
     def _words_of_all(self) -> list[str]:
-        """What the tokenizers of all language models share, found on first use and kept in the work folder."""
+        """What the tokenizers of all new language models share, found on first use and kept in the work folder."""
         file = self.plan.work / WORDS
         if not file.is_file():
             made = {plan.tokenizer or plan.reader: plan for plan in reversed(self.plan.language)}

@@ -13,7 +13,6 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
@@ -301,7 +300,7 @@ class VisionLanguageStage(nn.Module):
 
     def __init__(self, vlm: DiscreteVlm, stored: StoredTokens, train_language: bool) -> None:
         super().__init__()
-        layers = [layer for layer in vlm.language_model.modules() if isinstance(layer, LoraLayer)]
+        layers: list[Any] = [layer for layer in vlm.language_model.modules() if hasattr(layer, "lora_A")]
         updates = nn.ModuleList(part for layer in layers for part in (layer.lora_A, layer.lora_B))
         self.projector, self.language_model = vlm.projector, updates if layers else vlm.language_model
         self.language_model.requires_grad_(train_language)
@@ -312,6 +311,7 @@ class VisionLanguageStage(nn.Module):
         (vlm,) = self._vlm
         if isinstance(self.projector, LangBridge):  # a loaded model finds the words where they are, so does every step
             table: Any = vlm.language_model.get_input_embeddings()
-            self.projector.follow(table.weight)
+            if table.weight.requires_grad:
+                self.projector.follow(table.weight)
         text = collate(batch.conversations, vlm.tokenizer.pad_token_id).to(vlm.device)
         return {"reply": batch.weight * vlm(self._stored.take(batch.rows, vlm.device), text).answer_loss}

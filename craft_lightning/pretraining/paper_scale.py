@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
 from craft_lightning.checkpoints.configs import aspect_of, checkpoint_root, tower_folder
-from craft_lightning.checkpoints.load import load_language_model, load_tower
+from craft_lightning.checkpoints.load import language_config, load_language_model, load_tower
 from craft_lightning.checkpoints.pretrained import base_folder, start_lora
 from craft_lightning.checkpoints.tokenizer import load_tokenizer, tokenizer_bytes
 from craft_lightning.checkpoints.vila_u_writer import write_vlm
@@ -83,6 +83,9 @@ class SurrogateBuilder:
         tower = load_tower(self.host)
         if tower.quantizer is None:
             raise CraftError(f"{self.host} has no codebook: a surrogate reads codes")
+        # A mistake in what the plan says of the adapter is told now, not after the hours of the codes.
+        width = language_config(self.language_folder).hidden_size
+        first_projector(self.plan, tower, width, family=self.output.parent)
         coded = {name: self.codes(talks, tower) for name, talks in sets.items()}
         files: Any = [tensors["codes"] for shards in coded.values() for tensors in shards.tensors]
         codes = ConcatDataset[Tensor](files)  # of what has a length and rows; no copy is made
@@ -301,14 +304,18 @@ def chat_tokenizer(folder: Path) -> Any:
 
 def updated_language_model(plan: LanguagePlan, seed: int) -> tuple[Any, Any]:
     """A published language model with fresh low-rank updates, in bfloat16 but for these, and its tokenizer. Raises
-    CraftError: it is not on this machine, with the command that brings it."""
+    CraftError: it is not on this machine, with the command that brings it; its replies end with a token of their own.
+    """
     assert plan.pretrained is not None
     assert plan.lora is not None
     folder = base_folder(plan.pretrained)
+    tokenizer, own = chat_tokenizer(folder), load_tokenizer(folder).eos_token
+    if tokenizer.eos_token != own:  # whoever loads the updates takes the base's tokenizer
+        raise CraftError(f"{plan.pretrained} ends with {own}, its chat template's replies with {tokenizer.eos_token}")
     language = load_language_model(folder, dtype="bfloat16", attention=FLOAT32_SDPA)
     torch.manual_seed(seed)
     start_lora(language, plan.pretrained, plan.lora.rank, plan.lora.alpha)
-    return language, chat_tokenizer(folder)
+    return language, tokenizer
 
 
 def add_marks(language: Any, tokenizer: Any) -> None:

@@ -143,7 +143,7 @@ class LangBridgeSpec:
     Attributes:
         words: how many it combines, the first of a subset. hidden: width of its inner layers.
         combination: see there. file: the subset, as the verb ``vocabulary`` writes it; a family without one takes the
-            words that all of its tokenizers share.
+            words that the tokenizers of all its new language models share.
     """
 
     words: int
@@ -198,6 +198,7 @@ class LanguagePlan:
     def __post_init__(self) -> None:
         if (self.shape is None) == (self.pretrained is None) or (self.pretrained is None) != (self.lora is None):
             raise CraftError(f"{self.name}: give a shape (of a new language model), or pretrained and lora")
+        _one_adapter(self)
 
     @property
     def reader(self) -> str:
@@ -264,6 +265,16 @@ class SurrogatePlan:
     seed: int = 0
     langbridge: LangBridgeSpec | None = None
     adapter_of: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_adapter(self)
+        if self.langbridge is not None and self.langbridge.file is None:
+            raise CraftError(f"{self.name}: langbridge needs a file: `python -m craft_lightning vocabulary`")
+
+
+def _one_adapter(plan: LanguagePlan | SurrogatePlan) -> None:
+    if plan.langbridge is not None and plan.adapter_of is not None:
+        raise CraftError(f"{plan.name}: langbridge makes a new adapter, adapter_of takes one: give one of the two")
 
 
 def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:

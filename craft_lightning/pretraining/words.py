@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.checkpoints.adapter import read_words
+from craft_lightning.checkpoints.configs import llm_folder, root_of
 from craft_lightning.checkpoints.load import load_langbridge
+from craft_lightning.checkpoints.pretrained import base_folder
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.models.langbridge import LangBridge, token_texts
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import Projector
-from craft_lightning.models.vlm_spec import BACKBONES, hub_folder, resolve, spec_of
+from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
 from craft_lightning.pretraining.plans import LanguagePlan, SurrogatePlan
 from craft_lightning.pretraining.shards import digest, tensors_digest
 from data_modules.sources.llava_conversations import texts_of
@@ -51,11 +53,9 @@ def first_projector(
         words: the subset of a plan that names no file. family: folder of models, where ``adapter_of`` is looked for.
 
     Raises:
-        CraftError: a new adapter and another's, or fewer words than asked for.
+        CraftError: no such adapter, or fewer words than asked for.
     """
     if plan.adapter_of is not None:
-        if plan.langbridge is not None:
-            raise CraftError(f"{plan.name}: langbridge makes a new adapter, adapter_of takes one: give one of the two")
         own = family / plan.adapter_of
         return load_langbridge(own if own.is_dir() else plan.adapter_of, tower, llm_width)
     if plan.langbridge is None:
@@ -64,7 +64,7 @@ def first_projector(
     known = words if spec.file is None else read_words(spec.file)
     if len(known) < spec.words:
         raise CraftError(
-            f"{plan.name}: langbridge.words is {spec.words}, {spec.file or 'known'} are {len(known)}; "
+            f"{plan.name}: langbridge.words is {spec.words}, {spec.file or 'what is known'} holds {len(known)}; "
             "`python -m craft_lightning vocabulary` writes a langbridge.file"
         )
     return LangBridge(known[: spec.words], tower.width, spec.hidden, spec.combination)
@@ -87,10 +87,10 @@ def studio_texts(studio: Studio) -> Iterator[str]:
             yield from pair
 
 
-def new_studio(side: int = 64) -> Studio:
-    """As many images as :func:`studio_texts` speaks of."""
+def new_studio() -> Studio:
+    """As many images as :func:`studio_texts` speaks of; they are small, as nobody looks at them."""
     twins = [kind() for kind in TWINS.values()]
-    return Studio(twins, side, _STUDIO_IMAGES // len(twins))
+    return Studio(twins, 64, _STUDIO_IMAGES // len(twins))
 
 
 def file_texts(file: Path) -> Iterator[str]:
@@ -109,12 +109,10 @@ def file_texts(file: Path) -> Iterator[str]:
 
 
 def tokenizer_of(name: str) -> Any:
-    """The tokenizer of a known model, of a folder of one, or of a hub repository on this machine. Raises CraftError:
-    there is none of this name."""
-    if name in BACKBONES or Path(name).is_dir():
-        return load_tokenizer(resolve(spec_of(name)))
-    if found := hub_folder(name):
-        return load_tokenizer(found)
-    if "/" in name:
-        raise CraftError(f"the tokenizer of {name} is not on this machine: `hf download {name}`")
-    raise unknown("tokenizer", name, BACKBONES)
+    """The tokenizer of a known model, of a folder of one or of a language model, or of a published language model.
+    Raises CraftError: there is none of this name."""
+    if name in BACKBONES or (Path(name) / "llm").is_dir():
+        return load_tokenizer(llm_folder(root_of(VlmSpec(name))))
+    if "/" not in name and not Path(name).exists():
+        raise unknown("tokenizer", name, BACKBONES)
+    return load_tokenizer(base_folder(name))

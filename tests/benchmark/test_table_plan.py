@@ -272,6 +272,16 @@ def test_files_in_a_folder_count(setting: str, tmp_path: Path, monkeypatch: pyte
         first = now
 
 
+def test_a_known_model_that_an_adapter_is_taken_of_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"overrides": {"model.init_args.backbone.adapter": "pocket-vila"}}
+    (first,) = fingerprint.named_files(settings).values()
+    assert first == fingerprint.weights_version((ROOT / "craft_lightning/pocket/pocket-vila",))
+    fingerprint._known_model.cache_clear()
+    monkeypatch.setattr(fingerprint, "weights_version", lambda folders: "others")
+    assert fingerprint.named_files(settings) == {"pocket-vila": "others"}
+    fingerprint._known_model.cache_clear()
+
+
 def test_what_has_a_shipped_name_shares_no_folder_with_it(tmp_path: Path) -> None:
     """A user's method file, dataset file or column with overrides; the shipped tables mark nothing."""
 

@@ -70,6 +70,12 @@ def test_what_is_no_adapted_langbridge_is_not_written(method: str, model: str, b
     assert (tmp_path / "encoder").exists() == (method == "vision_ft")
 
 
+def test_an_adapter_learnt_behind_an_adapted_encoder_is_not_written(bridged: Path, tmp_path: Path) -> None:
+    run("fit", tmp_path / "seen", "vision_ft", bridged / "bridged", "--model.lambda_contrastive=0")
+    run("fit", tmp_path, "projector_ft", bridged / "bridged", f"--encoder={tmp_path / 'seen/encoder'}")
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_the_first_lines_name_the_adapter(
     adapted: Path, bridged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

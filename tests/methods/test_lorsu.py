@@ -387,9 +387,12 @@ def test_clip_reads_the_tower_s_own_embedding(build: Any, batch: VqaBatch) -> No
     assert method.visual_tokens(batch.pixel_values).image_embedding is None
 
 
-def test_what_clip_cannot_do_is_said(build: Any, on: Any, data: Any, trainer: Any) -> None:
+def test_what_clip_cannot_do_is_said(build: Any, on: Any, data: Any, trainer: Any, batch: VqaBatch) -> None:
     with pytest.raises(CraftError, match="clip contrasts all images of a step: one device, one batch a step"):
         trainer(accumulate_grad_batches=2).fit(build(Lorsu, variant="clip"), data("continuous"))
+    method = build(Lorsu, variant="clip")
+    with pytest.raises(CraftError, match=r"no captions to contrast with; set --model.variant ppl"):
+        method.train().losses(batch, method(batch))
     with pytest.raises(CraftError, match="a ClipTower has no text half"):
         trainer().fit(on("clip", variant="clip"), data("continuous"))
 
@@ -411,3 +414,11 @@ def test_craft_on_the_subset_is_craft_elsewhere(build: Any, data: Any, trainer: 
     assert {"train/sal", "train/commitment", "train/contrastive"} <= set(run.callback_metrics)
     changed = {n.split(".")[-2] for n, value in used(method).items() if not torch.equal(value, before[n])}
     assert changed == {"q_proj", "k_proj", "v_proj", "fc1"}
+
+
+def test_a_gradient_that_is_not_finite_chooses_nothing_and_leaves_no_hook(build: Any, data: Any, trainer: Any) -> None:
+    method = build(Lorsu)
+    method.losses = lambda batch, out: {"sal": out.answer_loss * torch.inf}
+    with pytest.raises(CraftError, match="lorsu cannot choose what moves: a gradient of the first steps is not finite"):
+        trainer(max_steps=1).fit(method, data("continuous"))
+    assert not any(update_of(layer)._forward_hooks for block in method.blocks for layer in block.layers)

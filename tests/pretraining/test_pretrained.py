@@ -25,6 +25,7 @@ from craft_lightning.models import vlm_spec
 from craft_lightning.models.vlm_spec import BACKBONES, PACKAGED, VlmSpec, missing_base
 from craft_lightning.pretraining import family
 from craft_lightning.pretraining.language_stage import ConversationEncoder, VisionLanguageStage
+from craft_lightning.pretraining.paper_scale import updated_language_model
 from craft_lightning.pretraining.plans import FamilyPlan, read_plan
 from craft_lightning.text.prompts import PromptBuilder
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID
@@ -68,6 +69,8 @@ def build(config: Path) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_language_model(tmp_path_factory.mktemp("base"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())  # as an instructed model ends its replies
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<|im_end|>"}))
     config = json.loads((folder / "config.json").read_text())  # words are long in its tokenizer's tokens
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
     return folder
@@ -109,6 +112,28 @@ def test_updates_alone_are_written_and_merged(built: Path, base: Path) -> None:
     torch.testing.assert_close(
         after[f"{up}.weight"], load_language_model(base).state_dict()[f"{up}.weight"] + 2 * b @ a
     )
+
+
+def test_updates_are_trained_in_float32_on_a_frozen_base(base: Path, tmp_path: Path) -> None:
+    plan = test_family.plan_of(write_plan(tmp_path, base)).language[0]
+    model, tokenizer = updated_language_model(plan, 0)
+    kinds = {
+        p.requires_grad: {q.dtype for q in model.parameters() if q.requires_grad == p.requires_grad}
+        for p in model.parameters()
+    }
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+    assert tokenizer.eos_token == load_tokenizer(base).eos_token == "<|im_end|>"
+
+
+def test_a_base_whose_replies_would_not_end_is_refused(base: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<|endoftext|>"}))
+    plan = test_family.plan_of(write_plan(tmp_path, other)).language[0]
+    with pytest.raises(
+        CraftError, match=r"other ends with <\|endoftext\|>, its chat template's replies with <\|im_end\|>"
+    ):
+        updated_language_model(plan, 0)
 
 
 def test_stages_train_and_save_no_more(built: Path) -> None:

@@ -136,8 +136,12 @@ def test_a_langbridge_and_a_model_that_takes_it_over(place: Path, checkpoints: P
 
 
 def test_a_langbridge_needs_its_words(place: Path, checkpoints: Path, tmp_path: Path) -> None:
-    made = settings(place, checkpoints, tmp_path, langbridge={"words": 50, "hidden": 16})
-    with pytest.raises(CraftError, match=r"qwen2-0.5b: langbridge.words is 50, known are 0; .*craft_lightning vocab"):
+    words = {"words": 50, "hidden": 16}
+    with pytest.raises(CraftError, match=r"qwen2-0.5b: langbridge needs a file: .*craft_lightning vocabulary"):
+        builder(settings(place, checkpoints, tmp_path, langbridge=words))
+    write_words(file := tmp_path / "few.json", ["a", "b"])
+    made = settings(place, checkpoints, tmp_path, langbridge=words | {"file": str(file)})
+    with pytest.raises(CraftError, match=r"qwen2-0.5b: langbridge.words is 50, .* holds 2; .*vocabulary"):
         builder(made).build()
 
 

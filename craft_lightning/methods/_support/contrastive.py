@@ -39,36 +39,49 @@ class CaptionRows:
     own: Tensor
 
 
+WITHOUT = "--model.lambda_contrastive 0"
+
+
 @dataclass(frozen=True)
 class CaptionTable:
     """Every sentence of a data module: ``embeddings`` ``[C, dT]``; ``numbers`` ``[C]``, equal where statements are; and
-    the logarithm of the scale that the text tower was trained to read their cosines with."""
+    the logarithm of the scale that the text tower was trained to read their cosines with. ``without``: the flag with
+    which a training needs none."""
 
     embeddings: Tensor
     numbers: Tensor
     log_scale: float
+    without: str = WITHOUT
 
     @classmethod
     def embed(
-        cls, sentences: Sequence[str], backbone: VlmSpec, device: torch.device, statements: Sequence[str] | None = None
+        cls,
+        sentences: Sequence[str],
+        backbone: VlmSpec,
+        device: torch.device,
+        statements: Sequence[str] | None = None,
+        without: str = WITHOUT,
     ) -> CaptionTable:
         """Embed with the text tower that was aligned with the backbone's vision tower: not with a language model, which
         would tie the encoder to it. ``statements`` say what each sentence states besides a generated caption: they
         alone decide which are the same, whatever caption was drawn (None: the sentences themselves). Raises CraftError:
         no sentences."""
         if not sentences:
-            raise CraftError("the data has no captions to contrast with; set --model.lambda_contrastive 0")
+            raise CraftError(f"the data has no captions to contrast with; set {without}")
         first: dict[str, int] = {}
         numbers = torch.tensor([first.setdefault(s, i) for i, s in enumerate(statements or sentences)], device=device)
-        tower = load_text_tower(backbone).to(device)
+        try:
+            tower = load_text_tower(backbone).to(device)
+        except CraftError as error:
+            raise CraftError(f"{error}; without captions: {without}") from error
         embeddings = tower.embed_texts([_fitting(s, tower) for s in sentences]).to(device, torch.float32)
-        return cls(embeddings, numbers, tower.logit_scale)
+        return cls(embeddings, numbers, tower.logit_scale, without)
 
     def rows(self, gathered: Tensor, labels: Tensor, own: slice) -> CaptionRows:
         """The rows of a batch, which stand at ``own`` among the step's: ``gathered`` ``[M]`` caption rows over all
         processes, in rank order, and their ``labels`` ``[M]``. Raises CraftError: an example without a caption."""
         if bool((gathered < 0).any()):
-            raise CraftError("an example has no caption to contrast with; set --model.lambda_contrastive 0")
+            raise CraftError(f"an example has no caption to contrast with; set {self.without}")
         place = torch.arange(own.start, own.stop, device=gathered.device)
         return CaptionRows(self.embeddings[gathered], labels, self.numbers[gathered], place)
 

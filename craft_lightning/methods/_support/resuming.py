@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.settings import flat
 
@@ -108,7 +109,10 @@ def weight_hashes(vlm: DiscreteVlm) -> dict[str, str]:
     if vlm.language_model.dtype == torch.float16:
         return {}
     parts = {"tower": vlm.tower, "projector": vlm.projector, "language model": vlm.language_model}
-    return {name: _sampled(part) for name, part in parts.items()}
+    hashes = {name: _sampled(part) for name, part in parts.items()}
+    if isinstance(vlm.projector, LangBridge):  # whose weights mean nothing without its words
+        hashes["projector"] += hashlib.sha256("\n".join(vlm.projector.words).encode()).hexdigest()
+    return hashes
 
 
 def _sampled(module: nn.Module) -> str:
@@ -131,7 +135,7 @@ def check_weights(held: Mapping[str, str], own: Mapping[str, str], backbone: str
     if other := other_weights(held, own):
         raise CraftError(
             f"the {' and the '.join(other)} of {backbone} {'are' if len(other) > 1 else 'is'} not what {path} was "
-            "trained with: go on with the same backbone (and --encoder), or train anew without --ckpt_path"
+            "trained with: go on with the same backbone (and --encoder, --adapter), or train anew without --ckpt_path"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -207,7 +208,8 @@ class SubsetMethod(BaseMethod):
 
     def _gradients(self) -> dict[nn.Module, Tensor]:
         """By update, the mean gradient of the loss at the weight that it is added to, in units that do not matter: of
-        the first steps of the first epoch, together at least :attr:`samples` rows, if there are as many."""
+        the first steps of the first epoch, together at least :attr:`samples` rows, if there are as many. Raises
+        CraftError: one is not finite."""
         found: dict[nn.Module, Tensor] = {}
 
         def watch(update: nn.Module, given: Any, weight: Tensor) -> None:
@@ -219,16 +221,19 @@ class SubsetMethod(BaseMethod):
         trainer, rows = self.trainer, 0
         loader: Any = trainer.train_dataloader
         updates = [update_of(layer) for block in self.blocks for layer in block.layers]
-        hooks = [update.register_forward_hook(watch) for update in updates]
-        for batch in islice(loader, int(trainer.num_training_batches)):
-            batch = trainer.strategy.batch_to_device(batch)
-            with trainer.precision_plugin.train_step_context():
-                loss = sum(self.losses(batch, self._balanced(self(batch), batch)).values(), torch.tensor(0.0))
-            loss.backward()
-            self.zero_grad()
-            rows += len(batch) * trainer.world_size
-            if rows >= self.samples and batch.share.part == batch.share.parts - 1:
-                break
-        for hook in hooks:
-            hook.remove()
-        return {update: trainer.strategy.reduce(total, reduce_op="mean") for update, total in found.items()}
+        with ExitStack() as hooks:
+            for update in updates:
+                hooks.callback(update.register_forward_hook(watch).remove)
+            for batch in islice(loader, int(trainer.num_training_batches)):
+                batch = trainer.strategy.batch_to_device(batch)
+                with trainer.precision_plugin.train_step_context():
+                    loss = sum(self.losses(batch, self._balanced(self(batch), batch)).values(), torch.tensor(0.0))
+                (loss * 2**10).backward()  # exact, and float16 holds smaller gradients so
+                self.zero_grad()
+                rows += len(batch) * trainer.world_size
+                if rows >= self.samples and batch.share.part == batch.share.parts - 1:
+                    break
+        means = {u: trainer.strategy.reduce(total / 2**10, reduce_op="mean") for u, total in found.items()}
+        if not all(bool(mean.isfinite().all()) for mean in means.values()):
+            raise CraftError(f"{self.name} cannot choose what moves: a gradient of the first steps is not finite")
+        return means
