@@ -127,6 +127,7 @@ class ResultWriter(Callback):
             "seconds": round(time.monotonic() - self._start, 3),
             "peak_memory": run_facts.peak_memory(trainer),
             "data": run_facts.data_facts(trainer),
+            "data_settings": run_facts.data_settings(trainer),
             "config_hash": next((c.hash for c in trainer.callbacks if isinstance(c, SaveConfig)), None),  # type: ignore[attr-defined]
             "versions": versions(),
             "git": git_state(),

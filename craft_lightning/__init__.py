@@ -16,7 +16,7 @@ train one, with a plain lightning.Trainer, which leaves encoder/, result.json an
     DatasetFacts          what a dataset of your own is
 
 compare
-    compare               two runs on the same items: a Comparison, difference with its interval and what flipped
+    compare               runs on the same items: a Comparison, the gain with its interval, by class, what flipped
     run_table             compute a table (or some rows of it) and return it as a pandas frame
 
 CraftError is every mistake that has one line of explanation. From a shell: python -m craft_lightning --help

@@ -1,79 +1,234 @@
-"""Runs beside each other: two of them item by item, or all those of a table."""
+"""Runs beside each other: tests of the same items one by one, or all those of a table."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import NormalDist
+from typing import TYPE_CHECKING, overload
 
-import numpy as np
-
-from craft_lightning.benchmark.claims import LEVEL, interval, read_predictions
+from craft_lightning.benchmark.claims import LEVEL
+from craft_lightning.benchmark.stored_run import Answered, StoredRun, read_runs
 from craft_lightning.errors import CraftError
+from craft_lightning.text.scoring import normalise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-REPLIES = ("predictions.test.jsonl", "predictions.jsonl")
-"""Where a run's folder holds its replies: those of a test in a training's folder, else its own."""
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+OPENINGS, LEAST = 8, 5
+"""Kinds of question that are told one by one, and how many items make one; rarer ones are ``other``."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What two runs made of the same items.
+class Part:
+    """Some items as two runs answer them.
 
     Attributes:
-        items: number of them. before, after: share that each run answers right.
-        difference: after - before. low, high: its 95 % interval by the bootstrap over the items.
-        gained: keys of the items that only the second run answers right. lost: only the first.
+        name: of the class, the kind of question..., or of the second run. items: number of them.
+        before, after: share that each run answers right. difference: after - before.
+        low, high: its 95 % interval for paired shares (Agresti and Min 2005: Wald's with half an item more in each of
+            the four outcomes), which keeps its promise for few items, too.
+        better, worse: number of items that only the second, or only the first, answers right.
     """
 
+    name: str
     items: int
     before: float
     after: float
     difference: float
     low: float
     high: float
-    gained: tuple[str, ...]
-    lost: tuple[str, ...]
+    better: int
+    worse: int
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact test, two-sided: how often chance alone flips the items at least this unevenly."""
+        from scipy.stats import binomtest
+
+        flips = self.better + self.worse
+        return float(binomtest(self.better, flips).pvalue) if flips else 1.0
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An item that one of two runs answers right: the texts of ``before`` and ``after`` are their replies, ``gained``
+    says whether it is the second's."""
+
+    key: str
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    seen: bool
+    before: str
+    after: str
+    gained: bool
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A wrong reply to an answer, and how often each of two runs gives it."""
+
+    answer: str
+    reply: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Comparison(Part):
+    """What two runs made of the same items; as a :class:`Part` it is that of all items.
+
+    Attributes:
+        runs: the two, whose ``items`` hold every reply.
+        parts: the items by what they are, each with the same numbers: ``labels`` (seen and unseen), ``class`` where all
+            items ask the same, else ``question`` (how it begins) and ``answer`` (an option, yes or no, a number,
+            words). What would have one part alone is left out.
+        flipped: items that one of the two answers right. confused: wrong replies, the most frequent first.
+    """
+
+    runs: tuple[StoredRun, StoredRun] = field(repr=False)
+    parts: Mapping[str, tuple[Part, ...]] = field(repr=False)
+    flipped: tuple[Flip, ...] = field(repr=False)
+    confused: tuple[Confusion, ...] = field(repr=False)
+
+    @property
+    def gained(self) -> tuple[str, ...]:
+        """Keys of the items that only the second run answers right."""
+        return tuple(flip.key for flip in self.flipped if flip.gained)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Keys of the items that only the first run answers right."""
+        return tuple(flip.key for flip in self.flipped if not flip.gained)
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``, or ``no difference beyond chance`` where McNemar's test does not exclude that at 5 %
+        (where it does, the interval excludes 0, too)."""
+        if self.p_value >= 1 - LEVEL:
+            return "no difference beyond chance"
+        return "better" if self.difference > 0 else "worse"
 
     def __str__(self) -> str:
         points = f"{100 * self.difference:+.2f} points [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
         told = f"{self.before:.2%} -> {self.after:.2%} of {self.items} items, {points} ({LEVEL:.0%} interval)"
-        return f"{told}; {len(self.gained)} gained, {len(self.lost)} lost"
+        return f"{told}; {self.better} gained, {self.worse} lost (McNemar {p_text(self.p_value)}): {self.verdict}"
 
 
-def compare(run_a: str | Path, run_b: str | Path) -> Comparison:
-    """The paired difference of two runs, the second minus the first.
+def p_text(p: float) -> str:
+    """``p = 0.031``, or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+@overload
+def compare(base: str | Path, run: str | Path, /) -> Comparison: ...
+@overload
+def compare(base: str | Path, run: str | Path, /, *others: str | Path) -> tuple[Comparison, ...]: ...
+def compare(base: str | Path, /, *runs: str | Path) -> Comparison | tuple[Comparison, ...]:
+    """Tests of the same items: each of ``runs`` minus ``base``.
+
+    ``found = compare("runs/before", "runs/after")`` has the gain (``found.difference``, ``found.low``, ``found.high``,
+    ``found.p_value``, ``found.verdict``, or all in a line: ``str(found)``), the same by parts
+    (``found.parts["class"]``, ``found.parts["labels"]``), and the items that flipped (``found.flipped``: key, question,
+    options, answer, both replies).
 
     Args:
-        run_a, run_b: folders of runs, or files of replies (``predictions*.jsonl``).
+        base, runs: folders of runs, or files of replies (``predictions*.jsonl``).
+
+    Returns:
+        A comparison, or with several ``runs`` one of each.
 
     Raises:
         CraftError: no replies there, or replies to different items.
     """
-    files = [_replies(Path(run)) for run in (run_a, run_b)]
-    before, after = map(read_predictions, files)
-    asked = [{key: item for key, (item, _) in found.items()} for found in (before, after)]
-    if other := sorted({key for key, _ in asked[0].items() ^ asked[1].items()}):
-        raise CraftError(f"{files[0]} and {files[1]} answer different items: {len(other)}, {other[0]} for one")
-    right = np.array([[before[key][1], after[key][1]] for key in before], dtype=float)
-    if not len(right):
-        raise CraftError(f"{files[0]} holds no replies")
-    difference, low, high = interval([(right[:, 1] - right[:, 0])[None]])
-    gained, lost = (tuple(k for k in before if (before[k][1], after[k][1]) == pair) for pair in ((0, 1), (1, 0)))
-    share_before, share_after = right.mean(axis=0).tolist()
-    return Comparison(len(right), share_before, share_after, difference, low, high, gained, lost)
+    read = read_runs((base, *runs))
+    found = tuple(compared(read[0], run) for run in read[1:])
+    return found[0] if len(found) == 1 else found
 
 
-def _replies(run: Path) -> Path:
-    if run.is_file():
-        return run
-    found = next((run / name for name in REPLIES if (run / name).is_file()), None)
-    if found is None:
-        raise CraftError(f"no {' or '.join(REPLIES)} in {run}: name the folder of a run")
-    return found
+def compared(base: StoredRun, run: StoredRun) -> Comparison:
+    """One run minus another, whose items are the same."""
+    rows = [(item, run.items[key]) for key, item in base.items.items()]
+    flipped = tuple(
+        Flip(a.key, a.question, a.options, a.answer, a.seen, a.reply, b.reply, b.correct)
+        for a, b in rows
+        if a.correct != b.correct
+    )
+    wrong = [Counter((i.answer, i.reply) for i in r.items.values() if not i.correct) for r in (base, run)]
+    confused = [Confusion(*pair, wrong[0][pair], wrong[1][pair]) for pair in wrong[0] | wrong[1]]
+    confused.sort(key=lambda c: (-max(c.before, c.after), -c.after, c.answer, c.reply))
+    parts = {
+        kind: tuple(_part(name, [(base.items[key], run.items[key]) for key in keys]) for name, keys in groups.items())
+        for kind, groups in grouped(base).items()
+    }
+    return Comparison(
+        **vars(_part(run.name, rows)), runs=(base, run), parts=parts, flipped=flipped, confused=tuple(confused)
+    )
+
+
+def _part(name: str, rows: Iterable[tuple[Answered, Answered]]) -> Part:
+    return part_of(name, Counter((before.correct, after.correct) for before, after in rows))
+
+
+def part_of(name: str, outcomes: Mapping[tuple[bool, bool], int]) -> Part:
+    """A part from the number of items by whether the first and whether the second run answers them right."""
+    both, better, worse = (outcomes.get(kind, 0) for kind in ((True, True), (False, True), (True, False)))
+    n = sum(outcomes.values())
+    # With half an item more in each of the four outcomes.
+    centre = (better - worse) / (n + 2)
+    half = Z * sqrt(better + worse + 1 - (n + 2) * centre**2) / (n + 2)
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Part(name, n, (both + worse) / n, (both + better) / n, (better - worse) / n, low, high, better, worse)
+
+
+def grouped(run: StoredRun) -> dict[str, dict[str, list[str]]]:
+    """Keys of a run's items by what they are, see :class:`Comparison`."""
+    items = list(run.items.values())
+    openings = Counter(_opening(item.question) for item in items)
+    common = {name for name, count in openings.most_common(OPENINGS) if count >= LEAST}
+
+    def opening(item: Answered) -> str:
+        found = _opening(item.question)
+        return found if found in common else "other"
+
+    kinds: dict[str, Callable[[Answered], str]] = {"labels": lambda item: "seen" if item.seen else "unseen"}
+    asked = {item.question for item in items} - {""}
+    if len(asked) == 1:
+        kinds["class"] = lambda item: item.answer
+    elif asked:
+        kinds |= {"question": opening, "answer": _answer_kind}
+    found = {kind: _by(items, name) for kind, name in kinds.items()}
+    return {kind: groups for kind, groups in found.items() if len(groups) > 1}
+
+
+def _by(items: Iterable[Answered], name: Callable[[Answered], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for item in items:
+        groups.setdefault(name(item), []).append(item.key)
+    return {name: groups[name] for name in sorted(groups, key=lambda name: (name == "other", name))}
+
+
+def _opening(question: str) -> str:
+    """How a question begins: its first word, two after ``how``.
+
+    >>> _opening("How many shapes are there?"), _opening("Is this an axial image?")
+    ('how many ...', 'is ...')
+    """
+    words = normalise(question).split()[:2]
+    return " ".join(words if words[:1] == ["how"] else words[:1]) + " ..."
+
+
+def _answer_kind(item: Answered) -> str:
+    if item.options:
+        return "an option"
+    answer = normalise(item.answer)
+    return "yes or no" if answer in ("yes", "no") else "a number" if answer.isdecimal() else "words"
 
 
 def run_table(

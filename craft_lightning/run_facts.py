@@ -86,6 +86,12 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
     return {**describe(), **({"limits": limits} if limits else {})}
 
 
+def data_settings(trainer: Trainer) -> dict[str, Any]:
+    """What the data module is made with beside the backbone: all that finds its images again; empty without one."""
+    made = getattr(getattr(trainer, "datamodule", None), "hparams", {})
+    return {k: v for k, v in made.items() if k != "backbone"}
+
+
 def device(trainer: Trainer) -> str:
     """Name of the device."""
     root = trainer.strategy.root_device

@@ -64,7 +64,9 @@ def test_the_script_of_the_readme(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     compared, reply, shape = done.stdout.splitlines()[-3:]
-    assert re.search(r"^\d+\.\d\d% -> .* of 32 items, .* points .*; \d+ gained, \d+ lost$", compared)
+    assert re.search(
+        r"^\d+\.\d\d% -> .* of 32 items, .* points .*; \d+ gained, \d+ lost \(McNemar p .+\): [a-z ]+$", compared
+    )
     assert re.fullmatch(r"[A-H] \(.+\)", reply)
     assert shape == "torch.Size([1, 64, 4])"
     left = {path.name for path in (tmp_path / "runs" / "python").iterdir()}
@@ -396,38 +398,6 @@ def test_every_way_to_name_an_encoder_takes_a_hub_id(runs: Any, checkpoints: Pat
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
-
-
-def replies(path: Path, right: str, items: str = "") -> Path:
-    """A file of replies: ``1`` for a right one."""
-    rows = [{"key": f"k{i}", "item": f"h{i}{items}", "correct": one == "1"} for i, one in enumerate(right)]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:
-    replies(tmp_path / "a" / "predictions.jsonl", "1100" * 25)
-    replies(tmp_path / "b" / "predictions.test.jsonl", "1011" * 25)
-    found = cl.compare(tmp_path / "a", tmp_path / "b")
-    assert (found.items, found.before, found.after, found.difference) == (100, 0.5, 0.75, 0.25)
-    assert found.gained[:2] == ("k2", "k3")
-    assert (len(found.gained), len(found.lost), found.lost[0]) == (50, 25, "k1")
-    # Of the mean of +1, -1 and 0 in shares 0.5, 0.25, 0.25 over 100 items: 0.25 +- 1.96 * 0.0829
-    assert found.low == pytest.approx(0.0875, abs=0.015)
-    assert found.high == pytest.approx(0.4125, abs=0.015)
-    assert str(found).startswith("50.00% -> 75.00% of 100 items, +25.00 points [")
-    back = cl.compare(tmp_path / "b" / "predictions.test.jsonl", tmp_path / "a" / "predictions.jsonl")
-    assert (back.difference, back.gained, back.lost) == (-0.25, found.lost, found.gained)
-
-
-@pytest.mark.parametrize(("right", "items", "told"), [("11", "", "1, k2 for one"), ("110", "x", "3, k0 for one")])
-def test_runs_of_different_items_are_not_compared(right: str, items: str, told: str, tmp_path: Path) -> None:
-    one, other = replies(tmp_path / "a.jsonl", "110"), replies(tmp_path / "b.jsonl", right, items)
-    with pytest.raises(cl.CraftError, match=f"answer different items: {told}"):
-        cl.compare(one, other)
-    with pytest.raises(cl.CraftError, match="name the folder of a run"):
-        cl.compare(tmp_path, one)
 
 
 def test_a_table_is_a_frame(tmp_path: Path, monkeypatch: Any) -> None:

@@ -40,12 +40,12 @@ RANKS = {
     "craft_lightning.methods": 5,
     "craft_lightning.benchmark": 6,
     "callbacks": 4,
-    "craft_lightning.report": 7,
+    "craft_lightning.comparison": 7,
+    "craft_lightning.report": 8,
     "craft_lightning.pretraining": 6,
-    "craft_lightning.cli": 8,
-    "craft_lightning.comparison": 8,
-    "craft_lightning.worker": 9,
-    "craft_lightning.__main__": 9,
+    "craft_lightning.cli": 9,
+    "craft_lightning.worker": 10,
+    "craft_lightning.__main__": 10,
 }
 """A module may import from a lower rank only; within one prefix anything goes."""
 

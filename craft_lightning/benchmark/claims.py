@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, baseline_of
@@ -208,10 +208,14 @@ class _Replies:
 
 
 def read_predictions(path: Path) -> dict[str, tuple[str | None, bool]]:
-    """Item hash and correctness by key, in the order of the file. Raises CraftError: the file is not there or not
-    whole."""
+    """Item hash and correctness by key, in the order of the file. Raises CraftError: see :func:`read_replies`."""
+    return {key: (row["item"], row["correct"]) for key, row in read_replies(path).items()}
+
+
+def read_replies(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a file of replies by key. Raises CraftError: the file is not there or not whole."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {row["key"]: (row["item"], bool(row["correct"])) for row in rows}
+        return {row["key"]: {**row, "item": row["item"], "correct": bool(row["correct"])} for row in rows}
     except (OSError, ValueError, KeyError) as error:
         raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

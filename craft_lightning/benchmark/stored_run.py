@@ -1,0 +1,160 @@
+"""Stored replies read again: every item of a run with its question, and what the run says of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.benchmark.cache_key import read_json
+from craft_lightning.benchmark.claims import read_replies
+from craft_lightning.errors import CraftError
+from craft_lightning.text.scoring import normalise
+
+REPLIES = ("predictions.test.jsonl", "predictions.jsonl")
+"""Where a run's folder holds its replies: those of a test in a training's folder, else its own."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An item and what a run replied to it.
+
+    Attributes:
+        key: of the item. item: its hash, None where the run's data told none.
+        question: empty where only the replies are left. options: empty for open questions.
+        answer, reply: the option's text where there are options, else the text itself.
+        correct: by exact match. seen: False if the label was held out of training.
+    """
+
+    key: str
+    item: str | None
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    reply: str
+    correct: bool
+    seen: bool
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """The replies of a run and what it says of itself.
+
+    Attributes:
+        file: of the replies. name: what tells the run from those beside it.
+        result: ``result.json`` beside the replies; empty if there is none. items: in the order of the file, by key.
+    """
+
+    file: Path
+    name: str
+    result: Mapping[str, Any]
+    items: Mapping[str, Answered]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right replies."""
+        return sum(item.correct for item in self.items.values()) / len(self.items)
+
+    @property
+    def about(self) -> str:
+        """Method and model, ``craft on pocket-vila-u``; empty where no result tells them."""
+        backbone = self.result.get("settings", {}).get("backbone", {}).get("name")
+        return f"{self.result['method']} on {Path(backbone).name}" if backbone else ""
+
+    @cached_property
+    def training(self) -> Path | None:
+        """The folder of the training that it tests, or is; None where nothing was trained or the folder has gone."""
+        encoder = self.result.get("settings", {}).get("backbone", {}).get("encoder")
+        folders = (self.file.parent, *([Path(encoder).parent] if encoder else []))
+        return next((f for f in folders if read_json(f / "result.json").get("verb") == "fit"), None)
+
+
+def read_runs(runs: Sequence[str | Path]) -> list[StoredRun]:
+    """The replies of some runs to the same items. Raises CraftError: no replies there, or replies to
+    different items."""
+    files = [_replies(Path(run)) for run in runs]
+    read = [_read(file, name) for file, name in zip(files, _names(files), strict=True)]
+    for other in read[1:]:
+        _same_items(read[0], other)
+    return read
+
+
+def _replies(run: Path) -> Path:
+    if run.is_file():
+        return run
+    found = next((run / name for name in REPLIES if (run / name).is_file()), None)
+    if found is None:
+        raise CraftError(f"no {' or '.join(REPLIES)} in {run}: name the folder of a run")
+    return found
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The folders of some files without what all of them begin with; where one begins another, or they are the same,
+    with the folder's or the file's own name."""
+    folders = [file.absolute().parent for file in files]
+    common = os.path.commonpath(folders)
+    if len(set(folders)) < len(folders):
+        return [f"{os.path.relpath(file.absolute(), Path(common).parent)}" for file in files]
+    if any(str(folder) == common for folder in folders):
+        common = str(Path(common).parent)
+    return [Path(os.path.relpath(folder, common)).as_posix() for folder in folders]
+
+
+def _read(file: Path, name: str) -> StoredRun:
+    rows = read_replies(file)
+    if not rows:
+        raise CraftError(f"{file} holds no replies")
+    stem = file.name.partition(".keep")[0].removesuffix(".jsonl")
+    beside = [
+        file.with_name(f"{stem.replace('predictions', part)}{end}")
+        for part, end in (("items", ".jsonl"), ("result", ".json"))
+    ]
+    asked: dict[str, Any] = {}
+    if beside[0] != file and beside[0].is_file():
+        asked = {item["key"]: item for item in map(json.loads, beside[0].read_text(encoding="utf-8").splitlines())}
+    items = {key: _answered(row, asked.get(key, {})) for key, row in rows.items()}
+    return StoredRun(file, name, read_json(beside[1]), items)
+
+
+def _answered(row: Mapping[str, Any], asked: Mapping[str, Any]) -> Answered:
+    options = tuple(asked.get("options", ()))
+
+    def text(said: str) -> str:
+        place = string.ascii_lowercase.find(normalise(said) or " ")
+        return options[place] if 0 <= place < len(options) and len(normalise(said)) == 1 else said.strip()
+
+    return Answered(
+        key=row["key"],
+        item=row["item"],
+        question=asked.get("question", ""),
+        options=options,
+        answer=text(row.get("answer", "")),
+        reply=text(row.get("prediction", "")),
+        correct=row["correct"],
+        seen=bool(row.get("seen", True)),
+    )
+
+
+def _same_items(base: StoredRun, run: StoredRun) -> None:
+    """Raises CraftError: two runs answer different items; says how many, one of them, and what differs."""
+    asked = [{(key, item.item) for key, item in each.items.items()} for each in (base, run)]
+    other = sorted({key for key, _ in asked[0] ^ asked[1]})
+    if not other:
+        return
+    facts = [_facts(each) for each in (base, run)]
+    changed = [f"{name} {value} / {facts[1][name]}" for name, value in facts[0].items() if facts[1][name] != value]
+    told = f"{base.file} and {run.file} answer different items: {len(other)}, {other[0]} for one"
+    raise CraftError(f"{told} ({', '.join([*changed, f'items {len(base.items)} / {len(run.items)}'])})")
+
+
+def _facts(run: StoredRun) -> dict[str, Any]:
+    """What may make the items of two runs differ."""
+    data, settings = run.result.get("data", {}), run.result.get("data_settings", {})
+    facts = {"evaluation": run.result.get("verb"), "seed": run.result.get("seed")}
+    facts |= {name: data.get(name) for name in ("dataset", "source", "look", "distractors", "side")}
+    return facts | {name: settings.get(name) for name in ("root", "query", "test_size", "val_size", "holdout", "apart")}
