@@ -297,7 +297,8 @@ class _PlanBuilder:
             arguments = [verb, *configs, *(f"--{flag}={_text(value)}" for flag, value in flags.items())]
             arguments += [f"--trainer.default_root_dir={folder}"]
             if parent and row.tested_from == "checkpoint":
-                arguments += [f"--ckpt_path={parent.folder / CHECKPOINT}"]
+                taken = "model.init_args.start_from" if kind == "train" else "ckpt_path"
+                arguments += [f"--{taken}={parent.folder / CHECKPOINT}"]
             elif parent:
                 arguments += [f"--{row.tested_from}={parent.folder / row.tested_from}"]
             known = self.jobs[name] = Job(kind, name, folder, tuple(arguments), key, facts, parent)

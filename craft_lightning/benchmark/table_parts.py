@@ -245,8 +245,9 @@ class Column(Named):
         datasets: those to adapt to, each on its own; the column shows the mean over them. In the file also ``dataset``,
             a single one.
         test_on: ``same`` set as adapted to, or each of the ``others`` of the table; in turn also those ``before``.
-        in_turn: adapt to the datasets one after the other, each from the encoder that the last one has left. Other sets
-            than the one adapted to are then tested at the end: those ``before`` the last one, or ``others`` than all.
+        in_turn: adapt to the datasets one after the other, each from what the last one has left (see ``tested_from``).
+            Other sets than the one adapted to are then tested at the end: those ``before`` the last one, or ``others``
+            than all.
         others: which sets ``others`` are; by default all of the table.
         eval: settings for testing only.
         overrides: maps a row's id (or ``all``) to the settings that are needed there.
@@ -371,13 +372,6 @@ class TableSpec(Values):
     metric: Metric = Metric()
     paper: Paper = Paper(source="")
     claims: tuple[Claim, ...] = ()
-
-    @model_validator(mode="after")
-    def _check_turns(self) -> TableSpec:
-        stuck = [entry.id for entry in self.entries if entry.tested_from == "checkpoint"]
-        if stuck and any(column.in_turn for column in self.columns):
-            raise ValueError(f"rows {', '.join(stuck)} leave no encoder, which trainings in turn go on from")
-        return self
 
     @property
     def rows(self) -> tuple[Row, ...]:

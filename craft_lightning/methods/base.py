@@ -56,6 +56,7 @@ class BaseMethod(Checkpointed, ABC):
     Args:
         backbone: the model that is adapted (the surrogate, in training) or tested; a text is taken as its name.
         optim: learning rate and its schedule.
+        start_from: a checkpoint of this method whose trained weights are begun with, or None.
 
     Attributes:
         name: key in results, configs and checkpoints; never derived from the class name.
@@ -73,10 +74,12 @@ class BaseMethod(Checkpointed, ABC):
     usual_keep: ClassVar[float] = 1.0
     vlm: DiscreteVlm
 
-    def __init__(self, *, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec()) -> None:
+    def __init__(
+        self, *, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec(), start_from: str | None = None
+    ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.backbone, self.optim = spec_of(backbone), optim
+        self.backbone, self.optim, self.start_from = spec_of(backbone), optim, start_from
         if isinstance(backbone, str):  # else it stays as the command line keeps it, which makes the method anew of it
             self.hparams["backbone"] = self.backbone
         self.strict_loading = False
@@ -127,8 +130,9 @@ class BaseMethod(Checkpointed, ABC):
     # -- final ---------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load the backbone, let the method build, freeze everything but :meth:`trainable`; idempotent. Raises
-        CraftError: a backbone with a codebook, for a method that knows none."""
+        """Load the backbone, let the method build, freeze everything but :meth:`trainable`, take over what it starts
+        with; idempotent. Raises CraftError: a backbone with a codebook, for a method that knows none, or a checkpoint
+        to start with that does not fit."""
         if not self._built:
             vlm = load_vlm(self.backbone)
             if self.continuous and vlm.codebook_hash is not None:
@@ -138,7 +142,7 @@ class BaseMethod(Checkpointed, ABC):
                     "and lambda_contrastive 0)"
                 )
             self.weights = weight_hashes(vlm)
-            self._configure(vlm)
+            self._configure(vlm, self.start_from)
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run does, also that of a plain Trainer: say what it is, end with a validation of the weights that
@@ -156,7 +160,7 @@ class BaseMethod(Checkpointed, ABC):
             copy._configure(skeleton(self.backbone))
         return copy
 
-    def _configure(self, vlm: DiscreteVlm) -> None:
+    def _configure(self, vlm: DiscreteVlm, start_from: str | None = None) -> None:
         self.vlm = vlm
         self.build()
         self.requires_grad_(False)
@@ -166,6 +170,8 @@ class BaseMethod(Checkpointed, ABC):
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
             parameter.requires_grad_(True)
             parameter.data = parameter.data.float()
+        if start_from is not None:
+            self._begin_with(start_from)
         # Lightning keeps this mode: a frozen model must not drop out. What holds no tensor goes with its owner.
         for module in self.modules():
             held = [*module.parameters(), *module.buffers()]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import table_kit
+import torch
 import yaml
 from safetensors.torch import load_file
-from torch import equal
 
 from craft_lightning.benchmark.estimate import TableProgress
 from craft_lightning.benchmark.plan import Plan, make_plan, select
@@ -57,6 +57,16 @@ def test_each_training_begins_with_the_last_one_s_encoder(tmp_path: Path) -> Non
     assert chosen == CHAIN, "what is needed comes along"
 
 
+def test_where_the_encoder_stays_as_it_was_each_training_begins_with_the_last_one_s_weights(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path, tested_from="checkpoint", eval_on=[])
+    jobs = {job.name: job for job in plan.jobs}
+    for name, before in zip(CHAIN[1:], CHAIN, strict=False):
+        checkpoint = f"{tmp_path / 'runs/pocket' / before}/checkpoints/last.ckpt"
+        assert jobs[name].arguments[-1] == f"--model.init_args.start_from={checkpoint}"
+        assert jobs[f"{before}/eval/big"].arguments[-1] == f"--ckpt_path={checkpoint}"
+    assert not any(".start_from=" in flag or flag.startswith("--encoder") for flag in jobs[CHAIN[0]].arguments)
+
+
 def test_what_is_tested_when(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
     tested = {plan.columns[c].id: [job.name for job in jobs] for (n, c), jobs in plan.cells.items() if n == 1}
@@ -86,27 +96,15 @@ def test_a_training_that_fails_takes_along_all_that_would_follow(tmp_path: Path,
     assert not run().failed
 
 
-@pytest.mark.parametrize(
-    ("column", "row", "said"),
-    [
-        ({"in_turn": False}, {}, "columns[x]: test_on: before needs in_turn: true"),
-        (
-            {},
-            {"tested_from": "checkpoint", "eval_on": []},
-            "rows craft leave no encoder, which trainings in turn go on",
-        ),
-    ],
-)
-def test_a_turn_that_cannot_be_taken_is_named(column: Any, row: Any, said: str, tmp_path: Path) -> None:
-    with pytest.raises(CraftError) as caught:
-        toy_plan(tmp_path, [{"id": "x", **TURN, "test_on": "before", **column}], **row)
-    assert said in str(caught.value)
+def test_what_comes_before_needs_a_turn(tmp_path: Path) -> None:
+    with pytest.raises(CraftError, match=r"columns\[x\]: test_on: before needs in_turn: true"):
+        toy_plan(tmp_path, [{"id": "x", **TURN, "in_turn": False, "test_on": "before"}])
 
 
 def test_the_table_lorsu_shows_few_examples_of_five_sets(tmp_path: Path) -> None:
     plan = make_plan(load_spec(ROOT / "experiments/tables/lorsu.yaml"), tmp_path)
     trainings = [job for job in plan.jobs if job.kind == "train"]
-    assert len(trainings) == 5 * 6 * 3
+    assert len(trainings) == 5 * 7 * 3
     assert {len(job.lineage) for job in trainings} == {1, 2, 3, 4, 5}
     counts = {column.id: len(plan.cells[len(plan.lines) - 1, c]) // 3 for c, column in enumerate(plan.columns)}
     assert counts == {"learnt": 5, "then": 4, "before": 4, "others": 5}
@@ -116,24 +114,44 @@ def test_the_table_lorsu_shows_few_examples_of_five_sets(tmp_path: Path) -> None
     assert not {dataset.name for dataset in sets} & {dataset.name for dataset in plan.columns[3].others}
 
 
-def test_a_rehearsal_of_the_table_lorsu(tmp_path: Path) -> None:
-    """Real trainings, of a tiny model: LoRSU on one set, then from that encoder on the next."""
+def rehearsed(tmp_path: Path, method: str) -> tuple[Path, Path]:
+    """Folders of two real trainings of a tiny model: a method of the table lorsu on one set, and then on the next."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     write_tiny(tmp_path / "twin", continuous=True)
     table = tmp_path / "experiments/tables/lorsu.yaml"
     spec = yaml.safe_load(table.read_text())
     spec["backbones"] = [{"id": backbone["id"], "name": str(tmp_path / "twin")} for backbone in spec["backbones"]]
+    spec["rows"] = [row for row in spec["rows"] if row["id"] in ("zero_shot", method)]
     table.write_text(yaml.safe_dump(spec))
     command = [sys.executable, "-m", "craft_lightning", "table", "run", "lorsu", "--limit=1", "--seeds=0", "--jobs=1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 of 6 jobs done" in done.stdout
-    first, second = sorted((tmp_path / "runs/pocket-limit1").glob("*/pocket-vila/lorsu*/seed0"))
-    assert second.parent.name.startswith("lorsu-after-eurosat")
+    first, second = sorted((tmp_path / "runs/pocket-limit1").glob(f"*/pocket-vila/{method}*/seed0"))
+    assert second.parent.name.startswith(f"{method}-after-eurosat")
+    return first, second
+
+
+def test_lorsu_goes_on_from_its_encoder(tmp_path: Path) -> None:
+    first, second = rehearsed(tmp_path, "lorsu")
     assert json.loads((second / "result.json").read_text())["encoder"] is not None
     states = [load_file(folder / "encoder/encoder.safetensors") for folder in (first, second)]
     assert states[0].keys() == states[1].keys()
-    same = {name for name, value in states[0].items() if equal(value, states[1][name])}
+    same = {name for name, value in states[0].items() if torch.equal(value, states[1][name])}
     assert not any("fc1" in name for name in same)
     assert {name for name in states[0] if "out_proj" in name} <= same
+
+
+def test_llm_lora_goes_on_from_its_updates(tmp_path: Path) -> None:
+    """What is tested at the end on an earlier set is the language model that all trainings have moved."""
+    first, second = rehearsed(tmp_path, "llm_lora")
+    states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (first, second)]
+    factors = [{n: v for n, v in state.items() if ".lora_A." in n} for state in states]
+    assert factors[0].keys() == factors[1].keys()
+    for name, value in factors[0].items():
+        # In three steps it goes a little way from where it began; a fresh one, drawn at random, would be far away.
+        assert 0 < (factors[1][name] - value).abs().max() < 0.1 * value.abs().max()
+    result = json.loads((second / "result.json").read_text())
+    assert result["settings"]["start_from"] == str(first.relative_to(tmp_path) / "checkpoints/last.ckpt")
+    assert result["encoder"] is None

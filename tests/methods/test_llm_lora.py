@@ -9,8 +9,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from craft_lightning.errors import CraftError
 from craft_lightning.methods import load_method
 from craft_lightning.methods.llm_lora import LlmLora
+from craft_lightning.methods.projector_ft import ProjectorFineTuning
 from craft_lightning.methods.zero_shot import ZeroShot
 from craft_lightning.optim import OptimSpec
 from craft_lightning.types import VqaBatch
@@ -103,3 +105,39 @@ def test_dropout_acts_in_training_and_nowhere_else(build: Any, data: Any, traine
     dropouts = [m for m in fresh.modules() if isinstance(m, nn.Dropout)]
     assert len(dropouts) == 14
     assert all(m.training for m in dropouts)
+
+
+@pytest.mark.parametrize("method", [LlmLora, ProjectorFineTuning])
+def test_a_training_begins_with_what_another_has_left(
+    method: Any, build: Any, data: Any, trainer: Any, batch: VqaBatch, tmp_path: Any
+) -> None:
+    """Its weights alone: no step, no optimiser; and what it leaves stands without it."""
+    first, run, path = build(method, optim=FAST), trainer(), tmp_path / "first.ckpt"
+    run.fit(first, data())
+    run.save_checkpoint(path)
+    second = build(method, optim=FAST, start_from=str(path))
+    assert torch.equal(logits(second.eval(), batch), logits(first.eval(), batch))
+    again = trainer(max_steps=2)
+    again.fit(second, data(dataset="kvasir"))
+    assert again.global_step == 2
+    assert not torch.equal(logits(second.eval(), batch), logits(first, batch))
+    again.save_checkpoint(tmp_path / "second.ckpt")
+    path.unlink()
+    assert torch.equal(logits(load_method(tmp_path / "second.ckpt").eval(), batch), logits(second, batch))
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "told"),
+    [
+        ("small", {}, "belong to another .*language model than that of"),
+        ("host", {"r": 3}, r"lora_A.*is \(16, \d+\) in the checkpoint, \(3, \d+\) here"),
+    ],
+)
+def test_what_another_model_s_training_has_left_is_refused(
+    place: str, options: Any, told: str, build: Any, data: Any, trainer: Any, tmp_path: Any
+) -> None:
+    run = trainer(max_steps=1)
+    run.fit(build(LlmLora), data())
+    run.save_checkpoint(tmp_path / "first.ckpt")
+    with pytest.raises(CraftError, match=told):
+        build(LlmLora, place, start_from=str(tmp_path / "first.ckpt"), **options)

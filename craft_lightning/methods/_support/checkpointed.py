@@ -80,6 +80,7 @@ class Checkpointed(StepAccounts):
         """Keep what was trained only, and say whose it is."""
         kept = self.stored()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        checkpoint.get("hyper_parameters", {}).pop("start_from", None)  # what it began with is here, or has moved on
         checkpoint["craft_lightning"] = {
             "format": FORMAT,
             "method": self.name,
@@ -107,6 +108,14 @@ class Checkpointed(StepAccounts):
         _check_names(checkpoint["state_dict"], self.stored(), self.name)
         self.first_gradients = dict(facts.get("first_gradients", {}))
         _count_in_parts(checkpoint, facts.get("parts", 1), self._parts())
+
+    def _begin_with(self, path: str) -> None:
+        """Take over the trained weights of another training of this method, and nothing else of it."""
+        checkpoint = read_checkpoint(path)
+        self._check_readers(check_method(checkpoint, self.name), checkpoint["state_dict"])
+        _check_names(checkpoint["state_dict"], self.stored(), self.name)
+        self.load_state_dict(checkpoint["state_dict"], strict=False)
+        self.moved = True
 
     def stored(self) -> dict[str, Tensor]:
         """What a checkpoint holds: trained parameters, and the stored buffers of modules that have some, which say what
