@@ -4,7 +4,7 @@ cost grows.
     python benchmarks/scale.py [--output docs/scale.md]
 
 Shapes, FLOPs and stated rates alone: nothing is loaded and nothing is run, so that the figures are the same everywhere.
-The same accounting is behind ``python -m craft_lightning table run table1 --scale paper --dry-run``.
+The same accounting is behind ``python -m craft_lightning table run table1 --scale paper --dry_run``.
 """
 
 from __future__ import annotations

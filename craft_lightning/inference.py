@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from craft_lightning.text.prompts import LETTERS, Encoded, PromptBuilder, collate_text, message
 from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
-from craft_lightning.types import VqaBatch, VqaExample
+from craft_lightning.types import VisualTokens, VqaBatch, VqaExample
 
 AnImage = str | Path | Image.Image
 """A file, or an image that is open already."""
@@ -33,7 +34,7 @@ AnImage = str | Path | Image.Image
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model says about an image; as a text ``A (forest)``, or where it names no option, its own words.
+    """What a model says about an image; as a text ``A  forest``, or where it names no option, its own words.
 
     Attributes:
         text: the greedy reply, as ``test`` scores it.
@@ -46,7 +47,7 @@ class Reply:
     likeliest: str | None = None
 
     def __str__(self) -> str:
-        return self.text if self.option is None else f"{self.text.strip()} ({self.option})"
+        return self.text if self.option is None else f"{self.text}  {self.option}"
 
 
 class VisualTokenizer:
@@ -108,9 +109,13 @@ class VisualTokenizer:
         found: list[Path | Image.Image] = []
         for one in map(_checked, given):
             found += [one] if isinstance(one, Image.Image) else find_images([Path(one)])
-        for start in range(0, len(found), batch_size):
-            part = map(_opened, found[start : start + batch_size])
-            yield torch.stack([preprocess(image, self.tower.image_size, self.aspect) for image in part])
+        return self.pixels(map(_opened, found), batch_size)
+
+    def pixels(self, images: Iterable[Image.Image], batch_size: int = 32) -> Iterator[Tensor]:
+        """:meth:`batches` of open images, each taken when its batch is made."""
+        squares = (preprocess(image, self.tower.image_size, self.aspect) for image in images)
+        while part := list(islice(squares, batch_size)):
+            yield torch.stack(part)
 
     @torch.no_grad()
     def encode(self, batches: Iterable[Tensor], keep: float = 1.0) -> dict[str, Tensor]:
@@ -180,11 +185,8 @@ class VisionLanguageModel:
             CraftError: no such image, an empty question, or more options than the tokenizer has letters.
         """
         example = asked(image, question, options, directive)
-        batch = prompt_batch(self.vlm, example)
-        (text,), logits = self.vlm.reply(self.vlm.encode(batch.pixel_values), batch, max_new_tokens)
-        by_letter = {letter.lower(): option for letter, option in zip(LETTERS, example.options, strict=False)}
-        likely = likely_letters(self.vlm, logits, batch)[0]
-        return Reply(text, by_letter.get(normalise(text)), by_letter.get(likely or ""))
+        batch = prompt_batch(self.vlm, [example])
+        return replies(self.vlm, self.vlm.encode(batch.pixel_values), batch, example.options, max_new_tokens)[0]
 
     def tokenize(self, images: AnImage | Sequence[AnImage], *, batch_size: int = 32) -> dict[str, Tensor]:
         """Discrete tokens of images, see :meth:`VisualTokenizer.tokenize`. Raises CraftError: a continuous model, or an
@@ -192,6 +194,19 @@ class VisionLanguageModel:
         if self.vlm.tower.quantizer is None:
             raise CraftError("a continuous model has no discrete tokens")
         return VisualTokenizer(self.vlm.tower, self.vlm.aspect).tokenize(images, batch_size=batch_size)
+
+
+def replies(
+    vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch, options: Sequence[str], max_new_tokens: int
+) -> list[Reply]:
+    """The greedy replies to a batch of prompts with the same options."""
+    by_letter = {letter.lower(): option for letter, option in zip(LETTERS, options, strict=False)}
+    texts, logits = vlm.reply(visual, batch, max_new_tokens)
+    likely = likely_letters(vlm, logits, batch)
+    return [
+        Reply(text, by_letter.get(normalise(text)), by_letter.get(letter or ""))
+        for text, letter in zip(texts, likely, strict=True)
+    ]
 
 
 def asked(
@@ -221,20 +236,21 @@ def _checked(image: Any) -> Any:
     return image
 
 
-def prompt_batch(vlm: DiscreteVlm, example: VqaExample) -> VqaBatch:
-    """The prompt of an example as a batch of one, on the model's device. Raises CraftError: more options than the
-    tokenizer has letters."""
-    builder = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=bool(example.options))
-    if len(example.options) > len(builder.letters):
-        raise CraftError(f"{len(example.options)} options, but there are only the letters {builder.letters}")
-    text = collate_text([Encoded(builder.prompt_ids(message(example)), ())], builder.pad_id, with_reply=False)
+def prompt_batch(vlm: DiscreteVlm, examples: Sequence[VqaExample]) -> VqaBatch:
+    """The prompts of examples on the model's device. Raises CraftError: more options than the tokenizer has
+    letters."""
+    counts = tuple(len(example.options) for example in examples)
+    builder = PromptBuilder(vlm.tokenizer, vlm.conversation, lettered=any(counts))
+    if max(counts) > len(builder.letters):
+        raise CraftError(f"{max(counts)} options, but there are only the letters {builder.letters}")
+    prompts = [Encoded(builder.prompt_ids(message(example)), ()) for example in examples]
     return VqaBatch(
-        pixel_values=preprocess(example.image, vlm.image_size, vlm.aspect)[None],
-        **text,
-        label_ids=torch.tensor([example.label_id]),
-        caption_ids=torch.tensor([-1]),
-        seen=torch.tensor([example.seen]),
-        answers=(example.answer,),
-        keys=(example.key,),
-        option_counts=(len(example.options),),
+        pixel_values=torch.stack([preprocess(example.image, vlm.image_size, vlm.aspect) for example in examples]),
+        **collate_text(prompts, builder.pad_id, with_reply=False),
+        label_ids=torch.tensor([example.label_id for example in examples]),
+        caption_ids=torch.full((len(examples),), -1),
+        seen=torch.tensor([example.seen for example in examples]),
+        answers=tuple(example.answer for example in examples),
+        keys=tuple(example.key for example in examples),
+        option_counts=counts,
     ).to(vlm.device)

@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> None:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return
     why = f"no permission to write in {there}" if there.is_dir() else f"{there} is no folder"
-    raise CraftError(f"cannot write to {folder}: {why}; name another folder with --trainer.default_root_dir")
+    raise CraftError(f"cannot write to {folder}: {why}; name another folder with --output")
 
 
 def result_files(folder: Path, verb: str) -> tuple[Path, Path]:
@@ -42,9 +42,19 @@ def result_files(folder: Path, verb: str) -> tuple[Path, Path]:
 
     In a folder that holds a fit, the files of an evaluation carry its verb: ``result.test.json``.
     """
-    holds_fit = (folder / "config.yaml").exists() or _result(folder).get("verb") == "fit"
-    tag = f".{verb}" if verb != "fit" and holds_fit else ""
+    tag = f".{verb}" if verb != "fit" and holds_fit(folder) else ""
     return folder / f"result{tag}.json", folder / f"predictions{tag}.jsonl"
+
+
+def holds_fit(folder: Path) -> bool:
+    """Whether a training wrote into this folder."""
+    return (folder / "config.yaml").exists() or result(folder).get("verb") == "fit"
+
+
+def home_of(part: str | None) -> Path | None:
+    """The folder of the run that left an encoder or an adapter, whose folder is given; None if it is no run's."""
+    home = Path(part or "").expanduser().parent
+    return home if part and Path(part).expanduser().is_dir() and holds_fit(home) else None
 
 
 def find_checkpoint(path: str, run: Path) -> str:
@@ -69,7 +79,7 @@ def find_checkpoint(path: str, run: Path) -> str:
 
 def is_finished(folder: Path, step: int) -> bool:
     """Whether a fit that ended at this step has left its result, which is the last thing that it writes."""
-    found = _result(folder)
+    found = result(folder)
     return (found.get("verb"), found.get("steps")) == ("fit", step)
 
 
@@ -78,7 +88,7 @@ def used(folder: Path) -> str | None:
     return next((name for name in ("result.json", "encoder", "adapter") if (folder / name).exists()), None)
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def result(folder: Path) -> dict[str, Any]:
     """``result.json``; empty if there is none that can be read."""
     try:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -109,7 +119,7 @@ def claim(folder: Path, checkpoint: str | None, overwrite: bool, asked: bool = F
     if kept and not overwrite:
         raise CraftError(
             f"{folder} holds a run ({kept[0].name}); continue it with --ckpt_path last, replace it with --overwrite "
-            "true, or name another folder with --trainer.default_root_dir"
+            "true, or name another folder with --output"
         )
     if not overwrite and not any(map(_marked, folder.glob("config*.yaml"))):
         # Event files alone are what a start that failed leaves, or somebody's: they may stay.
@@ -118,7 +128,7 @@ def claim(folder: Path, checkpoint: str | None, overwrite: bool, asked: bool = F
             return
         raise CraftError(
             f"{folder} holds {named[0].name}, which no run left there: name another folder with "
-            "--trainer.default_root_dir, or have it removed with --overwrite true"
+            "--output, or have it removed with --overwrite true"
         )
     # What a run left that found nothing would mix with the new one's curves.
     for path in named:
@@ -144,7 +154,7 @@ def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
     kept = [path for path in (result, lines) if path.exists()]
     if kept and not overwrite:
         raise CraftError(
-            f"{folder} holds an evaluation ({kept[0].name}); name another folder with --trainer.default_root_dir, or "
+            f"{folder} holds an evaluation ({kept[0].name}); name another folder with --output, or "
             "replace it with --overwrite true"
         )
     for path in [*kept, *folder.glob(f"{lines.stem}.keep*.jsonl")]:

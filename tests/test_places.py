@@ -24,7 +24,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypa
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "file/below", "link"):
-        with pytest.raises(CraftError, match=r"is no folder; name another folder with --trainer\.default_root_dir"):
+        with pytest.raises(CraftError, match=r"is no folder; name another folder with --output"):
             check_folder(tmp_path / name)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(CraftError, match=f"no permission to write in {tmp_path}"):
@@ -58,7 +58,7 @@ def test_a_checkpoint_is_a_file_or_the_last_of_a_training(tmp_path: Path) -> Non
     ("flag", "expected"),
     [
         ("--ckpt_path=best", "no checkpoint best"),
-        ("--trainer.default_root_dir=FILE/run", "name another folder with --trainer.default_root_dir"),
+        ("--output=FILE/run", "name another folder with --output"),
     ],
 )
 def test_a_run_says_so_in_one_line(
@@ -75,7 +75,7 @@ def test_a_run_says_so_in_one_line(
             if type(handler) is logging.StreamHandler:  # and not one of pytest's
                 monkeypatch.setattr(handler, "stream", sys.stderr)
     (tmp_path / "file").write_text("")
-    where = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    where = f"--output={tmp_path / 'run'}"
     assert entry.main([verb, "--config", SMOKE, where, flag.replace("FILE", str(tmp_path / "file"))]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert expected in line

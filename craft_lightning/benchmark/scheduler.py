@@ -106,7 +106,7 @@ class _Runner:
         while len(self.busy) < self.progress.workers:
             if self.in_a_row >= FAILURES_IN_A_ROW and not self.keep_going:
                 for job in self.progress.waiting:
-                    self.progress.failed[job.name] = "not started, the last three jobs failed (--keep-going)"
+                    self.progress.failed[job.name] = "not started, the last three jobs failed (--keep_going)"
                 self.progress.waiting.clear()
             picked = self._pick()
             if picked is None:

@@ -24,14 +24,25 @@ SHARED: dict[str, dict[str, Any]] = {
     "--backbone": {"metavar": "NAME", "help": "a name of `list backbones`, or the folder of a checkpoint"},
     "--images": {"nargs": "+", "type": Path, "metavar": "PATH", "help": "image files, or folders of them"},
     "--encoder": {"metavar": "FOLDER", "help": "adapted encoder to plug in: a folder, or OWNER/NAME of the hub"},
-    "--output": {"type": Path, "metavar": "PATH", "required": True},
+    "--output": {"type": Path, "metavar": "PATH", "required": True, "help": "what to write"},
     "--keep": {"type": float, "metavar": "SHARE", "help": "share of tokens that pruning keeps, in (0, 1]"},
     "--runs": {"type": Path, "metavar": "FOLDER", "default": Path("runs"), "help": "folder of all results (runs)"},
     "--scale": {"choices": ["pocket", "paper"], "default": "pocket", "help": "size of the models (%(default)s)"},
 }
 
-RENAMED = {"--checkpoint": "--backbone", "--input": "--images"}
+RENAMED = {"--checkpoint": "--backbone", "--input": "--images", "--image": "--images"}
 """Flags that had another name in some verbs, which is still understood."""
+
+
+def spelled(argument: str) -> str:
+    """An argument with its flag, if it is one, as the verbs spell it: a run's settings have underscores, for they are
+    names of parameters and keys of configs, and so have all flags; hyphens are understood.
+
+    >>> spelled("--batch-size=8"), spelled("--trainer.max-steps"), spelled("my-folder")
+    ('--batch_size=8', '--trainer.max_steps', 'my-folder')
+    """
+    flag, equals, value = argument.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if flag.startswith("--") else argument
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -45,8 +56,8 @@ class VerbParser(argparse.ArgumentParser):
         self.add_argument(flag, **SHARED[flag] | changes)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse, with the present names of flags."""
-        split = (argument.partition("=") for argument in (sys.argv[1:] if args is None else args))
+        """Parse, with the present names and spelling of flags."""
+        split = (spelled(argument).partition("=") for argument in (sys.argv[1:] if args is None else args))
         return super().parse_known_args(
             ["".join((RENAMED.get(flag, flag), *value)) for flag, *value in split], namespace
         )

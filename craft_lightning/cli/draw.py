@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     parser = verb_parser("draw", "Draw images of the ten synthetic datasets, in source and in target domain.")
     parser.shared("--output", help="image file to write, for example sheet.png")
     parser.add_argument("--side", type=at_least_one, default=64, help="side length of an image in pixels")
-    parser.add_argument("--per-look", type=at_least_one, default=6, help="images of each dataset and domain")
+    parser.add_argument("--per_look", type=at_least_one, default=6, help="images of each dataset and domain")
     given = parser.parse_args(argv)
     if given.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise CraftError(f"draw: --output {given.output} is no image file; name a .png")

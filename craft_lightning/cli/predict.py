@@ -1,14 +1,17 @@
-"""``predict``: the replies to a split, or to one image and question, whose logits can be written, too.
+"""``predict``: the replies to a split, or to one question about images; the logits of one prompt can be written, too.
 
-Over a split it is the run that :mod:`.run` makes. With ``--image`` or ``--logits`` one prompt is asked; every other
-argument means what it means in a run, so that any method, checkpoint, encoder and data set can be looked into.
+Over a split it is the run that :mod:`.run` makes. With ``--images`` or ``--logits`` nothing but prompts is asked; every
+other argument means what it means in a run, so that any method, checkpoint, encoder and data set can be looked into.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,11 @@ from craft_lightning.checkpoints.tensors import save_tensors
 from craft_lightning.cli import run
 from craft_lightning.cli.arguments import VerbParser, at_least_one, verb_parser
 from craft_lightning.errors import CraftError, did_you_mean
-from craft_lightning.inference import asked, prompt_batch
-from craft_lightning.io import check_file
+from craft_lightning.inference import Reply, asked, prompt_batch, replies
+from craft_lightning.io import check_file, write_text
 from craft_lightning.methods._support.checkpointed import read_checkpoint
 from craft_lightning.methods.base import BaseMethod
+from craft_lightning.models.image_files import find_images, read_images
 from craft_lightning.models.pruning import prune
 from craft_lightning.run_folder import find_checkpoint
 from craft_lightning.text.prompts import message
@@ -31,32 +35,38 @@ from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaExample
 from data_modules.datamodule import VqaDataModule
 
-ONE = ("--image", "--question", "--options", "--directive", "--item", "--logits")
-"""Flags that ask for one prompt."""
+PROMPT = ("--images", "--image", "--question", "--options", "--directive", "--item", "--logits")
+"""Flags that ask for prompts of one's own, or for one stored one."""
+
+AT_ONCE = 16
+"""Images that are asked about at a time."""
 
 
 def parser() -> VerbParser:
-    """The flags of one prompt; all others are a run's."""
+    """The flags of prompts; all others are a run's."""
     p = verb_parser(
         "predict",
-        "Ask about one image, or (without --image) one stored test item; without any of these flags, answer a whole "
+        "Ask about images, or (without --images) one stored test item; without any of these flags, answer a whole "
         "split.",
+        "The reply is followed by the option that it names; OUTPUT has an object a line with image, question, options, "
+        "text, option and likeliest (the option whose letter is the likeliest reply). "
         "FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model reads: T "
         "counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens of the "
         "image included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole image, "
         "and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
         "image_position and visual_positions.",
-        usage="python -m craft_lightning predict [--backbone NAME] --image FILE --question TEXT [--options A B ...]",
+        usage="python -m craft_lightning predict [--backbone NAME] --images PATH ... --question TEXT [--options A B]",
         add_help=False,
     )
     p.shared("--backbone")
-    p.add_argument("--image", type=Path, metavar="FILE", help="the image")
-    p.add_argument("--question", metavar="TEXT", help="what is asked of it")
+    p.shared("--images")
+    p.add_argument("--question", metavar="TEXT", help="what is asked of each")
     p.add_argument("--options", nargs="+", metavar="TEXT", help="choices, lettered in this order")
     p.add_argument("--directive", metavar="TEXT", help="in place of 'Answer ...'; an empty text for none")
-    p.add_argument("--item", metavar="KEY", help="without --image: key of a stored test item (default: the first)")
-    p.add_argument("--logits", type=Path, metavar="FILE.safetensors", help="write the logits of the prompt")
-    p.add_argument("--max-new-tokens", type=at_least_one, default=MAX_NEW_TOKENS, metavar="N", help="(%(default)s)")
+    p.add_argument("--item", metavar="KEY", help="without --images: key of a stored test item (default: the first)")
+    p.add_argument("--logits", type=Path, metavar="FILE.safetensors", help="write the logits of one prompt")
+    p.shared("--output", required=False, help="JSONL file to write instead of printing the replies")
+    p.add_argument("--max_new_tokens", type=at_least_one, default=MAX_NEW_TOKENS, metavar="N", help="(%(default)s)")
     return p
 
 
@@ -64,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     if any(a in ("-h", "--help") for a in argv):
         print(parser().format_help() + "\nAll other settings are those of a run:\n")
-    elif any(a.split("=", 1)[0] in ONE for a in argv):
+    elif any(a.split("=", 1)[0] in PROMPT for a in argv):
         args, others = parser().parse_known_args(list(argv))
         return ask(args, others)
     return run.main(["predict", *argv])
@@ -72,37 +82,50 @@ def main(argv: Sequence[str]) -> int:
 
 @torch.no_grad()
 def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
-    """Print the reply to one prompt, and write its logits if a file is given. ``others`` are a run's arguments;
-    zero-shot is the method if they name none. Raises CraftError: flags that do not go together, no such image or item,
-    or a mistake in the run's arguments."""
-    if args.image is None and (args.question is not None or args.options is not None or args.directive is not None):
-        raise CraftError("--question, --options and --directive are about an image: name it with --image FILE")
-    if args.image is not None and args.item is not None:
-        raise CraftError("--image is an image of your own and --item a stored one: give one of the two")
-    if args.image is not None and not (args.question or "").strip():
-        raise CraftError("--image needs --question TEXT")
-    if args.logits is not None:
-        check_file(args.logits, "--logits")
+    """Print or write the replies to prompts, and write the logits of one if a file is given. ``others`` are a run's
+    arguments; zero-shot is the method if they name none. Raises CraftError: flags that do not go together, no such
+    image or item, or a mistake in the run's arguments."""
+    if args.images is None and any(given is not None for given in (args.question, args.options, args.directive)):
+        raise CraftError("--question, --options and --directive are about images: name them with --images PATH ...")
+    if args.images is not None and args.item is not None:
+        raise CraftError("--images are images of your own and --item a stored one: give one of the two")
+    if args.images is not None and not (args.question or "").strip():
+        raise CraftError("--images needs --question TEXT")
+    if args.images is None and args.output is not None:
+        raise CraftError("--output is for the replies about --images; a stored item's is printed")
+    for file, flag in ((args.logits, "--logits"), (args.output, "--output")):
+        if file is not None:
+            check_file(file, flag)
+    files = [] if args.images is None else find_images(args.images)
+    if args.logits is not None and len(files) > 1:
+        raise CraftError(f"--logits are those of one prompt, --images names {len(files)} images")
+    asks = _asked(args, files)
+    first = list(islice(asks, 1))  # whose mistakes are told before a model is loaded
     if args.backbone is not None:
         others = [*others, f"--backbone={args.backbone}"]
     if not any(a.split("=", 1)[0] in ("-c", "--config", "--model", "--model.class_path") for a in others):
         others = ["--model=ZeroShot", *others]
-    if args.image is not None:
-        example = asked(args.image, args.question, args.options, args.directive)
     cli = run.build_cli(["predict", *others], run=False)
-    trainer = cli.config["predict"].pop("trainer")  # whose loggers and callbacks one prompt does not need
+    trainer = cli.config["predict"].pop("trainer")  # whose loggers and callbacks prompts do not need
     made = cli.parser.instantiate_classes(cli.config)["predict"]
     method = load(made.model, made.get("ckpt_path"), trainer)
-    if args.image is None:
-        example = _stored_item(made.data, args.item)
-    batch = prompt_batch(method.vlm, example)
-    visual = pruned(made.prune, method, method.visual_tokens(batch.pixel_values), batch.keys)
-    reply = method.vlm.generate(visual, batch, args.max_new_tokens)[0]
-    print(reply)
+    asks = chain(first, asks) if files else iter([_stored_item(made.data, args.item)])
+    rows: list[str] = []
+    while examples := list(islice(asks, AT_ONCE)):
+        batch = prompt_batch(method.vlm, examples)
+        visual = pruned(made.prune, method, method.visual_tokens(batch.pixel_values), batch.keys)
+        found = replies(method.vlm, visual, batch, examples[0].options, args.max_new_tokens)
+        for example, reply in zip(examples, found, strict=True):
+            if args.output is None:
+                print(f"{example.key}  {' '.join(str(reply).splitlines())}" if len(files) > 1 else reply)
+            rows.append(_row(example, reply))
+    if args.output is not None:
+        write_text(args.output, "".join(rows))
+        print(f"{args.output}: {len(rows)} images")
     if args.logits is not None:
         logits, ids = method.vlm.prompt_logits(visual, batch)
         told = {
-            "reply": reply,
+            "reply": reply.text,
             "codebook_hash": method.vlm.codebook_hash or "",
             "dtype": method.backbone.dtype,
             "quantizer_dtype": run_facts.quantizer_dtype(method) or "",
@@ -112,6 +135,16 @@ def ask(args: argparse.Namespace, others: Sequence[str]) -> int:
         save_tensors(args.logits, {"logits": logits, "input_ids": ids}, told)
         print(f"{args.logits}: logits {'x'.join(map(str, logits.shape))}", file=sys.stderr)
     return 0
+
+
+def _asked(args: argparse.Namespace, files: Sequence[Path]) -> Iterator[VqaExample]:
+    for file, image in read_images(files):
+        yield replace(asked(image, args.question, args.options, args.directive), key=file.as_posix())
+
+
+def _row(example: VqaExample, reply: Reply) -> str:
+    told = {"image": example.key, "question": example.question, "options": example.options, **asdict(reply)}
+    return json.dumps(told, ensure_ascii=False) + "\n"
 
 
 def load(method: BaseMethod, path: str | None, trainer: Any) -> BaseMethod:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import reduce
 from operator import or_
@@ -27,6 +28,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
 
 from callbacks.last_step import LastCheckpoint
 from callbacks.progress import Progress
@@ -39,6 +42,7 @@ from craft_lightning import __version__, run_folder
 from craft_lightning import settings as defaults
 from craft_lightning.cli import config_layers
 from craft_lightning.cli import trainer_flags as flags
+from craft_lightning.cli.arguments import spelled
 from craft_lightning.cli.parser import CraftParser, wrong_part
 from craft_lightning.environment import placed
 from craft_lightning.errors import CraftError
@@ -54,9 +58,14 @@ from craft_lightning.strategies.lost_process import lost_process
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets import dataset_name
 
-ALIASES = {f"--{part}": f"--model.backbone.{part}" for part in ("encoder", "adapter")}
-ALIASES |= {"--backbone": "--model.backbone.name"}
-"""Flags that every verb has by these names, and the settings that they stand for."""
+ALIASES = {
+    "--backbone": ("--model.backbone.name",),
+    "--encoder": ("--model.backbone.encoder",),
+    "--adapter": ("--model.backbone.adapter",),
+    "--keep": ("--prune.enabled=true", "--prune.keep"),
+    "--output": ("--trainer.default_root_dir",),
+}
+"""Flags that every verb has by these names, and the settings that they stand for; the last takes the value."""
 
 LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)}
 LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
@@ -78,6 +87,15 @@ def whole_numbers_first(parser: LightningArgumentParser) -> None:
             vars(action)["_typehint"] = reduce(or_, (swap.get(part, part) for part in parts))
 
 
+class Events(TensorBoardLogger):
+    """``epoch``, which Lightning logs beside all numbers, is ``trainer/epoch``: cards are sorted by name, and its card
+    would be the first."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write scalars."""
+        super().log_metrics({"trainer/epoch" if k == "epoch" else k: v for k, v in metrics.items()}, step)
+
+
 class FinishedError(Exception):
     """A run that is asked to go on has nothing left to do."""
 
@@ -89,6 +107,7 @@ class CraftCLI(LightningCLI):
     callbacks: Sequence[Callback] = ()
     layers: Sequence[config_layers.Layer] = ()
     rehearsal: TemporaryDirectory[str] | None = None
+    shows = True
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -96,7 +115,10 @@ class CraftCLI(LightningCLI):
         return {verb: {*skipped, "weights_only"} for verb, skipped in LightningCLI.subcommands().items()}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        found = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if subcommand in ("validate", "test"):
+            self.shows, found["verbose"] = found["verbose"], False  # Lightning's table has 16 digits
+        return found
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The links, the checkpoint callback, and the permission to write over a used run folder."""
@@ -171,6 +193,9 @@ class CraftCLI(LightningCLI):
         elif self.subcommand == "fit":
             config.trainer.default_root_dir = str(fit_folder)
         else:
+            plugged = config.model.init_args.backbone
+            homes = map(run_folder.home_of, (plugged.encoder, plugged.adapter))
+            fit_folder = next(filter(None, homes), fit_folder)
             own = fit_folder / self.subcommand
             config.trainer.default_root_dir = str(
                 run_folder.unused(own, self.subcommand) if first and not config.overwrite else own
@@ -208,9 +233,7 @@ class CraftCLI(LightningCLI):
         advice = self._lay_out()
         folder = config.trainer.default_root_dir
         if config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(
-                folder, name="", version="", sub_dir=run_folder.EVENTS, default_hp_metric=False
-            )
+            kwargs["logger"] = Events(folder, name="", version="", sub_dir=run_folder.EVENTS, default_hp_metric=False)
         theirs = any(isinstance(c, ProgressBar) for c in config.trainer.callbacks or ())
         self.trainer_defaults["callbacks"] = [
             *advice,
@@ -252,6 +275,30 @@ class CraftCLI(LightningCLI):
         self.datamodule.eval_batch_size = choice.eval_rows
         return [StrategyAdvisor(choice)]
 
+    def after_fit(self) -> None:
+        """Say what came of it, and the next command."""
+        if self.rehearsal is not None or not self.trainer.is_global_zero:
+            return
+        folder = Path(self.trainer.default_root_dir)
+        found = run_folder.result(folder)
+        accuracy = found["metrics"].get("val/accuracy")
+        told = "not validated" if accuracy is None else f"validation accuracy {accuracy:.1%} of {found['rows']} items"
+        part = next((part for part in ("encoder", "adapter") if (folder / part).is_dir()), None)
+        weights = [f"--{part}", str(folder / part)] if part else ["--ckpt_path", "last"]
+        follows = shlex.join(["test", "--config", str(folder / "config.yaml"), *weights])
+        print(f"done      {found['steps']} steps in {found['seconds']:.0f} s; {told}", file=sys.stderr)
+        print(f"next      python -m craft_lightning {follows}", file=sys.stderr)
+
+    def after_test(self) -> None:
+        """Show what was measured, as exactly as can be read; ``result.json`` has all digits."""
+        if self.shows and self.trainer.is_global_zero:
+            table = Table("metric", "value")
+            for name, value in sorted(self.trainer.callback_metrics.items()):
+                table.add_row(name, f"{float(value):.4g}")
+            Console().print(table)
+
+    after_validate = after_test
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; say it in one line if a process was lost on the way."""
         try:
@@ -284,7 +331,7 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     """
     _quiet()
     register()
-    argv = config_layers.with_classes(placed(_alias(a) for a in argv))
+    argv = config_layers.with_classes(placed(a for given in argv for a in _alias(given)))
     layers = config_layers.read_layers(argv)
     config_layers.one_class(layers)
     for method in METHODS.ours:
@@ -327,9 +374,10 @@ class _DryCLI(CraftCLI):
         """Run nothing."""
 
 
-def _alias(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    return ALIASES.get(flag, flag) + equals + value
+def _alias(argument: str) -> list[str]:
+    flag, equals, value = spelled(argument).partition("=")
+    *before, setting = ALIASES.get(flag, (flag,))
+    return [*before, setting + equals + value]
 
 
 def _quiet() -> None:

@@ -25,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
     parser = verb_parser(
         "surrogate", "Build a family of frozen parts, or one model at paper scale; resumable to the step."
     )
-    parser.add_argument("--config", type=Path, default=Path("experiments/surrogates/pocket.yaml"))
+    usual = Path("experiments/surrogates/pocket.yaml")
+    parser.add_argument("--config", type=Path, default=usual, metavar="FILE", help="what is built (%(default)s)")
     parser.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
     parser.add_argument("--devices", default="auto", help="of a paper-scale config: how many (default: all)")
     parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,7 @@ from craft_lightning.cli.arguments import at_least_one, verb_parser
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file
-from craft_lightning.models.image_files import find_images
+from craft_lightning.models.image_files import find_images, read_images
 from craft_lightning.models.pruning import count_codes
 
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.shared("--images", required=True, help=f"image files or folders of them, {pixels}")
     parser.shared("--encoder")
     wanted = parser.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--output", type=Path, metavar="FILE", help="safetensors file to write")
+    wanted.add_argument("--output", type=Path, metavar="PATH", help="safetensors file to write")
     counted = "safetensors file for counts [K] of first-level codes: a prior for --prune.prior"
     wanted.add_argument("--counts", type=Path, metavar="FILE", help=counted)
     parser.shared("--keep", default=1.0)
@@ -45,14 +46,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help=dtypes)
     kernel = "kernel; eager is the original's, bit for bit"
     parser.add_argument("--attention", default="eager", choices=["eager", "sdpa"], help=kernel)
-    parser.add_argument("--batch-size", default=32, type=at_least_one, metavar="B", help="images at a time")
+    parser.add_argument("--batch_size", default=32, type=at_least_one, metavar="B", help="images at a time")
     args = parser.parse_args(argv)
 
     output = args.output or args.counts
     check_file(output, "--output" if args.output else "--counts")
     model = VisualTokenizer.from_pretrained(args.backbone, args.encoder, dtype=args.dtype, attention=args.attention)
-    names, batches = open_images(args.images, model, args.batch_size)
-    console, total = Console(stderr=True), math.ceil(len(names) / args.batch_size)
+    count, names, batches = open_images(args.images, model, args.batch_size)
+    console, total = Console(stderr=True), math.ceil(count / args.batch_size)
     shown = track(batches, "batches", total, console=console, transient=True, disable=not sys.stderr.isatty())
     quantizer = model.tower.quantizer
     assert quantizer is not None
@@ -70,20 +71,29 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def open_images(inputs: Sequence[Path], model: VisualTokenizer, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
-    """Names of the images, relative to the one folder that was given or as given, and their pixels, batch by batch.
-    Raises CraftError: an input that does not exist, holds no image, or mixes pixels with images."""
+def open_images(
+    inputs: Sequence[Path], model: VisualTokenizer, batch_size: int
+) -> tuple[int, list[str], Iterator[Tensor]]:
+    """Number of the images, broken ones included; names of those that are read, relative to the one folder that was
+    given or as given, which fill while their pixels are read batch by batch. Raises CraftError: an input that does not
+    exist, holds no image, or mixes pixels with images."""
     if any(path.suffix == ".safetensors" for path in inputs):
         if len(inputs) > 1:
             raise CraftError("--images takes one safetensors file, or images, not both")
         return _open_pixels(inputs[0], batch_size)
     files = find_images(inputs)
     top = inputs[0] if len(inputs) == 1 and inputs[0].is_dir() else None
-    names = [(file.relative_to(top) if top else file).as_posix() for file in files]
-    return names, model.batches(files, batch_size)
+    names: list[str] = []
+
+    def read() -> Iterator[Image.Image]:
+        for file, image in read_images(files):
+            names.append((file.relative_to(top) if top else file).as_posix())
+            yield image
+
+    return len(files), names, model.pixels(read(), batch_size)
 
 
-def _open_pixels(path: Path, batch_size: int) -> tuple[list[str], Iterator[Tensor]]:
+def _open_pixels(path: Path, batch_size: int) -> tuple[int, list[str], Iterator[Tensor]]:
     if not path.is_file():
         raise CraftError(f"no file {path}")
     try:
@@ -105,4 +115,4 @@ def _open_pixels(path: Path, batch_size: int) -> tuple[list[str], Iterator[Tenso
                     raise CraftError(f"{path}: pixel_values must be finite floating-point numbers, -1 black to 1 white")
                 yield batch
 
-    return [f"{path.name}:{index}" for index in range(shape[0])], batches()
+    return shape[0], [f"{path.name}:{index}" for index in range(shape[0])], batches()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from craft_lightning.cli.arguments import verb_parser
+from craft_lightning.cli.arguments import at_least_one, verb_parser
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file, fresh_file
-from craft_lightning.models.image_files import find_images
-from craft_lightning.models.pruning import PruneRule, budget_of, count_codes, prune
+from craft_lightning.models.image_files import find_images, read_images
+from craft_lightning.models.pruning import budget_of, count_codes
 from craft_lightning.visualization import MUTED, TokenView, code_colours, draw_tokens, stack
 
-DRAWN = 16
-"""Images on the sheet; further ones only count for the prior. Also the number read at a time."""
+AT_ONCE = 16
+"""Images that the tower reads at a time."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.shared("--backbone", required=True)
     parser.shared("--images", required=True)
+    drawn = "images on the sheet, the same number of each folder (%(default)s); the others count for the prior"
+    parser.add_argument("--number", type=at_least_one, default=16, metavar="N", help=drawn)
     parser.shared("--encoder")
     parser.shared("--keep", default=0.8)
     parser.shared("--output", help="PNG file to write")
@@ -40,49 +43,60 @@ def main(argv: Sequence[str]) -> int:
         raise CraftError(f"--output {args.output} is no .png file")
     model = VisualTokenizer.from_pretrained(args.backbone, attention="sdpa")
     files = find_images(args.images)
-    views, source = _look(model, files, args.encoder, args.keep)
+    views, source = _look(model, files, args.number, args.encoder, args.keep)
     assert model.tower.quantizer is not None
     colours = code_colours(model.tower.quantizer.table(0))
     with fresh_file(args.output) as temporary:
         stack([draw_tokens(view, colours) for view in views]).save(temporary, optimize=True)
-    more = f" (the first of {len(files)})" if len(files) > DRAWN else ""
-    print(f"{args.output}: {len(views)} images{more}; keep {args.keep:g}, how common a code is: {source}")
+    more = f" of {len(files)}" if len(files) > len(views) else ""
+    print(f"{args.output}: {len(views)}{more} images; keep {args.keep:g}, how common a code is: {source}")
     return 0
+
+
+def spread(files: Sequence[Path], number: int) -> list[Path]:
+    """So many files, from as many folders (classes) as can be and evenly many of each, in their order."""
+    folders: dict[Path, list[Path]] = {}
+    for file in files:
+        folders.setdefault(file.parent, []).append(file)
+    some = list(folders.values())[:: max(1, len(folders) // number)]
+    in_turn = [file for row in zip_longest(*some) for file in row if file is not None]
+    return sorted(in_turn[:number], key=list(files).index)
 
 
 @torch.no_grad()
 def _look(
-    model: VisualTokenizer, files: Sequence[Path], encoder: str | None, keep: float
+    model: VisualTokenizer, files: Sequence[Path], number: int, encoder: str | None, keep: float
 ) -> tuple[list[TokenView], str]:
-    """What is drawn of the first :data:`DRAWN` images, and where the prior comes from.
+    """What is drawn of some of the images, and where the prior comes from.
 
     An encoder brings the counts of its training images; without them, all images given are counted.
     """
     tower = model.tower
-    shown = next(model.batches(files, DRAWN))
+    names, images = zip(*read_images(spread(files, number)), strict=True)
+    shown = torch.cat(list(model.pixels(images, AT_ONCE)))
     before, source = None, "the encoder's training images"
     if encoder is not None:
-        before = model.encode([shown])["codes"]
+        before = model.encode(shown.split(AT_ONCE))["codes"]
         model.plug_in(encoder)
     if model.prior is None:
         assert tower.quantizer is not None
-        codes = (tower.encode(pixels).codes for pixels in model.batches(files, DRAWN))
-        model.prior = count_codes(codes, tower.quantizer.entries)
+        pixels = model.pixels((image for _, image in read_images(files)), AT_ONCE)
+        model.prior = count_codes((tower.encode(batch).codes for batch in pixels), tower.quantizer.entries)
         source = f"the {len(files)} images given"
-    names = [file.as_posix() for file in files[:DRAWN]]
-    after = prune(tower.encode(shown), keep, model.prior, PruneRule(), names)
-    assert after.codes is not None
-    kept = None if after.selection is None else after.selection.mask(tower.num_tokens)
+    after = model.encode(shown.split(AT_ONCE), keep)
+    kept = None
+    if "kept" in after:
+        kept = torch.zeros(len(shown), tower.num_tokens, dtype=torch.bool).scatter_(1, after["kept"].long(), True)
     # As the tower sees it, so that squares and tokens fit.
     bytes_of = ((shown + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1)
     views = [
         TokenView(
             image=Image.fromarray(bytes_of[i].numpy()),
             grid=tower.grid,
-            codes=after.codes[i, :, 0],
+            codes=after["codes"][i, :, 0],
             before=None if before is None else before[i, :, 0],
             kept=None if kept is None else kept[i],
-            lines=[(name, MUTED)],
+            lines=[(name.as_posix(), MUTED)],
         )
         for i, name in enumerate(names)
     ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from craft_lightning.errors import CraftError
-from craft_lightning.models.image_processing import suffixes
+from craft_lightning.models.image_processing import read_image, suffixes
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir"})
 """Folders that systems put beside images, with files of the same names in them."""
@@ -103,6 +105,25 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
         if (name := escaped(str(file))) != str(file):
             raise CraftError(f"{name} is no name in UTF-8; rename it")
     return files
+
+
+def read_images(files: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
+    """The files that can be read as images, with what is in them; how many cannot is said in the log at the end. Raises
+    CraftError: none can, with what is wrong with the first."""
+    broken: list[CraftError] = []
+    some = False
+    for file in files:
+        try:
+            image = read_image(file)
+        except CraftError as error:
+            broken.append(error)
+        else:
+            some = True
+            yield file, image
+    if broken and not some:
+        raise broken[0]
+    if broken:
+        log.warning("left out: %s; the first: %s", told({"broken image": len(broken)}), broken[0])
 
 
 def escaped(name: str) -> str:

@@ -117,7 +117,7 @@ def test_running_a_table_names_its_runs_before_the_first_of_them(
         return TableProgress(total=len(plan.jobs), workers=1)
 
     monkeypatch.setattr("craft_lightning.benchmark.scheduler.run_plan", watch)
-    for words in (["plan"], ["run", "--dry-run"]):
+    for words in (["plan"], ["run", "--dry_run"]):
         main([words[0], str(path), "--runs", str(runs), *words[1:]])
         assert not runs.exists()
     main(["run", str(path), "--runs", str(runs), "--only", "d0/small"])

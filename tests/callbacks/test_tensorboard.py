@@ -61,6 +61,8 @@ def test_every_method_logs_the_same_names(method: str, checkpoints: Path, tmp_pa
     scalars = last(events)
     found = json.loads((tmp_path / "result.json").read_text())
     assert {"train/loss", "val/accuracy", "val/accuracy_seen"} <= set(scalars)
+    assert all("/" in name for name in scalars), "cards are sorted by name: one of its own would be the first"
+    assert scalars["trainer/epoch"] == 0
     codebook = {"val/codebook_perplexity", "val/codebook_dead", "val/codes_changed"}
     assert codebook & set(scalars) == (set() if continuous else codebook)
     terms = {name for name in scalars if name.startswith("train/") and name.count("/") == 1} - {"train/loss"}

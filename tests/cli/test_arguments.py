@@ -1,27 +1,116 @@
-"""The flags of the verbs that are no runs: the same one for the same thing, and mistakes in one line."""
+"""The flags of all verbs: one spelling, one name for one thing, and mistakes in one line."""
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from craft_lightning import __main__ as entry
-from craft_lightning.cli.arguments import RENAMED, SHARED
+from craft_lightning.cli.arguments import RENAMED, SHARED, VerbParser
+from craft_lightning.cli.predict import parser as predict_parser
+from craft_lightning.cli.run import ALIASES
 
-FLAGS = {
-    "tokenize": ("--backbone", "--encoder", "--images", "--keep", "--output"),
-    "tokens": ("--backbone", "--encoder", "--images", "--keep", "--output"),
-    "export": ("--backbone", "--encoder", "--output"),
-    "draw": ("--output",),
-    "board": ("--runs",),
-    "doctor": ("--scale",),
-    "list": (),
-    "surrogate": (),
-    "table": (),
+OTHERS = sorted({*entry.VERBS} - {*entry.RUNS, "predict"})
+"""Verbs whose main builds their parser; the settings of runs are those of :mod:`craft_lightning.cli.parser`."""
+
+MEANINGS = {
+    "--adapter": "adapter to plug in",
+    "--backbone": "model",
+    "--encoder": "adapted encoder to plug in",
+    "--images": "images of one's own",
+    "--keep": "share of tokens that pruning keeps",
+    "--output": "what is written",
+    "--runs": "folder of all results",
+    "--scale": "size of models",
+    "--only": "part of the work",
+    "--devices": "accelerators",
 }
-"""Shared flags by verb."""
+"""What a flag is about that several verbs have."""
+
+SAME = {"--only", "--devices"}
+"""Those of them that each verb describes by itself: a table's are patterns and an estimate's machine."""
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its verbs."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
+def collected(verb: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
+    """The parser that a verb builds, at the moment when it would parse."""
+    found: list[argparse.ArgumentParser] = []
+
+    def stop(self: argparse.ArgumentParser, *args: Any) -> Any:
+        found.append(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VerbParser, "parse_known_args", stop)
+        assert entry.main([verb]) == 130
+    return found[0]
+
+
+@pytest.fixture
+def flags(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> dict[str, dict[str, argparse.Action]]:
+    """All flags of all verbs: by flag and verb what the parser says of it."""
+    every = {"predict": predict_parser(), **{verb: collected(verb, monkeypatch) for verb in OTHERS}}
+    found: dict[str, dict[str, argparse.Action]] = {}
+    for verb, parser in every.items():
+        for inner in parsers(parser):
+            for action in inner._actions:
+                for flag in action.option_strings:
+                    found.setdefault(flag, {})[verb] = action
+    return found
+
+
+def test_flags_have_one_spelling(flags: Any) -> None:
+    wrong = [flag for flag in {*flags, *ALIASES} - {"-h", "--help"} if not re.fullmatch(r"--[a-z]+(_[a-z]+)*", flag)]
+    assert wrong == []
+    assert not {*flags} & {*RENAMED}, "the old name of a flag is no flag"
+    assert {*RENAMED.values()} <= {*flags}
+
+
+def test_a_flag_of_several_verbs_is_one_thing(flags: Any) -> None:
+    several = {flag: verbs for flag, verbs in flags.items() if len(verbs) > 1 and flag not in ("-h", "--help")}
+    assert {*several, *ALIASES, *SHARED} == {*MEANINGS}
+    assert len({*MEANINGS.values()}) == len(MEANINGS)
+    assert {*several} == {*SHARED} | SAME, "what several verbs take is said once"
+    for flag in {*several} - SAME:
+        kinds = {(action.type, action.nargs, action.metavar) for action in several[flag].values()}
+        assert kinds == {(SHARED[flag].get("type"), SHARED[flag].get("nargs"), SHARED[flag].get("metavar"))}, flag
+    undescribed = [flag for flag, verbs in flags.items() for action in verbs.values() if not action.help]
+    assert undescribed == []
+
+
+def test_things_that_several_verbs_take_have_no_second_name(flags: Any) -> None:
+    """Of one kind of thing there is one flag, whatever words its help has for it."""
+    about = {
+        "--backbone": r"list backbones|folder of a checkpoint",
+        "--images": r"image files",
+        "--encoder": r"adapted encoder",
+        "--output": r"file to write$|folder to make",
+        "--runs": r"folder of all results",
+        "--keep": r"share of tokens",
+    }
+    for one, words in about.items():
+        named = {flag for flag, verbs in flags.items() for a in verbs.values() if re.search(words, str(a.help))}
+        assert one in named
+        assert named == {one}, words
+
+
+@pytest.mark.parametrize("spelling", ["--batch_size=0", "--batch-size=0", "--batch-size 0"])
+def test_hyphens_are_understood(spelling: str, capsys: Any) -> None:
+    given = ["tokenize", "--backbone", "x", "--images", "y", "--output", "z", *spelling.split()]
+    assert entry.main(given) == 2
+    assert "argument --batch_size: must be at least 1, not 0" in capsys.readouterr().err
 
 
 def help_of(verb: str, capsys: Any) -> str:
@@ -31,18 +120,17 @@ def help_of(verb: str, capsys: Any) -> str:
     return str(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("verb", FLAGS)
-def test_a_verb_takes_what_several_verbs_take_by_one_name(verb: str, capsys: Any) -> None:
-    text = help_of(verb, capsys)
-    assert text.startswith(f"usage: python -m craft_lightning {verb} ")
-    listed = set(re.findall(r"^  (--[\w-]+)", text, re.MULTILINE))
-    assert listed & SHARED.keys() == set(FLAGS[verb])
-    assert not listed & {*RENAMED, "--model", "--image", "--out"}
+@pytest.mark.parametrize("verb", OTHERS)
+def test_the_help_of_a_verb_begins_with_its_call(verb: str, capsys: Any) -> None:
+    assert help_of(verb, capsys).startswith(f"usage: python -m craft_lightning {verb} ")
 
 
 def test_the_first_names_of_flags_are_still_understood(checkpoints: Any, tmp_path: Any, capsys: Any) -> None:
     given = ["--checkpoint", str(checkpoints / "host"), "--input", str(tmp_path / "none.png")]
     assert entry.main(["tokenize", *given, "--output", str(tmp_path / "o")]) == 2
+    assert "no image or folder" in capsys.readouterr().err
+    asked = ["--checkpoint", str(checkpoints / "host"), "--image", str(tmp_path / "none.png"), "--question", "What?"]
+    assert entry.main(["predict", *asked]) == 2
     assert "no image or folder" in capsys.readouterr().err
 
 

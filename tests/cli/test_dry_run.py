@@ -1,4 +1,4 @@
-"""``table run --dry-run``: what it comes to is said first, commands only when asked for."""
+"""``table run --dry_run``: what it comes to is said first, commands only when asked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dry_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> Any:
     def run(scale: str, *flags: str) -> tuple[int, list[str]]:
         table = ["table1", "--scale", scale, "--seeds", "0", "--only", "eurosat/*craft*"]
         capsys.readouterr()
-        code = entry.main(["table", "run", *table, "--runs", str(tmp_path / "runs"), "--dry-run", *flags])
+        code = entry.main(["table", "run", *table, "--runs", str(tmp_path / "runs"), "--dry_run", *flags])
         assert not (tmp_path / "runs").exists()
         return code, capsys.readouterr().out.splitlines()
 

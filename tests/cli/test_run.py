@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -148,7 +150,7 @@ def test_what_nothing_was_plugged_into_is_zero_shot(flags: Any, fails: Any, caps
     before = result.read_bytes()
     line = fails("test", *flags, "--data.test_size=8")
     assert line.startswith(
-        f"{tmp_path / 'run'} holds an evaluation (result.json); name another folder with --trainer.d"
+        f"{tmp_path / 'run'} holds an evaluation (result.json); name another folder with --output, or"
     )
     assert result.read_bytes() == before
 
@@ -341,6 +343,39 @@ def test_default_run_folders_name_the_run(flags: Any, monkeypatch: Any, tmp_path
     assert (tmp_path / "runs/eurosat/host/craft/seed3/test/result.json").exists()
     argv = ["test", *[f for f in flags if "default_root_dir" not in f], "--seed_everything=3"]
     assert build_cli(argv).trainer.default_root_dir.endswith("runs/eurosat/host/craft/seed3/test-2")
+
+
+def test_the_test_of_an_encoder_lies_in_the_folder_of_its_run(
+    flags: Any, monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """And a training's last lines are what it found, and this test's command."""
+    monkeypatch.chdir(tmp_path)
+    given = [flag for flag in flags if "default_root_dir" not in flag]
+    build_cli(["fit", *given, "--output=runs/my first"])
+    done, follows = capsys.readouterr().err.splitlines()[-2:]
+    found = json.loads(Path("runs/my first/result.json").read_text())
+    accuracy = f"{found['metrics']['val/accuracy']:.1%} of {found['rows']} items"
+    assert re.fullmatch(rf"done      4 steps in \d+ s; validation accuracy {accuracy}", done)
+    command = "test --config 'runs/my first/config.yaml' --encoder 'runs/my first/encoder'"
+    assert follows == f"next      python -m craft_lightning {command}"
+    for name in ("test", "test-2"):
+        cli = build_cli(["test", *given, "--encoder=runs/my first/encoder"])
+        assert Path(cli.trainer.default_root_dir) == Path("runs/my first") / name
+    assert {path.name for path in Path("runs").iterdir()} == {"my first"}
+    metrics = json.loads(Path("runs/my first/test/result.json").read_text())["metrics"]
+    rows = (line.split()[1::2] for line in capsys.readouterr().out.splitlines() if "test/" in line)
+    assert dict(rows) == {k: f"{v:.4g}" for k, v in metrics.items() if "test/" in k}
+    assert entry.main(shlex.split(command)) == 0
+    assert Path("runs/my first/result.test.json").is_file()
+    copied = shutil.copytree("runs/my first/encoder", "elsewhere/encoder")
+    cli = build_cli(["test", *given, f"--encoder={copied}"])
+    assert Path(cli.trainer.default_root_dir) == Path("runs/eurosat/host/craft/seed0/test"), "no run's folder"
+
+
+def test_flags_of_a_run_have_the_names_and_spelling_of_all_verbs(monkeypatch: Any) -> None:
+    given = parse("test", "--config", SMOKE, "--keep", "0.6", "--output", "x", "--data.batch-size=3", "--backbone=y")
+    assert (given.prune.enabled, given.prune.keep, given.trainer.default_root_dir) == (True, 0.6, "x")
+    assert (given.data.batch_size, given.model.init_args.backbone.name) == (3, "y")
 
 
 def test_interruption_is_one_line_and_130(monkeypatch: Any, capsys: Any) -> None:

@@ -61,21 +61,22 @@ def test_the_sheet_of_a_folder(
     output = tmp_path / "sheet.png"
     assert run("--backbone", checkpoints / "host", "--images", pictures, "--keep", 0.5, "--output", output) == 0
     files = sorted(file for file in pictures.rglob("*.png") if ".thumbs" not in file.parts)
-    assert [view.lines[0][0] for view in drawn] == [f.as_posix() for f in files[:16]]
+    drawn_files = [*files[:8], *files[9:17]]  # eight of each of the two folders
+    assert [view.lines[0][0] for view in drawn] == [f.as_posix() for f in drawn_files]
     tower = load_tower(checkpoints / "host")
     whole = encode(tower, files).codes[..., 0]
     counts = torch.bincount(whole.flatten(), minlength=64)
-    shown = prune(encode(tower, files[:16]), 0.5, counts, PruneRule(), [f.as_posix() for f in files[:16]])
+    shown = prune(encode(tower, drawn_files), 0.5, counts, PruneRule(), [f.as_posix() for f in drawn_files])
     assert shown.selection is not None
     for i, view in enumerate(drawn):
         assert view.codes is not None
         assert view.kept is not None
         assert view.before is None
-        assert torch.equal(view.codes, whole[i])
+        assert torch.equal(view.codes, whole[files.index(drawn_files[i])])
         assert torch.equal(view.kept, shown.selection.mask(16)[i])
         assert int(view.kept.sum()) == 8
     said = capsys.readouterr().out
-    assert "16 images (the first of 18); keep 0.5" in said
+    assert "16 of 18 images; keep 0.5" in said
     assert "the 18 images given" in said
     with Image.open(output) as sheet:
         assert sheet.format == "PNG"
@@ -108,6 +109,28 @@ def test_an_encoder_brings_the_codes_after_and_its_prior(
         assert torch.equal(view.kept, after.selection.mask(16)[i])  # type: ignore[arg-type]
         assert bool((view.codes != view.before).any())
     assert "the encoder's training images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(1, "a0"), (3, "a0 b0 c0"), (5, "a0 a1 b0 b1 c0"), (6, "a0 a1 b0 b1 c0 c1"), (99, "a0 a1 a2 a3 b0 b1 c0 c1 c2")],
+)
+def test_images_are_of_as_many_folders_as_can_be(number: int, expected: str) -> None:
+    files = [Path(folder, f"{folder}{i}") for folder, count in (("a", 4), ("b", 2), ("c", 3)) for i in range(count)]
+    assert [file.name for file in tokens.spread(files, number)] == expected.split()
+    many = [Path(f"{folder:02}", f"{folder:02}") for folder in range(40)]
+    assert [file.name for file in tokens.spread(many, 4)] == ["00", "10", "20", "30"]
+
+
+def test_a_broken_image_is_left_out_and_counted(
+    checkpoints: Path, pictures: Path, tmp_path: Path, drawn: list[TokenView], caplog: Any, capsys: Any
+) -> None:
+    (pictures / "00.png").write_bytes(b"no image")
+    flags = ["--images", pictures, "--number", 4, "--output", tmp_path / "sheet.png"]
+    assert run("--backbone", checkpoints / "host", *flags) == 0
+    assert len(drawn) == 3
+    assert caplog.messages[-1].startswith("left out: 1 x broken image; the first: ")
+    assert "3 of 18 images" in capsys.readouterr().out
 
 
 def test_keep_1_has_nothing_to_show_of_pruning(

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_folder_of_pictures(
     checkpoints: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out.safetensors"
-    assert run("--backbone", checkpoints / "llama", "--images", pictures, "--output", out, "--batch-size", 2) == 0
+    assert run("--backbone", checkpoints / "llama", "--images", pictures, "--output", out, "--batch_size", 2) == 0
     found = load_file(out)
     tower = load_tower(checkpoints / "llama", attention="eager")
     names = ["a.jpg", "b.png", "sub/c.png"]
@@ -57,6 +58,22 @@ def test_folder_of_pictures(
     assert json.loads(metadata["image_names"]) == names
     assert caplog.messages == [f"left out of {pictures}: 2 x hidden image, 1 x .txt file"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.safetensors", "pictures"]
+
+
+def test_broken_images_are_left_out_and_counted(
+    checkpoints: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: Any
+) -> None:
+    where = ("--backbone", checkpoints / "llama", "--images", pictures, "--batch_size", 2)
+    run(*where, "--output", tmp_path / "whole")
+    (pictures / "b.png").write_bytes(b"\x89PNG no")
+    run(*where, "--output", tmp_path / "out")
+    assert caplog.messages[-1].startswith(f"left out: 1 x broken image; the first: {pictures / 'b.png'}: broken")
+    assert "codes 2x16x4" in capsys.readouterr().out.splitlines()[-1]
+    with safe_open(tmp_path / "out", "pt") as file:
+        assert json.loads(file.metadata()["image_names"]) == ["a.jpg", "sub/c.png"]
+    assert torch.equal(load_file(tmp_path / "out")["codes"], load_file(tmp_path / "whole")["codes"][[0, 2]])
+    run(*where, "--counts", tmp_path / "counts")
+    assert "in 2 images" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_pixel_values_and_files(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
@@ -85,7 +102,8 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
     out, checkpoint = tmp_path / "out", checkpoints / "llama"
     empty = tmp_path / "empty"
     empty.mkdir()
-    (pictures / "broken.png").write_bytes(b"\x89PNG no")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG no")
     save_file({"images": torch.zeros(1)}, tmp_path / "other.safetensors")
     save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small.safetensors")
     twin = write_tiny(tmp_path / "twin", continuous=True)
@@ -94,11 +112,11 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
         (("--backbone", "pocket-vila-v", "--images", pictures), "'pocket-vila-v'; did you mean 'pocket-vila-u'"),
         (("--backbone", checkpoint, "--images", tmp_path / "absent.png"), "no image or folder"),
         (("--backbone", checkpoint, "--images", empty), "no image in"),
-        (("--backbone", checkpoint, "--images", pictures), "broken.png: broken image"),
+        (("--backbone", checkpoint, "--images", broken), "broken.png: broken image"),
         (("--backbone", checkpoint, "--images", tmp_path / "other.safetensors"), "it holds images"),
         (("--backbone", checkpoint, "--images", tmp_path / "small.safetensors"), "this tower reads"),
         (("--backbone", twin, "--images", pictures), "continuous"),
-        (("--backbone", checkpoint, "--images", pictures, "--batch-size", 0), "batch-size"),
+        (("--backbone", checkpoint, "--images", pictures, "--batch_size", 0), "batch_size"),
     ):
         with pytest.raises(CraftError, match=message):
             run(*arguments, "--output", out)
@@ -109,7 +127,7 @@ def test_mistakes_are_one_line(checkpoints: Path, pictures: Path, tmp_path: Path
 
 
 def test_kept_tokens_and_counts(checkpoints: Path, pictures: Path, tmp_path: Path) -> None:
-    where = ("--backbone", checkpoints / "llama", "--images", pictures, "--batch-size", 2)
+    where = ("--backbone", checkpoints / "llama", "--images", pictures, "--batch_size", 2)
     tower = load_tower(checkpoints / "llama", attention="eager")
     assert run(*where, "--counts", tmp_path / "counts") == 0
     counts = load_file(tmp_path / "counts")["counts"]
