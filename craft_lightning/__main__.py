@@ -19,6 +19,7 @@ VERBS = {
     "validate": "evaluate on the validation items",
     "test": "evaluate on the stored test items",
     "predict": "answer the questions of a split, or one about an image; write its logits",
+    "compare": "what a test found, or how tests of the same items differ",
     "list": "methods, datasets, backbones or tables, one line each",
     "table": "plan, run and render a table of the paper",
     "board": "name all runs for TensorBoard",

@@ -89,7 +89,7 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
 def data_settings(trainer: Trainer) -> dict[str, Any]:
     """What the data module is made with beside the backbone: all that finds its images again; empty without one."""
     made = getattr(getattr(trainer, "datamodule", None), "hparams", {})
-    return {k: v for k, v in made.items() if k != "backbone"}
+    return {k: v for k, v in made.items() if k != "backbone" and not k.startswith("_")}
 
 
 def device(trainer: Trainer) -> str:

@@ -61,9 +61,9 @@ def code_colours(table: Tensor) -> Tensor:
 def draw_tokens(view: TokenView, colours: Tensor | None) -> Image.Image:
     """The image, its codes (before and after), the codes that changed, the tokens kept, and the texts below them;
     ``colours`` are of :func:`code_colours`, or None where there are no codes."""
-    panels = _panels(view, colours)
-    width = sum(panel.width + GAP for _, panel in panels) - GAP
-    height = panels[0][1].height
+    drawn = panels(view, colours)
+    width = sum(panel.width + GAP for _, panel in drawn) - GAP
+    height = drawn[0][1].height
     text, title = ImageFont.load_default(TEXT), ImageFont.load_default(TITLE)
     letters = int(width / text.getlength("n"))
     lines = [(part, colour) for words, colour in view.lines for part in textwrap.wrap(words, letters)]
@@ -71,7 +71,7 @@ def draw_tokens(view: TokenView, colours: Tensor | None) -> Image.Image:
     row = Image.new("RGB", (width + 2 * GAP, height + head + step * len(lines) + 2 * GAP), PAPER)
     pen = ImageDraw.Draw(row)
     left, top, below = GAP, GAP + head, GAP + head + height + GAP // 2
-    for name, panel in panels:
+    for name, panel in drawn:
         pen.text((left, GAP), name, fill=MUTED, font=title)
         row.paste(panel, (left, top))
         left += panel.width + GAP
@@ -90,22 +90,22 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _panels(view: TokenView, colours: Tensor | None) -> list[tuple[str, Image.Image]]:
-    """Titles and panels of one row, all of one size."""
+def panels(view: TokenView, colours: Tensor | None) -> list[tuple[str, Image.Image]]:
+    """Titles and drawings of a view, all of one size; see :func:`draw_tokens`."""
     cell = min(max(PANEL // max(view.grid), CELL[0]), CELL[-1])
     image = view.image.resize((view.grid[1] * cell, view.grid[0] * cell), Image.Resampling.NEAREST)
-    panels, masks = [("image", image)], {"kept": view.kept}
+    drawn, masks = [("image", image)], {"kept": view.kept}
     if view.codes is not None and colours is not None:
         maps = {"codes": view.codes}
         if view.before is not None:
             maps = {"codes before": view.before, "codes after": view.codes}
             masks = {"changed": view.codes != view.before, "kept": view.kept}
         for name, codes in maps.items():
-            panels.append((f"{name}: {len(codes.unique())} different", _map(codes, view, colours, cell)))
+            drawn.append((f"{name}: {len(codes.unique())} different", _map(codes, view, colours, cell)))
     for name, shown in masks.items():
         if shown is not None:
-            panels.append((f"{name}: {int(shown.sum())} of {len(shown)}", _masked(image, shown, view, cell)))
-    return panels
+            drawn.append((f"{name}: {int(shown.sum())} of {len(shown)}", _masked(image, shown, view, cell)))
+    return drawn
 
 
 def _squares(grid: tuple[int, int], cell: int) -> list[tuple[int, int, int, int]]:

@@ -41,6 +41,7 @@ RANKS = {
     "craft_lightning.benchmark": 6,
     "callbacks": 4,
     "craft_lightning.comparison": 7,
+    "craft_lightning.item_images": 7,
     "craft_lightning.report": 8,
     "craft_lightning.pretraining": 6,
     "craft_lightning.cli": 9,
@@ -235,7 +236,15 @@ def words(folder: str) -> dict[str, set[str]]:
 
 
 WRITES = r"\.(?:write_text|write_bytes|save|savefig)\(|\bsave_file\(|\bopen\([^)]*[\"'](?:w|x|a)"
-UNDER_A_TEMPORARY_NAME = ("temporary", "partial", "savefig(out,", "fabric.save(", "experiment.", "render.save(")
+UNDER_A_TEMPORARY_NAME = (
+    "temporary",
+    "partial",
+    "savefig(out,",
+    "image.save(out,",
+    "fabric.save(",
+    "experiment.",
+    "render.save(",
+)
 """What a line, or the one before it, holds that does not write to a final name."""
 STREAMS = {
     "craft_lightning/io.py": "the helper",

@@ -67,10 +67,17 @@ def test_the_first_of_several_is_the_base_of_all(tmp_path: Path) -> None:
         replies(tmp_path / name / "predictions.jsonl", right)
     found = compare(tmp_path / "a", tmp_path / "b", tmp_path / "c")
     assert [(c.name, c.difference, c.runs[0].name) for c in found] == [("b", 0.25, "a"), ("c", -0.5, "a")]
-    one, inner = replies(tmp_path / "one.jsonl", "1100"), tmp_path / "b"
-    assert [run.name for run in read_runs([one, inner])] == [tmp_path.name, f"{tmp_path.name}/b"]
-    files = [replies(tmp_path / f"predictions.{name}.jsonl", "10") for name in ("keep0.8", "keep1.0")]
-    assert [run.name for run in read_runs(files)] == [f"{tmp_path.name}/{file.name}" for file in files]
+
+
+def test_a_run_is_called_by_what_tells_it_from_the_others(tmp_path: Path) -> None:
+    def names(*paths: str) -> list[str]:
+        return [run.name for run in read_runs([replies(tmp_path / path, "10") for path in paths])]
+
+    (tmp_path / "x").mkdir()
+    assert names("a/predictions.jsonl", "b/predictions.jsonl") == ["a", "b"]
+    assert names("a/predictions.jsonl", "x/a/predictions.jsonl") == [f"{tmp_path.name}/a", "x/a"]
+    assert names("a/p.keep0.8.jsonl", "a/p.keep1.0.jsonl") == ["p.keep0.8.jsonl", "p.keep1.0.jsonl"]
+    assert names("a/p.jsonl", "a/p.jsonl") == ["p.jsonl", "p.jsonl"]
 
 
 def test_the_interval_keeps_its_promise_for_few_items() -> None:

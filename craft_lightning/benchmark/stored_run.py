@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,9 +68,20 @@ class StoredRun:
     @cached_property
     def training(self) -> Path | None:
         """The folder of the training that it tests, or is; None where nothing was trained or the folder has gone."""
-        encoder = self.result.get("settings", {}).get("backbone", {}).get("encoder")
-        folders = (self.file.parent, *([Path(encoder).parent] if encoder else []))
+        folders = (self.file.parent, *([Path(self._plugged_in).parent] if self._plugged_in else []))
         return next((f for f in folders if read_json(f / "result.json").get("verb") == "fit"), None)
+
+    @property
+    def encoder(self) -> str | None:
+        """The adapted encoder that it tests or, as a training, has left; None for the model alone."""
+        left = self.training / "encoder" if self.training else None
+        own = str(left) if left and left.is_dir() and self.result.get("method") != "zero_shot" else None
+        return own or self._plugged_in if self.result.get("verb") == "fit" else self._plugged_in or own
+
+    @property
+    def _plugged_in(self) -> str | None:
+        found: str | None = self.result.get("settings", {}).get("backbone", {}).get("encoder")
+        return found
 
 
 def read_runs(runs: Sequence[str | Path]) -> list[StoredRun]:
@@ -94,15 +104,12 @@ def _replies(run: Path) -> Path:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """The folders of some files without what all of them begin with; where one begins another, or they are the same,
-    with the folder's or the file's own name."""
-    folders = [file.absolute().parent for file in files]
-    common = os.path.commonpath(folders)
-    if len(set(folders)) < len(folders):
-        return [f"{os.path.relpath(file.absolute(), Path(common).parent)}" for file in files]
-    if any(str(folder) == common for folder in folders):
-        common = str(Path(common).parent)
-    return [Path(os.path.relpath(folder, common)).as_posix() for folder in folders]
+    """The shortest ends of the folders' paths that tell them apart; of the files', where they share a folder."""
+    places = [file.resolve().parent.parts for file in files]
+    if len(set(places)) < len(places):
+        places = [file.resolve().parts for file in files]
+    ends = [["/".join(place[-count:]) for place in places] for count in range(1, max(map(len, places)) + 1)]
+    return next((names for names in ends if len(set(names)) == len(names)), ends[0])
 
 
 def _read(file: Path, name: str) -> StoredRun:

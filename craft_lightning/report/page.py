@@ -8,9 +8,7 @@ one script, by its hash, and images that are part of the file.
 from __future__ import annotations
 
 import base64
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,27 +20,25 @@ from craft_lightning.benchmark.claims import FAILS, HOLDS
 from craft_lightning.benchmark.plan import Job, Plan, baseline_of
 from craft_lightning.benchmark.results import Results, Score, by_seed, gains, paper_scores
 from craft_lightning.benchmark.table_parts import Row
+from craft_lightning.report.curves import curves, read_lines
 from craft_lightning.report.figure import to_section
-from craft_lightning.report.sections import DECIDED, MISSING, Report, claim_texts, score_text
-from craft_lightning.report.templates import ASSETS, fill
+from craft_lightning.report.sections import DECIDED, MISSING, TableReport, claim_texts, score_text
+from craft_lightning.report.templates import to_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TINTS = (1.0, 5.0, 10.0, 20.0)
 """Points of gain or loss from which a cell has the next deeper colour."""
-POINTS = 50
-"""Points kept of a learning curve: means over equal stretches of steps."""
-CURVES = ("train/", "val/accuracy")
 WORDS = {HOLDS: "holds", FAILS: "fails"}
 
 
-def to_html(plan: Plan, results: Results, report: Report, picture: Figure | None = None) -> str:
+def to_html(plan: Plan, results: Results, report: TableReport, picture: Figure | None = None) -> str:
     """The whole file."""
-    script = (ASSETS / "report.js").read_text(encoding="utf-8")
     depths = range(1, len(TINTS) + 1)
-    return fill(
+    return to_page(
         "report.html",
+        ("plots.js", "report.js"),
         report=report,
         figure=to_section(plan, picture),
         lines=list(_lines(plan, results, report)),
@@ -52,13 +48,10 @@ def to_html(plan: Plan, results: Results, report: Report, picture: Figure | None
         tints=TINTS,
         swatches=[*(f"down{n}" for n in reversed(depths)), "", *(f"up{n}" for n in depths)],
         data=page_data(plan, results),
-        style=(ASSETS / "report.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
 
 
-def _lines(plan: Plan, results: Results, report: Report) -> Iterator[dict[str, Any]]:
+def _lines(plan: Plan, results: Results, report: TableReport) -> Iterator[dict[str, Any]]:
     """Rows of the main grid: headings, our lines with a button a cell, and the paper's texts.
 
     Headings are for backbones whose lines stand together; otherwise each line names its own.
@@ -127,7 +120,7 @@ class _Panels:
             files = sorted((jobs[0].folder / "examples").glob("*.png")) if len(jobs) == 1 else []
             if not files:
                 continue
-            items, found = _read_lines(jobs[0].folder / "items.jsonl"), []
+            items, found = read_lines(jobs[0].folder / "items.jsonl"), []
             for file in files:
                 item, place = items[int(file.stem)], len(self.images)
                 self.images.append(f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}")
@@ -153,7 +146,7 @@ class _Panels:
             "rows": rows,
             "parts": [] if plain else self._parts(line.row, done),
             "trained": bool(trained),
-            "curves": [{"seed": seed, "points": found} for seed, found in points.items() if found],
+            "curves": [{"name": f"seed {seed}", "points": found} for seed, found in points.items() if found],
             "replies": [(self.plan.lines[n].row.label, self._replies(n, column)) for n in compared],
         }
 
@@ -201,26 +194,6 @@ def _done(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if store.result(job) is not None]
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
 def _read_replies(path: Path) -> dict[str, tuple[str, bool]]:
     """Reply and correctness by key."""
-    return {row["key"]: (row["prediction"], bool(row["correct"])) for row in _read_lines(path)}
-
-
-def curves(folder: Path) -> dict[str, list[list[float]]]:
-    """Scalars of a training by name, as at most :data:`POINTS` pairs of step and value."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for row in _read_lines(folder / "curves.jsonl"):
-        for name, value in row.items():
-            if name.startswith(CURVES[0]) or name == CURVES[1]:
-                found.setdefault(name, []).append((int(row["step"]), float(value)))
-    return {name: _thinned(points) for name, points in found.items()}
-
-
-def _thinned(points: Sequence[tuple[int, float]]) -> list[list[float]]:
-    size = -(-len(points) // POINTS)
-    parts = [points[i : i + size] for i in range(0, len(points), size)]
-    return [[part[-1][0], round(fmean(value for _, value in part), 4)] for part in parts]
+    return {row["key"]: (row["prediction"], bool(row["correct"])) for row in read_lines(path)}

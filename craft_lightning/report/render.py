@@ -16,7 +16,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
 from craft_lightning.report import figure
 from craft_lightning.report.page import to_html
-from craft_lightning.report.sections import MISSING, Report, Section, build_report
+from craft_lightning.report.sections import MISSING, Report, Section, TableReport, build_report
 from craft_lightning.report.templates import fill
 
 README_ROWS = 8
@@ -45,7 +45,7 @@ def to_readme(plan: Plan, results: Results) -> str:
     )
 
 
-def _short(report: Report) -> list[list[str]]:
+def _short(report: TableReport) -> list[list[str]]:
     """A header and the first rows that the paper has (all, if it has none): their mean over the sets, and gains."""
     means = {row[:2]: row[-1] for row in report.accuracy.rows}
     gains = [name for name in ("Mean gain", "Paper's gain") if name in report.summary.header]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 from craft_lightning.benchmark.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
@@ -41,7 +41,7 @@ class Report:
     """All that is printed.
 
     Attributes:
-        accuracy, gain, labels, summary: sections; one without rows is not printed.
+        sections: in the order of printing.
         claims: for each claim its verdict and what follows it; decided: how, empty without claims.
         remarks: counts, seeds, origin. problems: failed, partial and missing cells.
         picture: file name of the curves, empty without any.
@@ -50,22 +50,23 @@ class Report:
     title: str
     note: str
     made: str
-    accuracy: Section
-    gain: Section
-    labels: Section
-    summary: Section
-    claims: tuple[str, ...]
-    remarks: tuple[str, ...]
-    problems: tuple[str, ...]
+    sections: tuple[Section, ...]
+    claims: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     picture: str = ""
 
-    @property
-    def sections(self) -> tuple[Section, ...]:
-        """Those with rows, in the order of printing."""
-        return tuple(s for s in (self.accuracy, self.gain, self.labels, self.summary) if s.rows)
+
+@dataclass(frozen=True)
+class TableReport(Report):
+    """That of a table; some of its sections are shown apart, too."""
+
+    accuracy: Section = field(kw_only=True)
+    gain: Section = field(kw_only=True)
+    summary: Section = field(kw_only=True)
 
 
-def build_report(plan: Plan, results: Results) -> Report:
+def build_report(plan: Plan, results: Results) -> TableReport:
     """Accuracy beside the paper's, gain over the own baseline row, seen and unseen labels, cost, claims, remarks."""
     return _SectionBuilder(plan, results).report()
 
@@ -125,18 +126,22 @@ class _SectionBuilder:
         self.unseen = [max(cell.items_unseen for cell in cells) for cells in self.by_column]
         self.labelled = [c for c, unseen in enumerate(self.unseen) if unseen]
 
-    def report(self) -> Report:
+    def report(self) -> TableReport:
         """All sections, in the order in which they are shown."""
         verdicts = [f"{head}. {rest}" for head, rest in map(claim_texts, self.results.verdicts)]
         over = f"over {self.baseline}"
-        return Report(
+        accuracy = self.beside_paper("Exact match, per cent", self.scores, paper_scores, signed=False)
+        gain = self.beside_paper(f"Gain {over} on the same backbone, points", self.gains, paper_gains, signed=True)
+        summary = self.summary(f"Mean gain {over}, points, and cost of a training")
+        labels = self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points")
+        return TableReport(
             title=self.spec.title or self.spec.name,
             note=self.spec.note,
             made="" if self.results.made is None else made_text(self.results.made),
-            accuracy=self.beside_paper("Exact match, per cent", self.scores, paper_scores, signed=False),
-            gain=self.beside_paper(f"Gain {over} on the same backbone, points", self.gains, paper_gains, signed=True),
-            labels=self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points"),
-            summary=self.summary(f"Mean gain {over}, points, and cost of a training"),
+            sections=tuple(section for section in (accuracy, gain, labels, summary) if section.rows),
+            accuracy=accuracy,
+            gain=gain,
+            summary=summary,
             claims=tuple([*verdicts, DECIDED] if verdicts else ()),
             remarks=tuple(self.remarks()),
             problems=tuple(self.problems()),

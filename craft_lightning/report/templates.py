@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,18 @@ ASSETS = Path(__file__).with_name("assets")
 def fill(name: str, **values: Any) -> str:
     """A template of ``assets/`` with its values; only in HTML what they hold is escaped by itself."""
     return _environment().get_template(name).render(**values)
+
+
+def to_page(name: str, scripts: Sequence[str], **values: Any) -> str:
+    """An HTML file that needs no network: a template with its values, the style, and scripts of ``assets/`` as one."""
+    script = "".join((ASSETS / file).read_text(encoding="utf-8") for file in scripts)
+    return fill(
+        name,
+        style=(ASSETS / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+        **values,
+    )
 
 
 @cache

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,22 +19,13 @@ from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Job, Plan, make_plan
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.report.page import POINTS, curves, page_data, tint_of, to_html
+from craft_lightning.report.curves import POINTS, curves
+from craft_lightning.report.page import page_data, tint_of, to_html
 from craft_lightning.report.sections import build_report
 
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">&amp;"
 SEEDS = (0, 1)
 HOLE = "d1/small/craft"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WITHOUT = [
-    name
-    for name, there in (
-        ("chromium", CHROMIUM),
-        ("chromedriver", shutil.which("chromedriver")),
-        ("the selenium package", importlib.util.find_spec("selenium")),
-    )
-    if not there
-]
 
 
 def toy_plan(root: Path) -> Plan:
@@ -106,7 +94,7 @@ def test_the_data_of_a_cell(plan: Plan) -> None:
     ]
     assert [row[:2] for row in cell["rows"]] == [["All items", "24"], ["Seen labels", "20"], ["Unseen labels", "4"]]
     assert cell["rows"][2][2:5] == ["20.00 ± 0.00", "20.00", "+0.00 ± 0.00"]
-    assert [run["seed"] for run in cell["curves"]] == [0, 1]
+    assert [run["name"] for run in cell["curves"]] == ["seed 0", "seed 1"]
     assert set(cell["curves"][0]["points"]) == {"train/loss", "train/sal", "val/accuracy"}
     assert (data["cells"]["0,0"]["curves"], data["cells"]["0,0"]["trained"]) == ([], False)
     assert "key" not in data["examples"]["0"][0]
@@ -164,24 +152,6 @@ def test_the_file_needs_nothing_else_and_no_text_ends_its_data(page: Path) -> No
     assert "script-src 'sha256-" in text
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     assert json.loads(data)["examples"]["0"][1]["question"] == f"Question 2? {EVIL}"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if WITHOUT:
-        pytest.skip(f"no {' and no '.join(WITHOUT)} on this machine")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=1400,900"]
-    for flag in [*flags, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def elements(root: Any, selector: str) -> list[Any]:

@@ -201,7 +201,7 @@ def test_latex_escapes_and_has_a_tabular_a_section(tmp_path: Path) -> None:
     assert r"\textit{BIG} & \textit{paper: Zero-shot} & \textit{40.0}" in text
     row = report.accuracy.rows[0]
     odd = replace(
-        report, accuracy=replace(report.accuracy, rows=(("a_b", "50 % & more #1", *row[2:]),), paper=(False,))
+        report, sections=(replace(report.accuracy, rows=(("a_b", "50 % & more #1", *row[2:]),), paper=(False,)),)
     )
     assert r"a\_b & 50 \% \& more \#1 &" in to_latex(odd)
 

@@ -1,0 +1,63 @@
+"""Images of a stored run's items, opened again, and the visual tokens that two encoders make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from craft_lightning.benchmark.stored_run import StoredRun
+from craft_lightning.checkpoints.load import load_tower
+from craft_lightning.errors import CraftError
+from craft_lightning.models.image_processing import preprocess
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.text.multiple_choice import item_hash
+from craft_lightning.visualization import TokenView, code_colours
+from data_modules.datamodule import VqaDataModule
+
+
+def open_images(run: StoredRun, keys: Collection[str]) -> dict[str, Image.Image]:
+    """Images of some items by key, out of the data that the run was tested on, at the side of its model. Raises
+    CraftError: the run does not say what its data were, or they are not there or others by now."""
+    settings: Mapping[str, Any] = run.result.get("data_settings", {})
+    if not settings:
+        raise CraftError(f"{run.file.parent} does not say where its images are: test it again")
+    split, stage = ("test", "test") if run.result["verb"] == "test" else ("val", "validate")
+    data = VqaDataModule(spec_of(run), **settings)
+    data.setup(stage)
+    examples = data.splits[split]  # type: ignore[index]
+    found = {item.key: examples.example(i) for i, item in enumerate(examples.items) if item.key in keys}
+    if other := [key for key in keys if key not in found or item_hash(found[key]) != run.items[key].item]:
+        raise CraftError(f"the data of {run.file.parent} are others by now: {len(other)} items, {other[0]} for one")
+    return {key: example.image for key, example in found.items()}
+
+
+def spec_of(run: StoredRun, adapted: bool = True) -> VlmSpec:
+    """The model of a run: as it was tested, with the encoder that its own training left where it tests that; or, not
+    ``adapted``, the model alone."""
+    told = run.result["settings"]["backbone"]
+    spec = VlmSpec(**{field.name: told[field.name] for field in fields(VlmSpec) if field.name in told})
+    return replace(spec, encoder=str(run.encoder) if adapted and run.encoder else None, adapter=None)
+
+
+@torch.no_grad()
+def token_views(
+    before: VlmSpec, after: VlmSpec, images: Mapping[str, Image.Image]
+) -> tuple[dict[str, TokenView], Tensor | None]:
+    """Each image by key with its codes as two models see it, and the colours of codes; the images alone, and None,
+    where the models do not share a codebook. Raises CraftError: a model or its encoder is not there."""
+    towers = [load_tower(spec) for spec in (before, after)]
+    tables = [None if tower.quantizer is None else tower.quantizer.table(0) for tower in towers]
+    grid = towers[0].grid
+    if tables[0] is None or tables[1] is None or grid != towers[1].grid or not torch.equal(tables[0], tables[1]):
+        return {key: TokenView(image, grid) for key, image in images.items()}, None
+    views = {}
+    for key, image in images.items():
+        seen = [tower.encode(preprocess(image, tower.image_size)[None]).codes for tower in towers]
+        first = [codes[0, :, 0] for codes in seen if codes is not None]
+        views[key] = TokenView(image, grid, codes=first[1], before=None if before == after else first[0])
+    return views, code_colours(tables[0])

@@ -1,0 +1,50 @@
+"""Learning curves of a training, as it stored them or as TensorBoard's event files hold them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from craft_lightning.run_folder import EVENTS
+
+POINTS = 50
+"""Points kept of a learning curve: means over equal stretches of steps."""
+CURVES = ("train/", "val/accuracy")
+
+
+def curves(folder: Path) -> dict[str, list[list[float]]]:
+    """Scalars of a training by name, as at most :data:`POINTS` pairs of step and value."""
+    stored = folder / "curves.jsonl"
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in read_lines(stored) if stored.is_file() else _events(folder):
+        for name, value in row.items():
+            if name.startswith(CURVES[0]) or name == CURVES[1]:
+                found.setdefault(name, []).append((int(row["step"]), float(value)))
+    return {name: _thinned(points) for name, points in found.items()}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines; none if it is not there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    """Steps and scalars of a run's own event files, or of those that a Trainer's usual logger wrote."""
+    places = [folder / EVENTS, *sorted(folder.glob("lightning_logs/version_*"), reverse=True)]
+    place = next((place for place in places if any(place.glob("events.out.*"))), None)
+    if place is None:
+        return []
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(place), size_guidance={"scalars": 0, "images": 1})
+    events.Reload()
+    return [{"step": e.step, name: e.value} for name in events.Tags()["scalars"] for e in events.Scalars(name)]
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[list[float]]:
+    size = -(-len(points) // POINTS)
+    parts = [points[i : i + size] for i in range(0, len(points), size)]
+    return [[part[-1][0], round(fmean(value for _, value in part), 4)] for part in parts]
