@@ -40,7 +40,7 @@ def test_the_layout_names_what_exists() -> None:
 def test_the_layout_has_the_ranks() -> None:
     """As ``tests/test_architecture.py`` holds them; a rank stands before the first file of a line."""
     told = {}
-    for rank, names in re.findall(r"^\s*(?:craft_lightning/)?\s+(\d)  (\S.*?)(?:\s{2,}|$)", TREE, flags=re.MULTILINE):
+    for rank, names in re.findall(r"^\s*(?:craft_lightning/)?\s+(\d+)  (\S.*?)(?:\s{2,}|$)", TREE, flags=re.MULTILINE):
         told |= {
             f"craft_lightning.{name.strip().rstrip('/').removesuffix('.py')}": int(rank) for name in names.split(",")
         }
