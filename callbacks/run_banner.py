@@ -13,10 +13,14 @@ from rich.console import Console
 from craft_lightning import run_facts
 from craft_lightning.models.image_files import told
 from craft_lightning.strategies.choose import Choice
+from craft_lightning.text.prompts import message
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 
 _NAMES = 8
 """Names of classes that a line shows."""
+
+_CAPTIONS = 3
+"""Captions that a line shows."""
 
 
 class RunBanner(Callback):
@@ -86,6 +90,7 @@ def banner(trainer: Trainer, module: Any) -> dict[str, str]:
         "strategy": run_facts.strategy(trainer),
         "pruning": _pruning_line(run_facts.pruning(trainer, module)),
         "data": _data_line(run_facts.data_facts(trainer)),
+        **(_wording(trainer.datamodule) if trainer.state.fn == "fit" and hasattr(trainer, "datamodule") else {}),
         "folder": "none: fast_dev_run keeps nothing" if fast else trainer.default_root_dir,
     }
     return {name: text for name, text in lines.items() if text}
@@ -106,6 +111,14 @@ def _pruning_line(pruning: dict[str, Any]) -> str:
     also = ", ".join(map(str, pruning["also"]))
     kept = f"keep {pruning['keep']} of the visual tokens outside of training" + (f" (also {also})" if also else "")
     return f"{kept}; {pruning['rule']['variant']}, prior: {pruning['prior']}"
+
+
+def _wording(data: Any) -> dict[str, str]:
+    """The first question and captions of a training as they will be read: a class folder's name may read oddly."""
+    captions = getattr(data, "captions", [])
+    more = f" ... ({len(captions):,} captions)" if len(captions) > _CAPTIONS else ""
+    question = [message(example).replace("\n", " | ") for example in data.asked("train", 1)] if captions else [""]
+    return {"question": question[0], "captions": " ".join(captions[:_CAPTIONS]) + more}
 
 
 def _few(names: Sequence[str]) -> str:

@@ -23,8 +23,9 @@ from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.types import VqaExample
 from data_modules.backbone_reader import Reader, read_backbone
 from data_modules.captioning.captioner import agree, captioned
+from data_modules.captioning.wording import class_name
 from data_modules.dataset import Distractors, ItemRow, VqaDataset
-from data_modules.datasets import DATASETS, OWN, dataset_name
+from data_modules.datasets import DATASETS, OWN, dataset_name, usual_holdout
 from data_modules.datasets.facts import DatasetFacts
 from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
 from data_modules.sources.drawn import TwinSource, draw_studio
@@ -58,7 +59,8 @@ class VqaDataModule(LightningDataModule):
             ``data_modules/sources/folder.py``; for source ``hub`` a copy of the repository that was fetched before.
         hub_id: a repository of the hub other than the first choice, hub_revision: its branch, tag or commit.
         query: the question asked of a labelled image. None: the dataset's own wording.
-        domain: fills *An image of a {domain}, specifically a {label}.* None: the dataset's own.
+        domain: what all images show, for captions: *An image of a {domain}, specifically a {label}.* None: the
+            dataset's own; of your own data nothing, and captions are *An image of a {label}.*
         look: of drawn images: ``field`` (to adapt to) or ``studio`` (as in pre-training); ``grey`` shows no image
             at all, for any source: what can be answered from the text alone.
         batch_size: training rows of one optimiser step, shared equally by all processes and the batches that gradient
@@ -72,7 +74,8 @@ class VqaDataModule(LightningDataModule):
         val_size: validation items. None: 256. They show no held-out label.
         test_size: test items. None: 400 drawn, at most 1,000 of a folder, the paper's number from the hub.
         apart: leave what test shows, too, out of training and validation. partial: take a dataset that is not whole.
-        holdout: share of the labels kept out of training and validation, in every form.
+        holdout: share of the labels kept out of training and validation, in every form. None: a fifth of a published
+            dataset's, none of your own.
         distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
             nearest where that is known.
         captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training images, or none.
@@ -100,13 +103,14 @@ class VqaDataModule(LightningDataModule):
         test_size: int | None = None,
         apart: bool = False,
         partial: bool = False,
-        holdout: float = 0.2,
+        holdout: float | None = None,
         distractors: Distractors | None = None,
         captioner: str | None = None,
         on_bad: OnBad = "error",
     ) -> None:
         super().__init__()
         backbone, seed = spec_of(backbone), (run_facts.seed() or 0) if seed is None else seed
+        holdout = usual_holdout(dataset) if holdout is None else holdout
         # The model logs the run's settings; the same key logged twice with two values would raise.
         self.save_hyperparameters(logger=False)
         if source not in SOURCES:
@@ -140,7 +144,8 @@ class VqaDataModule(LightningDataModule):
         """Names, licence and wording of the dataset. Raises CraftError: no such dataset; or, for a user's own data, no
         such folder."""
         if self.dataset == OWN:
-            facts = DatasetFacts(name=OWN, title=OWN, kind=self._place.kind, licence="the owner's")
+            kind = self._place.kind
+            facts = DatasetFacts(name=OWN, title=OWN, kind=kind, licence="the owner's", label_words=class_name)
         else:
             facts = DATASETS[self.hparams["dataset"]]
         return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
@@ -305,17 +310,18 @@ class VqaDataModule(LightningDataModule):
         data = self.splits[split]
         return [data.example(index) for index in range(len(data))]
 
-    def _asked(self, split: SplitName) -> list[VqaExample]:
+    def asked(self, split: SplitName, count: int | None = None) -> list[VqaExample]:
+        """:meth:`examples`, or the first ``count`` of them, with a blank image: nothing is read or decoded."""
         data = self.splits[split]
-        return [data.asked(index) for index in range(len(data))]
+        return [data.asked(index) for index in range(len(data))[:count]]
 
     def item_hashes(self, split: SplitName) -> dict[str, str]:
         """Key to hash of every stored item: options, order and wording as asked."""
-        return {example.key: mcq.item_hash(example) for example in self._asked(split)}
+        return {example.key: mcq.item_hash(example) for example in self.asked(split)}
 
     def write_items(self, split: SplitName, path: str | Path) -> None:
         """Store the items of a split beside a run's results."""
-        mcq.write_items(Path(path), self._asked(split))
+        mcq.write_items(Path(path), self.asked(split))
 
     def digest(self) -> dict[SplitName, dict[str, Any]]:
         """Of the training and validation splits that are set up: number of items, and hashes of items and images, the
@@ -341,7 +347,7 @@ class VqaDataModule(LightningDataModule):
             "look": self.look if self.source == "twin" or self.look == "grey" else None,
             "splits": {name: len(data) for name, data in self.splits.items()},
             "pictures": {name: len(data.images) for name, data in self.splits.items()},
-            "items": {name: mcq.items_hash(self._asked(name)) for name in stored},
+            "items": {name: mcq.items_hash(self.asked(name)) for name in stored},
             "classes": len(source.class_names),
             "held_out": [source.class_names[label] for label in sorted(source.held_out)],
             "too_long": {name: data.too_long for name, data in stored.items() if data.too_long},

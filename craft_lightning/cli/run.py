@@ -56,7 +56,7 @@ from craft_lightning.strategies.choose import settings, settle
 from craft_lightning.strategies.fsdp2 import register
 from craft_lightning.strategies.lost_process import lost_process
 from data_modules.datamodule import VqaDataModule
-from data_modules.datasets import dataset_name
+from data_modules.datasets import dataset_name, usual_holdout
 
 ALIASES = {
     "--backbone": ("--model.backbone.name",),
@@ -147,6 +147,8 @@ class CraftCLI(LightningCLI):
         clip = config.model.init_args.optim.clip
         flags.check_seed(config.seed_everything)
         flags.put_right(config.trainer, clip)
+        if config.data.holdout is None:  # in numbers, for the run's config and whatever goes on from it
+            config.data.holdout = usual_holdout(config.data.dataset)
         flags.check(verb, config.trainer, clip)
 
     def _parse_ckpt_path(self) -> None:

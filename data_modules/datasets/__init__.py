@@ -40,3 +40,9 @@ def dataset_name(asked: str) -> str:
     """The name in results of a dataset given by name or import path, as its facts state it. Raises CraftError: no such
     dataset."""
     return OWN if asked == OWN else DATASETS[asked].name
+
+
+def usual_holdout(asked: str) -> float:
+    """Share of a dataset's labels that training does not see, unless told otherwise: a fifth of a published one's, none
+    of a user's own."""
+    return 0.0 if asked == OWN else 0.2

@@ -15,6 +15,7 @@ FACTS = DatasetFacts(
     kind="classification",
     licence="MIT",
     domain="land cover",
+    as_printed=True,
     query="Which land cover is shown in this satellite image?",
     labels=LABELS["eurosat"],
     label_words=eurosat_words,

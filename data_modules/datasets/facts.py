@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from craft_lightning.errors import nearest
+from data_modules.captioning.wording import class_caption
 from data_modules.datasets.labels import plain_words
 from data_modules.sources.values import nfc
 
@@ -68,7 +69,8 @@ class DatasetFacts:
         kind: ``"classification"`` (labels become four-option questions) or ``"question"``; the paper weighs the
             contrastive loss by it (1.0 and 0.1).
         licence: of the original data. cite: key of the reference in ``docs/datasets.md``.
-        domain: fills *An image of a {domain}, specifically a {label}.*, the paper's caption.
+        domain: fills *An image of a {domain}, specifically a {label}.*, the paper's caption; empty: *An image of a
+            {label}.* Articles go by the words, unless it is ``as_printed``: in the paper's letters, whatever follows.
         query: the question asked of a labelled image.
         labels: the official label list as folders or hub features write it; empty if any label goes.
         label_words: official label to the words of questions and captions.
@@ -90,7 +92,8 @@ class DatasetFacts:
     title: str
     kind: Kind
     licence: str
-    domain: str = "picture"
+    domain: str = ""
+    as_printed: bool = False
     query: str = "Which of these choices is shown in the image?"
     labels: tuple[str, ...] = ()
     label_words: Callable[[str], str] = plain_words
@@ -155,7 +158,9 @@ class DatasetFacts:
 
     def caption(self, label: str) -> str:
         """The task sentence of a labelled image."""
-        return f"An image of a {self.domain}, specifically a {label}."
+        if self.as_printed:
+            return f"An image of a {self.domain}, specifically a {label}."
+        return class_caption(self.domain, label)
 
 
 def _counted(counts: Counts) -> str:

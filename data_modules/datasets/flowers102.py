@@ -49,6 +49,7 @@ FACTS = DatasetFacts(
     kind="classification",
     licence="not stated by the authors",
     domain="flower",
+    as_printed=True,
     query="Which of these flowers is shown in the image?",
     labels=LABELS["flowers102"],
     cite="nilsback2008flowers",

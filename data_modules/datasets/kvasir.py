@@ -15,6 +15,7 @@ FACTS = DatasetFacts(
     kind="classification",
     licence="free for research and education; commercial use needs consent",
     domain="endoscopic finding",
+    as_printed=True,
     query="Which of these endoscopic findings is shown in the image?",
     labels=LABELS["kvasir"],
     label_words=kvasir_words,

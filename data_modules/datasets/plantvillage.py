@@ -54,6 +54,7 @@ FACTS = DatasetFacts(
     kind="classification",
     licence="CC BY-SA 3.0",
     domain="plant leaf",
+    as_printed=True,
     query="Which crop disease is shown in this leaf image?",
     labels=LABELS["plantvillage"],
     label_words=plantvillage_words,

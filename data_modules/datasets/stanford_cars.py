@@ -66,6 +66,7 @@ FACTS = DatasetFacts(
     kind="classification",
     licence="non-commercial research",
     domain="car",
+    as_printed=True,
     query="Which of these cars is shown in the image?",
     labels=LABELS["stanford_cars"],
     aliases={" ".join(name.rsplit(" ", 1)[::-1]): name for name in LABELS["stanford_cars"]},  # the year first

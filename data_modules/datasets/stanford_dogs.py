@@ -48,6 +48,7 @@ FACTS = DatasetFacts(
     kind="classification",
     licence="non-commercial research (ImageNet terms)",
     domain="dog",
+    as_printed=True,
     query="Which of these dog breeds is shown in the image?",
     labels=LABELS["stanford_dogs"],
     cite="khosla2011dogs",

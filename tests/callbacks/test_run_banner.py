@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
-from callbacks.run_banner import _data_line
+from PIL import Image
+
+from callbacks.run_banner import _data_line, _wording
 from craft_lightning import run_facts
+from craft_lightning.types import VqaExample
 
 DATA = {"dataset": "folder", "source": "folder", "root": "pets", "splits": {"val": 4, "test": 9}, "classes": 12}
 
@@ -33,3 +36,14 @@ def test_answers_that_no_reply_can_spell_are_counted():
     line = data_line(too_long={"val": 1, "test": 2})
     assert line.endswith("1 of 4 val and 2 of 9 test answers are longer than the 5 tokens of a reply)")
     assert "longer" not in data_line(too_long={})
+
+
+def test_a_training_shows_how_it_asks_and_what_it_says():
+    example = VqaExample("k", Image.new("RGB", (1, 1)), "Which?", "A", ("oak", "elm"))
+    captions = [f"An image of a tree, specifically a number {i}." for i in range(5)]
+    data: Any = SimpleNamespace(captions=captions, asked=lambda split, count: [example][:count])
+    assert _wording(data) == {
+        "question": "Which? | A. oak | B. elm | Answer in one letter only.",
+        "captions": f"{' '.join(captions[:3])} ... (5 captions)",
+    }
+    assert _wording(SimpleNamespace()) == {"question": "", "captions": ""}, "a data module of somebody's own"

@@ -42,8 +42,8 @@ def png_header(width, height):
 
 
 def test_own_folder_with_splits(class_folder):
-    data = own(class_folder(CLASSES, each=10), query="Which animal is this?", domain="animal")
-    test = own(data.root, "test").examples("test")
+    data = own(class_folder(CLASSES, each=10), query="Which animal is this?", domain="animal", holdout=0.2)
+    test = own(data.root, "test", holdout=0.2).examples("test")
     held = data.describe()["held_out"]
     assert len(held) == 1
     assert {e.meta["answer_text"] for e in test} == {"red fox", "grey wolf", "brown bear", "elk", "lynx"}
@@ -52,7 +52,8 @@ def test_own_folder_with_splits(class_folder):
     assert len(train) == 4 * 9
     assert len(data.examples("val")) == 4
     assert train[0].question == "Which animal is this?"
-    assert train[0].captions == (f"An image of a animal, specifically a {train[0].meta['answer_text']}.",)
+    label = train[0].meta["answer_text"]
+    assert train[0].captions == (f"An image of an animal, specifically {'an' if label == 'elk' else 'a'} {label}.",)
     assert not any(label in e.options for e in [*train, *data.examples("val")] for label in held)
     assert data.describe()["distractors"] == "random"
 
@@ -65,7 +66,7 @@ def test_the_digest_says_what_is_trained_on(limit, tmp_path, monkeypatch):
         for i in range(10):
             save_picture(tmp_path / "data" / "train" / name / f"{i}.bmp", seed=10 * c + i)
     digest = own(tmp_path / "data", val_size=4).digest()
-    assert {name: held["count"] for name, held in digest.items()} == {"train": 36, "val": 4}
+    assert {name: held["count"] for name, held in digest.items()} == {"train": 45, "val": 4}
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "data", moved)
     assert own(moved, val_size=4, eval_batch_size=3).digest() == digest
@@ -101,7 +102,7 @@ def test_folder_without_splits_is_cut_the_same_way_everywhere(tmp_path):
 
 
 def test_an_own_validation_folder_is_used(class_folder):
-    data = own(class_folder(CLASSES, ("train", "valid", "test"), each=6))
+    data = own(class_folder(CLASSES, ("train", "valid", "test"), each=6), holdout=0.2)
     assert data.describe()["splits"] == {"train": 24, "val": 24}
 
 
@@ -545,7 +546,7 @@ def test_the_holdout_leaves_two_trained_classes(tmp_path):
     """Of three classes one is held out; where two are trained, none of these."""
     for tested in ("owl", "elk", "fox", "ant", "yak"):
         root = pictures(tmp_path / tested, "train/cat", "train/dog", "test/cat", "test/dog", f"test/{tested}")
-        data = own(root, batch_size=2)
+        data = own(root, batch_size=2, holdout=0.2)
         assert {e.meta["answer_text"] for e in data.examples("train")} == {"cat", "dog"}
         assert data.describe()["held_out"] == [tested]
 
