@@ -15,6 +15,7 @@ from craft_lightning.environment import PACKAGES, install_command, no_shadows
 from craft_lightning.errors import CraftError, unknown
 
 VERBS = {
+    "adapt": "from your own images to an answer: test, train, test again, compare",
     "fit": "train a method",
     "validate": "evaluate on the validation items",
     "test": "evaluate on the stored test items",

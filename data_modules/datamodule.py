@@ -73,7 +73,8 @@ class VqaDataModule(LightningDataModule):
             or ``one_each``, images with one question. None: images from the hub, else questions.
         val_size: validation items. None: 256. They show no held-out label.
         test_size: test items. None: 400 drawn, at most 1,000 of a folder, the paper's number from the hub.
-        apart: leave what test shows, too, out of training and validation. partial: take a dataset that is not whole.
+        apart: leave images that test shows, too, by name or content, out of training and validation.
+        partial: take a dataset that is not whole.
         holdout: share of the labels kept out of training and validation, in every form. None: a fifth of a published
             dataset's, none of your own.
         distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:

@@ -333,7 +333,7 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     """
     _quiet()
     register()
-    argv = config_layers.with_classes(placed(a for given in argv for a in _alias(given)))
+    argv = expanded(argv)
     layers = config_layers.read_layers(argv)
     config_layers.one_class(layers)
     for method in METHODS.ours:
@@ -374,6 +374,11 @@ class _DryCLI(CraftCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
+
+
+def expanded(argv: Sequence[str]) -> list[str]:
+    """A command line with the settings that its flags stand for, and the places of its config files and classes."""
+    return config_layers.with_classes(placed(argument for given in argv for argument in _alias(given)))
 
 
 def _alias(argument: str) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -95,6 +96,20 @@ class StoredImage:
 def file_image(name: str, path: Path) -> StoredImage:
     """An image in a file of its own."""
     return StoredImage(name, str(path), _FILES, str(path))
+
+
+def contents(images: Iterable[StoredImage]) -> dict[str, str]:
+    """By name, the SHA-256 of every image that may be another's copy: only files of equal size are read. An image that
+    cannot be read is left out."""
+    sizes: dict[int, dict[str, StoredImage]] = {}
+    for image in images:
+        sizes.setdefault(image.size(), {})[image.name] = image
+    found: dict[str, str] = {}
+    for alike in sizes.values():
+        for name, image in alike.items() if len(alike) > 1 else ():
+            with suppress(CraftError):
+                found[name] = hashlib.sha256(image.content()).hexdigest()
+    return found
 
 
 def read_square(stored: StoredImage, side: int, aspect: Aspect = "resize") -> Tensor:

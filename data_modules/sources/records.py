@@ -25,7 +25,7 @@ from craft_lightning.models.image_files import told
 from craft_lightning.text import multiple_choice as mcq
 from data_modules.backbone_reader import Reader
 from data_modules.datasets.facts import TEST_SHARE, VAL_SHARE, DatasetFacts
-from data_modules.sources.images import LazyImages, StoredImage, read_square
+from data_modules.sources.images import LazyImages, StoredImage, contents, read_square
 from data_modules.sources.items import Asked, Found, Item, Labelled, Problems, Source, Split, SplitName
 from data_modules.sources.questions import Unread, unread_items
 
@@ -48,7 +48,7 @@ class RecordSource(Source):
             ``question`` (items), ``picture`` (with all that is asked about it), or ``one_each`` (an image with one
             of its questions).
         holdout: share of the labels kept out of training and validation. apart: images that the test split shows are,
-            too.
+            too, by name or by content.
     """
 
     def __init__(
@@ -100,14 +100,15 @@ class RecordSource(Source):
         log.warning("%s", said)
 
     def split(self, name: SplitName) -> Split:
-        rows = self._capped(name)
+        rows = self.unread(name)
         images, index = self._images(_images_of(rows))
         items = [replace(row.item, image=index[row.image.name]) for row in rows if row.image.name in index]
         if self.dataset.kind == "question":
             items = [replace(item, label_id=item.image) for item in items]
         return Split(tuple(items), images)
 
-    def _capped(self, name: SplitName) -> list[Unread]:
+    def unread(self, name: SplitName) -> list[Unread]:
+        """The items of a split before their images are read."""
         rows, cap = self._rows(name), self.sizes[name]
         unit = self.unit if name == "train" else "question"
         if unit == "one_each":
@@ -161,7 +162,7 @@ class RecordSource(Source):
 
     def identity(self, name: SplitName) -> str:
         digest = hashlib.sha256(self.found.stamp.encode())
-        images = _images_of(self._capped(name))
+        images = _images_of(self.unread(name))
         sizes = [image.size() for image in images]
         read = not self.found.stamp and sum(sizes) <= HASHED_BYTES
         for image, size in zip(images, sizes, strict=True):
@@ -186,8 +187,12 @@ class RecordSource(Source):
         if name not in self._cut:
             rows = self._from_own(name)
             if name != "test" and self.apart:
-                tested = {row.image.name for row in self._rows("test")}
-                rows = [row for row in rows if row.image.name not in tested]
+                tested = self._rows("test")
+                same = contents(row.image for row in (*rows, *tested))
+                shown = {same.get(row.image.name, row.image.name) for row in tested}
+                kept = [row for row in rows if not {row.image.name, same.get(row.image.name)} & shown]
+                self.problems.leave_out(f"{name} item whose image is tested", len(rows) - len(kept))
+                rows = kept
             self._cut[name] = rows
         return self._cut[name]
 

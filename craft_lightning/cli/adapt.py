@@ -1,0 +1,293 @@
+"""``adapt``: from a folder of images or a file of questions to an answer: did it help, on what, is it chance?
+
+It looks at the data, tests the model as it is, trains CRAFT, tests the same items again, and compares. Everything is
+done by other verbs, whose commands are printed; what is done already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from craft_lightning import run_folder
+from craft_lightning.benchmark.cache_key import read_json
+from craft_lightning.checkpoints.configs import root_of
+from craft_lightning.checkpoints.load import load_tower, tower_facts
+from craft_lightning.cli import config_layers, run
+from craft_lightning.cli.arguments import VerbParser, verb_parser
+from craft_lightning.comparison import compare
+from craft_lightning.errors import CraftError
+from craft_lightning.io import write_text
+from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.report.verdict import duration, sentences
+from craft_lightning.settings import flat
+from data_modules.datamodule import VqaDataModule
+from data_modules.datasets import OWN
+from data_modules.sources.records import RecordSource
+from data_modules.survey import survey
+
+SETTINGS = "adapt.yaml"
+"""The settings of all runs of a folder, beside the training's own files in it."""
+BATCH, PASSES, STEPS, LOOKS = 24, 40, (200, 1200), 5
+"""A training shows every item 40 times, but takes 200 steps at least and 1,200 at most; it is validated 5 times."""
+
+
+def parser() -> VerbParser:
+    """The flags of the verb; all others are a run's."""
+    p = verb_parser(
+        "adapt",
+        "Adapt a model's encoder to your own images or questions, and say whether it helped.",
+        f"Any other flag is a setting of the runs, as --trainer.max_steps 500 or --data.holdout 0.2. A training takes "
+        f"{PASSES} passes of the training items, but {STEPS[0]} steps at least and {STEPS[1]:,} at most. A second call "
+        "goes on where the first one ended.",
+    )
+    p.add_argument("data", metavar="FOLDER|FILE", help="CLASS/*.jpg, {train,test}/CLASS/*.jpg, *.jsonl, or a .zip")
+    p.add_argument("--query", metavar="TEXT", help="the question asked of each image of a class")
+    p.add_argument("--domain", metavar="TEXT", help="what all images show, for captions: 'plant leaf'")
+    p.shared("--backbone", default=None, help="model to train with (pocket-qwen2-xs)")
+    p.add_argument("--plug", nargs="+", default=[], metavar="NAME", help="models of the family to test the encoder in")
+    p.shared("--output", required=False, help="folder of all results (runs/FOLDER)")
+    p.add_argument("--dry_run", action="store_true", help="look at the data, and list the commands")
+    return p
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the work: what it is, the arguments of the verb that does it, and the folder that it leaves."""
+
+    title: str
+    arguments: tuple[str, ...]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """A run's result is the last thing that it writes."""
+        return (self.folder / "result.json").is_file()
+
+    @property
+    def again(self) -> tuple[str, ...]:
+        """What lets it go on where a call was interrupted."""
+        if self.arguments[0] == "test":
+            return ("--overwrite=true",) if any(self.folder.glob("predictions*.jsonl")) else ()
+        return ("--ckpt_path=last",) if (self.folder / "checkpoints" / "last.ckpt").exists() else ()
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code. Raises CraftError: no such data or setting, a folder that holds another run, a
+    model to plug into that has another codebook."""
+    args, others = parser().parse_known_args(list(argv))
+    folder = args.output or Path("runs") / Path(args.data).expanduser().resolve().stem
+    given = _given(args, others)
+    settings = _stored(folder, given) or given
+    begun = settings is not given
+    data = _open(settings)
+    if not (begun or args.dry_run or data.kind == "question"):
+        settings |= _ask(settings, data)
+        data = _open(settings)
+    data.setup("fit")
+    data.setup("test")
+    settings = settings if begun else _usual(len(data.splits["train"]), settings)
+    backbone = settings["model.backbone.name"]
+    _check_plugged(args.plug, backbone)
+    steps = list(_steps(folder, args.plug))
+    training = f"{settings['trainer.max_steps']} steps of {settings['data.batch_size']} items with {backbone}"
+    _say([*survey(data), ("training", training)])
+    if args.dry_run:
+        print("\n" + "\n".join(f"{_command(*step.arguments)}{'  # done' * step.done}" for step in steps))
+        print(
+            f"\nNothing was run; {folder / SETTINGS} would hold the settings. Other words: --query TEXT, --domain TEXT"
+        )
+        return 0
+    if not begun:
+        write_text(folder / SETTINGS, yaml.safe_dump(_nested(settings), sort_keys=False, allow_unicode=True))
+    for number, step in enumerate(steps, start=1):
+        said = f"{step.title}{', done before' * step.done}"
+        print(f"\n[{number}/{len(steps)}] {said}\n{_command(*step.arguments)}", flush=True)
+        if not step.done and (code := _call(*step.arguments, *step.again)):
+            print(f"craft_lightning: it ended at: {step.title}; the same command goes on there", file=sys.stderr)
+            return code
+    _conclude(folder, args.plug, steps, data)
+    return 0
+
+
+def _command(*arguments: str) -> str:
+    return f"python -m craft_lightning {shlex.join(arguments)}"
+
+
+def _say(lines: Iterable[tuple[str, str]]) -> None:
+    for heading, text in lines:
+        print(f"{heading:<12} {text}")
+
+
+# settings
+
+
+def _given(args: argparse.Namespace, others: Sequence[str]) -> dict[str, Any]:
+    """Settings by their dotted names that the command line gives. Raises CraftError: it names a method."""
+    named = {"query": args.query, "domain": args.domain, "root": str(Path(args.data).expanduser().resolve())}
+    flags = [f"--data.{name}={value}" for name, value in named.items() if value is not None]
+    flags += [f"--backbone={args.backbone}"] if args.backbone else []
+    layers = config_layers.read_layers(run.expanded([*others, *flags]))
+    found = {name: value for _, settings in layers for name, value in settings.items()}
+    found |= {f"data.{name}": value for name, value in named.items() if value is not None}  # texts, whatever they say
+    if {"model", "model.class_path"} & set(found):
+        raise CraftError("adapt trains CRAFT; another method is trained by `fit` and judged by `test` and `compare`")
+    return found
+
+
+def _stored(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a call that is gone on with; empty if there is none. Raises CraftError: others are given now, or
+    the folder holds another run."""
+    file = folder / SETTINGS
+    if not file.is_file():
+        run_folder.check_folder(folder)
+        if kept := run_folder.used(folder):
+            raise CraftError(f"{folder} holds another run ({kept}): name another folder with --output")
+        return {}
+    held = {name.replace(".init_args.", "."): v for name, v in flat(config_layers.read_config(str(file))).items()}
+    if differ := [f"{k} is {held.get(k)!r} there, not {v!r}" for k, v in given.items() if held.get(k) != v]:
+        raise CraftError(f"{file}: {', '.join(differ)}; to begin anew, name another folder with --output")
+    return held
+
+
+def _usual(items: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given, and what holds where none is, for so many training items."""
+    batch = given.get("data.batch_size", min(BATCH, items))
+    tens = -(-PASSES * items // (10 * batch))
+    steps = given.get("trainer.max_steps", min(max(10 * tens, STEPS[0]), STEPS[1]))
+    return {
+        "seed_everything": 0,
+        "trainer.max_epochs": -1,
+        "trainer.max_steps": steps,
+        "trainer.val_check_interval": next(steps // k for k in range(LOOKS, 0, -1) if steps % k == 0),  # the last, too
+        "trainer.check_val_every_n_epoch": None,
+        "trainer.num_sanity_val_steps": 0,
+        "trainer.log_every_n_steps": 10,
+        "trainer.enable_model_summary": False,
+        "model.class_path": "Craft",
+        "model.backbone.name": "pocket-qwen2-xs",
+        "model.optim.lr": 3e-4,
+        "data.dataset": OWN,
+        "data.source": "folder",
+        "data.batch_size": batch,
+        "data.apart": True,
+        "data.on_bad": "skip",
+        **given,
+    }
+
+
+def _open(settings: Mapping[str, Any]) -> VqaDataModule:
+    """The data of the runs. Raises CraftError: a setting that no run has, or no such data."""
+    named = _usual(1, settings).items()
+    argv = (f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in named)
+    cli = run.build_cli(["fit", *argv], run=False)
+    cli.config["fit"].pop("trainer")
+    data: VqaDataModule = cli.parser.instantiate_classes(cli.config)["fit"].data
+    return data
+
+
+def _ask(settings: Mapping[str, Any], data: VqaDataModule) -> dict[str, str]:
+    """The wording that no flag gives, asked for where somebody can answer."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return {}
+    caption = data.facts.caption(data.open()[0].class_names[0])
+    asked = {
+        "data.domain": f"What do all images show? As: plant leaf. (Enter: captions stay {caption!r}) ",
+        "data.query": f"What is asked of each image? (Enter: {data.facts.query!r}) ",
+    }
+    found = {name: input(question).strip() for name, question in asked.items() if name not in settings}
+    return {name: text for name, text in found.items() if text}
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As a run's config has them."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        *parts, last = re.sub(r"^model\.(?!class_path)", "model.init_args.", name).split(".")
+        inner = found
+        for part in parts:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return found
+
+
+# steps
+
+
+def _steps(folder: Path, plugged: Sequence[str]) -> Iterator[Step]:
+    config, encoder = f"--config={folder / SETTINGS}", f"--encoder={folder / 'encoder'}"
+
+    def step(title: str, place: Path, verb: str, *flags: str) -> Step:
+        return Step(title, (verb, config, *flags, f"--trainer.default_root_dir={place}"), place)
+
+    yield step("test the model as it is", folder / "before", "test")
+    yield step("train the encoder", folder, "fit")
+    yield step("test the same items again", folder / "after", "test", encoder)
+    for name in plugged:
+        place, backbone = folder / Path(name).name, f"--backbone={name}"
+        yield step(f"test {name} as it is", place / "before", "test", backbone)
+        yield step(f"test {name} with the encoder", place / "after", "test", backbone, encoder)
+
+
+def _check_plugged(names: Sequence[str], backbone: str) -> None:
+    """Raises CraftError: a model that the encoder would not fit, before anything is trained."""
+    towers = {name: tower_facts(load_tower(root_of(VlmSpec(name)))) for name in (backbone, *names) if names}
+    for name in names:
+        if towers[name] != towers[backbone]:
+            raise CraftError(f"--plug {name}: it has not the codebook of {backbone}, whose encoder is trained")
+
+
+def _call(*arguments: str) -> int:
+    """A verb in a process of its own, as from a shell: it may start further ones, and ends in its own way on Ctrl-C."""
+    with subprocess.Popen([sys.executable, "-m", "craft_lightning", *arguments]) as child:
+        handler = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            while True:
+                try:
+                    return child.wait()
+                except KeyboardInterrupt:  # the child was told, too
+                    continue
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _conclude(folder: Path, plugged: Sequence[str], steps: Sequence[Step], data: VqaDataModule) -> None:
+    """The verdict on each model, and the next command."""
+    seconds = {step.folder: read_json(step.folder / "result.json").get("seconds", 0.0) for step in steps}
+    for name, place in (("", folder), *((name, folder / Path(name).name) for name in plugged)):
+        before, after = place / "before", place / "after"
+        found = compare(before, after)
+        print(f"\n{name or 'the model'} before and after")
+        trained = f"training {duration(seconds[folder])}, " if not name else ""
+        took = f"{trained}tests {duration(seconds[before])} and {duration(seconds[after])}"
+        _say([*sentences(found), ("took", took), ("details", _command("compare", str(before), str(after)))])
+        if not name:
+            verdict = found.verdict
+    print()
+    if verdict == "better":
+        _say([("use it", _predict(folder, data))])
+    else:
+        steps_now = read_json(folder / "result.json")["steps"]
+        longer = ("adapt", str(data.root), f"--output={folder}-longer", f"--trainer.max_steps={2 * steps_now}")
+        _say([("train longer", _command(*longer))])
+
+
+def _predict(folder: Path, data: VqaDataModule) -> str:
+    """The command that asks the adapted model about a test image."""
+    source, example = data.open()[0], data.examples("test")[0]
+    assert isinstance(source, RecordSource)
+    image = source.unread("test")[0].image.place
+    flags = ["--backbone", data.backbone.name, "--encoder", str(folder / "encoder"), "--image", image]
+    options = ["--options", *example.options] if example.options else []
+    return _command("predict", *flags, "--question", example.question, *options)

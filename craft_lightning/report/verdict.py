@@ -1,0 +1,73 @@
+"""What a comparison of a model before and after its training says, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from craft_lightning.benchmark.stored_run import StoredRun
+from craft_lightning.comparison import Comparison, Part
+
+NAMES = 4
+"""Classes, kinds or items that a line names."""
+
+
+def sentences(found: Comparison) -> Iterator[tuple[str, str]]:
+    """Lines by their headings: whether it helped, on what, what flipped."""
+    answers = {
+        "better": "Yes",
+        "worse": "No, it did harm",
+        "no difference beyond chance": "That cannot be told from chance",
+    }
+    gain = f"{_points(found.difference)} points, between {_points(found.low)} and {_points(found.high)} (95 % interval)"
+    shares = f"{found.before:.1%} of {found.items:,} test items were right, {found.after:.1%} are now"
+    yield "helped?", f"{answers[found.verdict]}: {shares}: {gain}{_guessing(found.runs[1])}"
+    for kind, parts in found.parts.items():
+        if kind == "labels":
+            yield "seen", "; ".join(map(_part, parts))
+        else:
+            yield f"by {kind}", _extremes(parts)
+    yield (
+        "flipped",
+        f"{found.better} became right{_items(found, True)}; {found.worse} became wrong{_items(found, False)}",
+    )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _part(part: Part) -> str:
+    return f"{part.name} {part.before:.0%} -> {part.after:.0%} of {part.items}"
+
+
+def _extremes(parts: Sequence[Part]) -> str:
+    """The parts that gained most and least."""
+    order = sorted(parts, key=lambda part: (-part.difference, part.name))
+    if len(order) <= 2 * NAMES:
+        return "; ".join(map(_part, order))
+    ends = (order[:NAMES], order[-NAMES:])
+    return " ... ".join("; ".join(map(_part, end)) for end in ends) + f" ({len(parts)} in all)"
+
+
+def _items(found: Comparison, gained: bool) -> str:
+    names = [flip.key.partition("/")[2] for flip in found.flipped if flip.gained == gained]
+    more = ", ..." if len(names) > NAMES else ""
+    return f" ({', '.join(names[:NAMES])}{more})" if names else ""
+
+
+def _guessing(run: StoredRun) -> str:
+    """What guessing would give, where every item has options."""
+    counts = [len(item.options) for item in run.items.values()]
+    return f"; guessing gives {sum(1 / count for count in counts) / len(counts):.0%}" if all(counts) else ""
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> duration(7.4), duration(247), duration(7500)
+    ('7 s', '4 min 7 s', '2 h 5 min')
+    """
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
