@@ -27,10 +27,11 @@ def survey(data: VqaDataModule) -> Iterator[tuple[str, str]]:
         raise CraftError("adapt is for images on disk: --data.source folder")
     rows = {name: source.unread(name) for name in data.splits}
     images = {row.image.name: row.image for mine in rows.values() for row in mine}
-    what = f"{facts['classes']} classes" if facts["classes"] else "questions"
-    splits = ", ".join(f"{name} {count:,}" for name, count in facts["splits"].items())
-    yield "data", f"{facts['layout']} in {facts['root']}: {what}, {len(images):,} images"
-    yield "items", f"{splits}; all splits are the same for every run"
+    yield (
+        "data",
+        f"{facts['layout']} in {facts['root']}" + (f": {facts['classes']} classes" if facts["classes"] else ""),
+    )
+    yield "items", ", ".join(_count(name, count, facts["pictures"][name]) for name, count in facts["splits"].items())
     if facts["classes"]:
         yield from _classes(facts["held_out"], facts["untested"], source, rows["train"])
     else:
@@ -43,6 +44,10 @@ def survey(data: VqaDataModule) -> Iterator[tuple[str, str]]:
     yield from (("caption", caption) for caption in data.captions[:NAMES])
     if len(data.captions) > NAMES:
         yield "", f"... {len(data.captions):,} captions"
+
+
+def _count(split: str, items: int, images: int) -> str:
+    return f"{split} {items:,}" + (f" on {images:,} images" if images != items else "")
 
 
 def _classes(
@@ -94,10 +99,10 @@ def _copies(rows: dict[str, list[Unread]], images: Iterable[StoredImage], labell
     copied = [names for names in alike.values() if len(names) > 1]
     tested = [next(iter(alike[digest])) for digest, tests in splits.items() if len(tests) > 1]
     torn = [" and ".join(list(names)[:2]) for names in copied if len(set().union(*names.values())) > 1]
-    said = [f"{sum(map(len, copied)) - len(copied)} images are copies of another"] if copied else []
+    said = [f"files equal to another: {sum(map(len, copied)) - len(copied):,}"] if copied else []
     if tested:
         leave = "leave them out of training with --data.apart true"
-        said.append(f"{len(tested)} are trained and tested, {tested[0]} for one: {leave}")
+        said.append(f"trained and tested: {len(tested):,} ({tested[0]} for one); {leave}")
     if labelled and torn:
-        said.append(f"{len(torn)} lie in two classes, one of which is wrong: {torn[0]} for one")
+        said.append(f"in two classes, one of which is wrong: {len(torn):,} ({torn[0]} for one)")
     return "; ".join(said) or "none"

@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         if not step.done and (code := _call(*step.arguments, *step.again)):
             print(f"craft_lightning: it ended at: {step.title}; the same command goes on there", file=sys.stderr)
             return code
-    _conclude(folder, args.plug, steps, data)
+    _conclude(folder, args.plug, data)
     return 0
 
 
@@ -262,25 +262,26 @@ def _call(*arguments: str) -> int:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _conclude(folder: Path, plugged: Sequence[str], steps: Sequence[Step], data: VqaDataModule) -> None:
+def _conclude(folder: Path, plugged: Sequence[str], data: VqaDataModule) -> None:
     """The verdict on each model, and the next command."""
-    seconds = {step.folder: read_json(step.folder / "result.json").get("seconds", 0.0) for step in steps}
-    for name, place in (("", folder), *((name, folder / Path(name).name) for name in plugged)):
-        before, after = place / "before", place / "after"
-        found = compare(before, after)
-        print(f"\n{name or 'the model'} before and after")
-        trained = f"training {duration(seconds[folder])}, " if not name else ""
-        took = f"{trained}tests {duration(seconds[before])} and {duration(seconds[after])}"
-        _say([*sentences(found), ("took", took), ("details", _command("compare", str(before), str(after)))])
-        if not name:
-            verdict = found.verdict
+    training = read_json(folder / "result.json")
+    for name in ("", *plugged):
+        place = folder / Path(name).name
+        found = compare(place / "before", place / "after")
+        tests = " and ".join(duration(run.result["seconds"]) for run in found.runs)
+        trained = "" if name else f"training {duration(training['seconds'])}, "
+        print(f"\n{name or data.backbone.name} before and after")
+        details = _command("compare", str(place / "before"), str(place / "after"))
+        _say([*sentences(found), ("took", f"{trained}tests {tests}"), ("details", details)])
+        verdict = verdict if name else found.verdict
     print()
     if verdict == "better":
         _say([("use it", _predict(folder, data))])
     else:
-        steps_now = read_json(folder / "result.json")["steps"]
-        longer = ("adapt", str(data.root), f"--output={folder}-longer", f"--trainer.max_steps={2 * steps_now}")
-        _say([("train longer", _command(*longer))])
+        words = {"query": data.query, "domain": data.domain, "backbone": data.backbone.name}
+        flags = [f"--{name}={text}" for name, text in words.items() if text]
+        longer = (*flags, f"--output={folder}-longer", f"--trainer.max_steps={2 * training['steps']}")
+        _say([("train longer", _command("adapt", str(data.root), *longer))])
 
 
 def _predict(folder: Path, data: VqaDataModule) -> str:

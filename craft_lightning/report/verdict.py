@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from craft_lightning.benchmark.stored_run import StoredRun
 from craft_lightning.comparison import Comparison, Part
 
-NAMES = 4
-"""Classes, kinds or items that a line names."""
+NAMES, ITEMS = 4, 3
+"""Classes or kinds of question at either end that a line names; flipped items of either kind that are named."""
 
 
 def sentences(found: Comparison) -> Iterator[tuple[str, str]]:
@@ -26,10 +26,12 @@ def sentences(found: Comparison) -> Iterator[tuple[str, str]]:
             yield "seen", "; ".join(map(_part, parts))
         else:
             yield f"by {kind}", _extremes(parts)
-    yield (
-        "flipped",
-        f"{found.better} became right{_items(found, True)}; {found.worse} became wrong{_items(found, False)}",
-    )
+    yield "flipped", f"{found.better} became right, {found.worse} became wrong"
+    for heading, gained in (("now right", True), ("now wrong", False)):
+        flips = [flip for flip in found.flipped if flip.gained == gained]
+        yield from (
+            (heading, f"{flip.key.partition('/')[2]}: {flip.before!r} -> {flip.after!r}") for flip in flips[:ITEMS]
+        )
 
 
 def _points(difference: float) -> str:
@@ -47,12 +49,6 @@ def _extremes(parts: Sequence[Part]) -> str:
         return "; ".join(map(_part, order))
     ends = (order[:NAMES], order[-NAMES:])
     return " ... ".join("; ".join(map(_part, end)) for end in ends) + f" ({len(parts)} in all)"
-
-
-def _items(found: Comparison, gained: bool) -> str:
-    names = [flip.key.partition("/")[2] for flip in found.flipped if flip.gained == gained]
-    more = ", ..." if len(names) > NAMES else ""
-    return f" ({', '.join(names[:NAMES])}{more})" if names else ""
 
 
 def _guessing(run: StoredRun) -> str:
