@@ -53,7 +53,7 @@ def test_parts_and_flips_are_named(tmp_path):
     assert [text for heading, text in lines if heading == "now right"] == [
         f"{i}.jpg: 'none' -> 'elm'" for i in (1, 5, 9)
     ]
-    assert [text for heading, text in lines if heading == "now wrong"][0] == "3.jpg: 'elm' -> 'none'"
+    assert dict(reversed(lines))["now wrong"] == "3.jpg: 'elm' -> 'none'"
 
 
 def test_of_many_classes_the_ends_are_named(tmp_path):

@@ -264,7 +264,7 @@ def _call(*arguments: str) -> int:
 
 def _conclude(folder: Path, plugged: Sequence[str], data: VqaDataModule) -> None:
     """The verdict on each model, and the next command."""
-    training = read_json(folder / "result.json")
+    training, verdict = read_json(folder / "result.json"), ""
     for name in ("", *plugged):
         place = folder / Path(name).name
         found = compare(place / "before", place / "after")
@@ -273,7 +273,7 @@ def _conclude(folder: Path, plugged: Sequence[str], data: VqaDataModule) -> None
         print(f"\n{name or data.backbone.name} before and after")
         details = _command("compare", str(place / "before"), str(place / "after"))
         _say([*sentences(found), ("took", f"{trained}tests {tests}"), ("details", details)])
-        verdict = verdict if name else found.verdict
+        verdict = verdict or found.verdict
     print()
     if verdict == "better":
         _say([("use it", _predict(folder, data))])
