@@ -37,8 +37,8 @@ from data_modules.datasets import OWN
 from data_modules.sources.records import RecordSource
 from data_modules.survey import survey
 
-SETTINGS = "adapt.yaml"
-"""The settings of all runs of a folder, beside the training's own files in it."""
+SETTINGS, PAGE = "adapt.yaml", "report.html"
+"""The settings of all runs of a folder, and what they found, beside the training's own files in it."""
 BATCH, PASSES, STEPS, LOOKS = 24, 40, (200, 1200), 5
 """A training shows every item 40 times, but takes 200 steps at least and 1,200 at most; it is validated 5 times."""
 
@@ -64,23 +64,24 @@ def parser() -> VerbParser:
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the work: what it is, the arguments of the verb that does it, and the folder that it leaves."""
+    """A part of the work: what it is, the arguments of the verb that does it, and the last file that it writes."""
 
     title: str
     arguments: tuple[str, ...]
-    folder: Path
+    result: Path
 
     @property
     def done(self) -> bool:
-        """A run's result is the last thing that it writes."""
-        return (self.folder / "result.json").is_file()
+        """Whether an earlier call has done it."""
+        return self.result.is_file()
 
     @property
     def again(self) -> tuple[str, ...]:
         """What lets it go on where a call was interrupted."""
-        if self.arguments[0] == "test":
-            return ("--overwrite=true",) if any(self.folder.glob("predictions*.jsonl")) else ()
-        return ("--ckpt_path=last",) if (self.folder / "checkpoints" / "last.ckpt").exists() else ()
+        verb, folder = self.arguments[0], self.result.parent
+        if verb == "fit" and (folder / "checkpoints" / "last.ckpt").exists():
+            return ("--ckpt_path=last",)
+        return ("--overwrite=true",) if verb == "test" and any(folder.glob("predictions*.jsonl")) else ()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -228,16 +229,23 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _steps(folder: Path, plugged: Sequence[str]) -> Iterator[Step]:
     config, encoder = f"--config={folder / SETTINGS}", f"--encoder={folder / 'encoder'}"
 
-    def step(title: str, place: Path, verb: str, *flags: str) -> Step:
-        return Step(title, (verb, config, *flags, f"--trainer.default_root_dir={place}"), place)
+    def run_to(title: str, place: Path, verb: str, *flags: str) -> Step:
+        return Step(title, (verb, config, *flags, f"--output={place}"), place / "result.json")
 
-    yield step("test the model as it is", folder / "before", "test")
-    yield step("train the encoder", folder, "fit")
-    yield step("test the same items again", folder / "after", "test", encoder)
+    def comparison(place: Path) -> Step:
+        page = place / PAGE
+        runs = (str(place / "before"), str(place / "after"))
+        return Step("compare", ("compare", *runs, f"--output={page}"), page)
+
+    yield run_to("test the model as it is", folder / "before", "test")
+    yield run_to("train the encoder", folder, "fit")
+    yield run_to("test the same items again", folder / "after", "test", encoder)
+    yield comparison(folder)
     for name in plugged:
         place, backbone = folder / Path(name).name, f"--backbone={name}"
-        yield step(f"test {name} as it is", place / "before", "test", backbone)
-        yield step(f"test {name} with the encoder", place / "after", "test", backbone, encoder)
+        yield run_to(f"test {name} as it is", place / "before", "test", backbone)
+        yield run_to(f"test {name} with the encoder", place / "after", "test", backbone, encoder)
+        yield comparison(place)
 
 
 def _check_plugged(names: Sequence[str], backbone: str) -> None:
@@ -271,8 +279,7 @@ def _conclude(folder: Path, plugged: Sequence[str], data: VqaDataModule) -> None
         tests = " and ".join(duration(run.result["seconds"]) for run in found.runs)
         trained = "" if name else f"training {duration(training['seconds'])}, "
         print(f"\n{name or data.backbone.name} before and after")
-        details = _command("compare", str(place / "before"), str(place / "after"))
-        _say([*sentences(found), ("took", f"{trained}tests {tests}"), ("details", details)])
+        _say([*sentences(found), ("took", f"{trained}tests {tests}"), ("images", str(place / PAGE))])
         verdict = verdict or found.verdict
     print()
     if verdict == "better":
@@ -289,6 +296,6 @@ def _predict(folder: Path, data: VqaDataModule) -> str:
     source, example = data.open()[0], data.examples("test")[0]
     assert isinstance(source, RecordSource)
     image = source.unread("test")[0].image.place
-    flags = ["--backbone", data.backbone.name, "--encoder", str(folder / "encoder"), "--image", image]
+    flags = ["--backbone", data.backbone.name, "--encoder", str(folder / "encoder"), "--images", image]
     options = ["--options", *example.options] if example.options else []
     return _command("predict", *flags, "--question", example.question, *options)

@@ -94,7 +94,7 @@ def test_a_dry_run_shows_data_wording_and_commands_and_writes_nothing(run, calle
     assert "caption      An image of a leaf, specifically a healthy Apple leaf." in said
     assert "caption      An image of a leaf, specifically a black rot." in said
     assert "training     2 steps of 4 items with" in said
-    assert re.findall(r"^python -m craft_lightning (\w+)", said, re.MULTILINE) == ["test", "fit", "test"]
+    assert re.findall(r"^python -m craft_lightning (\w+)", said, re.MULTILINE) == ["test", "fit", "test", "compare"]
     assert called == []
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -103,9 +103,9 @@ def test_it_tests_trains_tests_again_and_tells(run, called, checkpoints, tmp_pat
     plugged = ["--plug", str(checkpoints / "host")]
     assert run(*plugged) == 0
     said, folder = capsys.readouterr().out, Path("runs/leaves")
-    assert [call[0] for call in called] == ["test", "fit", "test", "test", "test"]
+    assert [call[0] for call in called] == ["test", "fit", "test", "compare", "test", "test", "compare"]
     printed = re.findall(r"^python -m craft_lightning (.*)$", said, re.MULTILINE)
-    assert list(map(shlex.split, printed))[:5] == called, "what is printed is what ran"
+    assert list(map(shlex.split, printed))[:7] == called, "what is printed is what ran"
     for place in (folder, folder / "host"):
         found = compare(place / "before", place / "after")
         assert f"{found.before:.1%} of {found.items} test items were right, {found.after:.1%} are now: " in said
@@ -120,7 +120,7 @@ def test_it_tests_trains_tests_again_and_tells(run, called, checkpoints, tmp_pat
     assert config["data"]["apart"] is True
     assert config["model"]["init_args"]["backbone"]["name"] == str(checkpoints / "small")
     assert adapt.main([str(tmp_path / "leaves"), *plugged]) == 0, "settings are kept: nobody repeats them"
-    assert len(called) == 5, "nothing is done twice"
+    assert len(called) == 7, "nothing is done twice"
     assert compare(folder / "before", folder / "after").verdict in ("better", "worse", "no difference beyond chance")
     assert said.splitlines()[-8:] == capsys.readouterr().out.splitlines()[-8:]
 
@@ -143,14 +143,15 @@ def test_a_second_call_goes_on_where_the_first_one_ended(run, called, monkeypatc
     monkeypatch.setattr(adapt, "_call", real)
     assert run() == 0
     assert [[call[0], *call[-1:]] for call in called[:2]] == [
-        ["test", "--trainer.default_root_dir=runs/leaves/before"],
+        ["test", "--output=runs/leaves/before"],
         ["test", "--overwrite=true"],
     ]
     assert [call[-1] for call in called if call[0] == "fit"] == [
-        "--trainer.default_root_dir=runs/leaves",
+        "--output=runs/leaves",
         "--ckpt_path=last",
     ]
-    assert called[-1][0] == "test"
+    assert [call[0] for call in called[-2:]] == ["test", "compare"]
+    assert "<html" in (folder / "report.html").read_text()
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs(run, called, checkpoints, leaves, tmp_path):
