@@ -35,9 +35,9 @@ QUICK = [
     *("--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false"),
     *("--data.batch_size=4", "--data.train_size=16", "--data.val_size=4", "--data.test_size=4"),
 ]
-"""Added to every fit and test: the same run, only shorter."""
+"""Added to every fit, test and adapt: the same run, only shorter."""
 
-RUNS = ("fit", "validate", "test")
+RUNS = ("fit", "validate", "test", "adapt")
 EXEMPT = ("make test",)
 """Only looked at with ``make -n``: it is what runs this file."""
 
@@ -140,7 +140,19 @@ def test_every_exempt_command_is_there_and_make_knows_it() -> None:
 
 def test_the_commands_cover_the_verbs() -> None:
     used = {arguments(c)[0] for listed in COMMANDS.values() for c in listed if c not in EXEMPT}
-    assert {"fit", "test", "predict", "list", "table", "tokenize", "tokens", "export", "doctor"} <= used
+    assert {
+        "adapt",
+        "fit",
+        "test",
+        "compare",
+        "predict",
+        "list",
+        "table",
+        "tokenize",
+        "tokens",
+        "export",
+        "doctor",
+    } <= used
     assert set(re.findall(r"python -m craft_lightning ([a-z]+)", TEXT)) <= set(entry.VERBS)
 
 

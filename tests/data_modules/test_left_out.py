@@ -199,3 +199,20 @@ def test_names_that_are_no_text_are_counted_picture_by_picture(class_folder):
     os.rename(root / "train" / "red_fox", os.fsencode(root / "train") + b"/re\xffd")
     data = own(root, on_bad="skip")
     assert data.describe()["skipped"] == {"file name": 2}
+
+
+def test_what_test_shows_is_kept_apart_by_content_too(class_folder):
+    root = class_folder(("elk", "owl"))
+    copied = (root / "test" / "elk" / "00.png").read_bytes()
+    (root / "train" / "elk" / "03.png").write_bytes(copied)
+    (root / "train" / "owl" / "copy of elk.png").write_bytes(copied)
+    found = {}
+    for apart in (False, True):
+        data = VqaDataModule(dataset="folder", source="folder", root=str(root), batch_size=2, apart=apart)
+        data.setup("fit")
+        found[apart] = {e.key for split in ("train", "val") for e in data.examples(split)}
+        assert {e.rsplit("/")[-1] for e in found[False] - found[apart]} == (
+            {"03.png", "copy of elk.png"} if apart else set()
+        )
+        skipped = data.describe()["skipped"]
+        assert sum(n for why, n in skipped.items() if why.endswith("item whose image is tested")) == (2 if apart else 0)
