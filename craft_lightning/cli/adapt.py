@@ -86,13 +86,15 @@ class Step:
 
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code. Raises CraftError: no such data or setting, a folder that holds another run, a
-    model to plug into that has another codebook."""
+    model to plug into that has another codebook; wording for questions that have their own."""
     args, others = parser().parse_known_args(list(argv))
     folder = args.output or Path("runs") / Path(args.data).expanduser().resolve().stem
     given = _given(args, others)
     settings = _stored(folder, given) or given
     begun = settings is not given
     data = _open(settings)
+    if data.kind == "question" and (args.query or args.domain):
+        raise CraftError(f"{args.data} asks its own questions: --query and --domain are for class folders")
     if not (begun or args.dry_run or data.kind == "question"):
         settings |= _ask(settings, data)
         data = _open(settings)

@@ -165,6 +165,9 @@ def test_what_does_not_fit_is_refused_before_anything_runs(run, called, checkpoi
             run(*flags)
     with pytest.raises(CraftError, match=r"did you mean .*leaves"):
         adapt.main([str(tmp_path / "leafs")])
+    (tmp_path / "asked.jsonl").write_text('{"image": "leaves/test/oak/1.png", "question": "Oak?", "answer": "yes"}\n')
+    with pytest.raises(CraftError, match="asks its own questions"):
+        adapt.main([str(tmp_path / "asked.jsonl"), "--query", "Which leaf?"])
     Path("runs/leaves").mkdir(parents=True)
     Path("runs/leaves/result.json").write_text("{}")
     with pytest.raises(CraftError, match=r"runs/leaves holds another run \(result.json\): .* --output"):
