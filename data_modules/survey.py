@@ -38,7 +38,10 @@ def survey(data: VqaDataModule) -> Iterator[tuple[str, str]]:
         yield "answers", _answers(row for mine in rows.values() for row in mine) + _long(facts["too_long"])
     yield "sizes", f"{_sizes(images.values())}; the model sees {facts['side']} x {facts['side']}"
     yield "copies", _copies(rows, images.values(), bool(facts["classes"]))
-    yield "left out", told(facts["skipped"]) or "nothing"
+    tested = (
+        "; --data.apart false trains on tested images" if any("is tested" in why for why in facts["skipped"]) else ""
+    )
+    yield "left out", (told(facts["skipped"]) or "nothing") + tested
     for example in data.asked("train", 2):
         yield "question", f"{message(example)} -> {example.answer}".replace("\n", " | ")
     yield from (("caption", caption) for caption in data.captions[:NAMES])

@@ -108,9 +108,8 @@ def main(argv: Sequence[str]) -> int:
     _say([*survey(data), ("training", training)])
     if args.dry_run:
         print("\n" + "\n".join(f"{_command(*step.arguments)}{'  # done' * step.done}" for step in steps))
-        print(
-            f"\nNothing was run; {folder / SETTINGS} would hold the settings. Other words: --query TEXT, --domain TEXT"
-        )
+        words = "" if data.kind == "question" else " Other words: --query TEXT, --domain TEXT"
+        print(f"\nNothing was run; {folder / SETTINGS} would hold the settings.{words}")
         return 0
     if not begun:
         write_text(folder / SETTINGS, yaml.safe_dump(_nested(settings), sort_keys=False, allow_unicode=True))
