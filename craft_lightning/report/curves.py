@@ -12,7 +12,8 @@ from craft_lightning.run_folder import EVENTS
 
 POINTS = 50
 """Points kept of a learning curve: means over equal stretches of steps."""
-CURVES = ("train/", "val/accuracy")
+TRAINING, ACCURACY = "train/", "val/accuracy"
+"""How the names of the curves begin that are kept."""
 
 
 def curves(folder: Path) -> dict[str, list[list[float]]]:
@@ -21,7 +22,7 @@ def curves(folder: Path) -> dict[str, list[list[float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for row in read_lines(stored) if stored.is_file() else _events(folder):
         for name, value in row.items():
-            if name.startswith(CURVES[0]) or name == CURVES[1]:
+            if name.startswith(TRAINING) or name == ACCURACY:
                 found.setdefault(name, []).append((int(row["step"]), float(value)))
     return {name: _thinned(points) for name, points in found.items()}
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.claims import LEVEL
 from craft_lightning.benchmark.stored_run import Answered, StoredRun
 from craft_lightning.comparison import Comparison, Part, grouped, p_text
-from craft_lightning.report.curves import curves
+from craft_lightning.report.curves import ACCURACY, curves
 from craft_lightning.report.page import to_page
 from craft_lightning.report.sections import MISSING, Report, Section
 
@@ -32,8 +33,8 @@ CLASSES = 30
 """Classes up to which a matrix of replies can be read."""
 WIDTH = 60
 """Characters of a question in a grid."""
-PARTS, FLIPPED = "By class, label and kind of question", "Items that flipped"
-DRAWN = (PARTS, FLIPPED)
+ALL, PARTS, FLIPPED = "All items", "By class, label and kind of question", "Items that flipped"
+DRAWN = (ALL, PARTS, FLIPPED)
 """Sections that the HTML page has as drawings."""
 KINDS = {"labels": "Labels", "class": "Class", "question": "Question", "answer": "Answer"}
 DECIDED = (
@@ -119,17 +120,20 @@ def build_run_report(runs: Sequence[StoredRun], found: Sequence[Comparison], pro
     """The report of some runs, the first of which is the base of ``found``. problems: what could not be shown."""
     base = runs[0]
     title = base.result.get("data", {}).get("title") or base.file.parent.name
-    split = "validation" if base.result.get("verb") in ("fit", "validate") else "test"
     sections = [_overall(runs, found), _parts(runs, found), _wrong(runs), _flipped(found), _costs(runs)]
     told = [sentence(one) for one in found] or [f"{_named(base)} answers {Share.of(base, base.items)} right."]
     return Report(
         title=f"{title}: {'what changed' if found else base.about or base.name}",
-        note=f"{len(base.items)} {split} items. {' '.join(told)}",
+        note=f"{len(base.items)} {_split(base)} items. {' '.join(told)}",
         made="",
         sections=tuple(section for section in sections if section.rows),
         remarks=(DECIDED,),
         problems=tuple(problems),
     )
+
+
+def _split(run: StoredRun) -> str:
+    return "validation" if run.result.get("verb") in ("fit", "validate") else "test"
 
 
 def sentence(found: Comparison) -> str:
@@ -163,12 +167,12 @@ def _overall(runs: Sequence[StoredRun], found: Sequence[Comparison]) -> Section:
         rows[0] += [MISSING] * 5
         for row, one in zip(rows[1:], found, strict=True):
             row += [change(one), str(one.better), str(one.worse), p_text(one.p_value), one.verdict]
-    return _section("All items", header, rows)
+    return _section(ALL, header, rows)
 
 
 def _rows(runs: Sequence[StoredRun], found: Sequence[Comparison]) -> list[PartRow]:
     """All items, then each part, with every run's share and the change of each from the first."""
-    everything = PartRow("", "All items", tuple(Share.of(run, run.items) for run in runs), tuple(found))
+    everything = PartRow("", ALL, tuple(Share.of(run, run.items) for run in runs), tuple(found))
     return [everything] + [
         PartRow(KINDS[kind], name, tuple(Share.of(run, keys) for run in runs), tuple(c.parts[kind][n] for c in found))
         for kind, keys_of in grouped(runs[0]).items()
@@ -237,7 +241,7 @@ def to_html(
     """The whole file. panels: titles and drawings of items by key, for each of :func:`to_show`; items without are shown
     in words."""
     folders = {run.training: run.name for run in reversed(runs) if run.training}
-    learnt = [{"name": name, "points": curves(folder)} for folder, name in reversed(folders.items())]
+    learnt = [{"name": name, "points": _drawn_curves(folder)} for folder, name in reversed(folders.items())]
     shown = to_show(runs, found)
     drawn = [{key: [(title, _address(image)) for title, image in its] for key, its in each.items()} for each in panels]
     return to_page(
@@ -247,12 +251,19 @@ def to_html(
         sections=[section for section in report.sections if section.title not in DRAWN],
         runs=runs,
         found=found,
+        split=_split(runs[0]),
         change=change,
+        p_text=p_text,
         charts=[list(rows) for _, rows in groupby(_rows(runs, found), key=lambda row: row.kind)],
         matrices=[matrix for run in runs if (matrix := _matrix(run))],
         shown=list(zip(shown, drawn or [{}] * len(shown), strict=True)),
         data={"curves": [each for each in learnt if each["points"]]},
     )
+
+
+def _drawn_curves(folder: Path) -> dict[str, list[list[float]]]:
+    """A training's curves; of what it told once only the accuracy."""
+    return {name: points for name, points in curves(folder).items() if len(points) > 1 or name == ACCURACY}
 
 
 def _address(image: Image) -> str:

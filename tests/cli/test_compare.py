@@ -143,6 +143,7 @@ def test_a_browser_shows_what_flipped(browser: Any, page: Path) -> None:
     total = sum(int(cell.text or 0) for cell in elements(elements(browser, "table.matrix")[1], "tbody td"))
     assert total == ITEMS
     assert elements(browser, "#learning .curves svg")
+    assert "McNemar p = 0.24" in elements(browser, ".tile")[0].text
     assert "Codebook and cost" in browser.find_element("tag name", "main").text
     assert browser.get_log("browser") == []
 
@@ -170,6 +171,11 @@ def test_a_run_alone_has_a_page(runs: Path) -> None:
     assert "Right replies <small>12 of 18" in text
     assert text.count("codes before: ") == 2 * 18, "caption and description"
     assert "tile" not in text.split("</style>")[1]
+    compare(runs / "mine", "--output", runs / "training.html")
+    text = (runs / "training.html").read_text(encoding="utf-8")
+    assert "4 validation items. mine (craft on host) answers" in text
+    assert "codes before: " in text, "of the encoder that it has left"
+    assert 'id="learning"' in text
 
 
 def test_markdown_has_a_sheet_of_images_beside_it(runs: Path, tmp_path: Path) -> None:
