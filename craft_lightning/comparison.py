@@ -160,7 +160,7 @@ def compared(base: StoredRun, run: StoredRun) -> Comparison:
         for a, b in rows
         if a.correct != b.correct
     )
-    wrong = [Counter((i.answer, i.reply) for i in r.items.values() if not i.correct) for r in (base, run)]
+    wrong = [Counter(i.said for i in r.items.values() if not i.correct) for r in (base, run)]
     confused = [Confusion(*pair, wrong[0][pair], wrong[1][pair]) for pair in wrong[0] | wrong[1]]
     confused.sort(key=lambda c: (-max(c.before, c.after), -c.after, c.answer, c.reply))
     parts = {

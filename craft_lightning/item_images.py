@@ -27,7 +27,12 @@ def open_images(run: StoredRun, keys: Collection[str]) -> dict[str, Image.Image]
     if not settings:
         raise CraftError(f"{run.file.parent} does not say where its images are: test it again")
     split, stage = ("test", "test") if run.result["verb"] == "test" else ("val", "validate")
-    data = VqaDataModule(spec_of(run), **settings)
+    try:
+        data = VqaDataModule(spec_of(run), **settings)
+    except TypeError as error:
+        raise CraftError(
+            f"the data of {run.file.parent} were made by another version ({error}): test it again"
+        ) from error
     data.setup(stage)
     examples = data.splits[split]  # type: ignore[index]
     found = {item.key: examples.example(i) for i, item in enumerate(examples.items) if item.key in keys}
@@ -48,16 +53,24 @@ def spec_of(run: StoredRun, adapted: bool = True) -> VlmSpec:
 def token_views(
     before: VlmSpec, after: VlmSpec, images: Mapping[str, Image.Image]
 ) -> tuple[dict[str, TokenView], Tensor | None]:
-    """Each image by key with its codes as two models see it, and the colours of codes; the images alone, and None,
-    where the models do not share a codebook. Raises CraftError: a model or its encoder is not there."""
+    """Each image by key with its codes as two models see it, once where no code differs, and the colours of codes; the
+    images alone, and None, where the models do not share a codebook.
+
+    Raises:
+        CraftError: a model or its encoder is not there.
+    """
     towers = [load_tower(spec) for spec in (before, after)]
     tables = [None if tower.quantizer is None else tower.quantizer.table(0) for tower in towers]
     grid = towers[0].grid
     if tables[0] is None or tables[1] is None or grid != towers[1].grid or not torch.equal(tables[0], tables[1]):
         return {key: TokenView(image, grid) for key, image in images.items()}, None
-    views = {}
+    codes = {}
     for key, image in images.items():
         seen = [tower.encode(preprocess(image, tower.image_size)[None]).codes for tower in towers]
-        first = [codes[0, :, 0] for codes in seen if codes is not None]
-        views[key] = TokenView(image, grid, codes=first[1], before=None if before == after else first[0])
+        codes[key] = [one[0, :, 0] for one in seen if one is not None]
+    moved = any(not torch.equal(old, new) for old, new in codes.values())
+    views = {
+        key: TokenView(image, grid, codes=codes[key][1], before=codes[key][0] if moved else None)
+        for key, image in images.items()
+    }
     return views, code_colours(tables[0])

@@ -137,7 +137,7 @@ def test_classes_labels_and_confusions(tmp_path: Path) -> None:
 def test_kinds_of_questions(tmp_path: Path) -> None:
     kinds = [("Is it round?", "yes"), ("How many dots?", "3"), ("What is it?", "a cat")]
     asked = [{"question": q, "answer": a} for q, a in kinds for _ in range(6)] + [{"question": "Why?", "answer": "so"}]
-    one = stored(tmp_path / "one", asked, ["yes"] * 19)
+    one = stored(tmp_path / "one", asked, ["yes"] * 18 + ["Yes"])
     other = stored(tmp_path / "other", asked, [row["answer"] for row in asked])
     found = cl.compare(one, other).parts
     assert [(p.name, p.items, p.better) for p in found["question"]] == [
@@ -146,6 +146,7 @@ def test_kinds_of_questions(tmp_path: Path) -> None:
         ("what ...", 6, 6),
         ("other", 1, 1),
     ]
+    assert {(c.answer, c.reply): c.before for c in cl.compare(one, other).confused}["so", "yes"] == 1, "in any case"
     assert [(p.name, p.items) for p in found["answer"]] == [("a number", 6), ("words", 7), ("yes or no", 6)]
 
 

@@ -39,6 +39,11 @@ class Answered:
     correct: bool
     seen: bool
 
+    @property
+    def said(self) -> tuple[str, str]:
+        """Answer and reply; of an open question as exact match reads them, whatever their case."""
+        return (self.answer, self.reply) if self.options else (normalise(self.answer), normalise(self.reply))
+
 
 @dataclass(frozen=True)
 class StoredRun:

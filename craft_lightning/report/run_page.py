@@ -191,7 +191,7 @@ def _parts(runs: Sequence[StoredRun], found: Sequence[Comparison]) -> Section:
 
 
 def _wrong(runs: Sequence[StoredRun]) -> Section:
-    counts = [Counter((i.answer, i.reply) for i in run.items.values() if not i.correct) for run in runs]
+    counts = [Counter(i.said for i in run.items.values() if not i.correct) for run in runs]
     most = {pair: max(count[pair] for count in counts) for count in counts for pair in count}
     pairs = sorted(most, key=lambda pair: (-most[pair], pair))[:PAIRS]
     rows = [[*(text or "(nothing)" for text in pair), *(str(count[pair]) for count in counts)] for pair in pairs]

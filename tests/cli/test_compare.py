@@ -191,6 +191,7 @@ def test_markdown_has_a_sheet_of_images_beside_it(runs: Path, tmp_path: Path) ->
     ("file", "change", "told"),
     [
         ("result.json", lambda text: text.replace("data_settings", "x"), "does not say where its images are"),
+        ("result.json", lambda text: text.replace('"holdout"', '"held"'), "were made by another version"),
         ("result.json", lambda text: text.replace('"dataset": "eurosat"', '"dataset": "kvasir"'), "others by now: 18"),
         ("result.json", lambda text: text.replace('"source": "twin"', '"source": "folder"'), "Without images"),
     ],
