@@ -55,7 +55,7 @@ class CodesChanged(Callback):
             for batch in data.stored("val"):
                 pixels = batch.pixel_values.to(module.device)
                 codes = as_forward(module, module.vlm.encode, pixels).codes[..., 0]
-                self.before.update(zip(batch.keys, codes.int().cpu(), strict=True))
+                self.before.update(zip(batch.keys, batch.by_row(codes.int().cpu()), strict=True))
 
     def changed(self, keys: Sequence[str], codes: Tensor) -> Tensor:
         """``[B, N]`` bool: where first-level codes of validation images (``codes`` ``[B, N, R]``) are others now."""

@@ -112,7 +112,7 @@ class SteCheck(Callback):
             return (), batch.pixel_values[:count]
         if self._probe is None:
             first = next(iter(trainer.datamodule.stored("val")))  # type: ignore[attr-defined]
-            self._probe = first.keys[:count], first.pixel_values[:count].to(module.device)
+            self._probe = first.keys[:count], first.by_row(first.pixel_values)[:count].to(module.device)
         return self._probe
 
     @staticmethod

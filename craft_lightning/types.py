@@ -86,7 +86,8 @@ class VqaBatch:
     """A collated batch.
 
     Attributes:
-        pixel_values: ``[B, 3, H, W]`` float32 in [-1, 1].
+        pixel_values: ``[I, 3, H, W]`` float32 in [-1, 1]; an image that several rows ask about stands there once where
+            ``image_of`` is given, else I = B.
         input_ids: ``[B, T]`` long, prompt and (in training) reply, right-padded; one :data:`IMAGE_TOKEN_ID` each.
         attention_mask: ``[B, T]`` bool, False at padding.
         labels: ``[B, T]`` long, :data:`IGNORED_LABEL` except at the reply and its end token.
@@ -95,8 +96,9 @@ class VqaBatch:
         caption_ids: ``[B]`` long, row of the data module's caption list drawn for this example; -1 without captions.
         seen: ``[B]`` bool.
         answers: reference replies. keys: example keys. option_counts: number of options, 0 for open questions.
-        image_names: equal names, equal ``pixel_values`` in every epoch. Empty where that cannot be said; whoever
-            changes pixels at random empties it.
+        image_names: of ``pixel_values``; equal names, equal pixels in every epoch. Empty where that cannot be said;
+            whoever changes pixels at random empties it.
+        image_of: ``[B]`` long, each row's place in ``pixel_values``; None if every row has one of its own.
         repeats: ``[B]`` bool, rows that another process counts: they only fill up the last batch. None: no row is.
         step: the share of the optimiser step that the batch is a part of; None if it is all of it.
     """
@@ -113,6 +115,7 @@ class VqaBatch:
     keys: tuple[str, ...]
     option_counts: tuple[int, ...]
     image_names: tuple[str, ...] = ()
+    image_of: Tensor | None = None
     repeats: Tensor | None = None
     step: StepShare | None = None
 
@@ -129,6 +132,10 @@ class VqaBatch:
         """``[B]`` bool: rows that are this process's to count."""
         return torch.ones_like(self.seen) if self.repeats is None else ~self.repeats
 
+    def by_row(self, images: Tensor) -> Tensor:
+        """``[B, ...]`` of ``[I, ...]``: for each row what is said of its image."""
+        return images if self.image_of is None else images.index_select(0, self.image_of)
+
     def _share(self, parts: int, part: int) -> StepShare:
         tokens = int((self.labels != IGNORED_LABEL).sum())
         return StepShare(self.label_ids, self.caption_ids, tokens, parts, part)
@@ -139,6 +146,10 @@ class VqaBatch:
         for part in range(parts):
             rows = slice(part * size, (part + 1) * size)
             cut: dict[str, Any] = {k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor | tuple)}
+            if self.image_of is not None:
+                shown, cut["image_of"] = self.image_of[rows].unique(return_inverse=True)
+                cut["pixel_values"] = self.pixel_values[shown]
+                cut["image_names"] = self.image_names and tuple(self.image_names[place] for place in shown.tolist())
             yield replace(self, **cut, step=replace(share, part=part))
 
     def to(self, *args: Any, **kwargs: Any) -> VqaBatch:
@@ -209,6 +220,11 @@ class VisualTokens:
     energy: Tensor | None = None
     selection: Selection | None = None
     slices: tuple[Tensor, ...] = ()
+
+    def rows(self, places: Tensor) -> VisualTokens:
+        """Those of the images at these places ``[B]``, in their order."""
+        slices = tuple(features.index_select(0, places) for features in self.slices)
+        return replace(_mapped(self, lambda t: t.index_select(0, places)), slices=slices)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ class VqaDataModule(LightningDataModule):
             at all, for any source: what can be answered from the text alone.
         batch_size: training rows of one optimiser step, shared equally by all processes and the batches that gradient
             accumulation adds up. eval_batch_size: rows of one process's evaluation batch.
+        group_by_image: training rows that ask about one image follow each other, and a batch that holds several of them
+            reads it once, as evaluations always do (docs/performance.md).
         num_workers: processes that prepare batches; 0 prepares them in the run's own.
         seed: order, options and captions of training; stored items never depend on it. None: what
             ``seed_everything`` was called with, else 0.
@@ -96,6 +98,7 @@ class VqaDataModule(LightningDataModule):
         look: Literal["field", "studio", "grey"] = "field",
         batch_size: int = 24,
         eval_batch_size: int = 64,
+        group_by_image: bool = False,
         num_workers: int = 0,
         seed: int | None = None,
         train_size: int | None = None,
@@ -127,6 +130,7 @@ class VqaDataModule(LightningDataModule):
         self.backbone, self.source, self.root, self.look = backbone, source, root, look
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.group_by_image = group_by_image
         self.seed, self.distractors, self.on_bad, self.captioner = seed, distractors, on_bad, captioner
         self.captioned_by: str | None = None
         self.holdout, self.train_unit, self.apart, self.partial = holdout, train_unit, apart, partial
@@ -234,7 +238,8 @@ class VqaDataModule(LightningDataModule):
             self.captions, self.statements = list(stated), list(stated.values())
         rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
         chosen = self.distractors or ("random" if source.neighbours is None else "nearest")
-        return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows)
+        shares = name != "train" or self.group_by_image
+        return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows, shares)
 
     def _agree_with_model(self) -> None:
         """A link that failed must not end in a batch made for another model."""
@@ -249,7 +254,7 @@ class VqaDataModule(LightningDataModule):
         """Batches of a new permutation each epoch; incomplete batches are dropped. Raises CraftError: the processes and
         accumulated batches do not divide the batch, or an epoch ends within a step."""
         data, parts, rows = self.splits["train"], self._parts(), self.batch_size // world()[0]
-        sampler = EpochSampler(data, self.batch_size, self.seed)
+        sampler = EpochSampler(data, self.batch_size, self.seed, self.group_by_image)
         sampler.taken = self._taken(sampler.batches, parts)
         return TrainLoader(data, parts=parts, drop_last=True, **self._loading(data, sampler, rows))
 
@@ -286,7 +291,7 @@ class VqaDataModule(LightningDataModule):
     def stored(self, name: SplitName, dealt: bool = False) -> DataLoader[ItemRow]:
         """The stored items of a split: all of them, or those ``dealt`` out to this process."""
         data = self.splits[name]
-        sampler = StoredSampler(data) if dealt and world()[0] > 1 else None
+        sampler = StoredSampler(data, self.eval_batch_size) if dealt else None
         return DataLoader(data, **self._loading(data, sampler, self.eval_batch_size))
 
     def _loading(self, data: VqaDataset, sampler: Sampler[Any] | None, rows: int) -> dict[str, Any]:
@@ -357,6 +362,7 @@ class VqaDataModule(LightningDataModule):
             "captioner": self.captioned_by,
             "skipped": dict(self._problems.skipped),
             "batch_size": self.batch_size,
+            "group_by_image": self.group_by_image,
             "seed": self.seed,
             "conversation": reader.builder.conversation,
         }

@@ -52,6 +52,7 @@ class VqaDataset(Dataset[ItemRow]):
         split: items and images, called ``name``. source: class names and their likeness. dataset: its name, for the
             hashes. builder: writes prompts. distractors: how stored items get their wrong options. seed: of the run.
         captions: sentence to row of the data module's caption list; empty for stored splits.
+        shares: a batch holds an image once, however many of its rows ask about it.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class VqaDataset(Dataset[ItemRow]):
         distractors: Distractors,
         seed: int,
         captions: dict[str, int],
+        shares: bool,
     ) -> None:
         self.items, self.images = split.items, split.images
         self.name, self.source, self.dataset, self.builder = name, source, dataset, builder
-        self.distractors, self.seed, self.captions = distractors, seed, captions
+        self.distractors, self.seed, self.captions, self.shares = distractors, seed, captions, shares
         self.training = name == "train"
         self.pool = source.pool(name)
         named = min(mcq.OPTIONS, len(self.pool))
@@ -145,8 +147,14 @@ class VqaDataset(Dataset[ItemRow]):
     def collate(self, rows: Sequence[ItemRow]) -> VqaBatch:
         """A batch; replies are part of ``input_ids`` and ``labels`` in training only."""
         examples = [row.example for row in rows]
+        names, pixels, image_of = [row.image_name for row in rows], [row.pixels for row in rows], None
+        shown = dict(zip(names, pixels, strict=True))
+        if self.shares and len(shown) < len(rows):
+            places = {name: place for place, name in enumerate(shown)}
+            image_of = torch.tensor([places[name] for name in names])
+            names, pixels = list(shown), list(shown.values())
         return VqaBatch(
-            pixel_values=to_pixels(torch.stack([row.pixels for row in rows])),
+            pixel_values=to_pixels(torch.stack(pixels)),
             **collate_text([row.text for row in rows], self.builder.pad_id, with_reply=self.training),
             label_ids=torch.tensor([e.label_id for e in examples]),
             caption_ids=torch.tensor([row.caption_id for row in rows]),
@@ -154,6 +162,7 @@ class VqaDataset(Dataset[ItemRow]):
             answers=tuple(e.answer for e in examples),
             keys=tuple(e.key for e in examples),
             option_counts=tuple(len(e.options) for e in examples),
-            image_names=tuple(row.image_name for row in rows),
+            image_names=tuple(names),
+            image_of=image_of,
             repeats=torch.tensor([row.repeat for row in rows]) if any(row.repeat for row in rows) else None,
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from craft_lightning.text import multiple_choice as mcq
-from data_modules.dataset import ItemRow
+from data_modules.dataset import ItemRow, VqaDataset
 
 
 def world() -> tuple[int, int]:
@@ -19,22 +19,38 @@ def world() -> tuple[int, int]:
     return (torch.distributed.get_world_size(), torch.distributed.get_rank()) if ready else (1, 0)
 
 
-class StoredSampler(DistributedSampler[Any]):
-    """Deals stored items out to the processes in turn. All take the same number, so that they reach every collective
-    together; what fills up the last round is marked as a repetition (:data:`.dataset.Draw`), which does not count."""
+def by_image(order: Iterable[int], images: Sequence[int]) -> list[int]:
+    """Rows in their ``order``, but all that ask about an image (``images`` names each row's) where its first stands."""
+    rows: dict[int, list[int]] = {}
+    for row in order:
+        rows.setdefault(images[row], []).append(row)
+    return [row for asked in rows.values() for row in asked]
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
+
+class StoredSampler(DistributedSampler[Any]):
+    """Deals stored items out to the processes in turn, a batch of ``rows`` each, those that ask about one image
+    together. All take the same number, so that they reach every collective together; what fills up the last round is
+    marked as a repetition (:data:`.dataset.Draw`), which does not count."""
+
+    def __init__(self, dataset: VqaDataset, rows: int) -> None:
         processes, rank = world()
         super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=False)
+        self.rows = rows
 
     def __iter__(self) -> Iterator[int]:
-        count = len(self.dataset)  # type: ignore[arg-type]
-        for place in range(self.rank, self.total_size, self.num_replicas):
-            yield place if place < count else -1 - place % count
+        data: Any = self.dataset
+        order, dealt = by_image(range(len(data)), [item.image for item in data.items]), 0
+        while dealt < self.num_samples:
+            rows = min(self.rows, self.num_samples - dealt)
+            start = dealt * self.num_replicas + self.rank * rows
+            for place in range(start, start + rows):
+                yield order[place] if place < len(order) else -1 - order[place % len(order)]
+            dealt += rows
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """A new permutation each epoch from (seed, epoch) alone: the same for every method, and again after a resume.
+    """A new permutation each epoch from (seed, epoch) alone: the same for every method, and again after a resume; with
+    ``grouped``, rows that ask about one image follow each other in it.
 
     It yields (epoch, index), so that the items redraw their options without shared state. Step s is rows
     ``[s * B, (s + 1) * B)`` of the permutation whatever the number of processes, each of which has an equal share of
@@ -46,12 +62,12 @@ class EpochSampler(DistributedSampler[Any]):
             those that the trainer takes. done: those of the present epoch that are not handed out again.
     """
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int, seed: int) -> None:
+    def __init__(self, dataset: VqaDataset, batch_size: int, seed: int, grouped: bool) -> None:
         processes, rank = world()
         super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=True, seed=seed, drop_last=True)
-        self.batch_size, self.share = batch_size, batch_size // processes
+        self.batch_size, self.share, self.grouped = batch_size, batch_size // processes, grouped
         self.done, self.counting = 0, False
-        self.batches = self.taken = len(dataset) // batch_size  # type: ignore[arg-type]
+        self.batches = self.taken = len(dataset) // batch_size
 
     def __len__(self) -> int:
         return self.batches * self.share
@@ -68,8 +84,11 @@ class EpochSampler(DistributedSampler[Any]):
             self.epoch, self.done = epoch, 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        data: Any = self.dataset
         epoch, done = self.epoch, self.done
-        order = mcq.permutation(len(self.dataset), "order", self.seed, epoch)  # type: ignore[arg-type]
+        order = mcq.permutation(len(data), "order", self.seed, epoch)
+        if self.grouped:
+            order = by_image(order, [item.image for item in data.items])
         for step in range(done, self.batches):
             start = step * self.batch_size + self.rank * self.share
             yield from ((epoch, index) for index in order[start : start + self.share])

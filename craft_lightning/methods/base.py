@@ -208,8 +208,10 @@ class BaseMethod(Checkpointed, ABC):
 
     def _look(self, batch: VqaBatch) -> VisualTokens:
         if self.seen is None or not batch.image_names:
-            return self.visual_tokens(batch.pixel_values)
-        return self.seen.look(batch, self.visual_tokens)
+            visual = self.visual_tokens(batch.pixel_values)
+        else:
+            visual = self.seen.look(batch, self.visual_tokens)
+        return visual if batch.image_of is None else visual.rows(batch.image_of)
 
     def on_train_batch_start(self, batch: VqaBatch, batch_idx: int) -> None:
         """What a step draws (dropout) depends on seed, process and step alone: a resumed run draws it again."""

@@ -57,6 +57,6 @@ class Ldifs(BaseMethod):
         terms = super().losses(batch, out)
         if self.lambda_ldifs:
             with torch.no_grad():
-                sources = self.start.features_after(self.slices, batch.pixel_values)
+                sources = [batch.by_row(each) for each in self.start.features_after(self.slices, batch.pixel_values)]
             terms["ldifs"] = self.lambda_ldifs * feature_distance(out.visual.slices, sources, self.axis)
         return terms

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
+from craft_lightning.models.branches import find_branches
 from craft_lightning.models.image_processing import Aspect
 from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.pruning import positions_with_gaps
@@ -277,11 +278,19 @@ class DiscreteVlm(nn.Module):
         counts = None if selection is None else selection.counts
         embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, counts)
         gaps, masked = None, {}
+        image, decoder = (batch.input_ids == IMAGE_TOKEN_ID).int().argmax(dim=1), self.language_model.get_decoder()
         if selection is not None and selection.gaps:
-            first = (batch.input_ids == IMAGE_TOKEN_ID).int().argmax(dim=1) + marks // 2
-            gaps = positions_with_gaps(selection, num_tokens, mask, first)
+            gaps = positions_with_gaps(selection, num_tokens, mask, image + marks // 2)
             masked = {"attention_mask": mask.long(), "position_ids": gaps}
-        decoder = self.language_model.get_decoder()
+        if batch.image_of is not None:
+            prefix = image + 1 + mask.sum(dim=1) - batch.attention_mask.sum(dim=1)  # all that is not text is the image
+            kept = [()] * len(batch) if selection is None else selection.positions.tolist()
+            heads = [row[:at] for row, at in zip(batch.input_ids.tolist(), image.tolist(), strict=True)]
+            # Text before the image may have been cut in one of them, other tokens pruned at random.
+            alike = [repr(row) for row in zip(batch.image_of.tolist(), prefix.tolist(), heads, kept, strict=True)]
+            if branches := find_branches(alike, prefix, mask, embeds.shape[2]):
+                hidden = branches.read(decoder, embeds, gaps, cache)
+                return _Read(batch, hidden, mask, positions, gaps)
         hidden = decoder(inputs_embeds=embeds, cache=cache, use_cache=cache is not None, **masked).last_hidden_state
         return _Read(batch, hidden, mask, positions, gaps)
 

@@ -124,14 +124,18 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 class LazyImages:
-    """Images ``[3, side, side]`` uint8 that are read when they are needed, for sets too large to keep in memory."""
+    """Images ``[3, side, side]`` uint8 that are read when they are needed, for sets too large to keep in memory; one
+    that is asked for again and again is read once."""
 
     def __init__(self, stored: Sequence[StoredImage], side: int, aspect: Aspect = "resize") -> None:
         self.stored, self.side, self.aspect = tuple(stored), side, aspect
+        self._last: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.stored)
 
     def __getitem__(self, index: int) -> Tensor:
         """One image. Raises CraftError: broken; unless bad inputs are skipped, only its header was read before."""
-        return read_square(self.stored[index], self.side, self.aspect)
+        if self._last is None or self._last[0] != index:
+            self._last = index, read_square(self.stored[index], self.side, self.aspect)
+        return self._last[1]

@@ -33,6 +33,7 @@ class Scenario:
     dataset: str = "eurosat"
     strategy: str = "ddp"
     parts: int = 1
+    grouped: bool = False
     start: str | None = None
     cut: bool = False
 
@@ -51,7 +52,7 @@ class Scenario:
         machine = ["--trainer.accelerator=cpu", f"--trainer.devices={processes}", f"--data.dataset={self.dataset}"]
         begin = [] if self.start is None else [f"--ckpt_path={self.start}"]
         begin += ["--model.dropout=0"] if self.method == "llm_lora" else []  # each process drops other numbers
-        begin += ["--ste_check.every=1"]
+        begin += ["--ste_check.every=1", f"--data.group_by_image={str(self.grouped).lower()}"]
         return ["fit", *configs, *optim, *data, *steps, *layout, *where, *quiet, *machine, *begin]
 
     def run(self, checkpoints: Path, processes: int = 1) -> Any:

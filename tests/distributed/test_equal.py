@@ -35,6 +35,8 @@ def two(alone: Callable[..., Path], group: Callable[..., dict[str, Path]]) -> di
         "fsdp2": {"strategy": "fsdp2"},
         "parts": {"parts": 2},
         "questions": {"dataset": "vqa_rad"},
+        "shared": {"dataset": "vqa_rad", "grouped": True, "parts": 2},
+        "shared llm_lora": {"method": "llm_lora", "dataset": "vqa_rad", "grouped": True, "strategy": "fsdp2"},
         "ddp from one": {"start": middle},
         "fsdp2 from one": {"strategy": "fsdp2", "start": middle},
         **{f"{name} ddp": on(name) for name in OTHERS},
@@ -77,6 +79,11 @@ def test_two_processes_equal_one(two: dict[str, Path], alone: Any, name: str) ->
 
 def test_replies_of_unequal_lengths_weigh_as_on_one_device(two: dict[str, Path], alone: Any) -> None:
     same(two["questions"], alone(dataset="vqa_rad"))
+
+
+def test_shared_images_are_cut_apart_between_processes_and_parts(two: dict[str, Path], alone: Any) -> None:
+    same(two["shared"], alone(dataset="vqa_rad", grouped=True))
+    same(two["shared llm_lora"], alone(method="llm_lora", dataset="vqa_rad", grouped=True))
 
 
 def test_four_processes_equal_one(four: dict[str, Path], alone: Any) -> None:

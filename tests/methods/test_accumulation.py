@@ -38,17 +38,18 @@ def fit(build: Any, data: Any, trainer: Any) -> Any:
         torch.manual_seed(0)
         method, terms = build(Craft, optim=FAST, lambda_contrastive=1.0), Terms(options.pop("save", None))
         run = trainer(max_steps=steps, accumulate_grad_batches=parts, callbacks=[terms], log_every_n_steps=1)
-        run.fit(method, data(dataset=dataset, batch_size=12, train_size=50), **options)
+        grouped = {"group_by_image": options.pop("grouped", False)}
+        run.fit(method, data(dataset=dataset, batch_size=12, train_size=50, **grouped), **options)
         return method, terms.seen
 
     return run
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-@pytest.mark.parametrize("dataset", ["eurosat", "vqa_rad"])
-def test_parts_add_up_to_the_step(fit: Any, parts: int, dataset: str) -> None:
-    whole, terms = fit(1, dataset)
-    cut, found = fit(parts, dataset)
+@pytest.mark.parametrize(("dataset", "grouped"), [("eurosat", False), ("vqa_rad", False), ("vqa_rad", True)])
+def test_parts_add_up_to_the_step(fit: Any, parts: int, dataset: str, grouped: bool) -> None:
+    whole, terms = fit(1, dataset, grouped=grouped)
+    cut, found = fit(parts, dataset, grouped=grouped)
     for step in range(1, 7):
         assert found[step] == pytest.approx(terms[step], abs=2e-4), step
     assert set(terms[1]) == {"train/sal", "train/commitment", "train/contrastive", "train/loss"}

@@ -92,6 +92,9 @@ class StepAccounts(LightningModule):
             if term.requires_grad:
                 gradient = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)[0]
                 if gradient is not None:
+                    if batch.image_of is not None:  # z is an image's, whatever is asked about it
+                        of_images = gradient.new_zeros(len(batch.pixel_values), *gradient.shape[1:])
+                        gradient = of_images.index_add(0, batch.image_of, gradient)
                     found[name] = gradient.float().square().sum()
         if not found:
             return

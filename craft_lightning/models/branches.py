@@ -1,0 +1,109 @@
+"""Questions about one image read as branches: what stands before and in the image once, then every question.
+
+A question's positions go on where the image ends, and it sees the image and itself alone, as if it stood there alone:
+the language model makes the same of it as of a row of its own, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+
+_PREFIX, _PADDING = -1, -2
+
+
+@dataclass(frozen=True)
+class Branches:
+    """How B rows of L positions become S sequences of W, and come back.
+
+    Attributes:
+        take: ``[S, W]`` long, the place among all B * L that stands there. owner: ``[S, W]`` long, the number of the
+            branch, or that of what all share, or of padding. back: ``[B, L]`` long, where among all S * W it went
+            (padding: anywhere).
+    """
+
+    take: Tensor
+    owner: Tensor
+    back: Tensor
+
+    def read(self, decoder: PreTrainedModel, embeds: Tensor, gaps: Tensor | None, cache: DynamicCache | None) -> Tensor:
+        """``[B, L, D]`` hidden states of ``embeds`` ``[B, L, D]``, at position ids ``[B, L]`` that have ``gaps``, else
+        in order; a cache then holds the B rows."""
+        owner, step = self.owner, embeds.shape[1]
+        where = self.take % step if gaps is None else gaps.flatten()[self.take]
+
+        def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (owner[row, key] == _PREFIX) | (owner[row, key] == owner[row, query])
+
+        inputs = embeds.flatten(0, 1)[self.take]
+        mask = create_causal_mask(decoder.config, inputs, None, cache, and_mask_function=sees)
+        places: dict[str, Any] = {"attention_mask": mask, "position_ids": where}
+        hidden = decoder(inputs_embeds=inputs, cache=cache, use_cache=cache is not None, **places).last_hidden_state
+        row, column = self.back // self.take.shape[1], self.back % self.take.shape[1]
+        for layer in [] if cache is None else cache.layers:
+            layer.keys, layer.values = (
+                t.transpose(1, 2)[row, column].transpose(1, 2) for t in (layer.keys, layer.values)
+            )
+        return hidden[row, column]
+
+
+def find_branches(alike: Sequence[Hashable], prefix: Tensor, mask: Tensor, width: int) -> Branches | None:
+    """How to read rows of which some begin alike; None where reading them one by one is less work.
+
+    Args:
+        alike: of each of B rows; equal where what stands before the question is. prefix: ``[B]`` positions that takes.
+        mask: ``[B, L]`` bool, False at padding. width: of the language model.
+    """
+    ends, lengths = prefix.tolist(), mask.sum(dim=1).tolist()
+    groups: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(alike):
+        groups.setdefault(key, []).append(row)
+    longest = max(length - end for length, end in zip(lengths, ends, strict=True))
+    most = _most([len(rows) for rows in groups.values()], max(ends), longest, width)
+    if most == 1:
+        return None
+    sequences = [rows[at : at + most] for rows in groups.values() for at in range(0, len(rows), most)]
+    return _laid_out(sequences, ends, lengths, mask)
+
+
+def _most(counts: Sequence[int], prefix: int, branch: int, width: int) -> int:
+    """How many branches a sequence has at most, for the least work: of matrices and, with the square of a sequence's
+    length, of attention. All sequences are as long as the longest."""
+
+    def work(most: int) -> int:
+        length = prefix + most * branch
+        return sum(-(-count // most) for count in counts) * length * (6 * width + length)
+
+    return min(range(1, max(counts) + 1), key=work)
+
+
+def _laid_out(
+    sequences: Sequence[Sequence[int]], ends: Sequence[int], lengths: Sequence[int], mask: Tensor
+) -> Branches:
+    step, width = mask.shape[1], max(ends[rows[0]] + sum(lengths[r] - ends[r] for r in rows) for rows in sequences)
+    back = torch.zeros(mask.shape, dtype=torch.long)
+    takes, owners = [], []
+    for number, rows in enumerate(sequences):
+        end = ends[rows[0]]
+        take, owner = [torch.arange(end) + rows[0] * step], [torch.full((end,), _PREFIX)]
+        at = number * width + end
+        for branch, row in enumerate(rows):
+            own = torch.arange(end, lengths[row])
+            take.append(own + row * step)
+            owner.append(torch.full_like(own, branch))
+            back[row, :end] = torch.arange(end) + number * width
+            back[row, own] = own + at - end
+            at += len(own)
+        takes.append(torch.cat(take))
+        owners.append(torch.cat(owner))
+    device = mask.device
+    return Branches(
+        pad_sequence(takes, True).to(device), pad_sequence(owners, True, _PADDING).to(device), back.to(device)
+    )
