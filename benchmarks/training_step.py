@@ -250,13 +250,13 @@ def measured(name: str, backbone: str, batch: int, steps: int) -> list[Row]:
     ]
 
 
-def write_middle(folder: Path, layers: Sequence[int] = (12, 30)) -> Path:
-    """Random weights: a ViT-B tower at 224 pixels with 16,384 codes, and a language model of 135M parameters."""
+def write_middle(folder: Path, layers: Sequence[int] = (12, 30), side: int = 224) -> Path:
+    """Random weights: a ViT-B tower at ``side`` pixels with 16,384 codes, and a language model of 135M parameters."""
     torch.manual_seed(0)
     tower = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": layers[0]}
     words = tiny_tokenizer("siglip", 300)
     text = SiglipTextConfig(**{**tower, "num_hidden_layers": 2}, vocab_size=len(words), pad_token_id=words.pad_token_id)
-    vision = SiglipVisionModel(SiglipVisionConfig(**tower, image_size=224, patch_size=16))
+    vision = SiglipVisionModel(SiglipVisionConfig(**tower, image_size=side, patch_size=16))
     tables = torch.randn(1, 16384, 768) * torch.logspace(0, -1, 16384)[:, None]
     tokenizer = tiny_tokenizer("llama")
     llama = LlamaConfig(

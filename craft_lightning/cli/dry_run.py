@@ -150,7 +150,8 @@ def _add(found: Rehearsal, job: Job, arguments: tuple[str, ...], config: Any) ->
     rows, card = found.data[data.dataset][0], found.cards.card
     if job.kind == "train":
         steps = rows.train // data.batch_size if config.trainer.max_steps < 0 else config.trainer.max_steps
-        spent = training_seconds(layout, card, steps, data.batch_size)
+        questions = DATASETS[data.dataset].questions if data.group_by_image else 1.0
+        spent = training_seconds(layout, card, steps, data.batch_size, questions)
     else:
         keeps = {config.prune.keep or layout.keep, *(config.prune.also or ())} if config.prune.enabled else {1.0}
         steps, spent = -(-rows.test // layout.choice.eval_rows), eval_seconds(layout, card, rows.test, keeps)
@@ -173,10 +174,11 @@ def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
     return Layout(numbers, choice, towers - 1, method.usual_keep)
 
 
-def training_seconds(layout: Layout, card: flops.Card, steps: int, batch: int) -> float:
-    """Seconds of a training on one card, loading included."""
+def training_seconds(layout: Layout, card: flops.Card, steps: int, batch: int, questions: float = 1.0) -> float:
+    """Seconds of a training on one card, loading included; so many ``questions`` about an image follow each other."""
     numbers, choice = layout.profile, layout.choice
-    work = flops.training_work(numbers, choice.recompute, layout.teachers)
+    sharing = flops.rows_an_image(questions, choice.rows)
+    work = flops.training_work(numbers, choice.recompute, layout.teachers, sharing)
     spent = flops.seconds(work, card, steps * batch, steps * choice.parts)
     if numbers.tables:  # the prior of pruning: the tower once more over all training images
         spent += flops.seconds(replace(flops.evaluation_work(numbers), language=0.0), card, steps * batch, 0)

@@ -42,16 +42,21 @@ class Branches:
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (owner[row, key] == _PREFIX) | (owner[row, key] == owner[row, query])
 
-        inputs = embeds.flatten(0, 1)[self.take]
+        inputs = _at(embeds, self.take)
         mask = create_causal_mask(decoder.config, inputs, None, cache, and_mask_function=sees)
         places: dict[str, Any] = {"attention_mask": mask, "position_ids": where}
         hidden = decoder(inputs_embeds=inputs, cache=cache, use_cache=cache is not None, **places).last_hidden_state
-        row, column = self.back // self.take.shape[1], self.back % self.take.shape[1]
-        for layer in [] if cache is None else cache.layers:
+        layers: list[Any] = [] if cache is None else cache.layers
+        for layer in layers:
             layer.keys, layer.values = (
-                t.transpose(1, 2)[row, column].transpose(1, 2) for t in (layer.keys, layer.values)
+                _at(held.transpose(1, 2), self.back).transpose(1, 2) for held in (layer.keys, layer.values)
             )
-        return hidden[row, column]
+        return _at(hidden, self.back)
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """``[B, L, ...]``: what stands at ``places`` ``[B, L]`` among all S * W of ``[S, W, ...]``."""
+    return values.flatten(0, 1).index_select(0, places.flatten()).view(*places.shape, *values.shape[2:])
 
 
 def find_branches(alike: Sequence[Hashable], prefix: Tensor, mask: Tensor, width: int) -> Branches | None:

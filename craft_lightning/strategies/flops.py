@@ -80,15 +80,23 @@ def stack_flops(stack: Stack, positions: int, gated: bool) -> float:
     return 2.0 * matrices(stack, gated) * positions + 4.0 * stack.blocks * positions**2 * stack.width
 
 
-def training_work(p: Profile, recompute: bool, teachers: int = 0) -> Work:
+def training_work(p: Profile, recompute: bool, teachers: int = 0, sharing: float = 1.0) -> Work:
     """Of one row of a training step, forward and backward: what is trained costs three forward passes, what the
     gradient only goes through two, CRAFT's language model, too. ``p`` is of the method on its backbone; with
-    ``recompute`` activations are computed twice; ``teachers`` are frozen towers beside it."""
+    ``recompute`` activations are computed twice; ``teachers`` are frozen towers beside it; so many rows are ``sharing``
+    an image, which is read once (:func:`rows_an_image`)."""
     again = 1 if recompute else 0
-    tower = stack_flops(p.tower, p.tokens, False) if p.tower else 0.0
-    language = stack_flops(p.language, p.tokens + TEXT_TOKENS, True)
+    tower = stack_flops(p.tower, p.tokens, False) / sharing if p.tower else 0.0
+    language = stack_flops(p.language, p.tokens + round(sharing * TEXT_TOKENS), True) / sharing
     language += 2.0 * REPLY_TOKENS * p.vocabulary * p.language.width
-    return Work(tower * ((3 + again if p.tower_trains else 1) + teachers), p.distances, language * (2 + again))
+    trained = (3 + again if p.tower_trains else 1) + teachers
+    return Work(tower * trained, p.distances / sharing, language * (2 + again))
+
+
+def rows_an_image(questions: float, rows: int) -> float:
+    """Rows of a pass for each of its images, where the ``questions`` about an image follow each other: whatever the
+    number of ``rows``, an image at the beginning and one at the end are asked about in two passes."""
+    return rows / ((rows - 1) / max(questions, 1.0) + 1)
 
 
 def evaluation_work(p: Profile, keeps: Collection[float] = (1.0,)) -> Work:
