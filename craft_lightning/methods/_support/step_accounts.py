@@ -20,7 +20,8 @@ class StepAccounts(LightningModule):
     Attributes:
         first_gradients: ``train/grad_z/<term>``, norms of the weighted terms' gradients with respect to z at step 0,
             which make loss weights comparable across reductions. Terms that z does not enter have none: [CLS] is read
-            beside z, so the contrastive one reaches weights and never z. Empty where z has no gradient.
+            beside z, so the contrastive one reaches weights and never z. Empty where z has no gradient. An image that
+            rows of a batch share has one z.
     """
 
     def __init__(self) -> None:
