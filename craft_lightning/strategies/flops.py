@@ -87,7 +87,7 @@ def training_work(p: Profile, recompute: bool, teachers: int = 0, sharing: float
     an image, which is read once (:func:`rows_an_image`)."""
     again = 1 if recompute else 0
     tower = stack_flops(p.tower, p.tokens, False) / sharing if p.tower else 0.0
-    language = stack_flops(p.language, p.tokens + round(sharing * TEXT_TOKENS), True) / sharing
+    language = min(stack_flops(p.language, p.tokens + round(n * TEXT_TOKENS), True) / n for n in (1.0, sharing))
     language += 2.0 * REPLY_TOKENS * p.vocabulary * p.language.width
     trained = (3 + again if p.tower_trains else 1) + teachers
     return Work(tower * trained, p.distances / sharing, language * (2 + again))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ def test_rows_of_a_pass_for_each_of_its_images() -> None:
 
 def test_a_shared_image_is_paid_for_once(checkpoints: Path) -> None:
     sketch = Craft(backbone=VlmSpec(str(checkpoints / "host"))).sketch()
-    numbers = profile(sketch, sketch.vlm)
+    few = profile(sketch, sketch.vlm)
+    assert training_work(few, False, sharing=4.0).language == training_work(few, False).language, "text is longer"
+    numbers = replace(few, tokens=2560)
     alone, shared = training_work(numbers, False), training_work(numbers, False, sharing=4.0)
     assert (shared.tower, shared.codes) == (alone.tower / 4, alone.codes / 4)
     assert alone.language / 4 < shared.language < alone.language, "questions are every row's own"
