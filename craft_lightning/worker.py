@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,37 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     the configuration, or a result without replies or without what the table reads."""
     folder = Path(message["folder"])
     began, processor = time.perf_counter(), time.process_time()
+    found = stage2(message) if message["kind"] == "stage2" else run(message, say)
+    seconds = time.perf_counter() - began
+    found["spent"] = {**found.get("spent", {}), "processor": time.process_time() - processor}
+    found["spent"] = {name: round(value, 3) for name, value in found["spent"].items()}
+    write_json(
+        folder / RESULT,
+        {
+            "key": message["key"],
+            "job": message["job"],
+            "arguments": message["arguments"],
+            **found,
+            "seconds": round(seconds, 3),
+            "made": {"date": time.strftime("%Y-%m-%d"), **machine()},
+            "versions": {"craft_lightning": __version__, **versions()},
+        },
+    )
+    return seconds
+
+
+def stage2(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A model of the pocket family learns to read another adapter; returns what its result says."""
+    # By name: what builds models is no part of what other jobs depend on.
+    import_module("craft_lightning.cli.surrogate").main(message["arguments"][1:])
+    told = json.loads((Path(message["folder"]) / "result.json").read_text(encoding="utf-8"))
+    cost = {name: told[name] for name in ("parameters", "seconds")}
+    return {"metrics": {}, "items": {}, "steps": told["steps"], "cost": cost}
+
+
+def run(message: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    """A training or a test; returns what its result says."""
+    folder = Path(message["folder"])
     reset_peak_memory()
     steps = StepEvents(say)
     # The images of a test are the same for all methods, so an untouched model's test keeps them.
@@ -158,25 +190,13 @@ def compute(message: Mapping[str, Any], say: Say) -> float:
     if lacking := [name for name in message["metrics"] if not math.isfinite(metrics.get(name, math.nan))]:
         known = ", ".join(sorted(name for name in metrics if not name.startswith("train/"))) or "none"
         raise CraftError(f"{message['name']} found no {', '.join(lacking)}, which the table reads (found: {known})")
-    seconds = time.perf_counter() - began
-    spent = {**steps.here, "processor": time.process_time() - processor}
-    write_json(
-        folder / RESULT,
-        {
-            "key": message["key"],
-            "job": message["job"],
-            "arguments": message["arguments"],
-            "metrics": metrics,
-            "items": items,
-            "steps": cli.trainer.global_step,
-            "seconds": round(seconds, 3),
-            "spent": {name: round(value, 3) for name, value in spent.items()},
-            **({"cost": cost(cli, steps)} if message["kind"] == "train" else {}),
-            "made": {"date": time.strftime("%Y-%m-%d"), **machine()},
-            "versions": {"craft_lightning": __version__, **versions()},
-        },
-    )
-    return seconds
+    return {
+        "metrics": metrics,
+        "items": items,
+        "steps": cli.trainer.global_step,
+        "spent": steps.here,
+        **({"cost": cost(cli, steps)} if message["kind"] == "train" else {}),
+    }
 
 
 @contextmanager

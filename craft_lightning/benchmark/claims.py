@@ -119,7 +119,7 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     try:
         sides, seeds, wanted = _compared(plan, claim)
         reference = next(iter(sides[0].values()))
-        gains = [[replies.gain(side, c, seeds, reference) for c in range(len(plan.columns))] for side in sides]
+        gains = [[replies.gain(side, c, seeds, reference) for c in plan.counted] for side in sides]
     except CraftError as error:
         return Verdict(claim.id, claim.text, NO_ANSWER, None, None, None, str(error))
     strata = [one - other for one, other in zip(*gains, strict=True)] if len(gains) > 1 else gains[0]
@@ -128,7 +128,7 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     labels = {row.id: row.label for row in plan.spec.rows}
     parts = []
     for lines, gained in zip((claim.gain, claim.above), gains, strict=False):
-        below, columns = sum(bool(outcomes.mean() < 0) for outcomes in gained), len(plan.columns)
+        below, columns = sum(bool(outcomes.mean() < 0) for outcomes in gained), len(gained)
         name, base = labels[lines.row if lines else ""], labels[plan.spec.baseline]
         parts.append(f"{name} is below its own {base} row on {below} of {columns} sets")
     whole = f"{wanted} seed{'s' if wanted > 1 else ''}"
@@ -148,7 +148,7 @@ def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int]], list[int]
     if [list(side) for side in based] != sides:
         raise CraftError("one of its lines has no baseline row on its backbone")
     lines = {number for side in based for pair in side.items() for number in pair}
-    places = [(number, c) for number in lines for c in range(len(plan.columns))]
+    places = [(number, c) for number in lines for c in plan.counted]
     if missing := sum(not any(map(store.result, plan.cells[place])) for place in places):
         raise CraftError(f"{missing} of {len(places)} cells are missing")
     # What trains nothing has one seed, whatever the others have.

@@ -25,6 +25,7 @@ from data_modules.datasets import DATASETS
 from data_modules.twins import TWINS
 
 WORKER = "craft_lightning.worker"
+SURROGATE = "craft_lightning.cli.surrogate"
 
 APART = {
     "craft_lightning.benchmark": "plans jobs; a run knows nothing of it",
@@ -75,6 +76,12 @@ def code_version(settings: Mapping[str, Any], method: str, dataset: str) -> str:
     finished.
     """
     return _version(tuple(starts(settings, method, dataset)))
+
+
+def of_stage2() -> str:
+    """The same of a stage 2 of a family's model, which speaks of the images of every twin."""
+    twins = (place.partition(":")[0] for place in TWINS.places.values())
+    return _version((WORKER, SURROGATE, *twins))
 
 
 def starts(settings: Mapping[str, Any], method: str, dataset: str) -> Iterator[str]:

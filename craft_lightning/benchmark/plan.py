@@ -1,8 +1,9 @@
 """From a table's spec to jobs: what to train and to test, each named by its folder, keyed by what it depends on.
 
 A **train** job is one adapted model: (method, surrogate, dataset, seed, overrides), and where sets are adapted to in
-turn, those before. An **eval** job tests what was adapted (the encoder, unless the row says otherwise), or an untouched
-model, on a backbone. Rows, tables and backbones share jobs: a folder says what a job is, not who asked.
+turn, those before. A **stage2** job has a model learn to read an adapter from elsewhere. An **eval** job tests what
+was adapted (the encoder, unless the row says otherwise), or an untouched model, on a backbone. Rows, tables and
+backbones share jobs: a folder says what a job is, not who asked.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 
 from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.benchmark.cache_key import digest, named_files, resolve, weights_version
-from craft_lightning.benchmark.code_version import code_version
-from craft_lightning.benchmark.table_parts import Backbone, Column, Dataset, Row, TableSpec
+from craft_lightning.benchmark.code_version import code_version, of_stage2
+from craft_lightning.benchmark.table_parts import ADAPTER, Backbone, Column, Dataset, Row, TableSpec, counted
 from craft_lightning.environment import EXPERIMENTS, experiments
 from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.io import read_mapping
@@ -27,6 +28,8 @@ from data_modules.datasets import DATASETS
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a training leaves its last step."""
+
+STAGE2 = "stage2"
 
 LIMIT_LINES = 2
 LIMIT_COLUMNS = 2
@@ -40,13 +43,13 @@ class Job:
     """One unit of work with one result.
 
     Attributes:
-        kind: ``"train"`` or ``"eval"``.
+        kind: ``"train"``, ``"stage2"`` or ``"eval"``.
         name: folder below the scale's folder, for example ``eurosat/pocket-vila-u/craft/seed0/eval/pocket-qwen2-xs``.
         folder: where ``job.json`` goes.
         arguments: what follows ``python -m craft_lightning``; the run folder is part of it.
         key: SHA-256 of settings, code, weights and the parent's key. A result with another key is stale.
         facts: method, dataset, surrogate, backbone and seed, for the result file.
-        parent: the train job whose encoder or checkpoint is tested, or whose encoder is trained on; or None.
+        parent: the job that leaves what is tested or trained on; or None.
     """
 
     kind: str
@@ -61,6 +64,11 @@ class Job:
     def lineage(self) -> tuple[Job, ...]:
         """The jobs that have to be done before it, in order, and itself."""
         return (*(self.parent.lineage if self.parent else ()), self)
+
+    @property
+    def training(self) -> Job | None:
+        """The training that adapted what it tests, or itself; None where nothing was adapted."""
+        return next((job for job in reversed(self.lineage) if job.kind == "train"), None)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,11 @@ class Plan:
     columns: tuple[Column, ...]
     jobs: tuple[Job, ...]
     cells: Mapping[tuple[int, int], tuple[Job, ...]]
+
+    @property
+    def counted(self) -> list[int]:
+        """Numbers of the columns that means are over and claims decided from."""
+        return counted(self.columns)
 
     @property
     def output(self) -> Path:
@@ -226,10 +239,13 @@ class _PlanBuilder:
             return parent
         only_here = {**column.eval, **row.eval}
         flags = {**_overrides(row, column), **only_here}
+        if row.stage2 is not None:
+            parent = self.stage2(row, line.backbone, flags.pop(ADAPTER, None), parent)
         if self.limit is not None:
             flags["data.val_size" if validation else "data.test_size"] = LIMIT_ITEMS * self.limit
         where = parent.name if parent else self._place(row, "none", column, tested, seed)
-        elsewhere = f"+{self._dataset_name(tested)}" if parent and tested != adapted else ""
+        alone = parent and parent.training is None
+        elsewhere = f"+{self._dataset_name(tested)}" if alone or (parent and tested != adapted) else ""
         folder = "validate" if validation else "eval"
         name = f"{where}/{folder}/{line.backbone.id}{elsewhere}{_suffix(only_here)}"
         return self._job("eval", name, row, line.backbone, tested, seed, flags, parent)
@@ -241,6 +257,28 @@ class _PlanBuilder:
         parent = self.training(row, surrogate, column, before[-1], seed) if before else None
         name = self._place(row, surrogate.id, column, adapted, seed, before)
         return self._job("train", name, row, surrogate, adapted, seed, flags, parent)
+
+    def stage2(self, row: Row, model: Backbone, adapter: str | None, training: Job | None) -> Job:
+        """The job in which a model learns to read the adapter of a training, or one by name."""
+        assert row.stage2 is not None
+        place = training.name if training else f"{STAGE2}/{row.method.stem}{_suffix(row.overrides)}"
+        name, plan = f"{place}/{STAGE2}/{model.id}", _fragment(row.stage2)
+        own = {part: plan.get(part) for part in ("again", "pictures_per_twin", "seed")}
+        trial = ["--trial"] if self.limit is not None else []
+        known: Mapping[str, Any] = training.facts if training else {"dataset": STAGE2, "backbone": None, "seed": 0}
+        who = dict.fromkeys(("kind", "method"), STAGE2) | {"surrogate": known["backbone"], "backbone": model.id}
+        facts = who | {
+            "dataset": known["dataset"],
+            "seed": known["seed"],
+            "code": of_stage2(),
+            "weights": weights_version(model.weights),
+            "config": digest({"plan": own, "trial": trial, "files": named_files({ADAPTER: adapter})}),
+        }
+        taken = training.folder / "adapter" if training else adapter
+        chosen = (f"--again={model.name}", f"--adapter={taken}", f"--output={self.root / name}", *trial)
+        arguments = ("surrogate", "--config", _shown(row.stage2, Path.cwd()), *chosen)
+        key = digest({**facts, "parent": training.key if training else None})
+        return self._once(Job(STAGE2, name, self.root / name, arguments, key, facts, training))
 
     def _place(
         self, row: Row, model: str, column: Column, dataset: Dataset, seed: int, before: tuple[Dataset, ...] = ()
@@ -281,7 +319,7 @@ class _PlanBuilder:
             "kind": kind,
             "method": row.method.stem,
             "dataset": dataset.name,
-            "surrogate": parent.facts["backbone"] if parent and kind == "eval" else None,
+            "surrogate": (parent.facts["surrogate"] or parent.facts["backbone"]) if parent and kind == "eval" else None,
             "backbone": model.id,
             "seed": seed,
             "code": code_version(settings, row.method.stem, dataset.name),
@@ -289,23 +327,27 @@ class _PlanBuilder:
             "config": digest({**settings, "files": named_files(settings)}),
         }
         key = digest({**facts, "parent": parent.key if parent else None})
-        known = self.jobs.get(name)
-        if known is None:
-            folder = self.root / name
-            verb = "fit" if kind == "train" else "validate" if self.spec.metric.of_validation else "test"
-            configs = [part for file in files for part in ("--config", _shown(file, Path.cwd()))]
-            arguments = [verb, *configs, *(f"--{flag}={_text(value)}" for flag, value in flags.items())]
-            arguments += [f"--trainer.default_root_dir={folder}"]
-            if parent and row.tested_from == "checkpoint":
-                taken = "model.init_args.start_from" if kind == "train" else "ckpt_path"
-                arguments += [f"--{taken}={parent.folder / CHECKPOINT}"]
-            elif parent:
-                arguments += [f"--{row.tested_from}={parent.folder / row.tested_from}"]
-            known = self.jobs[name] = Job(kind, name, folder, tuple(arguments), key, facts, parent)
-        if known.key != key:
-            raise CraftError(
-                f"two different settings share the folder {name}: give the rows their own method fragments"
-            )
+        folder = self.root / name
+        verb = "fit" if kind == "train" else "validate" if self.spec.metric.of_validation else "test"
+        configs = [part for file in files for part in ("--config", _shown(file, Path.cwd()))]
+        taken: list[str] = []
+        if parent and parent.kind == STAGE2:  # whose model holds its adapter
+            flags["model.init_args.backbone.name"] = parent.folder
+        elif parent and row.tested_from == "checkpoint":
+            setting = "model.init_args.start_from" if kind == "train" else "ckpt_path"
+            taken = [f"--{setting}={parent.folder / CHECKPOINT}"]
+        elif parent:
+            taken = [f"--{row.tested_from}={parent.folder / row.tested_from}"]
+        given = [f"--{flag}={_text(value)}" for flag, value in flags.items()]
+        arguments = (verb, *configs, *given, f"--trainer.default_root_dir={folder}", *taken)
+        return self._once(Job(kind, name, folder, arguments, key, facts, parent))
+
+    def _once(self, job: Job) -> Job:
+        """The job, or the same one as it was made before. Raises CraftError: that one is another."""
+        known = self.jobs.setdefault(job.name, job)
+        if known.key != job.key:
+            told = f"two different settings share the folder {job.name}"
+            raise CraftError(f"{told}: give the rows their own method fragments")
         return known
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -46,6 +46,16 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class There:
+    """What had to be trained on the tested backbone itself, mean over seeds: optimiser steps, their seconds, trained
+    parameters. All are 0 of what was only plugged in."""
+
+    steps: float
+    seconds: float
+    parameters: float
+
+
+@dataclass(frozen=True)
 class Cell:
     """A line at a column.
 
@@ -54,7 +64,8 @@ class Cell:
         items, items_unseen: number of test items of one seed, all and with held-out labels.
         majority: per cent of the items that have the most frequent answer; None where there is no result.
         wanted: planned seeds. error: last error line of a seed that failed.
-        cost: of the training behind it; None without one.
+        cost: of the training behind it; None without one. there: see the class; None where it is not known,
+            or the table has no receivers.
     """
 
     score: Score | None = None
@@ -66,6 +77,7 @@ class Cell:
     wanted: int = 1
     error: str | None = None
     cost: Cost | None = None
+    there: There | None = None
 
     @property
     def seeds(self) -> int:
@@ -109,7 +121,11 @@ def gather(plan: Plan) -> Results:
 def collect(plan: Plan) -> dict[Place, Cell]:
     """Every cell of the plan, from the results that belong to the present settings, code and weights."""
     return {
-        place: _cell(plan.spec.metric, plan.lines[place[0]].row.keep_ratio, jobs) for place, jobs in plan.cells.items()
+        place: replace(
+            _cell(plan.spec.metric, plan.lines[place[0]].row.keep_ratio, jobs),
+            there=_there(jobs) if plan.spec.receivers else None,
+        )
+        for place, jobs in plan.cells.items()
     }
 
 
@@ -153,12 +169,24 @@ def _cell(metric: Metric, keep_ratio: float | None, jobs: Sequence[Job]) -> Cell
 
 
 def _cost(jobs: Sequence[Job]) -> Cost | None:
-    trainings = {job.name: job for job in (job.parent or job for job in jobs) if job.kind == "train"}
+    trainings = {training.name: training for job in jobs if (training := job.training) is not None}
     found: list[Mapping[str, Any]] = [r["cost"] for r in map(store.result, trainings.values()) if r and "cost" in r]
     if not found:
         return None
     parameters, seconds, memory = (fmean(c[name] for c in found) for name in ("parameters", "seconds", "memory"))
     return Cost(round(parameters), round(seconds, 1), round(memory / 1e6))
+
+
+def _there(jobs: Sequence[Job]) -> There | None:
+    before = [job.parent if job.kind == "eval" else job for job in jobs]
+    own = [b for job, b in zip(jobs, before, strict=True) if b and b.facts["backbone"] == job.facts["backbone"]]
+    if not own:
+        return There(0, 0, 0)
+    found = [{"steps": r["steps"], **r["cost"]} for r in map(store.result, own) if r and "cost" in r]
+    if len(found) < len(own):
+        return None
+    steps, seconds, parameters = (fmean(r[name] for r in found) for name in ("steps", "seconds", "parameters"))
+    return There(round(steps), round(seconds, 1), round(parameters))
 
 
 def _made(plan: Plan) -> Made | None:

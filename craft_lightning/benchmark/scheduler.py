@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from rich.console import Console
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.cache_key import NO_WEIGHTS
 from craft_lightning.benchmark.estimate import Running, TableProgress, View
-from craft_lightning.benchmark.plan import Job, Plan, metrics_read
+from craft_lightning.benchmark.plan import STAGE2, Job, Plan, metrics_read
 from craft_lightning.benchmark.table_parts import Backbone
 from craft_lightning.errors import CraftError
 from craft_lightning.workers import WORKER, Event, Launcher, LocalWorker, Worker, last_line
@@ -93,13 +94,17 @@ class _Runner:
         self.view.start(self.progress, [f"{job.name} (changed: {store.why_stale(job)})" for job in stale])
 
     def _leave_out(self) -> None:
-        """What needs weights that are not there fails at once, for no fault of its own; the rest is computed."""
-        for job in [j for j in self.progress.waiting if j.facts["weights"] == NO_WEIGHTS]:
+        """What needs weights that are not there fails at once, for no fault of its own, and is told in one line for
+        each backbone; the rest is computed."""
+        without = [job for job in self.progress.waiting if job.facts["weights"] == NO_WEIGHTS]
+        for name, count in Counter(job.facts["backbone"] for job in without).items():
+            self.view.line(f"FAILED: {no_weights(self.plan.spec.backbone(name))} ({count} jobs wait for them)")
+        for job in without:
             if job in self.progress.waiting:  # not the test of a training that has just been left out
                 self.progress.waiting.remove(job)
                 error = no_weights(self.plan.spec.backbone(job.facts["backbone"]))
                 self.left_out[job.name] = job, error
-                self._failed(job, error)
+                self._failed(job, error, tell=False)
         self.in_a_row = 0
 
     def _hand_out(self) -> None:
@@ -185,11 +190,12 @@ class _Runner:
         self.progress.note(job, seconds)
         self.view.finished(job, self.progress, seconds, None)
 
-    def _failed(self, job: Job, error: str) -> None:
+    def _failed(self, job: Job, error: str, tell: bool = True) -> None:
         self.in_a_row += 1
         store.write_failure(job, error)
         self.progress.failed[job.name] = error
-        self.view.finished(job, self.progress, 0.0, error)
+        if tell:
+            self.view.finished(job, self.progress, 0.0, error)
         for child in [j for j in self.progress.waiting if any(needed.name == job.name for needed in j.lineage)]:
             self.progress.waiting.remove(child)
             self.progress.failed[child.name] = "its training failed"
@@ -206,6 +212,7 @@ def message(job: Job, resuming: bool = False, metrics: Sequence[str] = ()) -> di
     flags = ["--trainer.enable_progress_bar=false", *(["--ckpt_path=last"] if resuming else [])]
     # A job that a cluster starts again finds files of its own.
     flags += ["--overwrite=true"] if job.kind == "eval" else []
+    flags = [] if job.kind == STAGE2 else flags  # which goes on by itself
     return {
         "kind": job.kind,
         "name": job.name,

@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from craft_lightning.benchmark import table_parts as parts
 from craft_lightning.benchmark.budget import SHORT
+from craft_lightning.benchmark.table_values import Context, Paper, Values, unknown_name
 from craft_lightning.environment import EXPERIMENTS, find, places
 from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.io import read_settings
 
 TABLES = Path(EXPERIMENTS) / "tables"
-PARTS: dict[str, type[parts.Values]] = {
+PARTS: dict[str, type[Values]] = {
     "backbones": parts.Backbone,
     "rows": parts.RowEntry,
     "columns": parts.Column,
@@ -26,7 +27,7 @@ PARTS: dict[str, type[parts.Values]] = {
 }
 """What a table's keys hold that is more than a value."""
 
-Model = TypeVar("Model", bound=parts.Values)
+Model = TypeVar("Model", bound=Values)
 
 
 def find_table(name: str, scale: str | None = None) -> Path:
@@ -53,9 +54,9 @@ def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> part
     if budget != SHORT:
         raw |= {"budget": budget, "name": f"{raw.get('name', path.stem)}-{budget}"}
         raw["title"] = f"{raw.get('title', raw['name'])}, {budget} budget"
-    context, mistakes = parts.Context(path.parent, {}), list[str]()
-    paper = _validated(parts.Paper, raw["paper"], "paper", context, mistakes) if "paper" in raw else None
-    paper = paper or parts.Paper(source="")
+    context, mistakes = Context(path.parent, {}), list[str]()
+    paper = _validated(Paper, raw["paper"], "paper", context, mistakes) if "paper" in raw else None
+    paper = paper or Paper(source="")
     ids = {kind: [str(item.get("id")) for item in _mappings(raw.get(kind))] for kind in ("backbones", "columns")}
     ids["rows"] = [name for item in _mappings(raw.get("rows")) for name in parts.row_ids(item)]
     context.names |= {"backbone": ids["backbones"], "row": ids["rows"], "row or all": ["all", *ids["rows"]]}
@@ -67,8 +68,8 @@ def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> part
     mistakes += [f"{kind}: is empty" for kind in ids if raw.get(kind) == []]
     if raw.get("claims") and not raw.get("baseline"):
         mistakes.append("claims: compare gains, so the table needs a baseline")
-    if raw.get("claims") and any(map(_of_several_sets, _mappings(raw.get("columns")))):
-        mistakes.append("claims: are decided item by item, so every column needs one dataset")
+    if raw.get("claims") and all(map(_of_several_sets, _mappings(raw.get("columns")))):
+        mistakes.append("claims: are decided item by item, so some column needs one dataset, and to test it")
     if spec is not None and scale not in (None, spec.scale):
         mistakes.append(f"scale: this table is made for {spec.scale!r}, not for {scale!r}")
     if spec is None or mistakes:
@@ -87,7 +88,7 @@ def _of_several_sets(column: dict[str, Any]) -> bool:
 
 
 def _validated(
-    model: type[Model], raw: dict[str, Any], where: str, context: parts.Context, mistakes: list[str]
+    model: type[Model], raw: dict[str, Any], where: str, context: Context, mistakes: list[str]
 ) -> Model | None:
     """The values as a model; what pydantic finds wrong becomes a line each."""
     try:
@@ -114,7 +115,7 @@ def _place(loc: Sequence[int | str], raw: dict[str, Any], where: str) -> str:
     return ".".join(words)
 
 
-def _message(found: Any, model: type[parts.Values]) -> str:
+def _message(found: Any, model: type[Values]) -> str:
     match found["type"]:
         case "missing":
             return "is missing"
@@ -125,6 +126,6 @@ def _message(found: Any, model: type[parts.Values]) -> str:
         case "extra_forbidden":
             holder = next((PARTS[part] for part in reversed(found["loc"][:-1]) if part in PARTS), model)
             known = [field.alias or name for name, field in holder.model_fields.items()]
-            return parts.unknown_name(str(found["loc"][-1]), known, "key")
+            return unknown_name(str(found["loc"][-1]), known, "key")
         case _:
             return f"{found['msg'].replace('Input should', 'must', 1)}, got {found['input']!r}"

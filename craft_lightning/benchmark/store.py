@@ -88,7 +88,7 @@ def prepare(job: Job) -> bool:
     Otherwise everything in it goes, and with a training the tests below it: they tested the encoder that is replaced.
     """
     mine = read_json(job.folder / STARTED).get("key") == job.key
-    if mine and job.kind == "train" and (job.folder / CHECKPOINT).is_file():
+    if mine and job.kind != "eval" and (job.folder / CHECKPOINT).is_file():
         return True
     if job.folder.exists():
         shutil.rmtree(job.folder)

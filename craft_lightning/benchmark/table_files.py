@@ -23,6 +23,7 @@ from craft_lightning.benchmark.results import (
     Made,
     Results,
     Score,
+    There,
     by_seed,
     gains,
     paper_gains,
@@ -35,6 +36,8 @@ RESULTS = "results"
 
 WHO = ("row", "surrogate", "backbone", "column")
 COST = ("parameters", "seconds", "memory_mb")
+THERE = ("steps_there", "seconds_there", "parameters_there")
+"""Columns of a table with receivers."""
 PARTS = {"values": "score", "seen_values": "seen", "unseen_values": "unseen"}
 """Columns of values by seed, and what they are of a cell."""
 HEADER = (
@@ -45,13 +48,14 @@ HEADER = (
     *PARTS,
     "error",
 )
-"""Columns of the CSV file. The table is read back from the values by seed; means and gains stand there for people."""
+"""Columns of every CSV file. The table is read back from the values by seed; means and gains stand there for people."""
 
 
 def to_csv(plan: Plan, results: Results) -> str:
     """One row a cell: :data:`HEADER`."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, HEADER, lineterminator="\n", restval="")
+    header = (*HEADER, *THERE) if plan.spec.receivers else HEADER
+    writer = csv.DictWriter(out, header, lineterminator="\n", restval="", extrasaction="ignore")
     writer.writeheader()
     for number, line in enumerate(plan.lines):
         parts = {"gain": "score", "seen_gain": "seen", "unseen_gain": "unseen"}
@@ -72,6 +76,8 @@ def _cell_texts(cell: Cell, more: Mapping[str, Score | None]) -> dict[str, Any]:
         numbers["majority"] = cell.majority
     if cell.cost is not None:
         numbers |= zip(COST, asdict(cell.cost).values(), strict=True)
+    if cell.there is not None:
+        numbers |= zip(THERE, asdict(cell.there).values(), strict=True)
     if cell.score is not None and cell.score.std is not None:
         numbers["std"] = cell.score.std
     by_part = {name: getattr(cell, part).by_seed if getattr(cell, part) else {} for name, part in PARTS.items()}
@@ -149,4 +155,5 @@ def _read_cell(row: Mapping[str, str], wanted: int) -> Cell:
         wanted=wanted,
         error=row["error"] or None,
         cost=Cost(*(float(row[name]) for name in COST)) if row["parameters"] else None,
+        there=There(*(float(row[name]) for name in THERE)) if row.get(THERE[0]) else None,
     )

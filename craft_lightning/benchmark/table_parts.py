@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,92 +11,34 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictInt,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from craft_lightning.benchmark.budget import Budget, read_budget
-from craft_lightning.environment import EXPERIMENTS, find
-from craft_lightning.errors import CraftError, did_you_mean
+from craft_lightning.benchmark.table_values import (
+    BackboneName,
+    File,
+    Folder,
+    Info,
+    Named,
+    Paper,
+    RowName,
+    Settings,
+    Values,
+    existing,
+    one_of,
+    unknown_name,
+)
+from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
 from data_modules.datasets import DATASETS
 
-PaperKey = tuple[str, str, str, str]
-"""(method, surrogate or "none", backbone, column), in the paper's own words."""
-PAPER_NAMES = ("method", "train_surrogate", "inference_backbone")
-NO_NUMBERS = {*PAPER_NAMES, "vision_token"}
-
-
-@dataclass
-class Context:
-    """What values are checked against: the folder that paths start from, and names by what they name."""
-
-    folder: Path
-    names: dict[str, list[str]]
-
-
-Info = ValidationInfo[Context]
-
-
-def _context(info: Info) -> Context:
-    assert info.context is not None
-    return info.context
-
-
-def unknown_name(name: str, known: Collection[str], kind: str = "name") -> str:
-    """The message for a name that is none of the known ones, with the nearest."""
-    return f"unknown {kind} {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}"
-
-
-def _existing(path: Path, info: Info) -> Path:
-    found = _context(info).folder / path
-    if path.parts[:1] == (EXPERIMENTS,) and not found.is_file():
-        found = find(path)
-    if not found.is_file():
-        there = [p.name for p in found.parent.glob(f"*{found.suffix}")] if found.parent.is_dir() else []
-        raise ValueError(f"{str(path)!r} does not exist{did_you_mean(found.name, there)}")
-    return found
-
-
-def _one_of(*words: str, kind: str = "") -> AfterValidator:
-    """A check for one of some words, or for one of the context's names of a kind, where there are any.
-
-    An empty text is the name of nothing.
-    """
-
-    def check(name: str, info: Info) -> str:
-        known = _context(info).names[kind] if kind else words
-        if known and name not in known and (name or words):
-            raise ValueError(unknown_name(name, known))
-        return name
-
-    return AfterValidator(check)
-
-
-Folder = Annotated[Path, AfterValidator(lambda path, info: _context(info).folder / path)]
-File = Annotated[Path, AfterValidator(_existing)]
-RowName = Annotated[str, _one_of(kind="row")]
-BackboneName = Annotated[str, _one_of(kind="backbone")]
-Settings = dict[str, Any]
-
-
-class Values(BaseModel):
-    """Values of a table's file: no unknown keys, and nothing is changed afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Named(Values):
-    """Something with an id; ``label`` is what is printed, and ``paper`` its name in the paper (empty: none)."""
-
-    id: str
-    label: str = Field(default_factory=lambda data: data.get("id", ""))
+ADAPTER = "model.init_args.backbone.adapter"
+"""Setting that names an adapter in the place of a model's own."""
 
 
 class Backbone(Named):
@@ -111,7 +52,7 @@ class Backbone(Named):
         origin: how to get them.
     """
 
-    paper: Annotated[str, _one_of(kind="paper's backbone")] = ""
+    paper: Annotated[str, one_of(kind="paper's backbone")] = ""
     name: str = Field(default_factory=lambda data: data.get("id", ""))
     overrides: Settings = {}
     weights: tuple[Folder, ...] = ()
@@ -148,16 +89,19 @@ class RowEntry(Named):
         tested_from: what a test takes from the training: the adapted ``encoder``, which any backbone of its codebook
             reads; the ``adapter``, a LangBridge that any language model behind its tower reads; or the ``checkpoint``,
             for a method that leaves both as they were and is tested on its surrogate.
+        stage2: a family's plan (verb ``surrogate``): before a test, the tested model goes through its stage 2 ``again``
+            with the row's adapter, that of the training or one that the overrides name.
         overrides: settings of this row, for training and testing. eval: settings for testing only.
         sweep: values by setting: the row stands for one row a combination.
         keep: keep ratios of visual tokens: the row stands for one row a ratio, all measured by one test.
     """
 
-    paper: Annotated[str, _one_of(kind="paper's row")] = ""
+    paper: Annotated[str, one_of(kind="paper's row")] = ""
     method: File
     train_on: tuple[BackboneName, ...] = ()
     eval_on: tuple[BackboneName, ...] = ()
-    tested_from: Annotated[str, _one_of("encoder", "adapter", "checkpoint")] = "encoder"
+    tested_from: Annotated[str, one_of("encoder", "adapter", "checkpoint")] = "encoder"
+    stage2: File | None = None
     overrides: Settings = {}
     eval: Settings = {}
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
@@ -177,6 +121,9 @@ class RowEntry(Named):
             raise ValueError("needs train_on, eval_on or both")
         if self.tested_from == "checkpoint" and (self.eval_on or not self.train_on):
             raise ValueError("a checkpoint is tested where it was trained: needs train_on and no eval_on")
+        named = self.tested_from == "adapter" if self.train_on else ADAPTER in self.overrides
+        if self.stage2 is not None and not named:
+            raise ValueError(f"stage2 needs an adapter: tested_from: adapter, or {ADAPTER} without train_on")
         return self
 
     def rows(self) -> Iterator[Row]:
@@ -232,7 +179,7 @@ def _dataset(text: Any, info: Info) -> Dataset:
     if not isinstance(text, str):
         raise ValueError(f"must be a name or a config file, got {text!r}")
     if text.endswith((".yaml", ".yml")):
-        return Dataset(Path(text).stem, _existing(Path(text), info))
+        return Dataset(Path(text).stem, existing(Path(text), info))
     if not DATASETS.place(text):
         raise ValueError(unknown_name(text, DATASETS))
     return Dataset(text)
@@ -253,23 +200,34 @@ class Column(Named):
         overrides: maps a row's id (or ``all``) to the settings that are needed there.
     """
 
-    paper: Annotated[str, _one_of(kind="paper's column")] = ""
+    paper: Annotated[str, one_of(kind="paper's column")] = ""
     datasets: Annotated[
         tuple[Annotated[Dataset, BeforeValidator(_dataset)], ...],
         BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
         Field(min_length=1, validation_alias=AliasChoices("dataset", "datasets")),
     ]
-    test_on: Annotated[str, _one_of("same", "before", "others")] = "same"
+    test_on: Annotated[str, one_of("same", "before", "others")] = "same"
     in_turn: bool = False
     others: tuple[Annotated[Dataset, BeforeValidator(_dataset)], ...] = ()
     eval: Settings = {}
-    overrides: dict[Annotated[str, _one_of(kind="row or all")], Settings] = {}
+    overrides: dict[Annotated[str, one_of(kind="row or all")], Settings] = {}
+
+    @property
+    def plain(self) -> bool:
+        """Whether it adapts to one set and tests that one."""
+        return self.test_on == "same" and len(self.datasets) == 1
 
     @model_validator(mode="after")
     def _check_turn(self) -> Column:
         if self.test_on == "before" and not self.in_turn:
             raise ValueError("test_on: before needs in_turn: true")
         return self
+
+
+def counted(columns: Sequence[Column]) -> list[int]:
+    """Numbers of the columns that means are over and claims decided from: those that adapt to one set and test it, or
+    all of them where there is none."""
+    return [c for c, column in enumerate(columns) if column.plain] or list(range(len(columns)))
 
 
 class Metric(Values):
@@ -315,37 +273,6 @@ class Claim(Values):
     above: Lines | None = None
 
 
-def _read_numbers(files: Any, info: Info) -> dict[PaperKey, float]:
-    """The numbers in some CSV files."""
-    if not isinstance(files, list):
-        raise ValueError(f"must be a list of files, got {files!r}")
-    values, wrong = dict[PaperKey, float](), list[str]()
-    for path in [_existing(Path(str(file)), info) for file in files]:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            headers = list(reader.fieldnames or [])
-            if not set(PAPER_NAMES) <= set(headers):
-                raise ValueError(f"{path.name} needs the columns {', '.join(PAPER_NAMES)}")
-            for line in reader:
-                method, surrogate, backbone = (line[name] for name in PAPER_NAMES)
-                for column in [name for name in headers if name not in NO_NUMBERS]:
-                    try:
-                        values[method, surrogate, backbone, column] = float(line[column])
-                    except (TypeError, ValueError):
-                        where = f"{path.name}, line {reader.line_num}"
-                        wrong.append(f"{where}: {column} is no number: {line[column]!r}")
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return values
-
-
-class Paper(Values):
-    """The paper's own numbers, transcribed as CSV files, and where they are from."""
-
-    source: str
-    values: Annotated[dict[PaperKey, float], BeforeValidator(_read_numbers)] = {}
-
-
 class TableSpec(Values):
     """A whole table.
 
@@ -354,6 +281,8 @@ class TableSpec(Values):
         base: config fragments below those of method, backbone and dataset.
         order: lines are printed by ``backbones``, each with all its rows, or by ``rows``, each on all its backbones.
         baseline: id of the row that gains are counted from, on the same backbone.
+        receivers: backbones that are to use what was adapted elsewhere: a section and a figure show what each line
+            gains there, and what had to be trained there for it.
     """
 
     path: Path
@@ -367,8 +296,9 @@ class TableSpec(Values):
     entries: tuple[RowEntry, ...] = Field(alias="rows")
     columns: tuple[Column, ...]
     seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = (0,)
-    order: Annotated[str, _one_of("backbones", "rows")] = "backbones"
+    order: Annotated[str, one_of("backbones", "rows")] = "backbones"
     baseline: RowName = ""
+    receivers: tuple[BackboneName, ...] = ()
     metric: Metric = Metric()
     paper: Paper = Paper(source="")
     claims: tuple[Claim, ...] = ()
@@ -385,8 +315,8 @@ class TableSpec(Values):
 
     @property
     def averaged(self) -> bool:
-        """Whether a mean over the columns says something: all of them test in the same way."""
-        return len({(c.test_on, tuple(c.eval.items())) for c in self.columns}) == 1
+        """Whether a mean over the columns says something: all that count in it test in the same way."""
+        return len({(self.columns[c].test_on, tuple(self.columns[c].eval.items())) for c in counted(self.columns)}) == 1
 
     def backbone(self, name: str) -> Backbone:
         """The backbone with this id."""

@@ -95,26 +95,40 @@ def _plan(plan: Plan, missing_only: bool, commands: bool) -> None:
     jobs = [job for job in plan.jobs if not missing_only or store.state(job) != "done"]
     kinds = Counter(job.kind for job in jobs)
     more = "" if commands else "; --commands lists them"
-    print(f"{len(jobs)} jobs: {kinds['train']} train, {kinds['eval']} eval; results below {plan.root}{more}")
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in _kinds(plan))
+    print(f"{len(jobs)} jobs: {counts}; results below {plan.root}{more}")
+    _tell_missing(plan)
     for job in jobs if commands else ():
-        print(f"{store.state(job):8}{job.kind:6}{job.name}")
+        print(f"{store.state(job):8}{job.kind:7}{job.name}")
         print(f"        python -m craft_lightning {shlex.join(job.arguments)}")
+
+
+def _kinds(plan: Plan) -> list[str]:
+    """Those of its jobs, trainings and tests among them in any case."""
+    return [kind for kind in ("train", "stage2", "eval") if kind != "stage2" or any(j.kind == kind for j in plan.jobs)]
+
+
+def _tell_missing(plan: Plan) -> None:
+    """A line for each backbone that is not there."""
+    from craft_lightning.benchmark.cache_key import NO_WEIGHTS
+    from craft_lightning.benchmark.scheduler import no_weights
+
+    waiting = Counter(job.facts["backbone"] for job in plan.jobs if job.facts["weights"] == NO_WEIGHTS)
+    for name, count in waiting.items():
+        print(f"{no_weights(plan.spec.backbone(name))} ({count} jobs wait for them)")
 
 
 def _status(plan: Plan) -> None:
     from craft_lightning.benchmark import store
     from craft_lightning.benchmark.cache_key import NO_WEIGHTS
-    from craft_lightning.benchmark.scheduler import no_weights
 
     found = {job.name: store.state(job) for job in plan.jobs}
-    for kind in ("train", "eval"):
+    for kind in _kinds(plan):
         states = Counter(found[job.name] for job in plan.jobs if job.kind == kind)
-        print(f"{kind:6}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
+        print(f"{kind:7}" + ", ".join(f"{states[s]} {s}" for s in ("done", "stale", "failed", "missing")))
     if (other := store.other_libraries(plan.jobs)) is not None:
         print(other)
-    waiting = Counter(job.facts["backbone"] for job in plan.jobs if job.facts["weights"] == NO_WEIGHTS)
-    for name, count in waiting.items():
-        print(f"{no_weights(plan.spec.backbone(name))} ({count} jobs wait for them)")
+    _tell_missing(plan)
     for job in plan.jobs:
         if job.facts["weights"] == NO_WEIGHTS:
             continue

@@ -7,7 +7,8 @@ shipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property, lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -17,11 +18,15 @@ import torch
 from lightning.fabric import Fabric
 from transformers import PreTrainedTokenizerBase
 
+from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import WORDS, read_words, write_words
-from craft_lightning.checkpoints.load import load_tower
+from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
+from craft_lightning.errors import CraftError
+from craft_lightning.io import write_json
 from craft_lightning.models.vlm import DiscreteVlm
+from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining.language_stage import (
     CHAT,
     CHUNK_BATCHES,
@@ -41,7 +46,7 @@ from craft_lightning.pretraining.plans import FamilyPlan, LanguagePlan, LoopSpec
 from craft_lightning.pretraining.shards import tensors_digest
 from craft_lightning.pretraining.tokenizers import train_tokenizer
 from craft_lightning.pretraining.tower_stage import PairBatch, TowerPretraining, grouped_rows
-from craft_lightning.pretraining.training_loop import run_stage
+from craft_lightning.pretraining.training_loop import FLOAT32_SDPA, run_stage
 from craft_lightning.pretraining.words import adapter_digest, common_words, first_projector, studio_texts
 from craft_lightning.types import VqaBatch
 from data_modules.twins import TWINS
@@ -84,22 +89,59 @@ class FamilyBuilder:
     @cached_property
     def studio(self) -> Studio:
         """The pool of images of the language models (and the tokenizers), drawn on first use."""
-        return self._draw(self.plan.pictures_per_twin)
+        return self._draw(self.plan.pictures_per_twin, self.plan.tower.shape.image_size)
 
-    def _draw(self, per_twin: int) -> Studio:
-        studio = Studio(self.twins, self.plan.tower.shape.image_size, per_twin)
+    def again(self, model: str, adapter: str, folder: Path) -> None:
+        """Stage 2 of a finished model once more, with another adapter: that and the language model learn by the plan's
+        ``again``.
+
+        The model goes to ``model/`` of the folder, and its cost to ``result.json``: ``steps``, their ``seconds`` and
+        trained ``parameters``. A killed run goes on from ``checkpoints/last.ckpt``. Raises CraftError: the plan has no
+        ``again``, or the adapter does not fit the model.
+        """
+        if self.plan.again is None:
+            raise CraftError("the plan does not say how long: again: {steps: 600, batch_size: 32}")
+        own = self.plan.output / model
+        spec = VlmSpec(str(own) if own.is_dir() else model, adapter=adapter)
+        vlm, root = load_vlm(spec), configs.root_of(spec)
+        vlm.language_model.set_attn_implementation(FLOAT32_SDPA)
+        self.studio = self._draw(self.plan.pictures_per_twin, vlm.tower.image_size)
+        more = f", {model} with {tensors_digest(vlm.language_model.state_dict())[:12]}"
+        more += adapter_digest(vlm.projector, taken=True)
+        seconds = self._see(vlm, {"last": self.plan.again}, folder / "checkpoints", self.plan.seed, more)
+        write_vlm(
+            folder / "model",
+            tower=os.path.relpath(configs.tower_folder(root).resolve(), (folder / "model").resolve()),
+            projector=vlm.projector,
+            language_model=vlm.language_model,
+            tokenizer=vlm.tokenizer,
+            dtype=torch.float16,
+            image_wrap=vlm.wrap_ids is not None,
+            conversation=vlm.conversation,
+            continuous=vlm.tower.quantizer is None,
+            aspect=configs.top_config_of(root).get("image_aspect_ratio", "resize"),
+        )
+        parameters = sum(p.numel() for part in (vlm.projector, vlm.language_model) for p in part.parameters())
+        cost = {"steps": self.plan.again.steps, "seconds": round(seconds, 3), "parameters": parameters}
+        write_json(folder / "result.json", {"adapter": adapter, "model": model, **cost})
+
+    def _draw(self, per_twin: int, side: int) -> Studio:
+        studio = Studio(self.twins, side, per_twin)
         print(f"drew {len(studio)} studio images of {len(self.twins)} synthetic datasets")
         return studio
 
     def _train(
         self, name: str, model: Any, batch: Callable[[int], Any], loop: LoopSpec, folder: Path, data: str
-    ) -> None:
-        run_stage(name, model.train(), batch, loop, folder, self.fabric, data=data)
+    ) -> float:
+        return run_stage(name, model.train(), batch, loop, folder, self.fabric, data=data)
 
     def _tower(self, folder: Path) -> None:
         """Stage 0."""
         plan, seed = self.plan.tower, self.plan.seed
-        tokenizer, studio = self.tokenizer("siglip", plan.vocabulary), self._draw(plan.pictures_per_twin)
+        tokenizer, studio = (
+            self.tokenizer("siglip", plan.vocabulary),
+            self._draw(plan.pictures_per_twin, plan.shape.image_size),
+        )
         model = TowerPretraining(plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, seed)
         padding: Any = {"padding": "max_length", "max_length": plan.shape.text_positions, "truncation": True}
 
@@ -136,7 +178,12 @@ class FamilyBuilder:
         projector = first_projector(plan, tower, model.config.hidden_size, words, self.plan.output)
         if plan.shape is not None:
             self._read(plan, model, ConversationEncoder(tokenizer))
-        self._see(plan, DiscreteVlm(tower, projector, model, tokenizer, **chat))
+        vlm, taken = DiscreteVlm(tower, projector, model, tokenizer, **chat), plan.adapter_of is not None
+        more = adapter_digest(projector, taken)
+        if plan.pretrained is not None:
+            more += f", {plan.pretrained} with updates {tensors_digest(model.state_dict())[:12]}"
+        stages = {name: getattr(plan, name) for name in ("projector", "joint", "questions")[taken:]}
+        self._see(vlm, stages, self.plan.work / plan.name, self.plan.seed + plan.seed, more)
         write_vlm(
             folder,
             tower=f"../{TOWER}",
@@ -191,33 +238,33 @@ class FamilyBuilder:
         self._train("text", TextStage(model), text, plan.text, folder, data)
         self._train("match", TextStage(model), match, plan.match, folder, data)
 
-    def _see(self, plan: LanguagePlan, vlm: DiscreteVlm) -> None:
-        """Stage 1, and the two halves of stage 2."""
+    def _see(self, vlm: DiscreteVlm, stages: Mapping[str, LoopSpec], folder: Path, seed: int, more: str) -> float:
+        """Stages on images by name: ``projector`` (stage 1, the projector alone), ``joint``, and others, which are
+        mostly about questions. ``more`` is added to what their recipes say of the data. Returns the seconds of the
+        steps."""
         encoder = ConversationEncoder(vlm.tokenizer)
-        stored, seed = store_tokens(vlm.tower, self.studio.images, len(self.studio)), self.plan.seed + plan.seed
-        print(f"{plan.name}: stored the tokens of {len(self.studio)} images")
+        stored = store_tokens(vlm.tower, self.studio.images, len(self.studio))
+        print(f"{folder.name}: stored the tokens of {len(self.studio)} images")
 
         @lru_cache(2)
         def chunk(name: str, number: int) -> list[tuple[int, TokenizedConversation]]:
-            loop, kinds = getattr(plan, name), MOSTLY_QUESTIONS if name == "questions" else ALL_KINDS
+            loop, kinds = stages[name], ALL_KINDS if name in ("projector", "joint") else MOSTLY_QUESTIONS
             rng = rng_of("pictures", seed + loop.seed, number)
             rows = rng.sample(range(len(self.studio)), loop.batch_size * CHUNK_BATCHES)
             return [(row, encoder(self.studio.conversation(row, rng, _EXCHANGES, kinds), True)) for row in rows]
 
         def batch(name: str, step: int) -> Shown:
             number, place = divmod(step, CHUNK_BATCHES)
-            size = getattr(plan, name).batch_size
+            size = stages[name].batch_size
             pairs = length_grouped(chunk(name, number), size, place, lambda pair: len(pair[1].ids))
             return Shown([row for row, _ in pairs], [conversation for _, conversation in pairs])
 
-        data = f"seed {seed}, {self.plan.pictures_per_twin} pictures a twin, {_EXCHANGES} exchanges"
-        taken = plan.adapter_of is not None
-        data += adapter_digest(vlm.projector, taken)
-        if plan.pretrained is not None:
-            data += f", {plan.pretrained} with updates {tensors_digest(vlm.language_model.state_dict())[:12]}"
-        for name in ("joint", "questions") if taken else ("projector", "joint", "questions"):
+        data = f"seed {seed}, {self.plan.pictures_per_twin} pictures a twin, {_EXCHANGES} exchanges{more}"
+        seconds = 0.0
+        for name, loop in stages.items():
             stage = VisionLanguageStage(vlm, stored, train_language=name != "projector")
-            self._train(name, stage, partial(batch, name), getattr(plan, name), self.plan.work / plan.name, data)
+            seconds += self._train(name, stage, partial(batch, name), loop, folder, data)
+        return seconds
 
     def _words_of_all(self) -> list[str]:
         """What the tokenizers of all new language models share, found on first use and kept in the work folder."""

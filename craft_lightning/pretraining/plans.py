@@ -208,7 +208,8 @@ class LanguagePlan:
 
 @dataclass(frozen=True, config=STRICT)
 class FamilyPlan:
-    """A family: where it goes, where its checkpoints are while it trains, and its parts."""
+    """A family: where it goes, where its checkpoints are while it trains, and its parts. ``again``: how long a finished
+    model learns to read another adapter."""
 
     output: Folder
     work: Folder
@@ -216,6 +217,7 @@ class FamilyPlan:
     pictures_per_twin: int
     tower: TowerPlan
     language: tuple[LanguagePlan, ...]
+    again: LoopSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -99,9 +99,10 @@ def run_stage(
     log: Callable[[str], None] = print,
     data: str = "",
     passes: int = 1,
-) -> None:
-    """Train what requires a gradient in ``model``, from the last checkpoint in ``folder`` if there is one. Raises
-    CraftError: the checkpoint is of a stage that ran, or would have run, otherwise.
+) -> float:
+    """Train what requires a gradient in ``model``, from the last checkpoint in ``folder`` if there is one; returns the
+    seconds of all steps, those before an interruption included where its checkpoint says them. Raises CraftError: the
+    checkpoint is of a stage that ran, or would have run, otherwise.
 
     Args:
         name: of the stage, for messages and the checkpoint's file name.
@@ -119,10 +120,10 @@ def run_stage(
         torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, spec.beta2))
     )
     state: dict[str, Any] = {"model": stage, "optimizer": optimizer, "step": 0}
-    path = folder / f"{name}.ckpt"
+    path, before = folder / f"{name}.ckpt", 0.0
     if path.exists():
         _check_recipe(path, recipe, log)
-        fabric.load(path, state)
+        before = fabric.load(path, state).get("seconds", 0.0)
         log(f"{name}: resumed at step {state['step']} of {spec.steps}")
     state["recipe"] = recipe
     first, start, mean = state["step"], time.monotonic(), dict[str, float]()
@@ -142,7 +143,9 @@ def run_stage(
             left = seconds * (spec.steps - done) / 60
             log(f"{name}: step {done}/{spec.steps}  {values}  {seconds:.2f} s/step  {left:.1f} min left")
         if done % spec.save_every == 0 or done == spec.steps:
+            state["seconds"] = before + time.monotonic() - start
             _save(fabric, path, state)
+    return state.get("seconds", before)
 
 
 def _gradients(fabric: Fabric, stage: Any, numbers: range) -> dict[str, Tensor]:

@@ -1,15 +1,17 @@
-"""Rows at several keep ratios as curves (the paper's figure 5): one picture, as PNG and inside the HTML report."""
+"""The figure of a table, as PNG and inside the HTML report: rows at several keep ratios as curves (the paper's
+figure 5), or what receivers gain from what was adapted elsewhere as bars."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_lightning.benchmark.plan import Plan
-from craft_lightning.benchmark.results import Results, Score, difference, mean_of
+from craft_lightning.benchmark.results import Results, Score, difference, gains, mean_of
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file
 from craft_lightning.report.templates import ASSETS
@@ -22,6 +24,16 @@ MARKERS = "osD^v<>PXp"
 SIZE = (11.0, 4.4)
 """Inches of the two panels of a curve's row."""
 STYLE = ASSETS / "curves.mplstyle"
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A line on a receiver: its name, whether anything was trained there, and its gains by column, the mean over those
+    that count under None."""
+
+    name: str
+    trained: bool
+    gains: Mapping[int | None, Score | None]
 
 
 def curves(plan: Plan) -> list[list[int]]:
@@ -38,20 +50,29 @@ def curves(plan: Plan) -> list[list[int]]:
 
 
 def draw(plan: Plan, results: Results) -> Figure | None:
-    """The picture: for each curve accuracy against keep ratio, and its change from keeping the most; a line a column.
+    """The picture: for each curve accuracy against keep ratio, and its change from keeping the most, a line a
+    column; or the bars of :func:`_bars`.
 
-    Bars are the standard deviation over seeds. None if the table has no curve, or nothing of it is computed. Raises
-    CraftError: matplotlib is not installed."""
+    Error bars are the standard deviation over seeds. None if the table has nothing to draw, or nothing of it is
+    computed. Raises CraftError: matplotlib is not installed."""
     lines = [numbers for numbers in curves(plan) if any(results.cells[n, 0].score for n in numbers)]
-    if not lines:
+    received = _received(plan, results)
+    if not lines and not received:
         return None
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise CraftError("a picture of curves needs matplotlib: pip install 'craft-lightning[figures]'") from error
+        raise CraftError("the figure of a table needs matplotlib: pip install 'craft-lightning[figures]'") from error
     from matplotlib import rc_context
 
     with rc_context(fname=STYLE):
+        if received:
+            titles = {c: "Mean of the sets" if c is None else plan.columns[c].label for c in received[0].gains}
+            figure = Figure(figsize=(SIZE[0], 1.2 + 0.5 * len(received)), layout="constrained")
+            panels = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
+            for axes, (column, title) in zip(panels, titles.items(), strict=True):
+                _bars(received, axes, column, title)
+            return figure
         figure = Figure(figsize=(SIZE[0], SIZE[1] * len(lines)), layout="constrained")
         for numbers, pair in zip(lines, figure.subplots(len(lines), 2, squeeze=False), strict=True):
             _curve(plan, results, numbers, pair[0], pair[1])
@@ -90,6 +111,33 @@ def _curve(plan: Plan, results: Results, numbers: Sequence[int], left: Axes, rig
     right.legend([shown[i] for i in order], [names[i] for i in order], loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
+def _received(plan: Plan, results: Results) -> list[_Bar]:
+    """The lines on receivers that have a gain somewhere, from below."""
+    bars = []
+    for number, line in enumerate(plan.lines):
+        gained = gains(plan, results.cells, number) if line.backbone.id in plan.spec.receivers else []
+        if any(gained):
+            there = [results.cells[number, c].there for c in plan.counted]
+            trained = any(each is None or each.steps for each in there)
+            name = f"{line.label}\non {line.backbone.label}, {'trained there' if trained else 'nothing trained there'}"
+            mean = mean_of([gained[c] for c in plan.counted])
+            shown: list[int | None] = [None, *(c for c in range(len(plan.columns)) if c not in plan.counted)]
+            bars.append(_Bar(name, trained, {c: mean if c is None else gained[c] for c in shown}))
+    return bars[::-1]
+
+
+def _bars(bars: Sequence[_Bar], axes: Axes, column: int | None, title: str) -> None:
+    """Gains at a column, or (None) the means over those that count."""
+    for place, bar in enumerate(bars):
+        if (score := bar.gains[column]) is not None:
+            axes.barh(place, score.mean, xerr=score.std, color="C0", alpha=0.4 if bar.trained else 1.0, capsize=2)
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+    axes.axvline(0.0, color="#888888", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("Gain over the receiver's own baseline, points")
+
+
 def _line(axes: Axes, ratios: Sequence[float], scores: Sequence[Score | None], **look: Any) -> None:
     points = {ratio: score for ratio, score in zip(ratios, scores, strict=True) if score is not None}
     spread = [score.std or 0.0 for score in points.values()]
@@ -108,7 +156,7 @@ def to_section(plan: Plan, figure: Figure | None) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(plan.spec.title)}" ', 1)
-    return f'<section id="figure"><h2>Curves</h2><div class="wide">{svg}</div></section>'
+    return f'<section id="figure"><h2>Figure</h2><div class="wide">{svg}</div></section>'
 
 
 def write_png(path: Path, figure: Figure) -> Path:

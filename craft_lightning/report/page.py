@@ -136,7 +136,7 @@ class _Panels:
         plain = len(by_seed(jobs)) == len(jobs)  # one job a seed
         base = baseline_of(self.plan, line)
         compared = [n for n in (base, number) if n is not None] if plain else []
-        trained = {int(job.facts["seed"]): job.parent or job for job in done if job.parent or job.kind == "train"}
+        trained = {int(job.facts["seed"]): training for job in done if (training := job.training) is not None}
         points = {seed: curves(job.folder) for seed, job in trained.items()} if plain else {}
         header, rows = self._figures(number, column)
         return {
@@ -185,7 +185,7 @@ class _Panels:
         for job in jobs:
             value = (store.result(job) or {})["metrics"].get(metric.at(row.keep_ratio))
             if value is not None:
-                found.setdefault(str((job.parent or job).facts["dataset"]), []).append(value * metric.scale)
+                found.setdefault(str((job.training or job).facts["dataset"]), []).append(value * metric.scale)
         return [[name, f"{fmean(values):.{metric.digits}f}"] for name, values in found.items()]
 
 

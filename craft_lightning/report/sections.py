@@ -15,6 +15,7 @@ from craft_lightning.benchmark.results import (
     Made,
     Results,
     Score,
+    There,
     gains,
     mean_of,
     paper_gains,
@@ -44,7 +45,7 @@ class Report:
         sections: in the order of printing.
         claims: for each claim its verdict and what follows it; decided: how, empty without claims.
         remarks: counts, seeds, origin. problems: failed, partial and missing cells.
-        picture: file name of the curves, empty without any.
+        picture: file name of the figure, empty without any.
     """
 
     title: str
@@ -63,6 +64,7 @@ class TableReport(Report):
 
     accuracy: Section = field(kw_only=True)
     gain: Section = field(kw_only=True)
+    receiving: Section = field(kw_only=True)
     summary: Section = field(kw_only=True)
 
 
@@ -133,19 +135,21 @@ class _SectionBuilder:
         accuracy = self.beside_paper("Exact match, per cent", self.scores, paper_scores, signed=False)
         gain = self.beside_paper(f"Gain {over} on the same backbone, points", self.gains, paper_gains, signed=True)
         summary = self.summary(f"Mean gain {over}, points, and cost of a training")
+        receiving = self.receiving(f"On the receiving side: gain {over}, points, and what was trained there")
         labels = self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points")
         return TableReport(
             title=self.spec.title or self.spec.name,
             note=self.spec.note,
             made="" if self.results.made is None else made_text(self.results.made),
-            sections=tuple(section for section in (accuracy, gain, labels, summary) if section.rows),
+            sections=tuple(section for section in (accuracy, gain, receiving, labels, summary) if section.rows),
             accuracy=accuracy,
             gain=gain,
+            receiving=receiving,
             summary=summary,
             claims=tuple([*verdicts, DECIDED] if verdicts else ()),
             remarks=tuple(self.remarks()),
             problems=tuple(self.problems()),
-            picture=f"{self.spec.name}.png" if curves(self.plan) else "",
+            picture=f"{self.spec.name}.png" if self.spec.receivers or curves(self.plan) else "",
         )
 
     def text(self, score: Score | None, signed: bool = True) -> str:
@@ -156,6 +160,10 @@ class _SectionBuilder:
 
     def gains(self, number: int) -> list[Score | None]:
         return gains(self.plan, self.results.cells, number)
+
+    def mean(self, scores: Sequence[Score | None]) -> Score | None:
+        """Of one value a column, over the columns that count."""
+        return mean_of([scores[c] for c in self.plan.counted])
 
     def part_gains(self, number: int) -> list[list[Score | None]]:
         """A line's gains on seen and on unseen labels, at the columns that hold labels out."""
@@ -175,7 +183,7 @@ class _SectionBuilder:
             scores = make(number)
             if not scores:
                 continue
-            shown = [*scores, *([mean_of(scores)] if self.spec.averaged else [])]
+            shown = [*scores, *([self.mean(scores)] if self.spec.averaged else [])]
             rows.append((line.backbone.label, line.label, *(self.text(s, signed) for s in shown)))
             quoted = quote(self.plan, line)
             if any(quoted):
@@ -184,6 +192,22 @@ class _SectionBuilder:
             paper += [False, True] if any(quoted) else [False]
         names = [column.label for column in self.plan.columns] + (["Mean"] if self.spec.averaged else [])
         return Section(title, ("Backbone", "Method", *names), tuple(rows), tuple(paper))
+
+    def receiving(self, title: str) -> Section:
+        """A row a line on a receiver: its mean gain, that at the columns that do not count in it, and what was trained
+        there."""
+        others = [c for c in range(len(self.plan.columns)) if c not in self.plan.counted]
+        rows = []
+        for number, line in self.lines:
+            gained = self.gains(number)
+            if not gained or line.backbone.id not in self.spec.receivers:
+                continue
+            texts = [self.text(self.mean(gained)), *(self.text(gained[c]) for c in others)]
+            there = [self.by_column[c][number].there for c in self.plan.counted]
+            rows.append((line.backbone.label, line.label, *texts, *_there_texts(there)))
+        labels = [self.plan.columns[c].label for c in others]
+        header = ("Backbone", "Method", "Mean gain", *labels, "Steps there", "Seconds there", "Parameters there")
+        return Section(title, header, tuple(rows), (False,) * len(rows))
 
     def label_gains(self, title: str) -> Section:
         """Gains over the baseline on the same labels (the language models have read the words of the unseen ones)."""
@@ -209,11 +233,13 @@ class _SectionBuilder:
             gained = self.gains(number)
             if not gained or not self.spec.averaged:
                 continue
+            gained = [gained[c] for c in self.plan.counted]
             above = sum(score is not None and score.mean > 0 for score in gained)
             texts = [self.text(mean_of(gained)), f"{above} of {len(gained)}"]
             texts += [self.text((paper_gains(self.plan, line) or [None])[-1])] if self.spec.paper.values else []
             texts += [self.text(mean_of(part)) for part in self.part_gains(number)] if self.labelled else []
-            rows.append((line.backbone.label, line.label, *texts, *_cost_texts([c[number] for c in self.by_column])))
+            cells = [self.by_column[c][number] for c in self.plan.counted]
+            rows.append((line.backbone.label, line.label, *texts, *_cost_texts(cells)))
         items, unseen = (sum(counts[c] for c in self.labelled) for counts in (self.items, self.unseen))
         header = [
             "Backbone",
@@ -255,7 +281,7 @@ class _SectionBuilder:
         is named as such."""
         sweeps: dict[tuple[str, str], list[tuple[Line, Score]]] = {}
         for number, line in self.lines:
-            mean = mean_of(self.scores(number))
+            mean = self.mean(self.scores(number))
             if line.row.swept and mean is not None:
                 sweeps.setdefault((line.row.swept, line.backbone.id), []).append((line, mean))
         remarks = []
@@ -297,3 +323,12 @@ def _cost_texts(cells: Sequence[Cell]) -> list[str]:
         return [MISSING] * 3
     seconds = sum(cost.seconds for cost in costs) / len(costs)
     return [f"{costs[0].parameters:,.0f}", f"{seconds:.0f}", f"{max(cost.memory for cost in costs):,.0f}"]
+
+
+def _there_texts(found: Sequence[There | None]) -> list[str]:
+    """Mean steps and seconds over the columns, and parameters."""
+    known = [there for there in found if there is not None]
+    if len(known) < len(found):
+        return [MISSING] * 3
+    steps, seconds = (sum(values) / len(known) for values in zip(*((t.steps, t.seconds) for t in known), strict=True))
+    return [f"{steps:,.0f}", f"{seconds:,.0f}", f"{known[0].parameters:,.0f}"]

@@ -27,7 +27,7 @@ def link_table(plan: Plan) -> Path:
     for (number, _), jobs in plan.cells.items():
         row = _row_name(plan.lines[number])
         for job in jobs:
-            training = job if job.kind == "train" else job.parent
+            training = job.training
             place = folder / (training or job).facts["dataset"] / row
             seed = f"seed{job.facts['seed']}"
             if training is not None:

@@ -218,7 +218,7 @@ def test_mistakes_in_claims_are_told_with_the_others(tmp_path: Path) -> None:
         "claims[2].text: is missing",
         "claims[2].gain.row: is missing",
         "claims: compare gains, so the table needs a baseline",
-        "claims: are decided item by item, so every column needs one dataset",
+        "claims: are decided item by item, so some column needs one dataset, and to test it",
     ):
         assert expected in str(caught.value), expected
 

@@ -59,6 +59,13 @@ def test_every_module_counts_or_is_named_with_a_reason() -> None:
     assert not [name for name in code.APART if name in counted]
 
 
+def test_a_stage_2_hangs_on_what_trains_it_and_no_other_job_does() -> None:
+    family = "craft_lightning.pretraining.family"
+    behind = set(code.reached((code.WORKER, code.SURROGATE)))
+    assert {family, "craft_lightning.pretraining.training_loop", "data_modules.twins.studio"} <= behind
+    assert family not in everything()
+
+
 def test_what_was_forgotten_counts() -> None:
     """Files that change numbers, or decide what does, and stood in no list while the list was kept by hand."""
     names = {f"craft_lightning.{name}" for name in ("cli.run", "cli.config_layers", "worker", "run_folder", "settings")}
@@ -79,6 +86,7 @@ def test_imports_by_name_are_those_that_are_followed() -> None:
         if re.search(r"\b(import_module|__import__|run_module)\(", source.decode())
     }
     followed = {"craft_lightning.plugins"}  # a job's method and its dataset
+    followed |= {"craft_lightning.worker"}  # what a stage 2 runs, of which its own key knows
     assert found == followed | {"craft_lightning.__main__", "craft_lightning.cli.table"}
     assert not any(re.search(r"^\s*from \.", source.decode(), re.M) for source in code.house().sources.values())
 

@@ -1,6 +1,7 @@
 """A whole family, two steps a stage: built from a config, written, resumed, loaded and measured."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +158,45 @@ def test_the_report_measures_the_shipped_files_and_says_so(
     assert "| twin | `small` exact | justified | `twin` exact | justified | `wide` exact | justified |" in page
     assert page.count("| eurosat |") == 1
     assert page.count("| vqa_rad |") == 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--again", "twin"], "--again needs --adapter and --output"),
+        (["--again", "twin", "--adapter", "x", "--output", "o"], "the plan does not say how long: again: {steps"),
+    ],
+)
+def test_a_stage_2_again_that_is_not_told_enough_is_one_line(flags: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(CraftError, match=said):
+        verb.main(["--config", str(write_plan(tmp_path)), *flags])
+
+
+def test_a_finished_model_learns_to_read_another_adapter(bridged: Path, tmp_path: Path) -> None:
+    """Resumed, it is the same, and costs the same."""
+    for name in ("bridged", "receiver"):  # longer than a conversation
+        shutil.copytree(bridged / name, tmp_path / "family" / name)
+        config = tmp_path / "family" / name / "llm/config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 4096}))
+    shutil.copytree(bridged / "tower", tmp_path / "family/tower")
+    config = write_plan(tmp_path, PLAN + "again: {{steps: 9, batch_size: 32}}\n")
+    given, out = tmp_path / "family/bridged", tmp_path / "out"
+    call = ["--config", str(config), "--again", "receiver", "--adapter", str(given), "--output", str(out), "--trial"]
+    assert verb.main(call) == 0
+    before, after = (
+        load_vlm(VlmSpec(str(tmp_path / "family/receiver"), adapter=str(given))),
+        load_vlm(VlmSpec(str(out))),
+    )
+    told = json.loads((out / "result.json").read_text())
+    parts = (before.projector, before.language_model)
+    assert told["parameters"] == sum(p.numel() for part in parts for p in part.parameters())
+    assert (told["steps"], told["model"], told["adapter"]) == (3, "receiver", str(given))
+    assert after.projector.words == before.projector.words
+    for one, other in ((before.projector, after.projector), (before.language_model, after.language_model)):
+        assert not torch.equal(next(one.parameters()), next(other.parameters()))
+    assert (after.tower.base_hash, after.conversation) == (before.tower.base_hash, before.conversation)
+    shutil.rmtree(out / "model")
+    assert verb.main(call) == 0
+    again = load_vlm(VlmSpec(str(out)))
+    assert all(torch.equal(x, y) for x, y in zip(after.parameters(), again.parameters(), strict=True))
+    assert json.loads((out / "result.json").read_text()) == told

@@ -61,6 +61,20 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["stage.ckpt"]
 
 
+def test_the_seconds_are_those_of_all_steps(tmp_path: Path) -> None:
+    def seconds() -> float:
+        spec = LoopSpec(steps=3, batch_size=8, save_every=1)
+        return run_stage("stage", Regression(), batch, spec, tmp_path, Fabric(accelerator="cpu"), id)
+
+    first = seconds()
+    held = torch.load(tmp_path / "stage.ckpt", weights_only=True)
+    assert 0 < held["seconds"] <= first
+    torch.save(held | {"seconds": 3600.0}, tmp_path / "stage.ckpt")
+    assert seconds() == 3600.0, "a finished stage takes none"
+    torch.save({k: v for k, v in held.items() if k != "seconds"} | {"step": 2}, tmp_path / "stage.ckpt")
+    assert 0 < seconds() < 3600, "an older checkpoint says nothing"
+
+
 OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"steps": 9}, "steps 7, now 9"),
     ({"lr": 2e-3}, "lr 0.001, now 0.002"),

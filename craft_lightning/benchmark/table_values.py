@@ -1,0 +1,119 @@
+"""What the parts of a table's file have in common: values that check themselves against its folder and names, and the
+paper's numbers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from craft_lightning.environment import EXPERIMENTS, find
+from craft_lightning.errors import did_you_mean
+
+PaperKey = tuple[str, str, str, str]
+"""(method, surrogate or "none", backbone, column), in the paper's own words."""
+PAPER_NAMES = ("method", "train_surrogate", "inference_backbone")
+NO_NUMBERS = {*PAPER_NAMES, "vision_token"}
+
+
+@dataclass
+class Context:
+    """What values are checked against: the folder that paths start from, and names by what they name."""
+
+    folder: Path
+    names: dict[str, list[str]]
+
+
+Info = ValidationInfo[Context]
+
+
+def context_of(info: Info) -> Context:
+    """What the values are checked against."""
+    assert info.context is not None
+    return info.context
+
+
+def unknown_name(name: str, known: Collection[str], kind: str = "name") -> str:
+    """The message for a name that is none of the known ones, with the nearest."""
+    return f"unknown {kind} {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}"
+
+
+def existing(path: Path, info: Info) -> Path:
+    """The file that a path of the table's means: beside it, or among the shipped. Raises ValueError: there is none."""
+    found = context_of(info).folder / path
+    if path.parts[:1] == (EXPERIMENTS,) and not found.is_file():
+        found = find(path)
+    if not found.is_file():
+        there = [p.name for p in found.parent.glob(f"*{found.suffix}")] if found.parent.is_dir() else []
+        raise ValueError(f"{str(path)!r} does not exist{did_you_mean(found.name, there)}")
+    return found
+
+
+def one_of(*words: str, kind: str = "") -> AfterValidator:
+    """A check for one of some words, or for one of the context's names of a kind, where there are any.
+
+    An empty text is the name of nothing.
+    """
+
+    def check(name: str, info: Info) -> str:
+        known = context_of(info).names[kind] if kind else words
+        if known and name not in known and (name or words):
+            raise ValueError(unknown_name(name, known))
+        return name
+
+    return AfterValidator(check)
+
+
+Folder = Annotated[Path, AfterValidator(lambda path, info: context_of(info).folder / path)]
+File = Annotated[Path, AfterValidator(existing)]
+RowName = Annotated[str, one_of(kind="row")]
+BackboneName = Annotated[str, one_of(kind="backbone")]
+Settings = dict[str, Any]
+
+
+class Values(BaseModel):
+    """Values of a table's file: no unknown keys, and nothing is changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(Values):
+    """Something with an id; ``label`` is what is printed, and ``paper`` its name in the paper (empty: none)."""
+
+    id: str
+    label: str = Field(default_factory=lambda data: data.get("id", ""))
+
+
+def _read_numbers(files: Any, info: Info) -> dict[PaperKey, float]:
+    """The numbers in some CSV files."""
+    if not isinstance(files, list):
+        raise ValueError(f"must be a list of files, got {files!r}")
+    values, wrong = dict[PaperKey, float](), list[str]()
+    for path in [existing(Path(str(file)), info) for file in files]:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            headers = list(reader.fieldnames or [])
+            if not set(PAPER_NAMES) <= set(headers):
+                raise ValueError(f"{path.name} needs the columns {', '.join(PAPER_NAMES)}")
+            for line in reader:
+                method, surrogate, backbone = (line[name] for name in PAPER_NAMES)
+                for column in [name for name in headers if name not in NO_NUMBERS]:
+                    try:
+                        values[method, surrogate, backbone, column] = float(line[column])
+                    except (TypeError, ValueError):
+                        where = f"{path.name}, line {reader.line_num}"
+                        wrong.append(f"{where}: {column} is no number: {line[column]!r}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return values
+
+
+class Paper(Values):
+    """The paper's own numbers, transcribed as CSV files, and where they are from."""
+
+    source: str
+    values: Annotated[dict[PaperKey, float], BeforeValidator(_read_numbers)] = {}
