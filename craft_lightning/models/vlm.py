@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.branches import find_branches
 from craft_lightning.models.image_processing import Aspect
 from craft_lightning.models.langbridge import LangBridge
+from craft_lightning.models.last_block import hidden_at
 from craft_lightning.models.pruning import positions_with_gaps
 from craft_lightning.models.towers.tower import Attention, Tower
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, MethodOutput, VisualTokens, VqaBatch
@@ -59,20 +60,32 @@ class _Read(NamedTuple):
     """What the language model made of images and prompts.
 
     Attributes:
-        batch: as it was read, trimmed where it exceeded the context. hidden: ``[B, L, D]``, before the output layer.
-        mask: ``[B, L]`` bool, False at padding. positions: ``[B, T]``, see :meth:`DiscreteVlm.embed`.
+        batch: as it was read, trimmed where it exceeded the context.
+        hidden: ``[B, L | n, D]``, before the output layer, at all positions or at those that were asked for.
+        mask: ``[B, L]`` bool, False at padding.
         gaps: ``[B, L]`` position ids where pruned tokens left gaps in them, else None.
     """
 
     batch: VqaBatch
     hidden: Tensor
     mask: Tensor
-    positions: Tensor
     gaps: Tensor | None
 
-    def last(self, values: Tensor) -> Tensor:
-        """``[B, ...]`` of ``[B, L, ...]``: each row's at its last position."""
-        return values[torch.arange(len(values), device=values.device), self.mask.sum(dim=1) - 1]
+
+def _last(batch: VqaBatch, mask: Tensor, positions: Tensor) -> Tensor:
+    """``[B, 1]``, the last position of each row."""
+    return mask.sum(dim=1, keepdim=True) - 1
+
+
+def _labelled(labels: Tensor) -> Tensor:
+    """``[B, n]`` columns of the labels of each row; a row that has fewer than another is filled with others."""
+    labelled = (labels != IGNORED_LABEL).int()
+    return labelled.argsort(dim=1, descending=True, stable=True)[:, : max(1, int(labelled.sum(dim=1).max()))]
+
+
+def _before_labels(batch: VqaBatch, mask: Tensor, positions: Tensor) -> Tensor:
+    """``[B, n]``, the positions at which the tokens of :func:`_labelled` are foretold."""
+    return (positions.gather(1, _labelled(batch.labels)) - 1).clamp(min=0)
 
 
 class DiscreteVlm(nn.Module):
@@ -199,17 +212,16 @@ class DiscreteVlm(nn.Module):
         A prompt that does not fit the context loses text of its question, never visual tokens or the answer. Raises
         CraftError: the answer and the image alone do not fit the context.
         """
-        read = self._read(visual, batch, reserve=0)
-        row, column = (read.batch.labels != IGNORED_LABEL).nonzero(as_tuple=True)
-        targets = read.batch.labels[row, column]
-        logits = self._logits(read.hidden[row, read.positions[row, column] - 1])
+        read = self._read(visual, batch, reserve=0, where=_before_labels)
+        targets = read.batch.labels.gather(1, _labelled(read.batch.labels))
+        inside = targets != IGNORED_LABEL
+        logits, targets = self._logits(read.hidden[inside]), targets[inside]
         loss = F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1)
         return MethodOutput(visual=visual, logits=logits, targets=targets, answer_loss=loss)
 
     def answer_logits(self, visual: VisualTokens, batch: VqaBatch) -> Tensor:
         """``[B, V]`` float32 logits of the first reply token, read at the last prompt position."""
-        read = self._read(visual, prompts_only(batch), reserve=1)
-        return self._logits(read.last(read.hidden))
+        return self._logits(self._read(visual, prompts_only(batch), reserve=1, where=_last).hidden[:, 0])
 
     def prompt_logits(self, visual: VisualTokens, batch: VqaBatch) -> tuple[Tensor, Tensor]:
         """Logits ``[B, L, V]`` float32 at every position that the language model reads, and ``input_ids [B, T]``.
@@ -233,10 +245,10 @@ class DiscreteVlm(nn.Module):
     def _greedy(self, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int) -> tuple[list[list[int]], Tensor]:
         """Token ids of the replies, up to and including the end token, and the logits of their first tokens."""
         cache, decoder = DynamicCache(config=self.language_model.config), self.language_model.get_decoder()
-        read = self._read(visual, prompts_only(batch), max_new_tokens, cache)
-        mask = read.mask
-        where = mask.sum(dim=1, keepdim=True) - 1 if read.gaps is None else read.last(read.gaps)[:, None]
-        first = logits = self._logits(read.last(read.hidden))
+        read = self._read(visual, prompts_only(batch), max_new_tokens, where=_last, cache=cache)
+        mask, last = read.mask, read.mask.sum(dim=1, keepdim=True) - 1
+        where = last if read.gaps is None else read.gaps.gather(1, last)
+        first = logits = self._logits(read.hidden[:, 0])
         stops = torch.tensor(sorted(self._stop_ids()), device=mask.device)
         finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         found: list[Tensor] = []
@@ -262,8 +274,18 @@ class DiscreteVlm(nn.Module):
             raise CraftError("neither the tokenizer nor the generation config names an end token")
         return stops
 
-    def _read(self, visual: VisualTokens, batch: VqaBatch, reserve: int, cache: DynamicCache | None = None) -> _Read:
+    def _read(
+        self,
+        visual: VisualTokens,
+        batch: VqaBatch,
+        reserve: int,
+        where: Callable[[VqaBatch, Tensor, Tensor], Tensor] | None = None,
+        cache: DynamicCache | None = None,
+    ) -> _Read:
         """Run the language model over a batch that leaves room for ``reserve`` new tokens; fills the cache, if any.
+
+        ``where`` says at which positions ``[B, n]`` its output is read (by default at all), of the batch as it is read,
+        ``mask`` and ``positions`` of :meth:`embed`.
 
         Rows are padded on the right and read without a mask: causal attention never looks there, and without a mask the
         fast kernel runs. Positions with gaps need it: transformers would take each gap for the start of another text.
@@ -282,17 +304,19 @@ class DiscreteVlm(nn.Module):
         if selection is not None and selection.gaps:
             gaps = positions_with_gaps(selection, num_tokens, mask, image + marks // 2)
             masked = {"attention_mask": mask.long(), "position_ids": gaps}
+        at = None if where is None else where(batch, mask, positions)
         if batch.image_of is not None:
             prefix = image + 1 + mask.sum(dim=1) - batch.attention_mask.sum(dim=1)  # all that is not text is the image
             kept = [()] * len(batch) if selection is None else selection.positions.tolist()
-            heads = [row[:at] for row, at in zip(batch.input_ids.tolist(), image.tolist(), strict=True)]
+            heads = [row[:end] for row, end in zip(batch.input_ids.tolist(), image.tolist(), strict=True)]
             # Text before the image may have been cut in one of them, other tokens pruned at random.
             alike = [repr(row) for row in zip(batch.image_of.tolist(), prefix.tolist(), heads, kept, strict=True)]
             if branches := find_branches(alike, prefix, mask, embeds.shape[2]):
                 hidden = branches.read(decoder, embeds, gaps, cache)
-                return _Read(batch, hidden, mask, positions, gaps)
-        hidden = decoder(inputs_embeds=embeds, cache=cache, use_cache=cache is not None, **masked).last_hidden_state
-        return _Read(batch, hidden, mask, positions, gaps)
+                return _Read(batch, hidden if at is None else hidden.take_along_dim(at[..., None], 1), mask, gaps)
+        inputs = {"inputs_embeds": embeds, "cache": cache, "use_cache": cache is not None, **masked}
+        hidden = decoder(**inputs).last_hidden_state if at is None else hidden_at(decoder, at, **inputs)
+        return _Read(batch, hidden, mask, gaps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         head = self.language_model.get_output_embeddings()
