@@ -19,44 +19,40 @@ TEXTS_AT_A_TIME = 256
 
 
 class ReadoutLayer(SiglipEncoderLayer):
-    """A SigLIP block that can carry one more query, [CLS], beside the patches.
+    """A SigLIP block that can carry one more query per image, [CLS], beside the patches.
 
-    [CLS] attends to itself and to every patch; no patch attends to it, so the patch stream is bit-identical to the
-    plain block's: a [CLS] that is merely prepended would change every code before training. It runs inside ``forward``
-    because sharded training gathers the block's weights only there.
+    [CLS] attends to itself and to every patch; no patch attends to it, so the patch stream is the plain block's: a
+    [CLS] that is merely prepended would change every code before training. It runs inside ``forward`` because sharded
+    training gathers the block's weights only there.
     """
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, cls: Tensor | None = None, **kwargs: Any
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Patches ``[B, N, d]`` to patches; with ``cls`` ``[B, 1, d]``, the pair (patches, [CLS])."""
-        if cls is None:
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, cls: int = 0, **kwargs: Any
+    ) -> Tensor:
+        """Patches ``[B, N, d]`` to patches; or rows ``[B * N + B, d]``, of which the last ``cls = B`` are [CLS]: norms
+        and products take all of them at once."""
+        if not cls:
             return super().forward(hidden_states, attention_mask, **kwargs)
-        normed = self.layer_norm1(hidden_states)
-        query, key, value = self._heads(normed)
-        patches = hidden_states + self._attend(query, key, value)
-        patches = patches + self.mlp(self.layer_norm2(patches))
-        cls_query, cls_key, cls_value = self._heads(self.layer_norm1(cls))
-        key, value = torch.cat([cls_key, key], dim=2), torch.cat([cls_value, value], dim=2)
-        cls = cls + self._attend(cls_query, key, value)
-        return patches, cls + self.mlp(self.layer_norm2(cls))
+        attention, normed = self.self_attn, self.layer_norm1(hidden_states)
+        shape = (cls, -1, attention.num_heads, attention.head_dim)
+        (query, own_query), (key, own_key), (value, own_value) = (
+            [part.view(shape).transpose(1, 2) for part in project(normed).tensor_split((-cls,))]
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        patches = self._mixed(query, key, value)
+        own = self._mixed(own_query, torch.cat([own_key, key], dim=2), torch.cat([own_value, value], dim=2))
+        hidden_states = hidden_states + attention.out_proj(torch.cat([patches, own]))
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
-    def _heads(self, normed: Tensor) -> list[Tensor]:
-        """Queries, keys and values, each ``[B, heads, n, d / heads]``."""
-        attention = self.self_attn
-        shape = (*normed.shape[:-1], -1, attention.head_dim)
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        return [projection(normed).view(shape).transpose(1, 2) for projection in projections]
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The block's own attention and output projection, ``[B, n, d]``."""
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What the block's own attention makes of values: rows ``[B * n, d]``."""
         attention = self.self_attn
         function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
         dropout = attention.dropout if self.training else 0.0
         mixed, _ = function(
             attention, query, key, value, None, is_causal=False, scaling=attention.scale, dropout=dropout
         )
-        return attention.out_proj(mixed.reshape(*mixed.shape[:2], -1).contiguous())
+        return mixed.reshape(-1, attention.embed_dim)
 
 
 class SiglipTower(TransformersTower):
@@ -86,9 +82,11 @@ class SiglipTower(TransformersTower):
         hidden = self._embed(pixel_values)
         readout = cls.to(hidden.dtype).expand(len(hidden), 1, self.width)
         if attention == "one_way":
+            rows = torch.cat([hidden.flatten(0, 1), readout[:, 0]])
             for layer in self.blocks[:-1]:
-                hidden, readout = layer(hidden, attention_mask=None, cls=readout)
-            return hidden, readout[:, 0]
+                rows = layer(rows, attention_mask=None, cls=len(hidden))
+            hidden, readout = rows.tensor_split((-len(hidden),))
+            return hidden.view(len(readout), -1, self.width), readout
         if attention != "bidirectional":
             raise CraftError(f"cls attention is 'one_way' or 'bidirectional', not {attention!r}")
         joint = torch.cat([readout, hidden], dim=1)

@@ -106,9 +106,9 @@ class Tower(nn.Module, ABC):
         """Patch features ``[B, N, d]`` and the read-out ``[B, d]`` of a learnable [CLS] ``[1, 1, d]``, after the same
         block.
 
-        [CLS] enters the first block without a position embedding; ``"one_way"`` leaves the patch features bit-identical
-        to :meth:`features`, ``"bidirectional"`` is a literal prepend, where every patch also attends to [CLS]. Raises
-        CraftError: a tower that reads no [CLS] beside its patches.
+        [CLS] enters the first block without a position embedding; ``"one_way"`` leaves the patch features those of
+        :meth:`features`, up to the rounding of products with more rows; ``"bidirectional"`` is a literal prepend, where
+        every patch also attends to [CLS]. Raises CraftError: a tower that reads no [CLS] beside its patches.
         """
         raise CraftError(f"a {type(self).__name__} reads no [CLS] beside its patches")
 
