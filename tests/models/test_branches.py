@@ -55,7 +55,8 @@ def positions(model: DiscreteVlm) -> Iterator[list[int]]:
     seen: list[int] = []
 
     def note(module: Any, args: Any, kwargs: Any, out: Any) -> None:
-        seen.append(out.last_hidden_state.shape[:2].numel())
+        given = kwargs["inputs_embeds"] if "inputs_embeds" in kwargs else kwargs["input_ids"]
+        seen.append(given.shape[:2].numel())
 
     handle = model.language_model.get_decoder().register_forward_hook(note, with_kwargs=True)
     yield seen
