@@ -26,6 +26,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
 	@touch $@
 
 doctor: $(STAMP) ## what this machine has and what is missing (SCALE=pocket|paper)
