@@ -72,9 +72,9 @@ def model(encoder: Path) -> Any:
 
 
 def requests(
-    model: Any, items: Sequence[VqaExample], seconds: Sequence[Any], visuals: Callable[[Any], Any] | None = None
+    model: Any, items: Sequence[VqaExample], settings: Sequence[Any], visuals: Callable[[Any], Any] | None = None
 ) -> list[Any]:
-    """A request an item, as tasks make them: prompt, then generation settings or a continuation."""
+    """A request an item, as tasks make them: prompt and generation settings."""
     from lmms_eval.api.instance import Instance
 
     model.task_dict["local"] = {"test": items}
@@ -82,11 +82,11 @@ def requests(
     return [
         Instance(
             request_type="generate_until",
-            arguments=(message(item), second, shown, number, "local", "test"),
+            arguments=(message(item), setting, shown, number, "local", "test"),
             idx=0,
             metadata={"task": "local", "doc_id": number, "repeats": 1},
         )
-        for number, (item, second) in enumerate(zip(items, seconds, strict=True))
+        for number, (item, setting) in enumerate(zip(items, settings, strict=True))
     ]
 
 
@@ -136,21 +136,8 @@ def test_a_reply_is_what_a_model_says_when_asked(
 
 def test_pruning_keeps_its_share(model: Any, items: list[VqaExample]) -> None:
     (one,) = requests(model, items[:1], [{}])
-    read = model.read(model.batch([one], [model.builder.encode_text("Which?", "A")]))
+    read = model.read(model.batch([one]))
     assert read.tokens.shape[1] == round(0.8 * read.features.shape[1])
-
-
-def test_the_least_number_is_that_of_the_greedy_reply(model: Any, items: list[VqaExample]) -> None:
-    """lmms-eval takes the choice with the least number."""
-    replies = model.generate_until(requests(model, items[:4], [{}] * 4))
-    assert len(set(replies)) > 1
-    for item, reply in zip(items, replies, strict=False):
-        numbers, greedy = zip(*model.loglikelihood(requests(model, [item] * 4, [" A", " B", " C", " D"])), strict=True)
-        assert min(numbers) > 0
-        assert "ABCD"[numbers.index(min(numbers))] == reply
-        assert [letter == reply for letter in "ABCD"] == list(greedy)
-    by_document = model.loglikelihood(requests(model, items[:1], [lambda document: f" {document.answer}"]))
-    assert by_document == model.loglikelihood(requests(model, items[:1], [f" {items[0].answer}"]))
 
 
 @pytest.mark.parametrize(
@@ -172,9 +159,13 @@ def test_sampling_and_searching_are_refused(model: Any, items: list[VqaExample],
         model.generate_until(requests(model, items[:1], [settings]))
 
 
-def test_rounds_are_refused(model: Any, items: list[VqaExample]) -> None:
-    with pytest.raises(CraftError, match="local: a conversation of several rounds"):
-        model.generate_until_multi_round(requests(model, items[:1], [{}]))
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [("generate_until_multi_round", "a conversation of several rounds"), ("loglikelihood", "choices by likelihood")],
+)
+def test_other_kinds_of_tasks_are_refused(model: Any, items: list[VqaExample], kind: str, line: str) -> None:
+    with pytest.raises(CraftError, match=f"^local: .*{line}"):
+        getattr(model, kind)(requests(model, items[:1], [{}]))
 
 
 @pytest.mark.parametrize(
