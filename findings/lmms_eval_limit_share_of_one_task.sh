@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# lmms-eval 0.7.3: with --limit as a share, every task but the first gets the first one's number of items, not its share.
+# lmms-eval 0.7.3: with --limit as a share, all tasks of a command get one task's number of items, not their own share.
 #
 # Expected: "0 < limit < 1 for a fraction of the dataset" (lmms-eval --help), per task: half of 4 items is 2, of 40 is 20.
-# Found: each task alone, and 0.5 is 2 and 20 items. Both in one command, and it is 2 and 2; in the other order 20 and all
-#   4. No warning, and the stored config says "limit": 0.5, so a score of a benchmark with subtasks (MMMU, MMBench, ...)
-#   at a share of its items depends on which task is named first.
+# Found: each task alone, 0.5 is 2 and 20 items. Together in one command the task whose name comes last in the alphabet
+#   decides: "large,small" is 2 items of each, "few,large" 20 of the 40 and all 4 of the 4. The order on the command line
+#   changes nothing, there is no warning, and the stored config says "limit": 0.5; so a benchmark's subtasks are weighted
+#   by a name.
 # Where: lmms_eval/evaluator.py, evaluate: `limit = get_sample_size(task, limit)` inside of the loop over the tasks makes
-#   the share a number, which the next task takes for one.
+#   the share a number, which the next task takes for one; tasks/__init__.py, load_task_or_group: dict(ChainMap(...)) of
+#   the sorted names turns their order round.
 # What to do: a command a task, or a whole number as the limit.
 # Output seen, 30 November 2026:
-#   lmms-eval 0.7.3, --limit 0.5, items judged: {'small': 2}, {'large': 20}, {'small': 2, 'large': 2}, {'large': 20, 'small': 4}
-#   As found: the first task decides for the others.
+#   lmms-eval 0.7.3, --limit 0.5, items judged: {'few': 2}, {'large': 20}, {'large': 2, 'small': 2}, {'few': 4, 'large': 20}
+#   As found: the last name decides for the others.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -25,7 +27,7 @@ mkdir tasks
 python3 - <<'PY'
 import json
 
-for name, rows in (("small", 4), ("large", 40)):
+for name, rows in (("few", 4), ("large", 40), ("small", 4)):
     with open(f"{name}.jsonl", "w") as file:
         for row in range(rows):
             file.write(json.dumps({"question": f"question {row}", "answer": "A"}) + "\n")
@@ -44,7 +46,7 @@ for name, rows in (("small", 4), ("large", 40)):
 PY
 export HF_HOME="$work/hub" HF_HUB_OFFLINE=1
 number=0
-for tasks in small large small,large large,small; do
+for tasks in few large large,small few,large; do
     number=$((number + 1))
     venv/bin/python -I -W ignore -m lmms_eval --model dummy --tasks "$tasks" --include_path tasks --limit 0.5 \
         --log_samples --output_path "out/$number" > log 2>&1 || { cat log; exit 1; }
@@ -54,14 +56,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 seen = []
-for number, tasks in enumerate((["small"], ["large"], ["small", "large"], ["large", "small"]), 1):
+for number, tasks in enumerate((["few"], ["large"], ["large", "small"], ["few", "large"]), 1):
     found = {}
     for task in tasks:
         (samples,) = Path(f"out/{number}").rglob(f"*samples_{task}.jsonl")
         found[task] = len(samples.read_text().splitlines())
     seen.append(found)
 print(f"lmms-eval {version('lmms_eval')}, --limit 0.5, items judged: {', '.join(map(str, seen))}")
-if seen != [{"small": 2}, {"large": 20}, {"small": 2, "large": 2}, {"large": 20, "small": 4}]:
+if seen != [{"few": 2}, {"large": 20}, {"large": 2, "small": 2}, {"few": 4, "large": 20}]:
     raise SystemExit("Changed: see how many items each task has now.")
-print("As found: the first task decides for the others.")
+print("As found: the last name decides for the others.")
 PY
