@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from craft_lightning.errors import CraftError
@@ -12,6 +12,7 @@ from craft_lightning.text.prompts import message
 from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
 from data_modules.datamodule import VqaDataModule
 from data_modules.sources.images import StoredImage, contents
+from data_modules.sources.items import SplitName
 from data_modules.sources.questions import Unread
 from data_modules.sources.records import RecordSource
 
@@ -88,7 +89,7 @@ def _sizes(images: Iterable[StoredImage]) -> str:
     return " x ".join(map(str, small)) + (f" to {large[0]:,} x {large[1]:,}" if large != small else "") + " pixels"
 
 
-def _copies(rows: dict[str, list[Unread]], images: Iterable[StoredImage], labelled: bool) -> str:
+def _copies(rows: Mapping[SplitName, list[Unread]], images: Iterable[StoredImage], labelled: bool) -> str:
     """Files that are equal byte for byte: between training and test they would measure memory, in two classes one of
     them is wrong."""
     digests = contents(images)
