@@ -41,7 +41,7 @@ def test_the_answer_comes_first(before, after, answer, tmp_path):
     heading, text = told(tmp_path, before, after)[0]
     assert heading == "helped?"
     assert text.startswith(answer)
-    assert text.endswith("(95 % interval); guessing gives 50%")
+    assert text.endswith("(95% interval); guessing gives 50%")
 
 
 def test_parts_and_flips_are_named(tmp_path):

@@ -18,7 +18,7 @@ def sentences(found: Comparison) -> Iterator[tuple[str, str]]:
         "worse": "No, it did harm",
         "no difference beyond chance": "That cannot be told from chance",
     }
-    gain = f"{_points(found.difference)} points, between {_points(found.low)} and {_points(found.high)} (95 % interval)"
+    gain = f"{_points(found.difference)} points, between {_points(found.low)} and {_points(found.high)} (95% interval)"
     shares = f"{found.before:.1%} of {found.items:,} test items were right, {found.after:.1%} are now"
     yield "helped?", f"{answers[found.verdict]}: {shares}: {gain}{_guessing(found.runs[1])}"
     for kind, parts in found.parts.items():
