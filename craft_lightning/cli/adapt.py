@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         if not step.done and (code := _call(*step.arguments, *step.again)):
             print(f"craft_lightning: it ended at: {step.title}; the same command goes on there", file=sys.stderr)
             return code
-    _conclude(folder, args.plug, data)
+    _conclude(folder, args.plug, settings, data)
     return 0
 
 
@@ -271,7 +271,7 @@ def _call(*arguments: str) -> int:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _conclude(folder: Path, plugged: Sequence[str], data: VqaDataModule) -> None:
+def _conclude(folder: Path, plugged: Sequence[str], settings: Mapping[str, Any], data: VqaDataModule) -> None:
     """The verdict on each model, and the next command."""
     training, verdict = read_json(folder / "result.json"), ""
     for name in ("", *plugged):
@@ -286,9 +286,10 @@ def _conclude(folder: Path, plugged: Sequence[str], data: VqaDataModule) -> None
     if verdict == "better":
         _say([("use it", _predict(folder, data))])
     else:
-        words = {"query": data.query, "domain": data.domain, "backbone": data.backbone.name}
-        flags = [f"--{name}={text}" for name, text in words.items() if text]
-        longer = (*flags, f"--output={folder}-longer", f"--trainer.max_steps={2 * training['steps']}")
+        usual = _usual(len(data.splits["train"]), {"data.root": settings["data.root"]})
+        follows = ("trainer.max_steps", "trainer.val_check_interval")
+        flags = [f"--{k}={v}" for k, v in settings.items() if k not in follows and usual.get(k) != v]
+        longer = (*flags, f"--trainer.max_steps={2 * training['steps']}", f"--output={folder}-longer")
         _say([("train longer", _command("adapt", str(data.root), *longer))])
 
 

@@ -29,9 +29,9 @@ def sentences(found: Comparison) -> Iterator[tuple[str, str]]:
     yield "flipped", f"{found.better} became right, {found.worse} became wrong"
     for heading, gained in (("now right", True), ("now wrong", False)):
         flips = [flip for flip in found.flipped if flip.gained == gained]
-        yield from (
-            (heading, f"{flip.key.partition('/')[2]}: {flip.before!r} -> {flip.after!r}") for flip in flips[:ITEMS]
-        )
+        for flip in flips[:ITEMS]:
+            asked = f" ({flip.question})" if "question" in found.parts else ""
+            yield heading, f"{flip.key.partition('/')[2]}{asked}: {flip.before!r} -> {flip.after!r}"
 
 
 def _points(difference: float) -> str:

@@ -116,6 +116,9 @@ def test_it_tests_trains_tests_again_and_tells(run, called, checkpoints, tmp_pat
     assert "guessing gives 25%" in said
     assert "by class     " in said
     assert re.search(r"^took         training \d+ s, tests \d+ s and \d+ s$", said, re.MULTILINE)
+    if found := re.search(r"^train longer python -m craft_lightning adapt (.*)$", said, re.MULTILINE):
+        flags = {"--trainer.max_steps=4", "--data.batch_size=4", f"--model.backbone.name={checkpoints / 'small'}"}
+        assert flags < set(shlex.split(found[1])), "the same settings, but longer"
     config = yaml.safe_load((folder / "adapt.yaml").read_text())
     assert config["data"]["apart"] is True
     assert config["model"]["init_args"]["backbone"]["name"] == str(checkpoints / "small")
