@@ -288,7 +288,7 @@ def _conclude(folder: Path, plugged: Sequence[str], settings: Mapping[str, Any],
     else:
         usual = _usual(len(data.splits["train"]), {"data.root": settings["data.root"]})
         follows = ("trainer.max_steps", "trainer.val_check_interval")
-        flags = [f"--{k}={v}" for k, v in settings.items() if k not in follows and usual.get(k) != v]
+        flags = [f"--{k}={v}" for k, v in sorted(settings.items()) if k not in follows and usual.get(k) != v]
         longer = (*flags, f"--trainer.max_steps={2 * training['steps']}", f"--output={folder}-longer")
         _say([("train longer", _command("adapt", str(data.root), *longer))])
 
