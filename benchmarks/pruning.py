@@ -144,9 +144,19 @@ def pocket(name: str, items: int, batch_size: int, rounds: int, warm_up: int) ->
 
 
 @torch.no_grad()
-def paper_shape(shape: Shape, layers: int, text: int, rounds: int, warm_up: int) -> Measured:
+def paper_shape(
+    shape: Shape,
+    layers: int,
+    text: int,
+    rounds: int,
+    warm_up: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Measured:
     """A random model of a shape, 256 visual tokens and some text; ``layers`` are timed, the others scaled."""
-    vlm, visual, batch, prior = random_model(shape, layers, text)
+    with torch.device(device):
+        vlm, visual, batch, prior = random_model(shape, layers, text)
+    vlm.to(dtype)
 
     def read(keep: float) -> VisualTokens:
         return prune(visual, keep, prior, PruneRule(), batch.keys)

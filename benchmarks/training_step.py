@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
+    PreTrainedConfig,
     SiglipTextConfig,
     SiglipTextModel,
     SiglipVisionConfig,
@@ -45,7 +46,7 @@ from craft_lightning.methods.craft import Craft
 from craft_lightning.models.vlm import Projector
 from craft_lightning.optim import build_optimizer
 from craft_lightning.types import VqaBatch
-from timing import Peak, Row, memory, program
+from timing import Peak, Row, memory, program, synchronise
 from tiny import tiny_tokenizer
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -65,6 +66,8 @@ class Bare:
         trainer, method._trainer = method._trainer, None
         self.method = deepcopy(method)
         method._trainer = trainer
+        precision = nullcontext if trainer is None else trainer.precision_plugin.forward_context
+        self.context: Callable[[], AbstractContextManager[Any]] = precision
         self.method.captions = CaptionTable.embed(data.captions, method.backbone, method.device, data.statements)
         groups = self.method.param_groups()
         if everything:
@@ -77,12 +80,13 @@ class Bare:
 
     def step(self) -> None:
         """Fetch a batch and learn from it."""
-        self.learn(next(self.batches))
+        self.learn(next(self.batches).to(self.method.device))
 
     def learn(self, batch: VqaBatch) -> None:
         """One step."""
-        visual = self.method.visual_tokens(batch.pixel_values)
-        loss = sum(self.method.losses(batch, self.method.vlm(visual, batch)).values())
+        with self.context():
+            visual = self.method.visual_tokens(batch.pixel_values)
+            loss = sum(self.method.losses(batch, self.method.vlm(visual, batch)).values())
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.method.optim.clip)
@@ -116,14 +120,15 @@ class Products(TorchDispatchMode):
 class Parts:
     """What every implementation computes, with gradients of ones."""
 
-    def __init__(self, method: Craft, batch: VqaBatch) -> None:
-        self.method, self.batch, self.vlm = method, batch, method.vlm
-        with torch.no_grad():
-            self.visual = method.visual_tokens(batch.pixel_values)
+    def __init__(self, bare: Bare, batch: VqaBatch) -> None:
+        self.method, self.context, self.batch, self.vlm = bare.method, bare.context, batch, bare.method.vlm
+        with torch.no_grad(), self.context():
+            self.visual = self.method.visual_tokens(batch.pixel_values)
 
     def tower(self) -> None:
         """Forwards and backwards, [CLS] with it."""
-        found = self.vlm.tower.features_and_cls(self.batch.pixel_values, self.method.cls)
+        with self.context():
+            found = self.vlm.tower.features_and_cls(self.batch.pixel_values, self.method.cls)
         torch.autograd.backward(found, [torch.ones_like(each) for each in found])
         self.method.zero_grad()
 
@@ -135,7 +140,9 @@ class Parts:
     def language(self) -> None:
         """Projector and language model, forwards, and backwards to the visual tokens."""
         tokens = self.visual.tokens.detach().requires_grad_()
-        self.vlm(replace(self.visual, tokens=tokens), self.batch).answer_loss.backward()
+        with self.context():
+            loss = self.vlm(replace(self.visual, tokens=tokens), self.batch).answer_loss
+        loss.backward()
 
 
 class Turns(Callback):
@@ -171,13 +178,18 @@ class Turns(Callback):
             self._watch.close()
             self._count_memory(pl_module)
             return
+        self.others(batch, batch_idx)
+
+    def others(self, batch: VqaBatch, batch_idx: int) -> None:
+        """Note our step, then run the bare loop and the parts, each alone on the device."""
+        synchronise()
         self._note("ours", self._began)
-        if batch_idx == 0:
+        if not self._seen.factors:
             with self._seen:
                 self.bare.step()
             self._began = time.perf_counter()
             return
-        parts = Parts(self.bare.method, batch)
+        parts = Parts(self.bare, batch)
         runs = [
             ("bare", self.bare.step),
             *((run.__name__, run) for run in (parts.tower, parts.quantizer, parts.language, self._seen.products)),
@@ -190,8 +202,10 @@ class Turns(Callback):
         self.seconds.setdefault(name, []).append(time.perf_counter() - began)
 
     def _timed(self, name: str, run: Callable[[], object]) -> None:
+        synchronise()
         began = time.perf_counter()
         run()
+        synchronise()
         self._note(name, began)
 
     def _count_memory(self, method: Craft) -> None:
@@ -239,14 +253,16 @@ class Forgetful(Callback):
         pl_module.seen = self._known
 
 
-def fit(folder: Path, watch: Callback, method: str, backbone: str, batch: int, steps: int, epochs: int = 1) -> None:
-    """A ``fit`` on drawn satellite tiles, with the callbacks of Table 1's runs."""
+def fit(
+    folder: Path, watch: Callback, method: str, backbone: str, batch: int, steps: int, epochs: int = 1, *flags: str
+) -> None:
+    """A ``fit`` on drawn satellite tiles, with the callbacks of Table 1's runs; ``flags`` win over its own."""
     files = ["base.yaml", *(f"callbacks/{name}.yaml" for name in ("prune", "ste_check", "token_map"))]
     files += [f"methods/{method}.yaml"]
     argv = ["fit", *(f"--config={EXPERIMENTS / file}" for file in files), f"--model.backbone.name={backbone}"]
     argv += [f"--trainer.max_steps={steps * epochs}", "--trainer.limit_val_batches=0", "--trainer.accelerator=cpu"]
     argv += [f"--data.batch_size={batch}", f"--data.train_size={batch * (steps + 1)}", "--data.val_size=1"]
-    build_cli([*argv, "--overwrite=true", f"--trainer.default_root_dir={folder}"], callbacks=[watch])
+    build_cli([*argv, "--overwrite=true", f"--trainer.default_root_dir={folder}", *flags], callbacks=[watch])
 
 
 def reused(method: str, name: str, batch: int, steps: int) -> Row:
@@ -281,15 +297,35 @@ def measured(name: str, backbone: str, batch: int, steps: int) -> list[Row]:
     ]
 
 
-def write_middle(folder: Path, layers: Sequence[int] = (12, 30), side: int = 224) -> Path:
-    """Random weights: a ViT-B tower at ``side`` pixels with 16,384 codes, and a language model of 135M parameters."""
+def write_random(folder: Path, vision: dict[str, Any], language: PreTrainedConfig, dtype: torch.dtype) -> Path:
+    """A checkpoint of random weights with 16,384 codes. ``vision``: shape of a SigLIP tower, whose text half has two
+    blocks. ``language``: shape of the language model, whose tokenizer knows a few words."""
     torch.manual_seed(0)
-    tower = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": layers[0]}
-    words = tiny_tokenizer("siglip", 300)
-    text = SiglipTextConfig(**{**tower, "num_hidden_layers": 2}, vocab_size=len(words), pad_token_id=words.pad_token_id)
-    vision = SiglipVisionModel(SiglipVisionConfig(**tower, image_size=side, patch_size=16))
-    tables = torch.randn(1, 16384, 768) * torch.logspace(0, -1, 16384)[:, None]
+    words, width = tiny_tokenizer("siglip", 300), vision["hidden_size"]
+    sizes = {name: value for name, value in vision.items() if name not in ("image_size", "patch_size")}
+    text = SiglipTextConfig(**{**sizes, "num_hidden_layers": 2}, vocab_size=len(words), pad_token_id=words.pad_token_id)
+    tables = torch.randn(1, 16384, width) * torch.logspace(0, -1, 16384)[:, None]
     tokenizer = tiny_tokenizer("llama")
+    language.update({name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
+    write_vlm(
+        folder,
+        tower=TowerParts(
+            SiglipVisionModel(SiglipVisionConfig(**vision)), tables, 4, SiglipTextModel(text), words, 2.3, -10.0
+        ),
+        projector=Projector("mlp2x_gelu", width, language.hidden_size),
+        language_model=AutoModelForCausalLM.from_config(language),
+        tokenizer=tokenizer,
+        dtype=dtype,
+        image_wrap=True,
+        conversation="vicuna_v1",
+        continuous=False,
+    )
+    return folder
+
+
+def write_middle(folder: Path, layers: Sequence[int] = (12, 30), side: int = 224) -> Path:
+    """Random weights: a ViT-B tower at ``side`` pixels, and a language model of 135M parameters."""
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": layers[0]}
     llama = LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
@@ -298,22 +334,8 @@ def write_middle(folder: Path, layers: Sequence[int] = (12, 30), side: int = 224
         num_attention_heads=9,
         num_key_value_heads=3,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
-    write_vlm(
-        folder,
-        tower=TowerParts(vision, tables, 4, SiglipTextModel(text), words, 2.3, -10.0),
-        projector=Projector("mlp2x_gelu", 768, 576),
-        language_model=LlamaForCausalLM(llama),
-        tokenizer=tokenizer,
-        dtype=torch.float32,
-        image_wrap=True,
-        conversation="vicuna_v1",
-        continuous=False,
-    )
-    return folder
+    return write_random(folder, {**vision, "image_size": side, "patch_size": 16}, llama, torch.float32)
 
 
 def rows(quick: bool) -> list[Row]:

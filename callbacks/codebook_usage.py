@@ -50,8 +50,9 @@ class CodesChanged(Callback):
                 )
             return
         self.images = data.digest()["val"]["pictures"]
-        # Opening a data loader draws from the global generator, which belongs to the training.
-        with torch.random.fork_rng(devices=[]):
+        # Opening a data loader draws from the global generator, which belongs to the training. What these codes are
+        # compared with is computed in the trainer's precision, which alone would change some.
+        with torch.random.fork_rng(devices=[]), trainer.precision_plugin.forward_context():
             for batch in data.stored("val"):
                 pixels = batch.pixel_values.to(module.device)
                 codes = as_forward(module, module.vlm.encode, pixels).codes[..., 0]

@@ -123,7 +123,7 @@ class PruneAtValidation(Callback):
     def _log(self, trainer: Trainer, module: Any, stage: str, name: str) -> None:
         if not self.enabled or trainer.sanity_checking:
             return
-        values = {f"{stage}/prune/keep": torch.tensor(module.token_keep)}
+        values = {f"{stage}/prune/keep": torch.tensor(module.token_keep, device=module.device)}
         pictures, tokens, codes, gamma, reached, beyond = trainer.strategy.reduce(self._sums, reduce_op="sum").float()
         if pictures > 0:
             shares = {"tokens": tokens / pictures, "codes": codes / pictures, "beyond": beyond / pictures}

@@ -295,7 +295,9 @@ class VqaDataModule(LightningDataModule):
         return DataLoader(data, **self._loading(data, sampler, self.eval_batch_size))
 
     def _loading(self, data: VqaDataset, sampler: Sampler[Any] | None, rows: int) -> dict[str, Any]:
-        count, pinned = self.num_workers, torch.cuda.is_available()
+        count, trainer = self.num_workers, self.trainer
+        # Pinning opens a context on a GPU, where a run on CPUs has no business.
+        pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = {"num_workers": count, "persistent_workers": count > 0, "pin_memory": pinned}
         return {"batch_size": rows, "sampler": sampler, "collate_fn": data.collate, **workers}
 

@@ -70,3 +70,8 @@ def test_watching_changes_no_weight(fit: Any, monkeypatch: Any) -> None:
     alone = fit("b").model
     assert alone.first_gradients == {}
     assert all(torch.equal(value, watched[name]) for name, value in alone.state_dict().items())
+
+
+def test_rounding_is_no_change(fit: Any) -> None:
+    same = ("--model.optim.lr=0", "--trainer.precision=bf16-mixed", "--data.val_size=60", "--trainer.max_steps=1")
+    assert float(fit("a", *same).trainer.callback_metrics["val/codes_changed"]) == 0.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,7 +109,19 @@ class SiglipTower(TransformersTower):
         if tuple(pixel_values.shape[1:]) != (3, side, side):
             shape = tuple(pixel_values.shape)
             raise CraftError(f"pixel_values of shape {shape}: this tower reads [B, 3, {side}, {side}]")
-        return self.vision.embeddings(pixel_values)
+        with _whole_convolutions():
+            return self.vision.embeddings(pixel_values)
+
+
+@contextmanager
+def _whole_convolutions() -> Iterator[None]:
+    """Convolutions of float32 are of float32 on GPUs as well: cuDNN's default rounds to TF32, which changes codes."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    usual, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = usual
 
 
 class TextTower(nn.Module):
