@@ -5,11 +5,12 @@ There the others give keys and values and nothing else: a fifth of the work of f
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
@@ -29,18 +30,17 @@ class _Known:
 def hidden_at(decoder: Any, at: Tensor, **inputs: Any) -> Tensor:
     """``[B, n, D]``, what ``decoder(**inputs).last_hidden_state`` holds at the positions ``at`` ``[B, n]``. A cache is
     filled with all positions. Models of other families than Llama's and Qwen2's run as a whole."""
-    layer = [*blocks(decoder)][-1]
+    layer: Any = [*blocks(decoder)][-1]
     if not isinstance(layer, LlamaDecoderLayer | Qwen2DecoderLayer):
-        hidden = decoder(**inputs).last_hidden_state
-        return hidden[torch.arange(len(at), device=at.device)[:, None], at]
-    hook = layer.register_forward_pre_hook(partial(_only_at, at), with_kwargs=True)
-    try:
-        return decoder(**inputs).last_hidden_state
-    finally:
-        hook.remove()
+        whole: Tensor = decoder(**inputs).last_hidden_state
+        return whole[torch.arange(len(at), device=at.device)[:, None], at]
+    with ExitStack() as after:
+        after.callback(layer.register_forward_pre_hook(partial(_only_at, at), with_kwargs=True).remove)
+        few: Tensor = decoder(**inputs).last_hidden_state
+    return few
 
 
-def _only_at(at: Tensor, layer: nn.Module, args: tuple[Tensor], kwargs: dict[str, Any]) -> Any:
+def _only_at(at: Tensor, layer: Any, args: tuple[Tensor], kwargs: dict[str, Any]) -> Any:
     """The block's inputs at these positions alone, beside keys and values of all."""
     (hidden,), attention = args, layer.self_attn
     cos, sin = (each.expand(len(hidden), -1, -1) for each in kwargs["position_embeddings"])
