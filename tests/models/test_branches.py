@@ -39,9 +39,10 @@ def made(vlm: DiscreteVlm, pixels: Tensor) -> VqaBatch:
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def model(request: pytest.FixtureRequest, checkpoints: Path) -> DiscreteVlm:
-    """The wrapped Llama by the fast kernel, and Qwen2 by the eager one."""
+    """The wrapped Llama by the fast kernel, and Qwen2 by the eager one, its activations computed again."""
     name = {"sdpa": "llama", "eager": "qwen2"}[request.param]
-    return load_vlm(VlmSpec(str(checkpoints / name), attention=request.param))
+    again = request.param == "eager"
+    return load_vlm(VlmSpec(str(checkpoints / name), attention=request.param, gradient_checkpointing=again))
 
 
 @pytest.fixture
