@@ -52,9 +52,10 @@ class EncoderExport(Callback):
 def training(trainer: Trainer, module: Any) -> dict[str, Any]:
     """What is kept of a training beside its weights: data, steps, seed, settings, and scores on validation items."""
     data = run_facts.data_facts(trainer)
-    told = {
-        name: data[name] for name in ("dataset", "title", "source", "licence", "splits", "limits") if data.get(name)
-    }
+    kept = ("dataset", "title", "source", "licence", "splits", "limits", "held_out")
+    told = {name: data[name] for name in kept if data.get(name)}
+    if told:
+        told["classes"] = list(trainer.datamodule.open()[0].class_names)  # type: ignore[attr-defined]
     settings = {k: v for k, v in sorted(module.hparams.items()) if isinstance(v, int | float | str) and k[0] != "_"}
     scores = {k: v for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/accuracy")}
     told |= {"steps": trainer.global_step, "seed": run_facts.seed(), "scores": scores}

@@ -17,6 +17,7 @@ train one, with a plain lightning.Trainer, which leaves encoder/, result.json an
 
 compare
     compare               runs on the same items: a Comparison, the gain with its interval, by class, what flipped
+    add_gain              put what two such runs found on the card of an adapted encoder
     run_table             compute a table (or some rows of it) and return it as a pandas frame
 
 CraftError is every mistake that has one line of explanation. From a shell: python -m craft_lightning --help
@@ -42,6 +43,7 @@ _PLACES = {
     "DatasetFacts": "data_modules.datasets.facts",
     "VlmSpec": "craft_lightning.models.vlm_spec",
     "OptimSpec": "craft_lightning.optim",
+    "add_gain": "craft_lightning.encoder_gain",
     **dict.fromkeys(("compare", "Comparison", "run_table"), "craft_lightning.comparison"),
     "CraftError": "craft_lightning.errors",
 }

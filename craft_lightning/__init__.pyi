@@ -2,6 +2,7 @@ from craft_lightning.checkpoints.encoder import AdaptedEncoder as AdaptedEncoder
 from craft_lightning.comparison import Comparison as Comparison
 from craft_lightning.comparison import compare as compare
 from craft_lightning.comparison import run_table as run_table
+from craft_lightning.encoder_gain import add_gain as add_gain
 from craft_lightning.errors import CraftError as CraftError
 from craft_lightning.inference import Reply as Reply
 from craft_lightning.inference import VisionLanguageModel as VisionLanguageModel

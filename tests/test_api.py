@@ -310,7 +310,7 @@ def test_the_card_says_what_the_run_was(runs: Any, checkpoints: Path) -> None:
         "on drawn EuroSAT",
         "| val/accuracy (at the last step, 8 items) |",
         f"| library | craft_lightning {cl.__version__} |",
-        'from_pretrained("ANOTHER_MODEL_OF_THIS_CODEBOOK", encoder=encoder)',
+        "predict --backbone ANOTHER_MODEL_OF_THIS_CODEBOOK",
         "| steps | 4 |",
         "| seed | 0 |",
     ):
@@ -336,7 +336,8 @@ def test_the_card_links_a_base_that_the_hub_has(base: str, named: str | None, ho
     card = ModelCard.load(tmp_path / "e" / "README.md")
     assert card.data.base_model == named
     assert card.data.eval_results is None
-    assert f'from_pretrained("{host}", encoder=encoder)' in card.text
+    assert f"predict --backbone {host} " in card.text
+    assert card.data.license == ("apache-2.0" if base.startswith("pocket") else "other")
 
 
 def test_an_encoder_is_pushed_when_asked_and_read_from_the_hub(runs: Any, monkeypatch: Any, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ RANKS = {
     "callbacks": 4,
     "craft_lightning.comparison": 7,
     "craft_lightning.item_images": 7,
+    "craft_lightning.encoder_gain": 8,
     "craft_lightning.report": 8,
     "craft_lightning.pretraining": 6,
     "craft_lightning.cli": 9,

@@ -131,6 +131,15 @@ def test_the_commands_for_real_pictures_run(dataset: str, run: Callable[[list[st
     run([c.replace("$SET", dataset) for c in commands])
 
 
+def test_the_commands_for_shipping_run(run: Callable[[list[str]], None], workplace: Path) -> None:
+    text = (ROOT / "docs" / "ship.md").read_text(encoding="utf-8")
+    run(commands_in(text))
+    card = (workplace / "runs/ship/encoder/README.md").read_text(encoding="utf-8")
+    assert "| `pocket-qwen2-xs` | 4 of EuroSAT, drawn |" in card
+    (python,) = blocks("python", text)
+    exec(python, {})
+
+
 def test_every_exempt_command_is_there_and_make_knows_it() -> None:
     commands = [c for listed in COMMANDS.values() for c in listed]
     for command in EXEMPT:

