@@ -23,10 +23,12 @@ FRAGMENTS = sorted(path.stem for path in (ROOT / "experiments/methods").glob("*.
 OTHER_VERBS = (
     *(
         f"craft_lightning.cli.{verb}"
-        for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table", "arguments")
+        for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table")
     ),
     *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens", "vocabulary")),
+    *("craft_lightning.cli.adapt", "craft_lightning.cli.compare", "data_modules.survey"),
     *("craft_lightning.__main__", "craft_lightning.comparison", "craft_lightning.inference"),
+    *("craft_lightning.encoder_gain", "craft_lightning.item_images", "craft_lightning.evaluation.lmms_eval"),
     *("craft_lightning.pretraining", "craft_lightning.strategies.flops"),
     *("craft_lightning.checkpoints.vila_u_writer",),
     *("data_modules.twins.contact_sheet", "data_modules.sources.llava_conversations", "data_modules.twins.studio"),
