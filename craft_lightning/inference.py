@@ -47,7 +47,7 @@ class Reply:
     likeliest: str | None = None
 
     def __str__(self) -> str:
-        return self.text if self.option is None else f"{self.text}  {self.option}"
+        return self.text if self.option is None else f"{self.text.strip()}  {self.option}"
 
 
 class VisualTokenizer:

@@ -67,7 +67,7 @@ def test_the_script_of_the_readme(tmp_path: Path) -> None:
     assert re.search(
         r"^\d+\.\d\d% -> .* of 32 items, .* points .*; \d+ gained, \d+ lost \(McNemar p .+\): [a-z ]+$", compared
     )
-    assert re.fullmatch(r"[A-H] \(.+\)", reply)
+    assert re.fullmatch(r"[A-H]  .+", reply)
     assert shape == "torch.Size([1, 64, 4])"
     left = {path.name for path in (tmp_path / "runs" / "python").iterdir()}
     assert {"encoder", "result.json", "predictions.jsonl", "items.jsonl", "before", "after"} <= left

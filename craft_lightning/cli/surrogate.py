@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")
     parser.add_argument("--again", metavar="MODEL", help="a finished model that goes through stage 2 again instead")
     parser.add_argument("--adapter", help="with --again: the adapter that it is to read, a folder or a model's name")
-    parser.add_argument("--output", type=Path, help="with --again: folder of the run; the model is in its model/")
+    parser.shared("--output", required=False, help="with --again: folder of the run; the model is in its model/")
     parser.add_argument("--trial", action="store_true", help="with --again: three small steps")
     parser.add_argument("--threads", type=at_least_one, default=1, help="threads of this process (CPU)")
     parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")

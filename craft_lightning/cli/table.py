@@ -96,8 +96,8 @@ def _plan(plan: Plan, missing_only: bool, commands: bool) -> None:
     kinds = Counter(job.kind for job in jobs)
     more = "" if commands else "; --commands lists them"
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in _kinds(plan))
-    print(f"{len(jobs)} jobs: {counts}; results below {plan.root}{more}")
     _tell_missing(plan)
+    print(f"{len(jobs)} jobs: {counts}; results below {plan.root}{more}")
     for job in jobs if commands else ():
         print(f"{store.state(job):8}{job.kind:7}{job.name}")
         print(f"        python -m craft_lightning {shlex.join(job.arguments)}")

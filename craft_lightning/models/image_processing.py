@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from craft_lightning.errors import CraftError
@@ -77,7 +77,8 @@ def read_image(path: str | Path) -> Image.Image:
 def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     """An image (a file, or its bytes) whose header is read and whose size is allowed; it is decoded where it is used.
     ``name`` is for messages. Raises CraftError: no image, more than :data:`MAX_PIXELS`, or broken (also while it is
-    used)."""
+    used, and also where another library has told Pillow to read what there is, as lmms-eval 0.7.3 does)."""
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -97,6 +98,8 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         raise CraftError(f"{name}: broken image, or of a format that is not read ({', '.join(FORMATS)})") from error
     except _BROKEN as error:
         raise CraftError(f"{name}: broken image ({error})") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -139,14 +139,6 @@ def test_batches_are_typed_and_labelled():
     assert torch.equal(stored.attention_mask.sum(1), stored.prompt_lengths)
 
 
-def test_batches_are_pinned_where_there_is_a_gpu(monkeypatch):
-    data = module()
-    for gpu in (False, True):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        assert [loader.pin_memory for loader in (data.train_dataloader(), data.val_dataloader())] == [gpu] * 2
-    monkeypatch.undo()
-
-
 def test_pinning_a_batch_pins_all_of_it(monkeypatch):
     _, part = next(iter(module("vqa_rad").train_dataloader())).split(2)
     held = [getattr(part, f.name) for f in fields(part)] + [part.share.label_ids, part.share.caption_ids]

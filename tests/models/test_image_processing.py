@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models import image_processing as pixels
@@ -61,7 +61,10 @@ def test_pad_keeps_the_aspect() -> None:
     assert int((pixels[0] > 0.9).sum()) == 40 * 20
 
 
-def test_broken_pictures_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lenient", [False, True])
+def test_broken_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenient: bool) -> None:
+    """Also where another library has told Pillow to read what there is."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     whole = tmp_path / "whole.png"
     picture(200, 200).save(whole)
     broken = tmp_path / "broken.png"
@@ -72,6 +75,7 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
     for path in (broken, text, tmp_path / "absent.png"):
         with pytest.raises(CraftError, match=path.name):
             read_image(path)
+    assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
