@@ -60,6 +60,8 @@ def fresh_folder(folder: str | Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        for file in temporary.rglob("*.safetensors"):  # what transformers wrote, see :func:`save_tensors`
+            file.chmod(temporary.stat().st_mode & 0o666)
         if target.exists():
             target.rename(old)
         temporary.rename(target)
@@ -82,13 +84,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """A safetensors file under a temporary name, then renamed; every tensor is stored on its own."""
+    """A safetensors file under a temporary name, then renamed; every tensor is stored on its own. Who may read it is
+    the umask's to say, as of every other file."""
     with fresh_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(
             {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
             temporary,
             metadata={"format": "pt", **(metadata or {})},
         )
+        # safetensors 0.8.0 puts a file in the place of the one it is given that its owner alone may read (mode 0600).
+        temporary.chmod(mode)
 
 
 @contextmanager

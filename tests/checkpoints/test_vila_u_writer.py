@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, 
 
 from craft_lightning.checkpoints.configs import KNOWN_SIGLIP
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.checkpoints.tensors import fresh_folder
+from craft_lightning.checkpoints.tensors import fresh_folder, save_tensors
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, tower_config, tower_tensors
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm import Projector
@@ -152,6 +153,19 @@ def test_same_seed_same_weights_and_global_seed_untouched(tmp_path: Path) -> Non
     assert torch.equal(torch.rand(4), expected)
     second = load_vlm(VlmSpec(str(write_tiny(tmp_path / "b"))))
     assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_who_may_read_weights_is_said_by_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_tiny(tmp_path / "model")  # its language model is written by transformers
+        save_tensors(tmp_path / "one.safetensors", {"codes": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len([file for file in files if file.suffix == ".safetensors"]) > 3
+    assert {oct(file.stat().st_mode & 0o777) for file in files} == {oct(0o666 & ~umask)}
 
 
 def test_folders_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
