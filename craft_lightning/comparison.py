@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, overload
 from craft_lightning.benchmark.claims import LEVEL
 from craft_lightning.benchmark.stored_run import Answered, StoredRun, read_runs
 from craft_lightning.errors import CraftError
-from craft_lightning.text.scoring import normalise
+from craft_lightning.text.scoring import answer_kind, normalise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -87,8 +87,8 @@ class Comparison(Part):
     Attributes:
         runs: the two, whose ``items`` hold every reply.
         parts: the items by what they are, each with the same numbers: ``labels`` (seen and unseen), ``class`` where all
-            items ask the same, else ``question`` (how it begins) and ``answer`` (an option, yes or no, a number,
-            words). What would have one part alone is left out.
+            items ask the same, else ``question`` (how it begins) and ``answer``
+            (see :func:`.scoring.answer_kind`). What would have one part alone is left out.
         flipped: items that one of the two answers right. confused: wrong replies, the most frequent first.
     """
 
@@ -160,16 +160,19 @@ def compared(base: StoredRun, run: StoredRun) -> Comparison:
         for a, b in rows
         if a.correct != b.correct
     )
-    wrong = [Counter(i.said for i in r.items.values() if not i.correct) for r in (base, run)]
-    confused = [Confusion(*pair, wrong[0][pair], wrong[1][pair]) for pair in wrong[0] | wrong[1]]
-    confused.sort(key=lambda c: (-max(c.before, c.after), -c.after, c.answer, c.reply))
+    confused = tuple(Confusion(*pair, *counts) for pair, counts in wrong_replies((base, run)))
     parts = {
         kind: tuple(_part(name, [(base.items[key], run.items[key]) for key in keys]) for name, keys in groups.items())
         for kind, groups in grouped(base).items()
     }
-    return Comparison(
-        **vars(_part(run.name, rows)), runs=(base, run), parts=parts, flipped=flipped, confused=tuple(confused)
-    )
+    return Comparison(**vars(_part(run.name, rows)), runs=(base, run), parts=parts, flipped=flipped, confused=confused)
+
+
+def wrong_replies(runs: Sequence[StoredRun]) -> list[tuple[tuple[str, str], list[int]]]:
+    """Pairs of an answer and a wrong reply, and how often each run gives it; the most frequent first."""
+    wrong = [Counter(item.said for item in run.items.values() if not item.correct) for run in runs]
+    found = [(pair, [counts[pair] for counts in wrong]) for pair in {pair for counts in wrong for pair in counts}]
+    return sorted(found, key=lambda each: (-max(each[1]), -each[1][-1], each[0]))
 
 
 def _part(name: str, rows: Iterable[tuple[Answered, Answered]]) -> Part:
@@ -202,7 +205,7 @@ def grouped(run: StoredRun) -> dict[str, dict[str, list[str]]]:
     if len(asked) == 1:
         kinds["class"] = lambda item: item.answer
     elif asked:
-        kinds |= {"question": opening, "answer": _answer_kind}
+        kinds |= {"question": opening, "answer": lambda item: answer_kind(item.answer, item.options)}
     found = {kind: _by(items, name) for kind, name in kinds.items()}
     return {kind: groups for kind, groups in found.items() if len(groups) > 1}
 
@@ -222,13 +225,6 @@ def _opening(question: str) -> str:
     """
     words = normalise(question).split()[:2]
     return " ".join(words if words[:1] == ["how"] else words[:1]) + " ..."
-
-
-def _answer_kind(item: Answered) -> str:
-    if item.options:
-        return "an option"
-    answer = normalise(item.answer)
-    return "yes or no" if answer in ("yes", "no") else "a number" if answer.isdecimal() else "words"
 
 
 def run_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +78,4 @@ def _told(found: Comparison) -> dict[str, Any]:
 
 
 def _numbers(part: Part) -> dict[str, Any]:
-    kept = ("name", "items", "before", "after", "difference", "low", "high", "better", "worse")
-    return {name: getattr(part, name) for name in kept}
+    return {field.name: getattr(part, field.name) for field in fields(Part)}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_files import told
 from craft_lightning.text.prompts import message
-from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
+from craft_lightning.text.scoring import MAX_NEW_TOKENS, answer_kind
 from data_modules.datamodule import VqaDataModule
 from data_modules.sources.images import StoredImage, contents
 from data_modules.sources.items import SplitName
@@ -68,10 +68,7 @@ def _classes(
 
 
 def _answers(rows: Iterable[Unread]) -> str:
-    kinds: Counter[str] = Counter()
-    for row in rows:
-        yes_no = normalise(row.item.answer) in ("yes", "no")
-        kinds["one of given choices" if row.item.options else "yes or no" if yes_no else "in words"] += 1
+    kinds = Counter(answer_kind(row.item.answer, row.item.options) for row in rows)
     return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
 
 

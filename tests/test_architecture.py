@@ -37,6 +37,7 @@ RANKS = {
     "craft_lightning.workers": 3,
     "data_modules": 3,
     "craft_lightning.inference": 4,
+    "craft_lightning.evaluation.lmms_eval": 5,
     "craft_lightning.methods": 5,
     "craft_lightning.benchmark": 6,
     "callbacks": 4,

@@ -147,7 +147,7 @@ def test_kinds_of_questions(tmp_path: Path) -> None:
         ("other", 1, 1),
     ]
     assert {(c.answer, c.reply): c.before for c in cl.compare(one, other).confused}["so", "yes"] == 1, "in any case"
-    assert [(p.name, p.items) for p in found["answer"]] == [("a number", 6), ("words", 7), ("yes or no", 6)]
+    assert [(p.name, p.items) for p in found["answer"]] == [("a number", 6), ("in words", 7), ("yes or no", 6)]
 
 
 @pytest.mark.parametrize(("right", "items", "told"), [("11", "", "1, k2 for one"), ("110", "x", "3, k0 for one")])

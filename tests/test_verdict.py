@@ -5,7 +5,7 @@ import json
 import pytest
 
 from craft_lightning.comparison import compare
-from craft_lightning.report.verdict import duration, sentences
+from craft_lightning.report.verdict import sentences
 
 
 def told(tmp_path, before, after, options=("oak", "elm"), classes=2):
@@ -62,10 +62,3 @@ def test_of_many_classes_the_ends_are_named(tmp_path):
     assert line.startswith("kind 0 0% -> 100% of 1; kind 1 0% -> 100% of 1; ")
     assert line.endswith("kind 19 100% -> 0% of 1 (20 in all)")
     assert line.count("kind") == 8
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (247, "4 min 7 s"), (7500, "2 h 5 min")]
-)
-def test_times_are_told_as_people_do(seconds, text):
-    assert duration(seconds) == text

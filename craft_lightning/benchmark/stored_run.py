@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from craft_lightning import run_folder
 from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.claims import read_replies
 from craft_lightning.errors import CraftError
@@ -60,11 +61,6 @@ class StoredRun:
     items: Mapping[str, Answered]
 
     @property
-    def accuracy(self) -> float:
-        """Share of right replies."""
-        return sum(item.correct for item in self.items.values()) / len(self.items)
-
-    @property
     def about(self) -> str:
         """Method and model, ``craft on pocket-vila-u``; empty where no result tells them."""
         backbone = self.result.get("settings", {}).get("backbone", {}).get("name")
@@ -74,7 +70,7 @@ class StoredRun:
     def training(self) -> Path | None:
         """The folder of the training that it tests, or is; None where nothing was trained or the folder has gone."""
         folders = (self.file.parent, *([Path(self._plugged_in).parent] if self._plugged_in else []))
-        return next((f for f in folders if read_json(f / "result.json").get("verb") == "fit"), None)
+        return next((f for f in folders if run_folder.result(f).get("verb") == "fit"), None)
 
     @property
     def encoder(self) -> str | None:

@@ -1,9 +1,10 @@
-"""The parser of a verb that is no run, and the flags that several of them share, each defined once."""
+"""The parser of a verb that is no run, and the flags that several verbs share, each defined once."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,11 @@ RENAMED = {"--checkpoint": "--backbone", "--input": "--images", "--image": "--im
 """Flags that had another name in some verbs, which is still understood."""
 
 
+def command(*arguments: str) -> str:
+    """What a shell is told to call a verb."""
+    return f"python -m craft_lightning {shlex.join(arguments)}"
+
+
 def spelled(argument: str) -> str:
     """An argument with its flag, if it is one, as the verbs spell it: a run's settings have underscores, for they are
     names of parameters and keys of configs, and so have all flags; hyphens are understood.
@@ -61,6 +67,21 @@ class VerbParser(argparse.ArgumentParser):
         return super().parse_known_args(
             ["".join((RENAMED.get(flag, flag), *value)) for flag, *value in split], namespace
         )
+
+    def parse_with_settings(self, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The verb's own flags, and all others as settings of a run, ``--NAME=VALUE``: each of those takes one value,
+        so that ``--trainer.max_steps 60 FOLDER`` is one and a positional argument, not the other way round."""
+        settings: list[str] = []
+
+        class Setting(argparse.Action):
+            def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+                settings.append(f"{option_string}={values}")
+
+        for argument in args:
+            name = spelled(argument).partition("=")[0]
+            if re.match(r"--\w|-c$", name) and name not in (*self._option_string_actions, *RENAMED):
+                self.add_argument(name, action=Setting, metavar="VALUE", help=argparse.SUPPRESS)
+        return self.parse_args(args), settings
 
     def error(self, message: str) -> NoReturn:
         """Turn argparse's message into a :class:`CraftError`."""

@@ -8,15 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from craft_lightning.benchmark.stored_run import Answered, StoredRun, read_runs
 from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.comparison import Comparison, compared
 from craft_lightning.errors import CraftError
 from craft_lightning.io import check_file, fresh_file, write_text
 from craft_lightning.report import run_page
-from craft_lightning.report.render import print_report, printed_width, to_markdown
+from craft_lightning.report.render import show_report, to_markdown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,10 +45,7 @@ def main(argv: Sequence[str]) -> int:
             raise CraftError(f"--output {args.output} is no {' or '.join(SUFFIXES)} file")
     runs = read_runs(args.runs)
     found = [compared(runs[0], run) for run in runs[1:]]
-    report, console = run_page.build_run_report(runs, found), Console()
-    if not console.is_terminal:
-        console.width = max(console.width, printed_width(report))
-    print_report(report, console)
+    show_report(run_page.build_run_report(runs, found))
     for path in [] if args.output is None else write(args.output, runs, found):
         print(f"written: {path}")
     return 0

@@ -10,13 +10,24 @@ from typing import Any
 
 import yaml
 
-from craft_lightning.environment import nearest_file
+from craft_lightning.cli.arguments import spelled
+from craft_lightning.environment import nearest_file, placed
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.methods import METHODS
 from craft_lightning.settings import flat
 
 Layer = tuple[str, Mapping[str, Any]]
 """A config file or a flag, and every setting that it names, as ``model.backbone.dtype``."""
+
+
+ALIASES = {
+    "--backbone": ("--model.backbone.name",),
+    "--encoder": ("--model.backbone.encoder",),
+    "--adapter": ("--model.backbone.adapter",),
+    "--keep": ("--prune.enabled=true", "--prune.keep"),
+    "--output": ("--trainer.default_root_dir",),
+}
+"""Flags that runs have by these names, too, and the settings that they stand for; the last takes the value."""
 
 
 def read_layers(argv: Sequence[str]) -> list[Layer]:
@@ -29,6 +40,17 @@ def read_layers(argv: Sequence[str]) -> list[Layer]:
         elif flag.startswith("--"):
             layers.append((flag, _settings({flag.removeprefix("--"): _value(value)})))
     return layers
+
+
+def expanded(argv: Sequence[str]) -> list[str]:
+    """A command line with the settings that its flags stand for, and the places of its config files and classes."""
+    return with_classes(placed(argument for given in argv for argument in _alias(given)))
+
+
+def _alias(argument: str) -> list[str]:
+    flag, equals, value = spelled(argument).partition("=")
+    *before, setting = ALIASES.get(flag, (flag,))
+    return [*before, setting + equals + value]
 
 
 def with_classes(argv: Sequence[str]) -> list[str]:

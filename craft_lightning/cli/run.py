@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -42,9 +38,8 @@ from craft_lightning import __version__, run_folder
 from craft_lightning import settings as defaults
 from craft_lightning.cli import config_layers
 from craft_lightning.cli import trainer_flags as flags
-from craft_lightning.cli.arguments import spelled
-from craft_lightning.cli.parser import CraftParser, wrong_part
-from craft_lightning.environment import placed
+from craft_lightning.cli.arguments import command
+from craft_lightning.cli.parser import CraftParser, whole_numbers_first, wrong_part
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
 from craft_lightning.methods._support import resuming
@@ -58,33 +53,9 @@ from craft_lightning.strategies.lost_process import lost_process
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets import dataset_name, usual_holdout
 
-ALIASES = {
-    "--backbone": ("--model.backbone.name",),
-    "--encoder": ("--model.backbone.encoder",),
-    "--adapter": ("--model.backbone.adapter",),
-    "--keep": ("--prune.enabled=true", "--prune.keep"),
-    "--output": ("--trainer.default_root_dir",),
-}
-"""Flags that every verb has by these names, and the settings that they stand for; the last takes the value."""
-
 LINKS = {f"data.backbone.{field.name}": f"model.backbone.{field.name}" for field in fields(VlmSpec)}
 LINKS |= dict.fromkeys(defaults.SEEDED, "seed_everything")
 """Settings that follow another one, which is set in their place."""
-
-
-def whole_numbers_first(parser: LightningArgumentParser) -> None:
-    """Have ``1`` read as one batch where Lightning takes a count or a share, whatever was imported before.
-
-    ``typing`` takes ``Union[int, float]`` and ``Union[float, int]`` for one and gives out the one that it built first
-    (seen with Python 3.11, Lightning 2.6.6, jsonargparse 4.53); the parser tries the parts in that order, and 1.0 is
-    all batches. ``int | float`` is never exchanged.
-    """
-    swap = {int: float, float: int}
-    for action in parser._actions:
-        kind = getattr(action, "_typehint", None)
-        parts = list(get_args(kind)) if get_origin(kind) in (Union, UnionType) else []
-        if {int, float} <= set(parts) and parts.index(float) < parts.index(int):
-            vars(action)["_typehint"] = reduce(or_, (swap.get(part, part) for part in parts))
 
 
 class Events(TensorBoardLogger):
@@ -287,9 +258,8 @@ class CraftCLI(LightningCLI):
         told = "not validated" if accuracy is None else f"validation accuracy {accuracy:.1%} of {found['rows']} items"
         part = next((part for part in ("encoder", "adapter") if (folder / part).is_dir()), None)
         weights = [f"--{part}", str(folder / part)] if part else ["--ckpt_path", "last"]
-        follows = shlex.join(["test", "--config", str(folder / "config.yaml"), *weights])
         print(f"done      {found['steps']} steps in {found['seconds']:.0f} s; {told}", file=sys.stderr)
-        print(f"next      python -m craft_lightning {follows}", file=sys.stderr)
+        print(f"next      {command('test', '--config', str(folder / 'config.yaml'), *weights)}", file=sys.stderr)
 
     def after_test(self) -> None:
         """Show what was measured, as exactly as can be read; ``result.json`` has all digits."""
@@ -333,7 +303,7 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     """
     _quiet()
     register()
-    argv = expanded(argv)
+    argv = config_layers.expanded(argv)
     layers = config_layers.read_layers(argv)
     config_layers.one_class(layers)
     for method in METHODS.ours:
@@ -374,17 +344,6 @@ class _DryCLI(CraftCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
-
-
-def expanded(argv: Sequence[str]) -> list[str]:
-    """A command line with the settings that its flags stand for, and the places of its config files and classes."""
-    return config_layers.with_classes(placed(argument for given in argv for argument in _alias(given)))
-
-
-def _alias(argument: str) -> list[str]:
-    flag, equals, value = spelled(argument).partition("=")
-    *before, setting = ALIASES.get(flag, (flag,))
-    return [*before, setting + equals + value]
 
 
 def _quiet() -> None:

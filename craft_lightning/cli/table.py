@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_lightning.cli.arguments import VerbParser, at_least_one, verb_parser
+from craft_lightning.cli.arguments import VerbParser, at_least_one, command, verb_parser
 from craft_lightning.errors import CraftError
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _plan(plan: Plan, missing_only: bool, commands: bool) -> None:
     print(f"{len(jobs)} jobs: {counts}; results below {plan.root}{more}")
     for job in jobs if commands else ():
         print(f"{store.state(job):8}{job.kind:7}{job.name}")
-        print(f"        python -m craft_lightning {shlex.join(job.arguments)}")
+        print(f"        {command(*job.arguments)}")
 
 
 def _kinds(plan: Plan) -> list[str]:
@@ -186,8 +185,6 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
 def _render(
     plan: Plan, args: argparse.Namespace, stored: Path | None = None, wanted: str | None = None, publish: bool = False
 ) -> int:
-    from rich.console import Console
-
     from craft_lightning.benchmark.results import gather
     from craft_lightning.benchmark.table_files import read
     from craft_lightning.report import render
@@ -203,11 +200,7 @@ def _render(
     if wanted:
         print(render.FORMATS[wanted](plan, results), end="")
         return 0
-    report = build_report(plan, results)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, render.printed_width(report))
-    render.print_report(report, console)
+    render.show_report(build_report(plan, results))
     for path in [] if stored else render.save(plan, results):
         print(f"written: {path}")
     return 0

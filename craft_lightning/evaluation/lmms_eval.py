@@ -18,12 +18,11 @@ from tqdm import tqdm
 
 from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.errors import CraftError, unknown
-from craft_lightning.models.image_processing import preprocess
+from craft_lightning.inference import prompt_batch
 from craft_lightning.models.pruning import PruneRule, prune
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
-from craft_lightning.types import VisualTokens, VqaBatch
+from craft_lightning.types import VisualTokens, VqaBatch, VqaExample
 
 
 class LmmsEvalModel(lmms):
@@ -61,7 +60,6 @@ class LmmsEvalModel(lmms):
         self.accelerator = Accelerator()
         self.device = torch.device(device or self.accelerator.device)
         self.vlm = load_vlm(VlmSpec(str(backbone), encoder, **settings)).eval().to(self.device)
-        self.builder = PromptBuilder(self.vlm.tokenizer, self.vlm.conversation, lettered=False)
         self.keep, self.batch_size = keep, int(batch_size)
 
     @torch.no_grad()
@@ -91,19 +89,11 @@ class LmmsEvalModel(lmms):
 
     def batch(self, requests: Sequence[Instance]) -> VqaBatch:
         """Prompts with their images, on the model's device. Raises CraftError: an item without exactly one image."""
-        prompts = [Encoded(self.builder.prompt_ids(request.args[0]), ()) for request in requests]
-        pixels = [preprocess(self.image(request), self.vlm.image_size, self.vlm.aspect) for request in requests]
-        rows = len(requests)
-        return VqaBatch(
-            pixel_values=torch.stack(pixels),
-            **collate_text(prompts, self.builder.pad_id, with_reply=False),
-            label_ids=torch.full((rows,), -1),
-            caption_ids=torch.full((rows,), -1),
-            seen=torch.ones(rows, dtype=torch.bool),
-            answers=("",) * rows,
-            keys=tuple(f"{request.task_name}/{request.doc_id}" for request in requests),
-            option_counts=(0,) * rows,
-        ).to(self.device)
+        asked = [
+            VqaExample(f"{r.task_name}/{r.doc_id}", self.image(r), r.args[0], answer="", meta={"directive": ""})
+            for r in requests
+        ]
+        return prompt_batch(self.vlm, asked)
 
     def read(self, batch: VqaBatch) -> VisualTokens:
         """The visual tokens of a batch, pruned if ``keep`` < 1. Raises CraftError: see :func:`.pruning.prune`."""

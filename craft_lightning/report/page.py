@@ -7,7 +7,6 @@ one script, by its hash, and images that are part of the file.
 
 from __future__ import annotations
 
-import base64
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -23,7 +22,7 @@ from craft_lightning.benchmark.table_parts import Row
 from craft_lightning.report.curves import curves, read_lines
 from craft_lightning.report.figure import to_section
 from craft_lightning.report.sections import DECIDED, MISSING, TableReport, claim_texts, score_text
-from craft_lightning.report.templates import to_page
+from craft_lightning.report.templates import png_address, to_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +122,7 @@ class _Panels:
             items, found = read_lines(jobs[0].folder / "items.jsonl"), []
             for file in files:
                 item, place = items[int(file.stem)], len(self.images)
-                self.images.append(f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}")
+                self.images.append(png_address(file.read_bytes()))
                 names = ("key", "question", "options", "answer", "seen")
                 found.append({**{name: item[name] for name in names}, "picture": place})
             return found

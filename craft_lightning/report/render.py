@@ -64,6 +64,14 @@ FORMATS: dict[str, Callable[[Plan, Results], str]] = {
 """What ``table render --format`` prints, beside the terminal's own."""
 
 
+def show_report(report: Report) -> None:
+    """Print the report to standard output; where no terminal ends its lines, as wide as its grids are."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, printed_width(report))
+    print_report(report, console)
+
+
 def print_report(report: Report, console: Console) -> None:
     """The report in the terminal; a grid that is wider than it goes on below. Numbers and names are never cut: a
     terminal that has no room for two names and a number breaks their lines."""

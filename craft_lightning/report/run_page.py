@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from craft_lightning.benchmark.cache_key import read_json
+from craft_lightning import run_folder
 from craft_lightning.benchmark.claims import LEVEL
 from craft_lightning.benchmark.stored_run import Answered, StoredRun
-from craft_lightning.comparison import Comparison, Part, grouped, p_text
+from craft_lightning.comparison import Comparison, Part, grouped, p_text, wrong_replies
 from craft_lightning.report.curves import ACCURACY, curves
-from craft_lightning.report.page import to_page
 from craft_lightning.report.sections import MISSING, Report, Section
+from craft_lightning.report.templates import png_address, to_page
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -191,10 +190,8 @@ def _parts(runs: Sequence[StoredRun], found: Sequence[Comparison]) -> Section:
 
 
 def _wrong(runs: Sequence[StoredRun]) -> Section:
-    counts = [Counter(i.said for i in run.items.values() if not i.correct) for run in runs]
-    most = {pair: max(count[pair] for count in counts) for count in counts for pair in count}
-    pairs = sorted(most, key=lambda pair: (-most[pair], pair))[:PAIRS]
-    rows = [[*(text or "(nothing)" for text in pair), *(str(count[pair]) for count in counts)] for pair in pairs]
+    most = wrong_replies(runs)[:PAIRS]
+    rows = [[*(text or "(nothing)" for text in pair), *map(str, counts)] for pair, counts in most]
     return _section("Most frequent wrong replies", ["Answer", "Reply", *(run.name for run in runs)], rows)
 
 
@@ -216,7 +213,7 @@ def _costs(runs: Sequence[StoredRun]) -> Section:
     for run in runs:
         if not run.result:
             continue
-        fit = read_json(run.training / "result.json") if run.training else {}
+        fit = run_folder.result(run.training) if run.training else {}
         used = {key.rpartition("/")[2]: value for key, value in run.result.get("metrics", {}).items()}
         own = run.result.get("verb") == "fit"
         numbers = [
@@ -269,7 +266,7 @@ def _drawn_curves(folder: Path) -> dict[str, list[list[float]]]:
 def _address(image: Image) -> str:
     out = BytesIO()
     image.save(out, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return png_address(out.getvalue())
 
 
 def _matrix(run: StoredRun) -> dict[str, Any] | None:

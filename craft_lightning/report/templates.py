@@ -32,6 +32,11 @@ def to_page(name: str, scripts: Sequence[str], **values: Any) -> str:
     )
 
 
+def png_address(png: bytes) -> str:
+    """The address of an image that is part of a page, from the bytes of a PNG file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
 @cache
 def _environment() -> Environment:
     made = Environment(

@@ -55,15 +55,3 @@ def _guessing(run: StoredRun) -> str:
     """What guessing would give, where every item has options."""
     counts = [len(item.options) for item in run.items.values()]
     return f"; guessing gives {sum(1 / count for count in counts) / len(counts):.0%}" if all(counts) else ""
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    >>> duration(7.4), duration(247), duration(7500)
-    ('7 s', '4 min 7 s', '2 h 5 min')
-    """
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 MAX_NEW_TOKENS = 5
 """Greedy decoding stops after this many tokens (paper, section 4)."""
@@ -21,6 +22,18 @@ def normalise(text: str) -> str:
 def exact_match(text: str, answer: str) -> bool:
     """Whether the two are equal after :func:`normalise`; ``"A."`` is not ``"a"``."""
     return normalise(text) == normalise(answer)
+
+
+def answer_kind(answer: str, options: Sequence[str]) -> str:
+    """What kind of answer an item has: ``one of choices``, ``yes or no``, ``a number`` or ``in words``.
+
+    >>> answer_kind("Yes", ()), answer_kind("12", ())
+    ('yes or no', 'a number')
+    """
+    if options:
+        return "one of choices"
+    text = normalise(answer)
+    return "yes or no" if text in ("yes", "no") else "a number" if text.isdecimal() else "in words"
 
 
 def lone_letter(text: str) -> bool:

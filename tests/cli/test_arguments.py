@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from craft_lightning import __main__ as entry
+from craft_lightning.cli.adapt import parser as adapt_parser
 from craft_lightning.cli.arguments import RENAMED, SHARED, VerbParser
+from craft_lightning.cli.config_layers import ALIASES
 from craft_lightning.cli.predict import parser as predict_parser
-from craft_lightning.cli.run import ALIASES
 
 OTHERS = sorted({*entry.VERBS} - {*entry.RUNS, "predict"})
 """Verbs whose main builds their parser; the settings of runs are those of :mod:`craft_lightning.cli.parser`."""
@@ -112,6 +113,30 @@ def test_hyphens_are_understood(spelling: str, capsys: Any) -> None:
     given = ["tokenize", "--backbone", "x", "--images", "y", "--output", "z", *spelling.split()]
     assert entry.main(given) == 2
     assert "argument --batch_size: must be at least 1, not 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        (["--trainer.max_steps", "60", "leaves"], ["--trainer.max_steps=60"]),
+        (
+            ["--trainer.max-steps=-1", "leaves", "--data.query", "Which leaf?"],
+            ["--trainer.max_steps=-1", "--data.query=Which leaf?"],
+        ),
+        (["--data.query=Which leaf?", "leaves"], ["--data.query=Which leaf?"]),
+        (
+            ["-c", "one.yaml", "--plug", "a", "b", "--data.holdout", "-1", "leaves"],
+            ["-c=one.yaml", "--data.holdout=-1"],
+        ),
+        (["leaves", "--plug", "a", "b", "-c=one.yaml", "--config", "two.yaml"], ["-c=one.yaml", "--config=two.yaml"]),
+    ],
+)
+def test_a_setting_of_a_run_takes_one_value_of_a_verb_that_has_a_place_of_its_own(
+    given: list[str], settings: list[str]
+) -> None:
+    args, others = adapt_parser().parse_with_settings(given)
+    assert (args.data, others) == ("leaves", settings)
+    assert args.plug == (["a", "b"] if "a" in given else [])
 
 
 def help_of(verb: str, capsys: Any) -> str:
