@@ -66,7 +66,8 @@ def encoder(tmp_path: Path) -> Path:
 
 def test_the_card_says_what_two_tests_found(encoder: Path, tmp_path: Path) -> None:
     assert "Not measured. Test the model without and with the encoder" in (encoder / "README.md").read_text()
-    found = cl.add_gain(encoder, stored(tmp_path / "before", BEFORE), stored(tmp_path / "after", AFTER, encoder))
+    weights = encoder / "encoder.safetensors"  # names the folder as well
+    found = cl.add_gain(weights, stored(tmp_path / "before", BEFORE), stored(tmp_path / "after", AFTER, encoder))
     assert (found.items, found.better, found.worse) == (30, 14, 2)
     card = ModelCard.load(encoder / "README.md")
     interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"

@@ -177,9 +177,10 @@ def write_encoder(
 
 
 def encoder_folder(name: str | Path, **hub: Any) -> Path:
-    """The folder of an adapted encoder; a string ``owner/name`` that is no folder here is fetched from the hub. Raises
-    CraftError: the hub does not have it, or cannot be reached."""
+    """The folder of an adapted encoder, which its weight file names, too; a string ``owner/name`` that is no folder
+    here is fetched from the hub. Raises CraftError: the hub does not have it, or cannot be reached."""
     folder = Path(name).expanduser()
+    folder = folder.parent if folder.name == WEIGHTS else folder
     if folder.is_dir() or isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return folder
     try:

@@ -7,31 +7,32 @@ done by other verbs, whose commands are printed; what is done already is not don
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import re
-import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from craft_lightning import run_folder
-from craft_lightning.benchmark.cache_key import read_json
+from craft_lightning.benchmark.estimate import duration
 from craft_lightning.checkpoints.configs import root_of
 from craft_lightning.checkpoints.load import load_tower, tower_facts
 from craft_lightning.cli import config_layers, run
-from craft_lightning.cli.arguments import VerbParser, verb_parser
-from craft_lightning.comparison import compare
+from craft_lightning.cli.arguments import VerbParser, command, verb_parser
+from craft_lightning.encoder_gain import add_gain
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.report.verdict import duration, sentences
-from craft_lightning.settings import flat
+from craft_lightning.report.verdict import sentences
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets import OWN
 from data_modules.sources.records import RecordSource
@@ -39,8 +40,27 @@ from data_modules.survey import survey
 
 SETTINGS, PAGE = "adapt.yaml", "report.html"
 """The settings of all runs of a folder, and what they found, beside the training's own files in it."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's ``prctl``: the signal that a process gets when the one that started it ends."""
 BATCH, PASSES, STEPS, LOOKS = 24, 40, (200, 1200), 5
 """A training shows every item 40 times, but takes 200 steps at least and 1,200 at most; it is validated 5 times."""
+USUAL: dict[str, Any] = {
+    "seed_everything": 0,
+    "trainer.max_epochs": -1,
+    "trainer.max_steps": STEPS[1],
+    "trainer.check_val_every_n_epoch": None,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.log_every_n_steps": 10,
+    "trainer.enable_model_summary": False,
+    "model.class_path": "Craft",
+    "model.backbone.name": "pocket-qwen2-xs",
+    "model.optim.lr": 3e-4,
+    "data.dataset": OWN,
+    "data.source": "folder",
+    "data.apart": True,
+    "data.on_bad": "skip",
+}
+"""Settings that hold unless others are given; what hangs on the number of items: :func:`_usual`."""
 
 
 def parser() -> VerbParser:
@@ -87,9 +107,10 @@ class Step:
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code. Raises CraftError: no such data or setting, a folder that holds another run, a
     model to plug into that has another codebook; wording for questions that have their own."""
-    args, others = parser().parse_known_args(list(argv))
-    folder = args.output or Path("runs") / Path(args.data).expanduser().resolve().stem
-    given = _given(args, others)
+    args, others = parser().parse_with_settings(argv)
+    root = Path(args.data).expanduser().resolve()
+    folder = args.output or Path("runs") / (root.name if root.is_dir() else root.stem)
+    given = _given(args, root, others)
     settings = _stored(folder, given) or given
     begun = settings is not given
     data = _open(settings)
@@ -104,27 +125,25 @@ def main(argv: Sequence[str]) -> int:
     backbone = settings["model.backbone.name"]
     _check_plugged(args.plug, backbone)
     steps = list(_steps(folder, args.plug))
-    training = f"{settings['trainer.max_steps']} steps of {settings['data.batch_size']} items with {backbone}"
+    length, batch = settings["trainer.max_steps"], settings["data.batch_size"]
+    passes = length * batch / len(data.splits["train"])
+    training = f"{length:,} steps of {batch} items, {passes:.1f} passes of all, with {backbone}"
     _say([*survey(data), ("training", training)])
     if args.dry_run:
-        print("\n" + "\n".join(f"{_command(*step.arguments)}{'  # done' * step.done}" for step in steps))
-        words = "" if data.kind == "question" else " Other words: --query TEXT, --domain TEXT"
-        print(f"\nNothing was run; {folder / SETTINGS} would hold the settings.{words}")
+        print("\n" + "\n".join(f"{command(*step.arguments)}{'  # done' * step.done}" for step in steps))
+        words = "" if begun or data.kind == "question" else " Other words: --query TEXT, --domain TEXT"
+        print(f"\nNothing was run; {folder / SETTINGS} {'holds' if begun else 'would hold'} the settings.{words}")
         return 0
     if not begun:
         write_text(folder / SETTINGS, yaml.safe_dump(_nested(settings), sort_keys=False, allow_unicode=True))
     for number, step in enumerate(steps, start=1):
         said = f"{step.title}{', done before' * step.done}"
-        print(f"\n[{number}/{len(steps)}] {said}\n{_command(*step.arguments)}", flush=True)
+        print(f"\n[{number}/{len(steps)}] {said}\n{command(*step.arguments)}", flush=True)
         if not step.done and (code := _call(*step.arguments, *step.again)):
             print(f"craft_lightning: it ended at: {step.title}; the same command goes on there", file=sys.stderr)
             return code
     _conclude(folder, args.plug, settings, data)
     return 0
-
-
-def _command(*arguments: str) -> str:
-    return f"python -m craft_lightning {shlex.join(arguments)}"
 
 
 def _say(lines: Iterable[tuple[str, str]]) -> None:
@@ -135,16 +154,17 @@ def _say(lines: Iterable[tuple[str, str]]) -> None:
 # settings
 
 
-def _given(args: argparse.Namespace, others: Sequence[str]) -> dict[str, Any]:
-    """Settings by their dotted names that the command line gives. Raises CraftError: it names a method."""
-    named = {"query": args.query, "domain": args.domain, "root": str(Path(args.data).expanduser().resolve())}
-    flags = [f"--data.{name}={value}" for name, value in named.items() if value is not None]
-    flags += [f"--backbone={args.backbone}"] if args.backbone else []
-    layers = config_layers.read_layers(run.expanded([*others, *flags]))
+def _given(args: argparse.Namespace, root: Path, others: Sequence[str]) -> dict[str, Any]:
+    """Settings by their dotted names that the command line gives. Raises CraftError: it names a method, or epochs."""
+    layers = config_layers.read_layers(config_layers.expanded(others))
     found = {name: value for _, settings in layers for name, value in settings.items()}
-    found |= {f"data.{name}": value for name, value in named.items() if value is not None}  # texts, whatever they say
+    texts = {"data.root": str(root), "data.query": args.query, "data.domain": args.domain}
+    texts |= {"model.backbone.name": args.backbone}
+    found |= {name: text for name, text in texts.items() if text is not None}
     if {"model", "model.class_path"} & set(found):
         raise CraftError("adapt trains CRAFT; another method is trained by `fit` and judged by `test` and `compare`")
+    if found.get("trainer.max_epochs", -1) != -1:
+        raise CraftError("adapt counts steps, not epochs: --trainer.max_steps N")
     return found
 
 
@@ -157,7 +177,8 @@ def _stored(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         if kept := run_folder.used(folder):
             raise CraftError(f"{folder} holds another run ({kept}): name another folder with --output")
         return {}
-    held = {name.replace(".init_args.", "."): v for name, v in flat(config_layers.read_config(str(file))).items()}
+    ((_, stored),) = config_layers.read_layers([f"--config={file}"])
+    held = dict(stored)
     if differ := [f"{k} is {held.get(k)!r} there, not {v!r}" for k, v in given.items() if held.get(k) != v]:
         raise CraftError(f"{file}: {', '.join(differ)}; to begin anew, name another folder with --output")
     return held
@@ -168,30 +189,14 @@ def _usual(items: int, given: Mapping[str, Any]) -> dict[str, Any]:
     batch = given.get("data.batch_size", min(BATCH, items))
     tens = -(-PASSES * items // (10 * batch))
     steps = given.get("trainer.max_steps", min(max(10 * tens, STEPS[0]), STEPS[1]))
-    return {
-        "seed_everything": 0,
-        "trainer.max_epochs": -1,
-        "trainer.max_steps": steps,
-        "trainer.val_check_interval": next(steps // k for k in range(LOOKS, 0, -1) if steps % k == 0),  # the last, too
-        "trainer.check_val_every_n_epoch": None,
-        "trainer.num_sanity_val_steps": 0,
-        "trainer.log_every_n_steps": 10,
-        "trainer.enable_model_summary": False,
-        "model.class_path": "Craft",
-        "model.backbone.name": "pocket-qwen2-xs",
-        "model.optim.lr": 3e-4,
-        "data.dataset": OWN,
-        "data.source": "folder",
-        "data.batch_size": batch,
-        "data.apart": True,
-        "data.on_bad": "skip",
-        **given,
-    }
+    every = next(steps // k for k in range(LOOKS, 0, -1) if steps % k == 0)  # the last step is validated, too
+    counts = {"trainer.max_steps": steps, "trainer.val_check_interval": every, "data.batch_size": batch}
+    return USUAL | counts | dict(given)
 
 
 def _open(settings: Mapping[str, Any]) -> VqaDataModule:
     """The data of the runs. Raises CraftError: a setting that no run has, or no such data."""
-    named = _usual(1, settings).items()
+    named = (USUAL | dict(settings)).items()
     argv = (f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in named)
     cli = run.build_cli(["fit", *argv], run=False)
     cli.config["fit"].pop("trainer")
@@ -208,8 +213,12 @@ def _ask(settings: Mapping[str, Any], data: VqaDataModule) -> dict[str, str]:
         "data.domain": f"What do all images show? As: plant leaf. (Enter: captions stay {caption!r}) ",
         "data.query": f"What is asked of each image? (Enter: {data.facts.query!r}) ",
     }
-    found = {name: input(question).strip() for name, question in asked.items() if name not in settings}
-    return {name: text for name, text in found.items() if text}
+    found: dict[str, str] = {}
+    with suppress(EOFError):  # Ctrl-D: no more answers
+        for name, question in asked.items():
+            if name not in settings and (text := input(question).strip()):
+                found[name] = text
+    return found
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +259,9 @@ def _steps(folder: Path, plugged: Sequence[str]) -> Iterator[Step]:
 
 
 def _check_plugged(names: Sequence[str], backbone: str) -> None:
-    """Raises CraftError: a model that the encoder would not fit, before anything is trained."""
+    """Raises CraftError: a model that the encoder would not fit, before anything is trained; two of one name."""
+    if len({Path(name).name for name in names}) < len(names):
+        raise CraftError(f"--plug {' '.join(names)}: two of one name, whose results would be in one folder")
     towers = {name: tower_facts(load_tower(root_of(VlmSpec(name)))) for name in (backbone, *names) if names}
     for name in names:
         if towers[name] != towers[backbone]:
@@ -258,8 +269,13 @@ def _check_plugged(names: Sequence[str], backbone: str) -> None:
 
 
 def _call(*arguments: str) -> int:
-    """A verb in a process of its own, as from a shell: it may start further ones, and ends in its own way on Ctrl-C."""
-    with subprocess.Popen([sys.executable, "-m", "craft_lightning", *arguments]) as child:
+    """A verb in a process of its own, as from a shell: it may start further ones, and ends in its own way on Ctrl-C.
+    On Linux it also ends where this process is killed. The tables of ``compare`` are on its page."""
+    linux = sys.platform == "linux"
+    ends_with_us = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL) if linux else None
+    said = subprocess.DEVNULL if arguments[0] == "compare" else None
+    ours = [sys.executable, "-m", "craft_lightning", *arguments]
+    with subprocess.Popen(ours, stdout=said, preexec_fn=ends_with_us) as child:
         handler = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         try:
             while True:
@@ -272,32 +288,36 @@ def _call(*arguments: str) -> int:
 
 
 def _conclude(folder: Path, plugged: Sequence[str], settings: Mapping[str, Any], data: VqaDataModule) -> None:
-    """The verdict on each model, and the next command."""
-    training, verdict = read_json(folder / "result.json"), ""
+    """The verdict on each model, on the encoder's card, too, and the next command."""
+    training, verdict, encoder = run_folder.result(folder), "", folder / "encoder"
     for name in ("", *plugged):
         place = folder / Path(name).name
-        found = compare(place / "before", place / "after")
+        found = add_gain(encoder, place / "before", place / "after")
         tests = " and ".join(duration(run.result["seconds"]) for run in found.runs)
         trained = "" if name else f"training {duration(training['seconds'])}, "
         print(f"\n{name or data.backbone.name} before and after")
         _say([*sentences(found), ("took", f"{trained}tests {tests}"), ("images", str(place / PAGE))])
         verdict = verdict or found.verdict
     print()
+    _say([("card", f"{encoder / 'README.md'} says what was measured")])
     if verdict == "better":
-        _say([("use it", _predict(folder, data))])
+        _say([("use it", _predict(encoder, data))])
     else:
         usual = _usual(len(data.splits["train"]), {"data.root": settings["data.root"]})
-        follows = ("trainer.max_steps", "trainer.val_check_interval")
-        flags = [f"--{k}={v}" for k, v in sorted(settings.items()) if k not in follows and usual.get(k) != v]
-        longer = (*flags, f"--trainer.max_steps={2 * training['steps']}", f"--output={folder}-longer")
-        _say([("train longer", _command("adapt", str(data.root), *longer))])
+        longer: dict[str, Any] = {"trainer.max_steps": 2 * training["steps"]}
+        gently = {"model.optim.lr": f"{float(settings['model.optim.lr']) / 3:.1g}"}
+        how, changed = ("gently", gently) if verdict == "worse" else ("longer", longer)
+        own = {k: v for k, v in settings.items() if k != "trainer.val_check_interval" and usual.get(k) != v}
+        flags = [f"--{k}={v}" for k, v in sorted((own | changed).items())]
+        _say([(f"train {how}", command("adapt", str(data.root), *flags, f"--output={folder}-{how}"))])
 
 
-def _predict(folder: Path, data: VqaDataModule) -> str:
+def _predict(encoder: Path, data: VqaDataModule) -> str:
     """The command that asks the adapted model about a test image."""
     source, example = data.open()[0], data.examples("test")[0]
     assert isinstance(source, RecordSource)
-    image = source.unread("test")[0].image.place
-    flags = ["--backbone", data.backbone.name, "--encoder", str(folder / "encoder"), "--images", image]
+    place = next(row.image.place for row in source.unread("test") if row.item.key == example.key)
+    image = place if Path(place).is_file() else "IMAGE.jpg"  # one in an archive has no file of its own
+    flags = ["--backbone", data.backbone.name, "--encoder", str(encoder), "--images", image]
     options = ["--options", *example.options] if example.options else []
-    return _command("predict", *flags, "--question", example.question, *options)
+    return command("predict", *flags, "--question", example.question, *options)

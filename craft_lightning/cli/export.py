@@ -79,7 +79,7 @@ def _push(encoder: str, repository: str) -> None:
 
 def _write(args: argparse.Namespace) -> None:
     try:
-        count = export(resolve(VlmSpec(args.backbone)), encoder_folder(args.encoder), args.output)
+        count = export(resolve(VlmSpec(args.backbone)), args.encoder, args.output)
     except OSError as error:
         raise CraftError(f"--output {args.output} cannot be written ({first_line(error)})") from error
     print(
@@ -104,23 +104,23 @@ def unlike_the_original(root: Path) -> list[str]:
     return [reason for reason, holds in checks.items() if holds]
 
 
-def export(checkpoint: Path, encoder: Path, output: Path) -> int:
+def export(checkpoint: Path, encoder: str | Path, output: Path) -> int:
     """Copy a checkpoint to ``output`` with the tensors of an adapted encoder in place of its own, whose number is
     returned. A tower that the checkpoint shares with others is written into the copy.
 
     Args:
-        encoder: folder that :func:`.encoder.write_encoder` made, or the weight file in it.
+        encoder: see :func:`.encoder_folder`.
 
     Raises:
         CraftError: ``output`` exists, lies in the checkpoint or has no room; a checkpoint that is incomplete or in
-            LLaVA's layout; an encoder of another codebook or of another shape.
+            LLaVA's layout; an encoder that is not there, of another codebook or of another shape.
     """
     root = configs.checkpoint_root(checkpoint)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CraftError(f"--output {output} exists: name another folder, or remove it")
     if output.resolve().is_relative_to(root.resolve()):
         raise CraftError(f"--output {output} lies in the checkpoint {root}: name a folder outside of it")
-    encoder = encoder.parent if encoder.name == "encoder.safetensors" else encoder
+    encoder = encoder_folder(encoder)
     folder = configs.tower_folder(root)
     if configs.is_single(root) or "rqvaesiglip" not in read_json(folder / "config.json"):
         raise CraftError(f"{checkpoint} has another tower: only checkpoints in VILA-U's layout can be exported")

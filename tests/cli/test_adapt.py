@@ -1,7 +1,15 @@
 """From own images to a verdict: what is shown before training, what runs, what a second call does, what is refused."""
 
+import json
+import os
 import re
 import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +101,7 @@ def test_a_dry_run_shows_data_wording_and_commands_and_writes_nothing(run, calle
     assert "question     Which leaf? | A. " in said
     assert "caption      An image of a leaf, specifically a healthy Apple leaf." in said
     assert "caption      An image of a leaf, specifically a black rot." in said
-    assert "training     2 steps of 4 items with" in said
+    assert "training     2 steps of 4 items, 0.3 passes of all, with" in said
     assert re.findall(r"^python -m craft_lightning (\w+)", said, re.MULTILINE) == ["test", "fit", "test", "compare"]
     assert called == []
     assert sorted(tmp_path.rglob("*")) == before
@@ -116,16 +124,38 @@ def test_it_tests_trains_tests_again_and_tells(run, called, checkpoints, tmp_pat
     assert "guessing gives 25%" in said
     assert "by class     " in said
     assert re.search(r"^took         training \d+ s, tests \d+ s and \d+ s$", said, re.MULTILINE)
-    if found := re.search(r"^train longer python -m craft_lightning adapt (.*)$", said, re.MULTILINE):
-        flags = {"--trainer.max_steps=4", "--data.batch_size=4", f"--model.backbone.name={checkpoints / 'small'}"}
-        assert flags < set(shlex.split(found[1])), "the same settings, but longer"
     config = yaml.safe_load((folder / "adapt.yaml").read_text())
     assert config["data"]["apart"] is True
     assert config["model"]["init_args"]["backbone"]["name"] == str(checkpoints / "small")
     assert adapt.main([str(tmp_path / "leaves"), *plugged]) == 0, "settings are kept: nobody repeats them"
     assert len(called) == 7, "nothing is done twice"
-    assert compare(folder / "before", folder / "after").verdict in ("better", "worse", "no difference beyond chance")
+    assert f"card         {folder / 'encoder' / 'README.md'} says what was measured" in said
+    gains = json.loads((folder / "encoder" / "config.json").read_text())["gains"]
+    assert [Path(gain["backbone"]).name for gain in gains] == ["small", "host"]
+    assert gains[0]["difference"] == compare(folder / "before", folder / "after").difference
+    assert (folder / "encoder" / "README.md").read_text().count(" of leaves |") == 2
     assert said.splitlines()[-8:] == capsys.readouterr().out.splitlines()[-8:]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "follows", "flags"),
+    [
+        ({"better": 16, "worse": 0, "difference": 1.0}, r"use it       .* predict", set()),
+        ({"better": 1, "worse": 2}, r"train longer .* adapt", {"--trainer.max_steps=4", "--output=runs/leaves-longer"}),
+        (
+            {"better": 0, "worse": 16, "difference": -1.0},
+            r"train gently .* adapt",
+            {"--trainer.max_steps=2", "--model.optim.lr=0.0001", "--output=runs/leaves-gently"},
+        ),
+    ],
+)
+def test_the_next_command_follows_from_the_verdict(outcome, follows, flags, run, called, monkeypatch, capsys):
+    monkeypatch.setattr(adapt, "add_gain", lambda _, *tests: replace(compare(*tests), **outcome))
+    assert run("--data.domain=leaf") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(follows, last)
+    if flags:
+        assert flags | {"--data.batch_size=4", "--data.domain=leaf"} < set(shlex.split(last)), "all else is the same"
 
 
 def test_a_second_call_goes_on_where_the_first_one_ended(run, called, monkeypatch, capsys):
@@ -163,6 +193,11 @@ def test_what_does_not_fit_is_refused_before_anything_runs(run, called, checkpoi
         (["--data.batch_sice=4"], "data.batch_sice"),
         (["--plug", str(checkpoints / "other")], "it has not the codebook of"),
         (["--plug", "pocket-vila-v"], "did you mean"),
+        (["--plug", "a/model", "b/model"], "two of one name"),
+        (["--data.batch_size=many"], "data.batch_size: expected a whole number"),
+        (["--data.batch_size=0"], "sizes are at least 1"),
+        (["--trainer.max_epochs=3"], "adapt counts steps, not epochs: --trainer.max_steps N"),
+        (["--trainer.max_steps"], "--trainer.max_steps: expected one argument"),
     ):
         with pytest.raises(CraftError, match=told):
             run(*flags)
@@ -201,3 +236,56 @@ def test_wording_is_asked_for_once_and_only_on_a_terminal(run, called, monkeypat
     assert run() == 1, "the answers are kept"
     assert len(asked) == 2
     assert yaml.safe_load(Path("runs/leaves/adapt.yaml").read_text())["data"]["domain"] == "plant leaf"
+
+
+def test_no_answer_leaves_the_wording_as_it_is(run, called, monkeypatch):
+    def ended(question):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ended)
+    monkeypatch.setattr(adapt, "_call", lambda *a: 1)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert run("--trainer.max_steps", "3") == 1
+    held = yaml.safe_load(Path("runs/leaves/adapt.yaml").read_text())
+    assert not {"domain", "query"} & set(held["data"])
+    assert held["trainer"]["max_steps"] == 3
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_command_to_use_it_names_an_image_that_is_there(zipped, leaves, checkpoints, tmp_path):
+    root = shutil.make_archive(str(tmp_path / "leaves"), "zip", leaves) if zipped else str(leaves)
+    data = adapt._open({"data.root": root, "model.backbone.name": str(checkpoints / "small")})
+    data.setup("test")
+    said = shlex.split(adapt._predict(Path("runs/leaves/encoder"), data))
+    image = said[said.index("--images") + 1]
+    assert image == "IMAGE.jpg" if zipped else Path(image).is_file()
+    assert len(said[said.index("--options") + 1 :]) == 4
+
+
+def test_the_tables_of_compare_are_left_to_its_page(capfd):
+    assert [adapt._call(verb, "--help") for verb in ("compare", "list")] == [0, 0]
+    assert re.findall(r"usage: .*craft_lightning (\w+)", capfd.readouterr().out) == ["list"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux's prctl")
+def test_what_it_has_started_ends_with_it(tmp_path):
+    program, note = tmp_path / "long", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {note}.new && mv {note}.new {note}\nexec sleep 60\n")
+    program.chmod(0o755)
+    code = "import sys; from craft_lightning.cli import adapt; sys.executable = sys.argv[1]; adapt._call('fit')"
+    ours = subprocess.Popen([sys.executable, "-c", code, str(program)])
+    wait_for(note.exists)
+    child = int(note.read_text())
+    os.kill(ours.pid, signal.SIGKILL)
+    ours.wait()
+    stat = Path(f"/proc/{child}/stat")
+    wait_for(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def wait_for(condition):
+    """Until it holds; fails after a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
