@@ -149,8 +149,8 @@ class VqaDataModule(LightningDataModule):
         """Names, licence and wording of the dataset. Raises CraftError: no such dataset; or, for a user's own data, no
         such folder."""
         if self.dataset == OWN:
-            kind = self._place.kind
-            facts = DatasetFacts(name=OWN, title=OWN, kind=kind, licence="the owner's", label_words=class_name)
+            kind, title = self._place.kind, Path(str(self.root)).expanduser().resolve().name
+            facts = DatasetFacts(name=OWN, title=title, kind=kind, licence="the owner's", label_words=class_name)
         else:
             facts = DATASETS[self.hparams["dataset"]]
         return replace(facts, query=self.query or facts.query, domain=self.domain or facts.domain)
