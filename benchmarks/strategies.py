@@ -34,6 +34,7 @@ def gpus(memory: int, devices: int = 1, nodes: int = 1, deepspeed: bool = False)
 MACHINES = {
     "laptop": Machine("cpu", 1, 1, 16 * GIB),
     "1x8gb": gpus(8),
+    "1x12gb": gpus(12),
     "1x24gb": gpus(24),
     "1x40gb": gpus(40),
     "1x80gb": gpus(80),
@@ -50,12 +51,12 @@ PAPER = ("vila-u-7b-256", "qwen2-0.5b", "qwen2-1.5b", "qwen2.5-3b")
 """Models of the paper, by the names of ``python -m craft_lightning list backbones``."""
 
 
-def numbers(name: str) -> Profile:
+def numbers(name: str, language_dtype: str = "same") -> Profile:
     """CRAFT on a pocket model or on one of the paper, whose blueprint is taken even where the model is at hand."""
     with tempfile.TemporaryDirectory() as folder:
         source = str(write_blueprint(folder, name)) if name in PAPER else name
         sketch = Craft(backbone=VlmSpec(source)).sketch()
-        return profile(sketch, sketch.vlm)
+        return profile(sketch, sketch.vlm, language_dtype)
 
 
 def batch_on(machine: Machine) -> int:
@@ -118,6 +119,7 @@ def table4_block(profiles: Mapping[str, Profile]) -> str:
 def report() -> dict[str, str]:
     """Both blocks by name."""
     profiles = {name: numbers(name) for name in ("pocket-vila-u", *PAPER)}
+    profiles["vila-u-7b-256, nf4"] = numbers("vila-u-7b-256", "nf4")
     return {"choices": choices_block(profiles), "table4": table4_block(profiles)}
 
 

@@ -57,6 +57,8 @@ def training(trainer: Trainer, module: Any) -> dict[str, Any]:
     if told:
         told["classes"] = list(trainer.datamodule.open()[0].class_names)  # type: ignore[attr-defined]
     settings = {k: v for k, v in sorted(module.hparams.items()) if isinstance(v, int | float | str) and k[0] != "_"}
+    if module.backbone.language_dtype != "same":
+        settings["language model in"] = module.backbone.language_dtype
     scores = {k: v for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/accuracy")}
     told |= {"steps": trainer.global_step, "seed": run_facts.seed(), "scores": scores}
     return run_facts.plain({**told, "settings": {"learning rate": module.optim.lr, **settings}})

@@ -77,14 +77,17 @@ def banner(trainer: Trainer, module: Any) -> dict[str, str]:
     """The lines by their heading."""
     parts = run_facts.trained_parts(module)
     trains = ", ".join(f"{part} {count:,}" for part, count in parts.items()) or "nothing"
-    total = sum(p.numel() for p in module.parameters())
+    total = sum((getattr(p, "quant_state", None) or p).shape.numel() for p in module.parameters())  # 4 bits share bytes
     share = sum(parts.values()) / total if total else 0.0
     fast = getattr(trainer, "fast_dev_run", False)
     backbone, codebook, kind = module.backbone, module.vlm.codebook_hash, run_facts.quantizer_dtype(module)
     plugged = {"encoder": backbone.encoder, "adapter": backbone.adapter}
+    small = [f"with its language model in {backbone.language_dtype}"] if backbone.language_dtype != "same" else []
     lines = {
         "method": _method_line(run_facts.method(module), module.name),
-        "backbone": " ".join([backbone.name, *(f"with {part} {name}" for part, name in plugged.items() if name)]),
+        "backbone": " ".join(
+            [backbone.name, *(f"with {part} {name}" for part, name in plugged.items() if name), *small]
+        ),
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
         "codebook": f"{codebook}, distances in {kind}" if codebook else "none (continuous tower)",
         "strategy": run_facts.strategy(trainer),

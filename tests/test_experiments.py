@@ -48,6 +48,13 @@ def test_nothing_is_left_out() -> None:
     assert others == []
 
 
+def test_small_surrogates_are_tested_as_a_whole() -> None:
+    jobs = make_plan(load_spec(ROOT / "tables/small_surrogates.yaml"), seeds=[0]).jobs
+    small = {(j.kind, j.facts["backbone"]) for j in jobs if any("language_dtype" in a for a in j.arguments)}
+    assert small == {("train", f"pocket-vila-u-{kind}") for kind in ("int8", "nf4")}
+    assert {j.facts["backbone"] for j in jobs if j.kind != "train"} == {"pocket-vila-u"}
+
+
 def test_names_are_the_known_ones() -> None:
     assert {f.stem for f in METHOD_FILES} == set(METHODS)
     assert {f.stem for f in AT_PAPER_SCALE} < set(METHODS), "those of the paper with a setting that differs"

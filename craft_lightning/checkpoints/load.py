@@ -5,6 +5,7 @@ Loading is strict: a tensor is used, is on the list of those known to be unused,
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from craft_lightning.models.towers.continuous import ClipTower
 from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import DiscreteVlm, context_length
-from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.models.vlm_spec import SMALL_PACKAGE, VlmSpec
 
 
 def load_tower(
@@ -129,9 +130,22 @@ def tower_facts(tower: Tower) -> dict[str, Any]:
     return {"codebook_hash": None, "base_hash": tower.base_hash or weights_hash(tower)}
 
 
+def shrink(language_model: PreTrainedModel, spec: VlmSpec) -> None:
+    """Hold the matrices of a frozen language model in what the spec says. Raises CraftError: the package for it is
+    missing, with the command that brings it."""
+    if spec.language_dtype == "same":
+        return
+    if find_spec("bitsandbytes") is None:
+        raise CraftError(f"--model.backbone.language_dtype {spec.language_dtype} needs bitsandbytes: `{SMALL_PACKAGE}`")
+    from craft_lightning.models.small_weights import pack
+
+    pack(language_model, spec.language_dtype)
+
+
 def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     """A whole model in eval mode, with the adapted encoder and the adapter that the spec names. Raises CraftError: what
-    does not fit, by name; an encoder of another codebook, or an adapter of another tower, with both hashes."""
+    does not fit, by name; an encoder of another codebook, or an adapter of another tower, with both hashes; see
+    :func:`shrink`."""
     root = configs.root_of(spec)
     facts = configs.top_config_of(root)
     conversation = facts.get("conversation", "vicuna_v1")
@@ -161,6 +175,7 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
         vlm.encoder_facts, vlm.token_prior = apply_encoder(tower, spec.encoder)
     if spec.gradient_checkpointing:
         recompute(vlm)
+    shrink(language_model, spec)
     return vlm
 
 

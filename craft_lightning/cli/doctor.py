@@ -24,7 +24,14 @@ from craft_lightning import __version__
 from craft_lightning.cli.arguments import verb_parser
 from craft_lightning.environment import PACKAGES, ROOT, in_checkout, no_shadows
 from craft_lightning.errors import CraftError
-from craft_lightning.models.vlm_spec import BACKBONES, POCKET, hub_folder, missing_base, models_root
+from craft_lightning.models.vlm_spec import (
+    BACKBONES,
+    POCKET,
+    SMALL_PACKAGE,
+    hub_folder,
+    missing_base,
+    models_root,
+)
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -159,7 +166,8 @@ def packages() -> CheckResult:
         again = " ".join(f"'{text.partition(';')[0].strip()}'" for text in wrong)
         return CheckResult(False, "; ".join(wrong.values()), f"{PIP} --upgrade {again}")
     shown = ", ".join(f"{name} {have[name]}" for name in ("torch", "lightning", "transformers") if name in have)
-    return CheckResult(True, f"{len(wanted)} of {len(wanted)} as wanted: {shown}")
+    small = "" if importlib.util.find_spec("bitsandbytes") else f"; no weights in 8 or 4 bits without {SMALL_PACKAGE}"
+    return CheckResult(True, f"{len(wanted)} of {len(wanted)} as wanted: {shown}{small}")
 
 
 def shadows() -> CheckResult:

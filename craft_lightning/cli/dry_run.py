@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from craft_lightning.cli.config_layers import named_settings, read_layers
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
 from craft_lightning.methods import METHODS
-from craft_lightning.models.vlm_spec import VlmSpec, hub_folder
+from craft_lightning.models.vlm_spec import SMALL_PACKAGE, VlmSpec, hub_folder
 from craft_lightning.strategies import flops
 from craft_lightning.strategies.choose import GIB, Choice, Machine, settle
 from craft_lightning.strategies.memory import Profile, profile
@@ -165,7 +166,7 @@ def _layout(arguments: Iterable[str], config: Any, machine: Machine) -> Layout:
     given.pop("optim")
     method = METHODS[config.model.class_path](backbone=backbone, **given)
     verb, sketch = next(iter(arguments)), method.sketch()
-    numbers = profile(sketch, sketch.vlm)
+    numbers = profile(sketch, sketch.vlm, backbone.language_dtype)
     rows = SimpleNamespace(batch_size=config.data.batch_size, eval_batch_size=config.data.eval_batch_size)
     named = named_settings(read_layers(list(arguments)))
     choice = settle(verb, method, rows, config.trainer.as_dict(), named, machine)
@@ -217,6 +218,8 @@ def _look(found: Rehearsal, plan: Plan) -> None:
     for name, check in doctor.examine(plan.spec.scale).items():
         if not check.ok and name != "models":  # these have been looked at one by one
             found.missing[f"{name}: {check.text}"] = check.mend
+    if any(kind.layout.profile.packed for kind in found.kinds.values()) and find_spec("bitsandbytes") is None:
+        found.missing["package bitsandbytes, for weights in 8 and 4 bits"] = SMALL_PACKAGE
     for kind in found.kinds.values():
         if not kind.layout.choice.fits:
             found.wrong[kind.label] = kind.layout.choice.reason

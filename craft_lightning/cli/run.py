@@ -258,6 +258,8 @@ class CraftCLI(LightningCLI):
         told = "not validated" if accuracy is None else f"validation accuracy {accuracy:.1%} of {found['rows']} items"
         part = next((part for part in ("encoder", "adapter") if (folder / part).is_dir()), None)
         weights = [f"--{part}", str(folder / part)] if part else ["--ckpt_path", "last"]
+        if part and self.model.backbone.language_dtype != "same":  # it is for the whole model
+            weights += ["--model.backbone.language_dtype", "same"]
         print(f"done      {found['steps']} steps in {found['seconds']:.0f} s; {told}", file=sys.stderr)
         print(f"next      {command('test', '--config', str(folder / 'config.yaml'), *weights)}", file=sys.stderr)
 

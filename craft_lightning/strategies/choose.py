@@ -120,7 +120,10 @@ def choose(profile: Profile, machine: Machine, batch: int, eval_rows: int = 64, 
             break
     passes = f"{parts} accumulated batches of {rows} rows" if parts > 1 else ""
     how = ", ".join(filter(None, (passes, "activations recomputed" if recompute else "")))
-    reason = "; ".join(filter(None, (_why(kind, machine, found, fits), how, why)))
+    small, hint = replace(profile, language_dtype="nf4"), ""
+    if not (fits or profile.packed) and estimate(small, plan).peak <= machine.room:
+        hint = "with --model.backbone.language_dtype nf4 it would"
+    reason = "; ".join(filter(None, (_why(kind, machine, found, fits), hint, how, why)))
     return Choice(kind, precision, dtype, parts, rows, recompute, plan.eval_rows, found, fits, reason)
 
 
@@ -148,6 +151,7 @@ def _layouts(profile: Profile, machine: Machine, batch: int, given: Given) -> It
     if machine.processes > 1:
         sharded_states = machine.deepspeed and machine.kind == "cuda" and profile.trained > 0
         kinds = ["ddp", "zero2", "fsdp2"] if sharded_states else ["ddp", "fsdp2"]
+        kinds = kinds[: 1 if profile.packed else None]  # what is packed is not cut
     if not profile.trained:
         yield from ((kind, bool(given.recompute), given.parts or 1) for kind in kinds)
         return
@@ -214,7 +218,7 @@ def settle(
     if machine is None:
         return None
     sketch = method.sketch()
-    numbers = profile(sketch, sketch.vlm)
+    numbers = profile(sketch, sketch.vlm, method.backbone.language_dtype)
     if verb != "fit":
         numbers = replace(numbers, trained=0, frozen=numbers.parameters, tower_trains=False, language_trains=False)
     backbone = method.backbone

@@ -21,6 +21,8 @@ TEXT_TOKENS = 128
 """Language-model positions of prompt and reply, the image's not counted: four options and VILA-U's system prompt."""
 REPLY_TOKENS = 4
 """Labelled positions of a row: only these have logits."""
+PACKED = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
+"""Bytes of a matrix's parameter, scales included; those of int8's rows are next to nothing."""
 MASTER, GRADIENT, MOMENTS = 4, 4, 8
 """Bytes of a trained parameter, of its gradient, and of AdamW's two moments."""
 
@@ -46,6 +48,8 @@ class Profile:
         tokens: of one image. vocabulary: rows of the output layer.
         distances: FLOPs of an image's distances to all codewords at all levels.
         tower_trains, language_trains: whether some of their parameters are trained.
+        matrices: parameters of the language model's frozen linear layers, the output layer not counted.
+        language_dtype: what these are held in, see :class:`.vlm_spec.VlmSpec`.
     """
 
     trained: int
@@ -60,14 +64,21 @@ class Profile:
     distances: int
     tower_trains: bool
     language_trains: bool
+    matrices: int
+    language_dtype: str = "same"
 
     @property
     def parameters(self) -> int:
         """All of them."""
         return self.trained + self.frozen
 
+    @property
+    def packed(self) -> int:
+        """Parameters that are held in 8 or 4 bits."""
+        return 0 if self.language_dtype == "same" else self.matrices
 
-def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
+
+def profile(module: nn.Module, vlm: DiscreteVlm, language_dtype: str = "same") -> Profile:
     """The numbers of a module (a method, usually on the meta device) around a model."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
@@ -75,6 +86,8 @@ def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
     config: Any = vlm.language_model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     keys = config.num_key_value_heads * head
+    linear = [m.weight for m in vlm.language_model.modules() if isinstance(m, nn.Linear)]
+    output: Any = vlm.language_model.get_output_embeddings()
     tower, quantizer = vlm.tower, vlm.tower.quantizer
     tables: list[Tensor] = [] if quantizer is None else [b for b in quantizer.buffers() if b is not None]
     return Profile(
@@ -90,6 +103,8 @@ def profile(module: nn.Module, vlm: DiscreteVlm) -> Profile:
         distances=2 * tower.num_tokens * quantizer.entries * quantizer.levels * tower.width if quantizer else 0,
         tower_trains=any(p.requires_grad for p in tower.parameters()),
         language_trains=any(p.requires_grad for p in vlm.language_model.parameters()),
+        matrices=sum(p.numel() for p in linear if not p.requires_grad and p is not output.weight),
+        language_dtype=language_dtype,
     )
 
 
@@ -137,7 +152,7 @@ def estimate(profile: Profile, plan: MemoryPlan) -> Estimate:
 
 
 def _weights(p: Profile, plan: MemoryPlan) -> int:
-    frozen = p.frozen * plan.frozen_bytes + p.tables
+    frozen = (p.frozen - p.packed) * plan.frozen_bytes + int(p.packed * PACKED.get(p.language_dtype, 0)) + p.tables
     if plan.kind == "fsdp2":
         # The parts of all, what no block holds, and two blocks: the one that runs and the one that is fetched.
         whole = (p.outside + 2 * p.block) * plan.frozen_bytes
@@ -159,12 +174,15 @@ def tower_bytes(stack: Stack, half: bool) -> int:
     return 29 * stack.width + 4 * stack.mlp if half else 41 * stack.width + 8 * stack.mlp
 
 
-def language_bytes(stack: Stack, half: bool, trains: bool) -> int:
+def language_bytes(stack: Stack, half: bool, trains: bool, inputs: bool = False) -> int:
     """Bytes that a block of the language model keeps of one position.
 
-    A frozen block keeps no inputs of its matrices, only what its norms, attention and gate need.
+    A frozen block keeps no inputs of its matrices, only what its norms, attention and gate need; bitsandbytes' int8
+    matrices keep theirs (``inputs``).
     """
     width, mlp = (30, 8) if half and trains else (12, 6) if half else (32, 16) if trains else (16, 12)
+    if inputs and not trains:
+        width, mlp = (width + 4, mlp + 2) if half else (width + 8, mlp + 4)
     return width * stack.width + mlp * stack.mlp + (4 if half else 8) * stack.kv_width
 
 
@@ -172,7 +190,7 @@ def _activations(p: Profile, plan: MemoryPlan) -> int:
     if not p.trained:
         return 0
     size, positions = 2 if plan.half else 4, p.tokens + TEXT_TOKENS
-    of_language = language_bytes(p.language, plan.half, p.language_trains)
+    of_language = language_bytes(p.language, plan.half, p.language_trains, inputs=p.language_dtype == "int8")
     kept = plan.rows * positions * _kept(p.language, of_language, size, plan.recompute)
     if p.tower is not None and p.tower_trains:
         kept += plan.rows * p.tokens * _kept(p.tower, tower_bytes(p.tower, plan.half), 4, plan.recompute)
@@ -181,7 +199,9 @@ def _activations(p: Profile, plan: MemoryPlan) -> int:
     logits = plan.rows * REPLY_TOKENS * p.vocabulary * 4 * 3
     # Autocast multiplies by copies of float32 weights; without recomputing, the backward pass needs them again.
     copied = plan.half and not plan.recompute
-    copies = 2 * (p.trained + (p.frozen if plan.frozen_bytes == 4 else 0)) if copied else 0
+    copies = 2 * (p.trained + (p.frozen - p.packed if plan.frozen_bytes == 4 else 0)) if copied else 0
+    if p.packed:  # the largest matrix in whole numbers, and its copy: less than half of a block
+        copies += p.block // 2 * size
     return kept + ends + logits + copies + (BLOCK_BYTES if p.tables else 0)
 
 

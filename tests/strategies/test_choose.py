@@ -95,6 +95,17 @@ def test_the_reason_says_what_was_decided() -> None:
     assert "does not fit by the estimate" in choose(known(SEVEN), MACHINES["1x8gb"], 24).reason
 
 
+def test_a_language_model_in_4_bits_is_counted_proposed_and_never_cut() -> None:
+    small, card = numbers(SEVEN, "nf4"), MACHINES["1x12gb"]
+    found, whole = choose(small, card, 24), choose(known(SEVEN), card, 24)
+    assert (found.kind, found.fits, whole.fits) == ("single", True, False)
+    assert "; with --model.backbone.language_dtype nf4 it would; " in whole.reason
+    assert "language_dtype" not in found.reason
+    assert small.packed == small.matrices == 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert whole.estimate.weights - found.estimate.weights == pytest.approx((2 - 0.5159) * small.packed, rel=1e-4)
+    assert {choose(small, MACHINES[name], 24).kind for name in ("8x8gb", "8x8gb, deepspeed")} == {"ddp"}
+
+
 def test_a_batch_stays_what_the_config_says_or_is_refused() -> None:
     with pytest.raises(CraftError, match="24 rows cannot be shared equally by 16 devices"):
         choose(known(POCKET), MACHINES["2x8x40gb"], 24)
