@@ -65,11 +65,18 @@ def dispatch(argv: Sequence[str]) -> int:
     if argv[0] != "doctor":  # which says it among all else
         no_shadows()
     try:
+        if import_module("craft_lightning.cli.early").tell(argv[0], argv[1:]):
+            return 0
         result: int = import_module(f"craft_lightning.cli.{module}").main(list(arguments))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in PACKAGES:
             raise
         raise CraftError(f"{sys.executable} has no package {error.name}: {install_command()}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        hint = "if memory is short, fewer of them: --workers N"
+        raise CraftError(f"a process that reads images was lost ({' '.join(str(error).split())}); {hint}") from error
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +20,9 @@ from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import likely_letters
 from craft_lightning.models.image_files import find_images
-from craft_lightning.models.image_processing import Aspect, preprocess, read_image
-from craft_lightning.models.pruning import PruneRule, prune
+from craft_lightning.models.image_processing import Aspect, preprocess, read_image, square, to_pixels
+from craft_lightning.models.image_workers import in_order
+from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
@@ -62,12 +64,19 @@ class VisualTokenizer:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, encoder: str | Path | None = None, *, dtype: str = "float32", attention: str = "eager"
+        cls,
+        name: str | Path,
+        encoder: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str = "float32",
+        attention: str = "eager",
     ) -> Self:
         """The tower of a known model or a checkpoint's folder.
 
         Args:
             name: see ``python -m craft_lightning list backbones``. encoder: an adapted encoder's folder or hub id.
+            device: where it computes; None for the first GPU, if there is one.
             dtype: of the tower and of the distances to codewords. attention: ``eager`` (the original's) or ``sdpa``.
 
         Raises:
@@ -80,6 +89,7 @@ class VisualTokenizer:
         found = cls(tower, aspect_of(checkpoint_root(folder)))
         if encoder is not None:
             found.plug_in(encoder)
+        tower.to(device or _first_gpu())
         return found
 
     def plug_in(self, encoder: str | Path) -> None:
@@ -88,48 +98,66 @@ class VisualTokenizer:
         self.prior = apply_encoder(self.tower, encoder)[1]
 
     def tokenize(
-        self, images: AnImage | Sequence[AnImage], *, keep: float = 1.0, batch_size: int = 32
+        self,
+        images: AnImage | Sequence[AnImage],
+        *,
+        keep: float = 1.0,
+        batch_size: int = 32,
+        workers: int | None = None,
     ) -> dict[str, Tensor]:
         """Discrete tokens of images: open ones, files, or folders with all that is below them.
 
+        Args:
+            keep: share of tokens that pruning keeps. batch_size: images that are encoded at once.
+            workers: processes that read the images; 0 for none but this one, None for one a core if there are many.
+
         Returns:
-            ``codes [B, N, R]`` int32; ``features [B, N, d]`` before quantisation; ``quantized [B, N, d]``, the sums of
-            codewords that the projector reads; and if ``keep`` < 1 ``kept [B, M]`` int32, the positions not pruned.
+            On the CPU: ``codes [B, N, R]`` int32; ``features [B, N, d]`` before quantisation; ``quantized [B, N, d]``,
+            the sums of codewords that the projector reads; and if ``keep`` < 1 ``kept [B, M]`` int32, the positions not
+            pruned.
 
         Raises:
             CraftError: no image, one that is not there or broken, or pruning without an encoder's prior.
         """
-        return self.encode(self.batches(images, batch_size), keep)
-
-    def batches(self, images: AnImage | Sequence[AnImage], batch_size: int = 32) -> Iterator[Tensor]:
-        """Pixels of images, ``[b, 3, S, S]`` float32 in [-1, 1]. Raises CraftError: see :meth:`tokenize`."""
         given = [images] if isinstance(images, AnImage) or not isinstance(images, Iterable) else list(images)
         if not given:
             raise CraftError("no images given")
         found: list[Path | Image.Image] = []
         for one in map(_checked, given):
             found += [one] if isinstance(one, Image.Image) else find_images([Path(one)])
-        return self.pixels(map(_opened, found), batch_size)
+        read = partial(_square_of, side=self.tower.image_size, aspect=self.aspect)
+        return self.encode(self.pixels(map(_whole, in_order(read, found, workers)), batch_size), keep)
 
-    def pixels(self, images: Iterable[Image.Image], batch_size: int = 32) -> Iterator[Tensor]:
-        """:meth:`batches` of open images, each taken when its batch is made."""
-        squares = (preprocess(image, self.tower.image_size, self.aspect) for image in images)
-        while part := list(islice(squares, batch_size)):
-            yield torch.stack(part)
+    def pixels(self, squares: Iterable[Tensor], batch_size: int = 32) -> Iterator[Tensor]:
+        """Batches ``[b, 3, S, S]`` float32 in [-1, 1] of squares ``[3, S, S]`` uint8."""
+        remaining = iter(squares)
+        while part := list(islice(remaining, batch_size)):
+            yield to_pixels(torch.stack(part))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.tower.parameters()).device
+
+    @torch.no_grad()
+    def counts(self, batches: Iterable[Tensor]) -> Tensor:
+        """``[K]`` counts of the first-level codes of pixels ``[b, 3, S, S]``: a prior for pruning."""
+        assert self.tower.quantizer is not None
+        codes = (self.tower.encode(pixels.to(self._device)).codes for pixels in batches)
+        return count_codes(codes, self.tower.quantizer.entries)
 
     @torch.no_grad()
     def encode(self, batches: Iterable[Tensor], keep: float = 1.0) -> dict[str, Tensor]:
         """:meth:`tokenize` of pixels ``[b, 3, S, S]``."""
         found: dict[str, list[Tensor]] = {}
         for pixels in batches:
-            tokens = self.tower.encode(pixels.to(next(self.tower.parameters()).device))
+            tokens = self.tower.encode(pixels.to(self._device))
             assert tokens.codes is not None
             parts = {"codes": tokens.codes.int(), "features": tokens.features, "quantized": tokens.tokens}
             selection = prune(tokens, keep, self.prior, PruneRule(), ()).selection
             if selection is not None:
                 parts["kept"] = selection.positions.int()
             for name, part in parts.items():
-                found.setdefault(name, []).append(part)
+                found.setdefault(name, []).append(part.cpu())
         return {name: torch.cat(rows) for name, rows in found.items()}
 
 
@@ -163,7 +191,7 @@ class VisionLanguageModel:
             CraftError: no such model, or an encoder that does not fit its codebook.
         """
         vlm = load_vlm(VlmSpec(str(name), encoder=None if encoder is None else str(encoder), **settings))
-        return cls(vlm.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        return cls(vlm.to(device or _first_gpu()))
 
     @torch.no_grad()
     def ask(
@@ -223,6 +251,20 @@ def asked(
     key = "asked" if isinstance(image, Image.Image) else str(image)
     meta = {} if directive is None else {"directive": directive}
     return VqaExample(key, _opened(image), question, "A", tuple(options or ()), meta=meta)
+
+
+def _first_gpu() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _square_of(image: Path | Image.Image, side: int, aspect: Aspect) -> Tensor:
+    return square(_opened(image), side, aspect)
+
+
+def _whole(found: Tensor | CraftError) -> Tensor:
+    if isinstance(found, CraftError):
+        raise found
+    return found
 
 
 def _opened(image: AnImage) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from craft_lightning.errors import CraftError
+from craft_lightning.errors import CraftError, nearest
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The one in C where there is one: six times faster."""
@@ -40,6 +40,19 @@ def check_file(path: Path, flag: str) -> None:
         raise CraftError(f"{flag} {path} is a folder: name a file in it")
     if not path.absolute().parent.is_dir():
         raise CraftError(f"{flag} {path}: no folder {path.parent}")
+
+
+def check_root(root: str | None, dataset: str) -> Path:
+    """The folder, JSONL file or archive to read. Raises CraftError if there is none, naming the nearest that exists."""
+    if not root:
+        raise CraftError(f"source 'folder' of {dataset} needs a folder: --data.root FOLDER")
+    path = Path(root).expanduser()
+    if path.exists():
+        return path
+    parent = next(p for p in path.absolute().parents if p.exists())
+    close = nearest(path.absolute().relative_to(parent).parts[0], (p.name for p in parent.iterdir()))
+    hint = f"did you mean {parent / close}?" if close else f"{parent} has no such entry"
+    raise CraftError(f"no folder {root!r} for --data.root; {hint}")
 
 
 def write_text(path: str | Path, text: str) -> Path:

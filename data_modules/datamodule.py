@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from craft_lightning import run_facts
 from craft_lightning.errors import CraftError, unknown
+from craft_lightning.io import check_root
 from craft_lightning.models.image_files import told
 from craft_lightning.models.image_processing import to_pixels
+from craft_lightning.models.image_workers import usual_workers
 from craft_lightning.models.vlm_spec import VlmSpec, spec_of
 from craft_lightning.optim import rows_per_pass
 from craft_lightning.text import multiple_choice as mcq
@@ -29,7 +31,8 @@ from data_modules.datasets import DATASETS, OWN, dataset_name, usual_holdout
 from data_modules.datasets.facts import DatasetFacts
 from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, world
 from data_modules.sources.drawn import TwinSource, draw_studio
-from data_modules.sources.folder import Place, check_root, open_folder
+from data_modules.sources.folder import Place, open_folder
+from data_modules.sources.images import LazyImages
 from data_modules.sources.items import OnBad, Problems, Source, SplitName
 from data_modules.sources.records import RecordSource, Unit
 from data_modules.sources.rows import open_hub
@@ -67,7 +70,8 @@ class VqaDataModule(LightningDataModule):
             accumulation adds up. eval_batch_size: rows of one process's evaluation batch.
         group_by_image: training rows that ask about one image follow each other, and a batch that holds several of them
             reads it once, as evaluations always do (docs/performance.md).
-        num_workers: processes that prepare batches; 0 prepares them in the run's own.
+        num_workers: processes that read images and prepare batches; 0: none but the run's own. None: where images are
+            files or lie in archives or tables one a core, at most 8 (:func:`.usual_workers`).
         seed: order, options and captions of training; stored items never depend on it. None: what
             ``seed_everything`` was called with, else 0.
         train_size: training images. None: 1,024 drawn, all of a folder, the paper's number from the hub.
@@ -99,7 +103,7 @@ class VqaDataModule(LightningDataModule):
         batch_size: int = 24,
         eval_batch_size: int = 64,
         group_by_image: bool = False,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int | None = None,
         train_size: int | None = None,
         train_unit: Unit | None = None,
@@ -122,6 +126,8 @@ class VqaDataModule(LightningDataModule):
         counted = (batch_size, eval_batch_size, train_size, val_size, test_size)
         if any(size is not None and size < 1 for size in counted):
             raise CraftError("batch and split sizes are at least 1")
+        if num_workers is not None and num_workers < 0:
+            raise CraftError(f"num_workers is at least 0, not {num_workers}")
         if not 0.0 <= holdout < 1.0:
             raise CraftError(f"holdout is a share of the labels in [0, 1), not {holdout}")
         if source != "hub" and (hub_id or hub_revision):
@@ -191,7 +197,7 @@ class VqaDataModule(LightningDataModule):
             found = open_folder(facts, self._place, problems)
         caps = {name: self.sizes[name] or size for name, size in usual.items()}
         unit = self.train_unit or ("picture" if hub else "question")
-        return RecordSource(facts, reader, found, problems, caps, unit, self.holdout, self.apart)
+        return RecordSource(facts, reader, found, problems, caps, unit, self.holdout, self.apart, self.num_workers)
 
     def prepare_data(self) -> None:
         """Fetch the dataset, on one process of a machine, compare it with what was published, and have it captioned.
@@ -295,7 +301,8 @@ class VqaDataModule(LightningDataModule):
         return DataLoader(data, **self._loading(data, sampler, self.eval_batch_size))
 
     def _loading(self, data: VqaDataset, sampler: Sampler[Any] | None, rows: int) -> dict[str, Any]:
-        count, trainer = self.num_workers, self.trainer
+        lazy, trainer = isinstance(data.images, LazyImages), self.trainer
+        count = usual_workers(len(data) if lazy else 0) if self.num_workers is None else self.num_workers
         # Pinning opens a context on a GPU, where a run on CPUs has no business.
         pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = {"num_workers": count, "persistent_workers": count > 0, "pin_memory": pinned}

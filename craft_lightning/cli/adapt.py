@@ -26,8 +26,9 @@ from craft_lightning import run_folder
 from craft_lightning.benchmark.estimate import duration
 from craft_lightning.checkpoints.configs import root_of
 from craft_lightning.checkpoints.load import load_tower, tower_facts
-from craft_lightning.cli import config_layers, run
-from craft_lightning.cli.arguments import VerbParser, command, verb_parser
+from craft_lightning.cli import config_layers, run, verbs
+from craft_lightning.cli.arguments import command
+from craft_lightning.cli.verbs import PASSES, STEPS
 from craft_lightning.encoder_gain import add_gain
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
@@ -42,7 +43,7 @@ SETTINGS, PAGE = "adapt.yaml", "report.html"
 """The settings of all runs of a folder, and what they found, beside the training's own files in it."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's ``prctl``: the signal that a process gets when the one that started it ends."""
-BATCH, PASSES, STEPS, LOOKS = 24, 40, (200, 1200), 5
+BATCH, LOOKS = 24, 5
 """A training shows every item 40 times, but takes 200 steps at least and 1,200 at most; it is validated 5 times."""
 USUAL: dict[str, Any] = {
     "seed_everything": 0,
@@ -61,25 +62,6 @@ USUAL: dict[str, Any] = {
     "data.on_bad": "skip",
 }
 """Settings that hold unless others are given; what hangs on the number of items: :func:`_usual`."""
-
-
-def parser() -> VerbParser:
-    """The flags of the verb; all others are a run's."""
-    p = verb_parser(
-        "adapt",
-        "Adapt a model's encoder to your own images or questions, and say whether it helped.",
-        f"Any other flag is a setting of the runs, as --trainer.max_steps 500 or --data.holdout 0.2. A training takes "
-        f"{PASSES} passes of the training items, but {STEPS[0]} steps at least and {STEPS[1]:,} at most. A second call "
-        "goes on where the first one ended.",
-    )
-    p.add_argument("data", metavar="FOLDER|FILE", help="CLASS/*.jpg, {train,test}/CLASS/*.jpg, *.jsonl, or a .zip")
-    p.add_argument("--query", metavar="TEXT", help="the question asked of each image of a class")
-    p.add_argument("--domain", metavar="TEXT", help="what all images show, for captions: 'plant leaf'")
-    p.shared("--backbone", default=None, help="model to train with (pocket-qwen2-xs)")
-    p.add_argument("--plug", nargs="+", default=[], metavar="NAME", help="models of the family to test the encoder in")
-    p.shared("--output", required=False, help="folder of all results (runs/FOLDER)")
-    p.add_argument("--dry_run", action="store_true", help="look at the data, and list the commands")
-    return p
 
 
 @dataclass(frozen=True)
@@ -107,7 +89,7 @@ class Step:
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code. Raises CraftError: no such data or setting, a folder that holds another run, a
     model to plug into that has another codebook; wording for questions that have their own."""
-    args, others = parser().parse_with_settings(argv)
+    args, others = verbs.adapt().parse_with_settings(argv)
     root = Path(args.data).expanduser().resolve()
     folder = args.output or Path("runs") / (root.name if root.is_dir() else root.stem)
     given = _given(args, root, others)

@@ -15,20 +15,41 @@ from craft_lightning.errors import CraftError, nearest
 
 def at_least_one(text: str) -> int:
     """A count on the command line."""
+    return _at_least(1, text)
+
+
+def at_least_zero(text: str) -> int:
+    """A count on the command line that may be none."""
+    return _at_least(0, text)
+
+
+def there(text: str) -> Path:
+    """A file or folder on the command line that exists."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"no image or folder {text}")
+    return Path(text)
+
+
+def _at_least(least: int, text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
     return value
 
 
 SHARED: dict[str, dict[str, Any]] = {
     "--backbone": {"metavar": "NAME", "help": "a name of `list backbones`, or the folder of a checkpoint"},
-    "--images": {"nargs": "+", "type": Path, "metavar": "PATH", "help": "image files, or folders of them"},
+    "--images": {"nargs": "+", "type": there, "metavar": "PATH", "help": "image files, or folders of them"},
     "--encoder": {"metavar": "FOLDER", "help": "adapted encoder to plug in: a folder, or OWNER/NAME of the hub"},
     "--output": {"type": Path, "metavar": "PATH", "required": True, "help": "what to write"},
     "--keep": {"type": float, "metavar": "SHARE", "help": "share of tokens that pruning keeps, in (0, 1]"},
     "--runs": {"type": Path, "metavar": "FOLDER", "default": Path("runs"), "help": "folder of all results (runs)"},
     "--scale": {"choices": ["pocket", "paper"], "default": "pocket", "help": "size of the models (%(default)s)"},
+    "--workers": {
+        "type": at_least_zero,
+        "metavar": "N",
+        "help": "processes that read images; 0: none but this one (default: one a core, at most 8; of few images 0)",
+    },
 }
 
 RENAMED = {"--checkpoint": "--backbone", "--input": "--images", "--image": "--images"}

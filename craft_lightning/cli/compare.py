@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_lightning.benchmark.stored_run import Answered, StoredRun, read_runs
-from craft_lightning.cli.arguments import verb_parser
+from craft_lightning.cli import verbs
 from craft_lightning.comparison import Comparison, compared
 from craft_lightning.errors import CraftError
 from craft_lightning.io import check_file, fresh_file, write_text
@@ -30,15 +30,7 @@ PLAIN = (8, 8)
 
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
-    parser = verb_parser(
-        "compare",
-        "What a test found; with several runs, how tests of the same items differ. The first run is the base of all.",
-        "With --output the page also has learning curves, a matrix of replies, and images of items with their codes "
-        "before and after: of those that flipped, or of one run those that it has wrong and right.",
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a file predictions*.jsonl")
-    parser.shared("--output", required=False, help=".html file to write, or .md with a .png beside it")
-    args = parser.parse_args(argv)
+    args = verbs.compare().parse_args(argv)
     if args.output is not None:
         check_file(args.output, "--output")
         if args.output.suffix.lower() not in SUFFIXES:

@@ -19,13 +19,14 @@ from craft_lightning.settings import flat
 Layer = tuple[str, Mapping[str, Any]]
 """A config file or a flag, and every setting that it names, as ``model.backbone.dtype``."""
 
-
 ALIASES = {
     "--backbone": ("--model.backbone.name",),
     "--encoder": ("--model.backbone.encoder",),
     "--adapter": ("--model.backbone.adapter",),
     "--keep": ("--prune.enabled=true", "--prune.keep"),
     "--output": ("--trainer.default_root_dir",),
+    "--workers": ("--data.num_workers",),
+    "--help_all": ("--help",),
 }
 """Flags that runs have by these names, too, and the settings that they stand for; the last takes the value."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from craft_lightning.cli.arguments import at_least_one, verb_parser
+from craft_lightning.cli import verbs
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file
 from data_modules.twins.contact_sheet import contact_sheet
@@ -12,11 +12,7 @@ from data_modules.twins.contact_sheet import contact_sheet
 
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
-    parser = verb_parser("draw", "Draw images of the ten synthetic datasets, in source and in target domain.")
-    parser.shared("--output", help="image file to write, for example sheet.png")
-    parser.add_argument("--side", type=at_least_one, default=64, help="side length of an image in pixels")
-    parser.add_argument("--per_look", type=at_least_one, default=6, help="images of each dataset and domain")
-    given = parser.parse_args(argv)
+    given = verbs.draw().parse_args(argv)
     if given.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise CraftError(f"draw: --output {given.output} is no image file; name a .png")
     with fresh_file(given.output) as temporary:

@@ -20,7 +20,7 @@ from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.pretrained import lora_of
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
 from craft_lightning.checkpoints.vila_u import SIGLIP, section_of, siglip_folder
-from craft_lightning.cli.arguments import verb_parser
+from craft_lightning.cli import verbs
 from craft_lightning.encoder_gain import add_gain
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file, write_json
@@ -36,26 +36,7 @@ ADAPTATION = "adaptation"
 
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
-    parser = verb_parser(
-        "export",
-        "Hand an adapted encoder on: put its gain on its card, upload it, or write it back into its checkpoint in "
-        "VILA-U's layout, in full. Of a checkpoint of VILA-U's authors the original code loads the result; what has "
-        "--encoder reads the encoder's own folder.",
-        "Nothing is uploaded without --push. In OUTPUT the adapted tensors keep the precision that they were stored in "
-        "(the original code casts what it loads); every other tensor and file is copied as it is. OUTPUT/adaptation/ "
-        "holds the encoder's config.json and its prior for --prune.prior.",
-    )
-    parser.add_argument("--layout", default="vila-u", choices=["vila-u"], help="of the checkpoint (%(default)s)")
-    parser.shared("--backbone", help="with --output: a name of `list backbones`, or the folder of a checkpoint")
-    parser.shared(
-        "--encoder", required=True, help="adapted encoder: a folder, its encoder.safetensors, or OWNER/NAME of the hub"
-    )
-    gain = "two tests of the same items, without and with the encoder, for its card"
-    parser.add_argument("--gain", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help=gain)
-    pushed = "upload the encoder's folder, card included, to this repository of the hub, which is made private"
-    parser.add_argument("--push", metavar="OWNER/NAME", help=pushed)
-    parser.shared("--output", required=False, help="folder to make, for the original code")
-    args = parser.parse_args(argv)
+    args = verbs.export().parse_args(argv)
     if args.output is None and args.gain is None and args.push is None:
         raise CraftError("export: say what to do: --gain BEFORE AFTER, --push OWNER/NAME or --output FOLDER")
     if args.output is not None and args.backbone is None:

@@ -18,7 +18,8 @@ from callbacks.last_step import LastCheckpoint
 from callbacks.prune_at_validation import PruneAtValidation
 from callbacks.ste_check import SteCheck
 from callbacks.token_map import TokenMap
-from craft_lightning.errors import CraftError, nearest, unknown
+from craft_lightning.cli.early import unknown_setting
+from craft_lightning.errors import CraftError, unknown
 from craft_lightning.methods.base import BaseMethod
 from craft_lightning.models.pruning import PruneRule
 from craft_lightning.models.vlm_spec import VlmSpec
@@ -66,12 +67,7 @@ class CraftParser(LightningArgumentParser):
         return str(super().format_help(formatter))
 
     def _unknown(self, name: str) -> NoReturn:
-        known = settings()
-        # Parts of parts report their own name alone: ``lrr``, not ``model.optim.lrr``.
-        by_end = {setting.rsplit(".", 1)[-1]: setting for setting in known}
-        close = nearest(name, known) if "." in name else by_end.get(str(nearest(name, by_end)))
-        hint = f"; did you mean {close!r}?" if close else "."
-        raise CraftError(f"no setting {name!r}{hint} All settings: --help")
+        raise unknown_setting(name, settings())
 
 
 def whole_numbers_first(parser: LightningArgumentParser) -> None:

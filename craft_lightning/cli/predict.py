@@ -20,8 +20,7 @@ import torch
 from callbacks.prune_at_validation import PruneAtValidation
 from craft_lightning import run_facts
 from craft_lightning.checkpoints.tensors import save_tensors
-from craft_lightning.cli import run
-from craft_lightning.cli.arguments import VerbParser, at_least_one, verb_parser
+from craft_lightning.cli import run, verbs
 from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.inference import Reply, asked, prompt_batch, replies
 from craft_lightning.io import check_file, write_text
@@ -31,7 +30,6 @@ from craft_lightning.models.image_files import find_images, read_images
 from craft_lightning.models.pruning import prune
 from craft_lightning.run_folder import find_checkpoint
 from craft_lightning.text.prompts import message
-from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaExample
 from data_modules.datamodule import VqaDataModule
 
@@ -42,40 +40,10 @@ AT_ONCE = 16
 """Images that are asked about at a time."""
 
 
-def parser() -> VerbParser:
-    """The flags of prompts; all others are a run's."""
-    p = verb_parser(
-        "predict",
-        "Ask about images, or (without --images) one stored test item; without any of these flags, answer a whole "
-        "split.",
-        "The reply is followed by the option that it names; OUTPUT has an object a line with image, question, options, "
-        "text, option and likeliest (the option whose letter is the likeliest reply). "
-        "FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model reads: T "
-        "counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens of the "
-        "image included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole image, "
-        "and T = T' - 1 + visual positions. The metadata holds reply, codebook_hash, dtype, quantizer_dtype, "
-        "image_position and visual_positions.",
-        usage="python -m craft_lightning predict [--backbone NAME] --images PATH ... --question TEXT [--options A B]",
-        add_help=False,
-    )
-    p.shared("--backbone")
-    p.shared("--images")
-    p.add_argument("--question", metavar="TEXT", help="what is asked of each")
-    p.add_argument("--options", nargs="+", metavar="TEXT", help="choices, lettered in this order")
-    p.add_argument("--directive", metavar="TEXT", help="in place of 'Answer ...'; an empty text for none")
-    p.add_argument("--item", metavar="KEY", help="without --images: key of a stored test item (default: the first)")
-    p.add_argument("--logits", type=Path, metavar="FILE.safetensors", help="write the logits of one prompt")
-    p.shared("--output", required=False, help="JSONL file to write instead of printing the replies")
-    p.add_argument("--max_new_tokens", type=at_least_one, default=MAX_NEW_TOKENS, metavar="N", help="(%(default)s)")
-    return p
-
-
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
-    if any(a in ("-h", "--help") for a in argv):
-        print(parser().format_help() + "\nAll other settings are those of a run:\n")
-    elif any(a.split("=", 1)[0] in PROMPT for a in argv):
-        args, others = parser().parse_known_args(list(argv))
+    if any(a.split("=", 1)[0] in PROMPT for a in argv):
+        args, others = verbs.predict().parse_known_args(list(argv))
         return ask(args, others)
     return run.main(["predict", *argv])
 

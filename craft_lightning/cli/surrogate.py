@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from craft_lightning.cli.arguments import at_least_one, verb_parser
+from craft_lightning.cli import verbs
 from craft_lightning.environment import find
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.pretraining.family import TOWER, FamilyBuilder
@@ -24,29 +23,14 @@ def main(argv: Sequence[str]) -> int:
     A config with a ``language_model`` is a surrogate at paper scale (:mod:`.paper_scale`), any other a family. With
     ``--again MODEL --adapter FOLDER --output FOLDER`` a finished model learns to read another adapter.
     """
-    parser = verb_parser(
-        "surrogate", "Build a family of frozen parts, or one model at paper scale; resumable to the step."
-    )
-    usual = Path("experiments/surrogates/pocket.yaml")
-    parser.add_argument("--config", type=Path, default=usual, metavar="FILE", help="what is built (%(default)s)")
-    parser.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
-    parser.add_argument("--devices", default="auto", help="of a paper-scale config: how many (default: all)")
-    parser.add_argument("--only", nargs="*", help="parts to build: vision_tower, or names of language models")
-    parser.add_argument("--again", metavar="MODEL", help="a finished model that goes through stage 2 again instead")
-    parser.add_argument("--adapter", help="with --again: the adapter that it is to read, a folder or a model's name")
-    parser.shared("--output", required=False, help="with --again: folder of the run; the model is in its model/")
-    parser.add_argument("--trial", action="store_true", help="with --again: three small steps")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="threads of this process (CPU)")
-    parser.add_argument("--report", type=Path, help="measure the family instead, and write the figures to this file")
-    parser.add_argument("--items", type=at_least_one, default=200, help="with --report: unseen images of each dataset")
-    args = parser.parse_args(argv)
+    args = verbs.surrogate().parse_args(argv)
     plan = read_plan(find(args.config), **({} if args.data is None else {"data": args.data}))
     if isinstance(plan, SurrogatePlan):
         if args.again is not None:
             raise CraftError(f"--again is for a family; the plan of a surrogate says adapter_of: {args.adapter}")
         fabric = fabric_of(plan.precision, args.devices, plan.strategy)
         fabric.launch()
-        SurrogateBuilder(plan, fabric).build()
+        SurrogateBuilder(plan, fabric, workers=args.workers).build()
         return 0
     torch.set_num_threads(args.threads)
     if args.again is not None:

@@ -8,58 +8,33 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from craft_lightning.checkpoints.tensors import save_tensors
-from craft_lightning.cli.arguments import at_least_one, verb_parser
+from craft_lightning.cli import verbs
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file
-from craft_lightning.models.image_files import find_images, read_images
-from craft_lightning.models.pruning import count_codes
+from craft_lightning.models.image_files import find_images, read_squares
 
 
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
-    parser = verb_parser(
-        "tokenize",
-        "Images to discrete visual tokens. Loads the vision tower alone.",
-        "The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d], and with "
-        "--keep also kept [B,M] int32, the raster positions that pruning leaves; its metadata holds codebook_hash, "
-        "dtype and image_names (JSON).",
-    )
-    parser.shared("--backbone", required=True)
-    pixels = "or a safetensors file with pixel_values [B,3,H,W] in [-1,1]"
-    parser.shared("--images", required=True, help=f"image files or folders of them, {pixels}")
-    parser.shared("--encoder")
-    wanted = parser.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--output", type=Path, metavar="PATH", help="safetensors file to write")
-    counted = "safetensors file for counts [K] of first-level codes: a prior for --prune.prior"
-    wanted.add_argument("--counts", type=Path, metavar="FILE", help=counted)
-    parser.shared("--keep", default=1.0)
-    dtypes = "of the tower, the code distances and the output (VILA-U's public code runs in bfloat16)"
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help=dtypes)
-    kernel = "kernel; eager is the original's, bit for bit"
-    parser.add_argument("--attention", default="eager", choices=["eager", "sdpa"], help=kernel)
-    parser.add_argument("--batch_size", default=32, type=at_least_one, metavar="B", help="images at a time")
-    args = parser.parse_args(argv)
+    args = verbs.tokenize().parse_args(argv)
 
     output = args.output or args.counts
     check_file(output, "--output" if args.output else "--counts")
     model = VisualTokenizer.from_pretrained(args.backbone, args.encoder, dtype=args.dtype, attention=args.attention)
-    count, names, batches = open_images(args.images, model, args.batch_size)
+    count, names, batches = open_images(args.images, model, args.batch_size, args.workers)
     console, total = Console(stderr=True), math.ceil(count / args.batch_size)
     shown = track(batches, "batches", total, console=console, transient=True, disable=not sys.stderr.isatty())
     quantizer = model.tower.quantizer
     assert quantizer is not None
     if args.counts is not None:
-        with torch.no_grad():
-            counts = count_codes((model.tower.encode(pixels).codes for pixels in shown), quantizer.entries)
+        counts = model.counts(shown)
         save_tensors(output, {"counts": counts}, {"codebook_hash": quantizer.hash()})
         print(f"{output}: {int((counts > 0).sum())} codes in {len(names)} images")
         return 0
@@ -72,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_images(
-    inputs: Sequence[Path], model: VisualTokenizer, batch_size: int
+    inputs: Sequence[Path], model: VisualTokenizer, batch_size: int, workers: int | None
 ) -> tuple[int, list[str], Iterator[Tensor]]:
     """Number of the images, broken ones included; names of those that are read, relative to the one folder that was
     given or as given, which fill while their pixels are read batch by batch. Raises CraftError: an input that does not
@@ -85,10 +60,10 @@ def open_images(
     top = inputs[0] if len(inputs) == 1 and inputs[0].is_dir() else None
     names: list[str] = []
 
-    def read() -> Iterator[Image.Image]:
-        for file, image in read_images(files):
+    def read() -> Iterator[Tensor]:
+        for file, square in read_squares(files, model.tower.image_size, model.aspect, workers):
             names.append((file.relative_to(top) if top else file).as_posix())
-            yield image
+            yield square
 
     return len(files), names, model.pixels(read(), batch_size)
 

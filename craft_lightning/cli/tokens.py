@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from craft_lightning.cli.arguments import at_least_one, verb_parser
+from craft_lightning.cli import verbs
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file, fresh_file
-from craft_lightning.models.image_files import find_images, read_images
-from craft_lightning.models.pruning import budget_of, count_codes
+from craft_lightning.models.image_files import find_images, read_squares
+from craft_lightning.models.pruning import budget_of
 from craft_lightning.visualization import MUTED, TokenView, code_colours, draw_tokens, stack
 
 AT_ONCE = 16
@@ -23,27 +24,14 @@ AT_ONCE = 16
 
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
-    parser = verb_parser(
-        "tokens",
-        "Draw the first-level codes of images, and the tokens that pruning keeps.",
-        "A code has the same colour in every image, and similar codewords have similar colours. With --encoder the "
-        "sheet also shows the codes before adaptation, and which ones changed.",
-    )
-    parser.shared("--backbone", required=True)
-    parser.shared("--images", required=True)
-    drawn = "images on the sheet, the same number of each folder (%(default)s); the others count for the prior"
-    parser.add_argument("--number", type=at_least_one, default=16, metavar="N", help=drawn)
-    parser.shared("--encoder")
-    parser.shared("--keep", default=0.8)
-    parser.shared("--output", help="PNG file to write")
-    args = parser.parse_args(argv)
+    args = verbs.tokens().parse_args(argv)
     budget_of(args.keep, 1)
     check_file(args.output, "--output")
     if args.output.suffix.lower() != ".png":
         raise CraftError(f"--output {args.output} is no .png file")
     model = VisualTokenizer.from_pretrained(args.backbone, attention="sdpa")
     files = find_images(args.images)
-    views, source = _look(model, files, args.number, args.encoder, args.keep)
+    views, source = _look(model, files, args.number, args.encoder, args.keep, args.workers)
     assert model.tower.quantizer is not None
     colours = code_colours(model.tower.quantizer.table(0))
     with fresh_file(args.output) as temporary:
@@ -65,23 +53,30 @@ def spread(files: Sequence[Path], number: int) -> list[Path]:
 
 @torch.no_grad()
 def _look(
-    model: VisualTokenizer, files: Sequence[Path], number: int, encoder: str | None, keep: float
+    model: VisualTokenizer,
+    files: Sequence[Path],
+    number: int,
+    encoder: str | None,
+    keep: float,
+    workers: int | None,
 ) -> tuple[list[TokenView], str]:
     """What is drawn of some of the images, and where the prior comes from.
 
     An encoder brings the counts of its training images; without them, all images given are counted.
     """
     tower = model.tower
-    names, images = zip(*read_images(spread(files, number)), strict=True)
-    shown = torch.cat(list(model.pixels(images, AT_ONCE)))
+
+    def read(some: Sequence[Path]) -> Iterator[tuple[Path, Tensor]]:
+        return read_squares(some, tower.image_size, model.aspect, workers)
+
+    names, squares = zip(*read(spread(files, number)), strict=True)
+    shown = torch.cat(list(model.pixels(squares, AT_ONCE)))
     before, source = None, "the encoder's training images"
     if encoder is not None:
         before = model.encode(shown.split(AT_ONCE))["codes"]
         model.plug_in(encoder)
     if model.prior is None:
-        assert tower.quantizer is not None
-        pixels = model.pixels((image for _, image in read_images(files)), AT_ONCE)
-        model.prior = count_codes((tower.encode(batch).codes for batch in pixels), tower.quantizer.entries)
+        model.prior = model.counts(model.pixels((square for _, square in read(files)), AT_ONCE))
         source = f"the {len(files)} images given"
     after = model.encode(shown.split(AT_ONCE), keep)
     kept = None

@@ -7,18 +7,23 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
+from torch import Tensor
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.image_processing import read_image, suffixes
+from craft_lightning.models.image_processing import Aspect, read_image, square, suffixes
+from craft_lightning.models.image_workers import in_order
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir"})
 """Folders that systems put beside images, with files of the same names in them."""
 _TOLD = 4
 """Endings (or folders) that are told one by one."""
 log = logging.getLogger("craft_lightning.data")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,16 +115,37 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
 def read_images(files: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
     """The files that can be read as images, with what is in them; how many cannot is said in the log at the end. Raises
     CraftError: none can, with what is wrong with the first."""
+    return _readable((file, _tried(file)) for file in files)
+
+
+def read_squares(
+    files: Sequence[Path], side: int, aspect: Aspect, workers: int | None = None
+) -> Iterator[tuple[Path, Tensor]]:
+    """:func:`read_images` as ``[3, side, side]`` uint8, read by so many processes, see :func:`.in_order`."""
+    read = partial(_square_of, side=side, aspect=aspect)
+    return _readable(zip(files, in_order(read, files, workers), strict=True))
+
+
+def _square_of(file: Path, side: int, aspect: Aspect) -> Tensor:
+    return square(read_image(file), side, aspect)
+
+
+def _tried(file: Path) -> Image.Image | CraftError:
+    try:
+        return read_image(file)
+    except CraftError as error:
+        return error
+
+
+def _readable(tried: Iterable[tuple[Path, T | CraftError]]) -> Iterator[tuple[Path, T]]:
     broken: list[CraftError] = []
     some = False
-    for file in files:
-        try:
-            image = read_image(file)
-        except CraftError as error:
-            broken.append(error)
+    for file, found in tried:
+        if isinstance(found, CraftError):
+            broken.append(found)
         else:
             some = True
-            yield file, image
+            yield file, found
     if broken and not some:
         raise broken[0]
     if broken:

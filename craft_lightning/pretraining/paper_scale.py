@@ -8,10 +8,10 @@ conversations; both resume to the step.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from craft_lightning.checkpoints.pretrained import base_folder, start_lora
 from craft_lightning.checkpoints.tokenizer import load_tokenizer, tokenizer_bytes
 from craft_lightning.checkpoints.vila_u_writer import write_vlm
 from craft_lightning.errors import CraftError
-from craft_lightning.models.image_processing import READING, to_pixels
+from craft_lightning.models.image_processing import READING, Aspect, to_pixels
+from craft_lightning.models.image_workers import in_order
 from craft_lightning.models.sharding import recompute
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm import WRAP_TOKENS, DiscreteVlm
@@ -54,11 +55,13 @@ _PASS = 64
 
 class SurrogateBuilder:
     """Builds a surrogate, or what is missing of it, on the devices of a ``fabric`` that is launched; ``log`` takes a
-    line of progress. Raises CraftError: host, language model or data are not on this machine, with the command that
-    brings them."""
+    line of progress, ``workers`` is the number of processes that read images (:func:`.in_order`). Raises CraftError:
+    host, language model or data are not on this machine, with the command that brings them."""
 
-    def __init__(self, plan: SurrogatePlan, fabric: Fabric, log: Callable[[str], None] = print) -> None:
-        self.plan, self.fabric = plan, fabric
+    def __init__(
+        self, plan: SurrogatePlan, fabric: Fabric, log: Callable[[str], None] = print, workers: int | None = None
+    ) -> None:
+        self.plan, self.fabric, self.workers = plan, fabric, workers
         self.log = log if fabric.is_global_zero else lambda line: None
         self.host = checkpoint_root(resolve(VlmSpec(plan.tower)))
         self.language_folder = base_folder(plan.language_model)
@@ -119,18 +122,19 @@ class SurrogateBuilder:
         folder = self.plan.work / "codes" / digest([repr(sorted(facts.items())).encode()])[:12]
         shards = Shards(folder / title, facts, talks.names)
 
-        def image(row: int) -> Tensor | None:
-            try:
-                return to_pixels(read_square(talks.image(row), tower.image_size, aspect_of(self.host)))
-            except CraftError as error:
-                if not self.plan.skip_broken:
-                    raise CraftError(f"{error} (to leave such rows out: skip_broken: true)") from error
-                skipped.append(str(error))
-                return None
+        read = partial(_square_of, talks, side=tower.image_size, aspect=aspect_of(self.host))
+
+        def whole(found: Tensor | CraftError) -> Tensor | None:
+            if not isinstance(found, CraftError):
+                return found
+            if not self.plan.skip_broken:
+                raise CraftError(f"{found} (to leave such rows out: skip_broken: true)") from found
+            skipped.append(str(found))
+            return None
 
         def made(rows: Sequence[int]) -> Mapping[str, Tensor]:
             tower.to(self.fabric.device)
-            found = codes_of(tower, image, rows)
+            found = codes_of(tower, map(whole, in_order(read, rows, self.workers)))
             self.log(f"{title}: codes of {rows[-1] + 1:,} of {total:,} images")
             return found
 
@@ -236,22 +240,27 @@ class SurrogateBuilder:
         self.fabric.barrier()
 
 
+def _square_of(talks: Talks, row: int, side: int, aspect: Aspect) -> Tensor:
+    return read_square(talks.image(row), side, aspect)
+
+
 @torch.no_grad()
-def codes_of(tower: Tower, image: Callable[[int], Tensor | None], rows: Sequence[int]) -> Mapping[str, Tensor]:
+def codes_of(tower: Tower, squares: Iterable[Tensor | None]) -> Mapping[str, Tensor]:
     """``codes [n, N, R]`` (int16, or int32 for large codebooks) and ``kept [n]`` of some images.
 
     Args:
-        tower: frozen. image: row -> pixels ``[3, S, S]`` in [-1, 1], or None for an image that cannot be read: its
-            codes are 0, and it is not ``kept``. rows: which.
+        tower: frozen. squares: ``[3, S, S]`` uint8 each, or None for an image that cannot be read: its codes are 0, and
+            it is not ``kept``.
     """
     assert tower.quantizer is not None
     kind = torch.int16 if tower.quantizer.entries <= 2**15 else torch.int32
-    blank, device = torch.zeros(3, tower.image_size, tower.image_size), next(tower.parameters()).device
-    parts, kept = list[Tensor](), list[bool]()
-    for start in range(0, len(rows), _PASS):
-        read = [image(row) for row in rows[start : start + _PASS]]
-        kept += [pixels is not None for pixels in read]
-        codes = tower.encode(torch.stack([blank if pixels is None else pixels for pixels in read]).to(device)).codes
+    blank = torch.zeros(3, tower.image_size, tower.image_size, dtype=torch.uint8)
+    parts, kept, device = list[Tensor](), list[bool](), next(tower.parameters()).device
+    remaining = iter(squares)
+    while read := list(islice(remaining, _PASS)):
+        kept += [square is not None for square in read]
+        pixels = to_pixels(torch.stack([blank if square is None else square for square in read]))
+        codes = tower.encode(pixels.to(device)).codes
         assert codes is not None
         parts.append(codes.to(kind).cpu())
     keep = torch.tensor(kept)

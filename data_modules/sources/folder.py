@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from craft_lightning.errors import CraftError, nearest
+from craft_lightning.errors import CraftError
 from craft_lightning.models.image_files import no_images, told
 from data_modules.datasets.facts import DatasetFacts, Kind
 from data_modules.sources.classes import class_folders
@@ -32,19 +32,6 @@ from data_modules.sources.tree import FolderTree, Tree, open_tree
 from data_modules.sources.values import absent, as_index, nfc, shown
 
 _TABLES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
-
-
-def check_root(root: str | None, dataset: str) -> Path:
-    """The folder, JSONL file or archive to read. Raises CraftError if there is none, naming the nearest that exists."""
-    if not root:
-        raise CraftError(f"source 'folder' of {dataset} needs a folder: --data.root FOLDER")
-    path = Path(root).expanduser()
-    if path.exists():
-        return path
-    parent = next(p for p in path.absolute().parents if p.exists())
-    close = nearest(path.absolute().relative_to(parent).parts[0], (p.name for p in parent.iterdir()))
-    hint = f"did you mean {parent / close}?" if close else f"{parent} has no such entry"
-    raise CraftError(f"no folder {root!r} for --data.root; {hint}")
 
 
 class Place:

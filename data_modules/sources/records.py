@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_files import told
+from craft_lightning.models.image_workers import in_order
 from craft_lightning.text import multiple_choice as mcq
 from data_modules.backbone_reader import Reader
 from data_modules.datasets.facts import TEST_SHARE, VAL_SHARE, DatasetFacts
@@ -48,7 +50,7 @@ class RecordSource(Source):
             ``question`` (items), ``picture`` (with all that is asked about it), or ``one_each`` (an image with one
             of its questions).
         holdout: share of the labels kept out of training and validation. apart: images that the test split shows are,
-            too, by name or by content.
+            too, by name or by content. workers: processes that read images, see :func:`.in_order`.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class RecordSource(Source):
         unit: Unit,
         holdout: float,
         apart: bool,
+        workers: int | None,
     ) -> None:
         self.dataset, self.reader, self.found, self.problems = facts, reader, found, problems
-        self.sizes, self.unit, self.holdout, self.apart = sizes, unit, holdout, apart
+        self.sizes, self.unit, self.holdout, self.apart, self.workers = sizes, unit, holdout, apart, workers
         self._own: dict[SplitName | None, list[Unread]] = {}
         self._cut: dict[SplitName, list[Unread]] = {}
         self._shown: set[str] = set()
@@ -136,21 +139,18 @@ class RecordSource(Source):
         """The images that can be read, and the place of each by its name."""
         side, aspect = self.reader.side, self.reader.aspect
         lazy = len(images) * 3 * side**2 > CACHE_BYTES
-        read, good = [torch.empty(0, 3, side, side, dtype=torch.uint8)], list[StoredImage]()
-        for image in images:
-            try:
-                if not lazy:
-                    read.append(read_square(image, side, aspect)[None])
-                else:
-                    with image.opened() as header:
-                        # Where bad images are left out, which rows a batch holds is settled here: each is decoded.
-                        if self.problems.on_bad == "skip":
-                            header.load()
+        # Where bad images are left out, which rows a batch holds is settled here: each is decoded.
+        look = partial(_looked_at, decode=self.problems.on_bad == "skip")
+        read = look if lazy else partial(read_square, side=side, aspect=aspect)
+        squares, good = [torch.empty(0, 3, side, side, dtype=torch.uint8)], list[StoredImage]()
+        for image, found in zip(images, in_order(read, tuple(images), self.workers), strict=True):
+            if isinstance(found, CraftError):
+                self.problems.bad("broken image", str(found))
+            else:
                 good.append(image)
-            except CraftError as e:
-                self.problems.bad("broken image", str(e))
+                squares.append(found[None])
         index = {image.name: i for i, image in enumerate(good)}
-        return LazyImages(good, side, aspect) if lazy else torch.cat(read), index
+        return LazyImages(good, side, aspect) if lazy else torch.cat(squares), index
 
     def _untested(self) -> dict[str, int]:
         """Images of every class that has some, but no test item."""
@@ -276,6 +276,14 @@ class RecordSource(Source):
 
 def _images_of(rows: Iterable[Unread]) -> Collection[StoredImage]:
     return {row.image.name: row.image for row in rows}.values()
+
+
+def _looked_at(image: StoredImage, decode: bool) -> Tensor:
+    """Nothing, of an image whose header can be read, and its pixels if they are to be. Raises CraftError: broken."""
+    with image.opened() as header:
+        if decode:
+            header.load()
+    return torch.empty(0)
 
 
 def _bare(name: str) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_lightning.errors import CraftError
+from craft_lightning.io import check_root
 from data_modules.datasets.facts import DatasetFacts, HubTable
-from data_modules.sources.folder import check_root
 from data_modules.sources.hub import WORDS, choose, download, further, no_space
 from data_modules.sources.images import Shelf, StoredImage
 from data_modules.sources.items import Asked, Found, Labelled, Problems, SplitName, Splits, split_named

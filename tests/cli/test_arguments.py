@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from craft_lightning import __main__ as entry
-from craft_lightning.cli.adapt import parser as adapt_parser
+from craft_lightning.cli import early
 from craft_lightning.cli.arguments import RENAMED, SHARED, VerbParser
 from craft_lightning.cli.config_layers import ALIASES
-from craft_lightning.cli.predict import parser as predict_parser
+from craft_lightning.cli.parser import settings
+from craft_lightning.cli.verbs import adapt as adapt_parser
+from craft_lightning.cli.verbs import predict as predict_parser
+from craft_lightning.methods import METHODS
 
 OTHERS = sorted({*entry.VERBS} - {*entry.RUNS, "predict"})
 """Verbs whose main builds their parser; the settings of runs are those of :mod:`craft_lightning.cli.parser`."""
@@ -23,10 +27,12 @@ MEANINGS = {
     "--backbone": "model",
     "--encoder": "adapted encoder to plug in",
     "--images": "images of one's own",
+    "--help_all": "all settings",
     "--keep": "share of tokens that pruning keeps",
     "--output": "what is written",
     "--runs": "folder of all results",
     "--scale": "size of models",
+    "--workers": "processes that read images",
     "--only": "part of the work",
     "--devices": "accelerators",
     "--dry_run": "say what would be done, and do nothing",
@@ -110,7 +116,7 @@ def test_things_that_several_verbs_take_have_no_second_name(flags: Any) -> None:
 
 @pytest.mark.parametrize("spelling", ["--batch_size=0", "--batch-size=0", "--batch-size 0"])
 def test_hyphens_are_understood(spelling: str, capsys: Any) -> None:
-    given = ["tokenize", "--backbone", "x", "--images", "y", "--output", "z", *spelling.split()]
+    given = ["tokenize", "--backbone", "x", "--images", ".", "--output", "z", *spelling.split()]
     assert entry.main(given) == 2
     assert "argument --batch_size: must be at least 1, not 0" in capsys.readouterr().err
 
@@ -140,9 +146,8 @@ def test_a_setting_of_a_run_takes_one_value_of_a_verb_that_has_a_place_of_its_ow
 
 
 def help_of(verb: str, capsys: Any) -> str:
-    with pytest.raises(SystemExit) as stop:
-        entry.main([verb, "--help"])
-    assert stop.value.code == 0
+    with suppress(SystemExit):  # argparse's way
+        assert entry.main([verb, "--help"]) == 0
     return str(capsys.readouterr().out)
 
 
@@ -182,8 +187,33 @@ def test_mistakes_are_one_line(given: list[str], expected: str, capsys: Any) -> 
 
 
 @pytest.mark.parametrize("verb", ["fit", "test"])
-def test_the_help_of_a_run_begins_with_what_it_is_about(verb: str, capsys: Any) -> None:
-    text = help_of(verb, capsys)
+def test_the_whole_help_of_a_run_begins_with_what_it_is_about(verb: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stop:
+        entry.main([verb, "--help_all"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
     assert text.startswith(f"usage: python -m craft_lightning {verb} --config FILE ... [--SETTING VALUE ...]\n")
     at = [text.index(f"  --{setting}") for setting in ("model ", "data.dataset", "prune.keep", "trainer.max_steps")]
     assert at == sorted(at)
+
+
+@pytest.mark.parametrize("verb", entry.VERBS)
+def test_the_help_of_a_verb_fits_on_two_screens(verb: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = help_of(verb, capsys).splitlines()
+    assert len(lines) <= 2 * 24
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("verb", early.RUNS)
+def test_the_help_of_a_run_names_ten_settings_that_there_are(verb: str, capsys: Any) -> None:
+    named = re.findall(r"^  --([\w.]+) ", help_of(verb, capsys).partition("--SETTING")[2], re.MULTILINE)
+    assert len(named) == 10
+    assert {*named} - {"config", "model"} <= {*settings(), *(flag.removeprefix("--") for flag in ALIASES)}
+
+
+def test_settings_are_known_before_their_classes_are_imported() -> None:
+    METHODS.values()
+    found = {f"{part}.{name}" for part, names in early.settings().items() for name in names}
+    assert {name for name in settings() if "." in name} <= found
+    assert {name for name in found if not name.startswith("model.")} <= {*settings()}
