@@ -22,10 +22,10 @@ RUNS = ("fit", "validate", "test", "predict")
 """Verbs that config files describe."""
 
 FIRST = (
-    ("--config FILE", "what is run, below experiments/; may be repeated, the last one wins"),
+    ("--config FILE", "what is run; of several the last one wins"),
     ("--model NAME", "the method: craft, vision_ft, ... (`list methods`)"),
-    ("--backbone NAME", "the model (`list backbones`), or the folder of a checkpoint"),
-    ("--data.dataset NAME", "eurosat, vqa_rad, ... (`list datasets`); folder: your own"),
+    ("--backbone NAME", "the model (`list backbones`), or a checkpoint's folder"),
+    ("--data.dataset NAME", "eurosat, ... (`list datasets`); folder: your own"),
     ("--data.source KIND", "twin (drawn), folder or hub"),
     ("--data.root FOLDER", "with --data.source folder: where the images are"),
 )
@@ -59,7 +59,7 @@ def tell(verb: str, arguments: Sequence[str]) -> bool:
         return False
     if wanted:
         print(PARSERS[verb]().format_help() if verb in PARSERS else "", end="")
-        print(run_help(verb, "\nOr a run: " if verb in PARSERS else "usage: "))
+        print(run_help(verb, "Or: " if verb in PARSERS else "usage: "))
     elif "--help_all" not in arguments:
         _check(PARSERS[verb]().parse_known_args(arguments)[1] if verb in PARSERS else arguments)
     return wanted
@@ -70,7 +70,7 @@ def run_help(verb: str, begins: str) -> str:
     lines = [f"  {flag:<24}{about}" for flag, about in (*FIRST, *LATER.get(verb, LATER["other"]))]
     example = f"python -m craft_lightning {verb} --config experiments/smoke.yaml"
     told = (
-        f"{begins}python -m craft_lightning {verb} --config FILE ... [--SETTING VALUE ...]\n",
+        f"{begins}python -m craft_lightning {verb} --config FILE ... [--SETTING VALUE]\n",
         *lines,
         f"\nAll settings: --help_all. Each is also a key of a config file. For example\n  {example}",
     )
