@@ -67,7 +67,7 @@ def evaluated(root: Path, files: list[Path], workers: int) -> Tensor:
 
 def rows(quick: bool) -> list[Row]:
     """Milliseconds an image of the three ways that images of a folder are read."""
-    count = 32 if quick else 384
+    count = 32 if quick else 256
     tokenizer = VisualTokenizer.from_pretrained("pocket-vila-u", device="cpu")
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def rows(quick: bool) -> list[Row]:
         for name, way in ways.items():
             if not torch.equal(way(0), way(WORKERS)):
                 raise SystemExit(f"{name}: processes read other images")
-            one, two = alternate([partial(way, 0), partial(way, WORKERS)], 1 if quick else 5, warm_up=0)
+            one, two = alternate([partial(way, 0), partial(way, WORKERS)], 1 if quick else 3, warm_up=0)
             figure = f"JPEGs of {WIDTH} x {HEIGHT} pixels, {name}: an image"
             found.append(
                 Row(9, figure, "read in the same process", one / count * 1e3, two / count * 1e3, "ms", least=LEAST)

@@ -17,10 +17,11 @@ from pathlib import Path
 from timing import Row, alternate, program
 
 ROOT = Path(__file__).resolve().parents[1]
-ANSWERS, FIRST_STEP = 0.3, 8.0
+ANSWERS, TOLD, FIRST_STEP = 0.3, 1.5, 3.7
 """Seconds: the goals."""
 
-VERBS = (("--help",), ("list", "methods"), ("table", "status", "table1"))
+VERBS = (("--help",), ("list", "methods"), ("table", "status", "table1"), ("fit", "--help"), ("tokenize", "--help"))
+MISTAKE = ("fit", "--config=experiments/smoke.yaml", "--trainer.max_step=3")
 FIT = """
 import os, sys
 from lightning.pytorch import Callback
@@ -41,9 +42,9 @@ FILES = (
 )
 
 
-def run(*arguments: str) -> None:
-    """Python with these arguments; its output is thrown away."""
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+def run(*arguments: str, code: int = 0) -> None:
+    """Python with these arguments, which ends with a code; its output is thrown away."""
+    assert subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False, capture_output=True).returncode == code
 
 
 def fit() -> None:
@@ -57,12 +58,14 @@ def rows(quick: bool) -> list[Row]:
     """The verbs that answer at once, and ``fit``."""
     runs: list[Callable[[], object]] = [partial(run, "-c", "pass")]
     runs += [partial(run, "-m", "craft_lightning", *verb) for verb in VERBS]
-    python, *answers = alternate(runs, 3 if quick else 11, warm_up=1)
+    runs += [partial(run, "-m", "craft_lightning", *MISTAKE, code=2)]
+    python, *answers, told = alternate(runs, 3 if quick else 11, warm_up=1)
     (first,) = alternate([fit], 1 if quick else 3, warm_up=0 if quick else 1)
     found = []
     for verb, seconds in zip(VERBS, answers, strict=True):
         found.append(Row(6, f"`{' '.join(verb)}`", f"{ANSWERS:g} s", ANSWERS, seconds, "s", most=1.0))
         found.append(Row(6, f"`{' '.join(verb)}`", "Python that does nothing", python, seconds, "s", bound=True))
+    found.append(Row(6, "`fit` with an unknown setting", f"{TOLD:g} s", TOLD, told, "s", most=1.0))
     return [*found, Row(6, "`fit` to the end of its first step", f"{FIRST_STEP:g} s", FIRST_STEP, first, "s", most=1.0)]
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from craft_lightning.__main__ import VERBS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("craft_lightning", "data_modules", "callbacks")
 
@@ -53,7 +55,10 @@ RANKS = {
 """A module may import from a lower rank only; within one prefix anything goes."""
 
 
-LIGHT = {f"craft_lightning.{name}" for name in ("benchmark", "workers", "report", "cli.table", "cli.list", "__main__")}
+LIGHT = {
+    f"craft_lightning.{name}"
+    for name in ("benchmark", "workers", "report", "cli.table", "cli.list", "cli.early", "cli.verbs", "__main__")
+}
 WITH_NUMPY = {"craft_lightning.benchmark.claims"}
 """The bootstrap of a table's claims counts."""
 
@@ -204,10 +209,10 @@ def test_light_modules_never_name_torch() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    [["--help"], ["list", "methods"], ["list", "datasets"], ["table", "--help"], ["doctor", "--help"], ["--version"]],
+    [["--help"], ["list", "methods"], ["list", "datasets"], ["--version"], *([verb, "--help"] for verb in VERBS)],
     ids=" ".join,
 )
-def test_light_verbs_load_no_torch(verb: list[str]) -> None:
+def test_lists_and_help_load_no_torch(verb: list[str]) -> None:
     code = (
         "import sys\nfrom craft_lightning.__main__ import main\n"
         f"try:\n    main({verb!r})\nexcept SystemExit:\n    pass\n"
@@ -216,6 +221,29 @@ def test_light_verbs_load_no_torch(verb: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.split() == ["False", "False"], done.stderr
     assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("fit --config nowhere.yaml", "no config file nowhere.yaml"),
+        ("fit --config experiments/smoke.yaml --trainer.max_step 3", "did you mean 'trainer.max_steps'?"),
+        ("fit --config experiments/smoke.yaml --model.optim.lrr 3", "did you mean 'model.optim.lr'?"),
+        ("fit --config experiments/smoke.yaml --data.source folder --data.root nowhere", "no folder 'nowhere'"),
+        ("test --config experiments/smoke.yaml --backbone pocket-vila-v", "did you mean 'pocket-vila-u'?"),
+        ("test --config experiments/smoke.yaml --data.dataset eurosta", "did you mean 'eurosat'?"),
+        ("tokenize --backbone x --output x --images nowhere", "no image or folder nowhere"),
+        ("tokens --backbone x --output x --imagse x", "required: --images"),
+    ],
+)
+def test_these_mistakes_are_told_before_torch_is_loaded(mistake: str, told: str) -> None:
+    code = (
+        "import sys\nfrom craft_lightning.__main__ import main\n"
+        f"print(main({mistake.split()!r}), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert told in done.stderr
 
 
 ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg"}

@@ -1,4 +1,4 @@
-"""The flags of all verbs that are no runs and need torch: known, and their help printed, before it is imported."""
+"""The flags of verbs whose work is slow to import: known, and their help printed, before it is."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def adapt() -> VerbParser:
     p.add_argument("--plug", nargs="+", default=[], metavar="NAME", help="models of the family to test the encoder in")
     p.shared("--output", required=False, help="folder of all results (runs/FOLDER)")
     p.add_argument("--dry_run", action="store_true", help="look at the data, and list the commands")
+    return p
+
+
+def board() -> VerbParser:
+    """Of TensorBoard's folder."""
+    p = verb_parser("board", "Name all runs for TensorBoard, and print the command that shows them.")
+    p.shared("--runs")
     return p
 
 
@@ -189,5 +196,6 @@ def vocabulary() -> VerbParser:
 
 
 PARSERS: dict[str, Callable[[], VerbParser]] = {
-    verb.__name__: verb for verb in (adapt, compare, draw, export, predict, surrogate, tokenize, tokens, vocabulary)
+    verb.__name__: verb
+    for verb in (adapt, board, compare, draw, export, predict, surrogate, tokenize, tokens, vocabulary)
 }

@@ -207,7 +207,7 @@ def test_the_help_of_a_verb_fits_on_two_screens(verb: str, capsys: Any, monkeypa
 
 @pytest.mark.parametrize("verb", early.RUNS)
 def test_the_help_of_a_run_names_ten_settings_that_there_are(verb: str, capsys: Any) -> None:
-    named = re.findall(r"^  --([\w.]+) ", help_of(verb, capsys).partition("--SETTING")[2], re.MULTILINE)
+    named = re.findall(r"^  --([\w.]+) ", help_of(verb, capsys).rpartition("--SETTING")[2], re.MULTILINE)
     assert len(named) == 10
     assert {*named} - {"config", "model"} <= {*settings(), *(flag.removeprefix("--") for flag in ALIASES)}
 

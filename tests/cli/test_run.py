@@ -254,7 +254,7 @@ def test_a_broken_interpolation_is_one_line(tmp_path: Path, fails: Any) -> None:
 
 def test_names_are_not_abbreviated(fails: Any) -> None:
     assert fails("fit", "--config", SMOKE, "--trainer.max_epoch=3") == (
-        "no setting 'trainer.max_epoch'; did you mean 'trainer.max_epochs'? All settings: --help"
+        "no setting 'trainer.max_epoch'; did you mean 'trainer.max_epochs'? All settings: --help_all"
     )
 
 
