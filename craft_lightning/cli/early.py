@@ -138,5 +138,5 @@ def _taken(file: Path, cls: str | None = None) -> list[str]:
             made = [part.args for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
             found += [a.arg for args in made for a in (*args.args, *args.kwonlyargs) if a.arg != "self"]
             if cls and not made:  # a dataclass
-                found += [part.target.id for part in node.body if isinstance(part, ast.AnnAssign)]
+                found += [ast.unparse(part.target) for part in node.body if isinstance(part, ast.AnnAssign)]
     return found
