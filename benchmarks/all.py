@@ -24,7 +24,7 @@ from timing import Row, table
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.json"
 PAGE = FOLDER.parent / "docs" / "performance.md"
-PROGRAMS = ("quantizer", "training_step", "evaluation", "growth", "startup", "shared_images")
+PROGRAMS = ("quantizer", "training_step", "evaluation", "growth", "startup", "shared_images", "small_weights")
 MARKS = ("<!-- benchmark:begin -->", "<!-- benchmark:end -->")
 
 

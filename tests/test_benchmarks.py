@@ -82,7 +82,7 @@ def test_the_page_on_performance_holds_the_stored_results() -> None:
     results = json.loads(bench.RESULTS.read_text(encoding="utf-8"))
     assert bench.page(text, bench.block(results)) == text
     assert list(results) == list(bench.PROGRAMS)
-    assert {row["goal"] for found in results.values() for row in found["rows"]} == {1, 2, 3, 5, 6, 7}
+    assert {row["goal"] for found in results.values() for row in found["rows"]} == {1, 2, 3, 5, 6, 7, 10}
     told = " ".join(row["figure"] for row in results["training_step"]["rows"])
     assert all(method in told for method in ("CRAFT", "Projector FT", "LLM-LoRA"))
     assert not any(found.get("quick") for found in results.values()), "a trial of small sizes is no result"
@@ -119,6 +119,7 @@ def test_trials_leave_results_alone_and_failures_are_named(tmp_path: Path, monke
         "evaluation",
         "startup",
         "shared_images",
+        "small_weights",
     ]
     assert bench.main([]) == 1
     assert "Without a result: growth." in page.read_text()

@@ -359,6 +359,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*returned a view tensor")  # sharded: nothing is changed in place
     # The seed is in the run's config, result and folder; told here, it would stand before the one line of a mistake.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    # It warns of a package that would only speed up evaluation in 4 bits, also where nothing is in 4 bits.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     rank_zero_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())
 

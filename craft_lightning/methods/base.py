@@ -164,14 +164,14 @@ class BaseMethod(Checkpointed, ABC):
 
     def _configure(self, vlm: DiscreteVlm, start_from: str | None = None) -> None:
         self.vlm, small = vlm, self.backbone.language_dtype
-        held = {id(p) for p in vlm.language_model.parameters()} if small != "same" else set()
+        packed = {id(p) for p in vlm.language_model.parameters()} if small != "same" else set()
         self.build()
         self.requires_grad_(False)
         own = {id(p) for p in self.parameters()}
         for name, parameter in self.trainable():
             if id(parameter) not in own:
                 raise TypeError(f"{self.name}.trainable() yields {name}, which is no parameter of the method")
-            if id(parameter) in held:
+            if id(parameter) in packed:
                 raise CraftError(
                     f"{self.name} trains the language model: --model.backbone.language_dtype {small} is for a "
                     "frozen one, take same"

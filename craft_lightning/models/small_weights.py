@@ -6,17 +6,14 @@ are read, stay as they are.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Self
 
+import bitsandbytes as bnb
 import torch
+from bitsandbytes.autograd._functions import MatMul8bitFp
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which warns of a package that only speeds up evaluation
-import bitsandbytes as bnb  # noqa: E402
-from bitsandbytes.autograd._functions import MatMul8bitFp  # noqa: E402
 
 
 def pack(language_model: PreTrainedModel, kind: str) -> None:
@@ -29,8 +26,9 @@ def pack(language_model: PreTrainedModel, kind: str) -> None:
     head = language_model.get_output_embeddings()
     for parent in [*language_model.modules()]:
         for name, layer in parent.named_children():
-            packable = isinstance(layer, nn.Linear) and layer is not head
-            if packable and (kind == "int8" or layer.in_features % 32 == 0):
+            if not isinstance(layer, nn.Linear) or layer is head:
+                continue
+            if kind == "int8" or layer.in_features % 32 == 0:
                 setattr(parent, name, _packed(layer, kind).eval())
     setattr(language_model, "is_loaded_in_8bit" if kind == "int8" else "is_loaded_in_4bit", True)  # which peft reads
 
