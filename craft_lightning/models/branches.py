@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import create_causal_mask
+
+from craft_lightning.models.last_block import hidden_at
 
 _PREFIX, _PADDING = -1, -2
 
@@ -26,32 +29,55 @@ class Branches:
     Attributes:
         take: ``[S, W]`` long, the place among all B * L that stands there. owner: ``[S, W]`` long, the number of the
             branch, or that of what all share, or of padding. back: ``[B, L]`` long, where among all S * W it went
-            (padding: anywhere).
+            (padding: anywhere). rows: ``[S, m]`` long, the row of each branch (of a branch that a sequence lacks: any).
+            branch: ``[B]`` long, the place of each row among all S * m.
     """
 
     take: Tensor
     owner: Tensor
     back: Tensor
+    rows: Tensor
+    branch: Tensor
 
-    def read(self, decoder: PreTrainedModel, embeds: Tensor, gaps: Tensor | None, cache: DynamicCache | None) -> Tensor:
-        """``[B, L, D]`` hidden states of ``embeds`` ``[B, L, D]``, at position ids ``[B, L]`` that have ``gaps``, else
-        in order; a cache then holds the B rows."""
+    def read(
+        self,
+        decoder: PreTrainedModel,
+        embeds: Tensor,
+        gaps: Tensor | None,
+        at: Tensor | None,
+        cache: DynamicCache | None,
+    ) -> Tensor:
+        """``[B, L | n, D]`` hidden states of ``embeds`` ``[B, L, D]``, at the positions ``at`` ``[B, n]`` or all, with
+        position ids ``[B, L]`` that have ``gaps``, else in order; a cache then holds the B rows."""
         owner, step = self.owner, embeds.shape[1]
         where = self.take % step if gaps is None else gaps.flatten()[self.take]
 
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (owner[row, key] == _PREFIX) | (owner[row, key] == owner[row, query])
 
-        inputs = _at(embeds, self.take)
-        mask = create_causal_mask(decoder.config, inputs, None, cache, and_mask_function=sees)
-        places: dict[str, Any] = {"attention_mask": mask, "position_ids": where}
-        hidden = decoder(inputs_embeds=inputs, cache=cache, use_cache=cache is not None, **places).last_hidden_state
+        laid = _at(embeds, self.take)
+        mask = create_causal_mask(decoder.config, laid, None, cache, and_mask_function=sees)
+        inputs: dict[str, Any] = {"inputs_embeds": laid, "attention_mask": mask, "position_ids": where}
+        inputs |= {"cache": cache, "use_cache": cache is not None}
+        if at is None:
+            hidden = _at(decoder(**inputs).last_hidden_state, self.back)
+        else:
+            columns = self.back.gather(1, at) % laid.shape[1]
+            few = hidden_at(decoder, columns[self.rows].flatten(1), **inputs)
+            hidden = few.unflatten(1, (-1, at.shape[1])).flatten(0, 1).index_select(0, self.branch)
         layers: list[Any] = [] if cache is None else cache.layers
         for layer in layers:
             layer.keys, layer.values = (
                 _at(held.transpose(1, 2), self.back).transpose(1, 2) for held in (layer.keys, layer.values)
             )
-        return _at(hidden, self.back)
+        return hidden
+
+
+def branches_known(config: PreTrainedConfig) -> bool:
+    """Whether what a position sees hangs on its mask and its position id alone: attention over everything in every
+    block, of rotary positions. A sliding window counts what stands between two positions."""
+    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    return plain and getattr(config, "rope_parameters", None) is not None
 
 
 def _at(values: Tensor, places: Tensor) -> Tensor:
@@ -93,7 +119,8 @@ def _laid_out(
     sequences: Sequence[Sequence[int]], ends: Sequence[int], lengths: Sequence[int], mask: Tensor
 ) -> Branches:
     step, width = mask.shape[1], max(ends[rows[0]] + sum(lengths[r] - ends[r] for r in rows) for rows in sequences)
-    back = torch.zeros(mask.shape, dtype=torch.long)
+    most = max(map(len, sequences))
+    back, branches = torch.zeros(mask.shape, dtype=torch.long), torch.zeros(len(mask), dtype=torch.long)
     takes, owners = [], []
     for number, rows in enumerate(sequences):
         end = ends[rows[0]]
@@ -103,12 +130,12 @@ def _laid_out(
             own = torch.arange(end, lengths[row])
             take.append(own + row * step)
             owner.append(torch.full_like(own, branch))
+            branches[row] = number * most + branch
             back[row, :end] = torch.arange(end) + number * width
             back[row, own] = own + at - end
             at += len(own)
         takes.append(torch.cat(take))
         owners.append(torch.cat(owner))
-    device = mask.device
-    return Branches(
-        pad_sequence(takes, True).to(device), pad_sequence(owners, True, _PADDING).to(device), back.to(device)
-    )
+    numbers = pad_sequence([torch.tensor(rows) for rows in sequences], True)
+    laid = (pad_sequence(takes, True), pad_sequence(owners, True, _PADDING), back, numbers, branches)
+    return Branches(*(each.to(mask.device) for each in laid))

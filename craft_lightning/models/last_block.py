@@ -5,7 +5,6 @@ There the others give keys and values and nothing else: a fifth of the work of f
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -34,8 +33,7 @@ def hidden_at(decoder: Any, at: Tensor, **inputs: Any) -> Tensor:
     if not isinstance(layer, LlamaDecoderLayer | Qwen2DecoderLayer):
         whole: Tensor = decoder(**inputs).last_hidden_state
         return whole[torch.arange(len(at), device=at.device)[:, None], at]
-    with ExitStack() as after:
-        after.callback(layer.register_forward_pre_hook(partial(_only_at, at), with_kwargs=True).remove)
+    with layer.register_forward_pre_hook(partial(_only_at, at), with_kwargs=True):
         few: Tensor = decoder(**inputs).last_hidden_state
     return few
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from craft_lightning.errors import CraftError
-from craft_lightning.models.branches import find_branches
+from craft_lightning.models.branches import branches_known, find_branches
 from craft_lightning.models.image_processing import Aspect
 from craft_lightning.models.langbridge import LangBridge
 from craft_lightning.models.last_block import hidden_at
@@ -305,15 +305,14 @@ class DiscreteVlm(nn.Module):
             gaps = positions_with_gaps(selection, num_tokens, mask, image + marks // 2)
             masked = {"attention_mask": mask.long(), "position_ids": gaps}
         at = None if where is None else where(batch, mask, positions)
-        if batch.image_of is not None:
+        if batch.image_of is not None and branches_known(decoder.config):
             prefix = image + 1 + mask.sum(dim=1) - batch.attention_mask.sum(dim=1)  # all that is not text is the image
             kept = [()] * len(batch) if selection is None else selection.positions.tolist()
             heads = [row[:end] for row, end in zip(batch.input_ids.tolist(), image.tolist(), strict=True)]
             # Text before the image may have been cut in one of them, other tokens pruned at random.
             alike = [repr(row) for row in zip(batch.image_of.tolist(), prefix.tolist(), heads, kept, strict=True)]
             if branches := find_branches(alike, prefix, mask, embeds.shape[2]):
-                hidden = branches.read(decoder, embeds, gaps, cache)
-                return _Read(batch, hidden if at is None else hidden.take_along_dim(at[..., None], 1), mask, gaps)
+                return _Read(batch, branches.read(decoder, embeds, gaps, at, cache), mask, gaps)
         inputs = {"inputs_embeds": embeds, "cache": cache, "use_cache": cache is not None, **masked}
         hidden = decoder(**inputs).last_hidden_state if at is None else hidden_at(decoder, at, **inputs)
         return _Read(batch, hidden, mask, gaps)
@@ -351,7 +350,7 @@ def trim_prompts(batch: VqaBatch, room: int) -> tuple[VqaBatch, int]:
     for ids, length, prompt, key in zip(batch.input_ids, lengths.tolist(), prompts.tolist(), batch.keys, strict=True):
         places = torch.arange(length, device=ids.device)
         if (excess := length - room) > 0:
-            image, end = int((ids[:prompt] == IMAGE_TOKEN_ID).int().argmax()), prompt - PROMPT_TAIL
+            image, end = int((ids == IMAGE_TOKEN_ID).int().argmax()), prompt - PROMPT_TAIL
             expendable = [*range(image + 1, end), *range(1, min(image, end))]
             if excess > len(expendable):
                 raise CraftError(f"{key}: image and answer do not fit the context, {excess - len(expendable)} too many")

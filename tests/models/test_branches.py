@@ -135,6 +135,30 @@ def test_rows_whose_heads_were_cut_apart_share_nothing(
     )
 
 
+@torch.no_grad()
+def test_the_last_block_runs_where_rows_are_read(model: DiscreteVlm, batch: VqaBatch) -> None:
+    seen: list[int] = []
+    mlp = [*model.language_model.get_decoder().layers][-1].mlp
+    with mlp.register_forward_hook(lambda _module, args, _out: seen.append(args[0].shape[:2].numel())):
+        model.answer_logits(see(model, batch), batch)
+    assert seen[0] < 2 * len(batch), "one position a row, and what fills up sequences of fewer rows"
+
+
+@torch.no_grad()
+def test_models_with_a_sliding_window_read_rows_one_by_one(checkpoints: Path, pixels: Tensor) -> None:
+    """A window counts what stands between two positions, so that branches would hide the image from one another."""
+    model = load_vlm(VlmSpec(str(checkpoints / "qwen2")))
+    config, weights = model.language_model.config, model.language_model.state_dict()
+    config.use_sliding_window, config.sliding_window = True, 24
+    config.layer_types = ["sliding_attention"] * config.num_hidden_layers
+    model.language_model = type(model.language_model)._from_config(config).eval()
+    model.language_model.load_state_dict(weights)
+    batch = made(model, pixels)
+    found = [model.reply(see(model, asked), asked, 6) for asked in (batch, one_by_one(batch))]
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_an_image_of_its_own_for_every_row_is_read_as_ever(model: DiscreteVlm, batch: VqaBatch) -> None:
     """Bit for bit: what was published before sharing stays."""
     alone = one_by_one(batch)
