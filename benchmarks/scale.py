@@ -218,7 +218,7 @@ def surrogate_work(backbone: str, name: str, stage: str) -> Work:
     p, _ = numbers("craft", backbone)
     passes = 3 if stage == "projector" else 4
     logits = 2.0 * TEXT[name] * p.vocabulary * p.language.width
-    return Work(0.0, 0.0, passes * stack_flops(p.language, p.tokens + TEXT[name], True) + 3 * logits)
+    return Work(0.0, 0.0, passes * stack_flops(p.language, p.tokens + TEXT[name], True, TEXT[name]) + 3 * logits)
 
 
 def surrogates_block() -> str:

@@ -8,7 +8,7 @@ paper's Table 4.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from craft_lightning.strategies.memory import REPLY_TOKENS, TEXT_TOKENS, Profile, Stack
 
@@ -75,9 +75,13 @@ def matrices(stack: Stack, gated: bool) -> int:
     return stack.blocks * (attention + (3 if gated else 2) * stack.width * stack.mlp)
 
 
-def stack_flops(stack: Stack, positions: int, gated: bool) -> float:
-    """Of a forward pass over so many positions."""
-    return 2.0 * matrices(stack, gated) * positions + 4.0 * stack.blocks * positions**2 * stack.width
+def stack_flops(stack: Stack, positions: int, gated: bool, read: int | None = None) -> float:
+    """Of a forward pass over so many positions; where the output is ``read`` at a few of them alone, the last block
+    makes keys and values of the others and nothing else (:mod:`.last_block`)."""
+    last = matrices(replace(stack, blocks=1), gated) - 2 * stack.width * stack.kv_width
+    unread = 0 if read is None else positions - read
+    whole = 2.0 * matrices(stack, gated) * positions + 4.0 * stack.blocks * positions**2 * stack.width
+    return whole - unread * (2.0 * last + 4.0 * positions * stack.width)
 
 
 def training_work(p: Profile, recompute: bool, teachers: int = 0, sharing: float = 1.0) -> Work:
@@ -87,7 +91,10 @@ def training_work(p: Profile, recompute: bool, teachers: int = 0, sharing: float
     an image, which is read once (:func:`rows_an_image`)."""
     again = 1 if recompute else 0
     tower = stack_flops(p.tower, p.tokens, False) / sharing if p.tower else 0.0
-    language = min(stack_flops(p.language, p.tokens + round(n * TEXT_TOKENS), True) / n for n in (1.0, sharing))
+    language = min(
+        stack_flops(p.language, p.tokens + round(n * TEXT_TOKENS), True, round(n * REPLY_TOKENS)) / n
+        for n in (1.0, sharing)
+    )
     language += 2.0 * REPLY_TOKENS * p.vocabulary * p.language.width
     trained = (3 + again if p.tower_trains else 1) + teachers
     return Work(tower * trained, p.distances / sharing, language * (2 + again))
@@ -101,9 +108,10 @@ def rows_an_image(questions: float, rows: int) -> float:
 
 def evaluation_work(p: Profile, keeps: Collection[float] = (1.0,)) -> Work:
     """Of one item of an evaluation that replies once at each keep ratio of visual tokens."""
+    new, text = 1 + REPLY_TOKENS, TEXT_TOKENS + REPLY_TOKENS
     tower = stack_flops(p.tower, p.tokens, False) if p.tower else 0.0
-    replies = [stack_flops(p.language, int(keep * p.tokens) + TEXT_TOKENS + REPLY_TOKENS, True) for keep in keeps]
-    logits = 2.0 * (1 + REPLY_TOKENS) * p.vocabulary * p.language.width
+    replies = [stack_flops(p.language, int(keep * p.tokens) + text, True, new) for keep in keeps]
+    logits = 2.0 * new * p.vocabulary * p.language.width
     return Work(tower, p.distances, sum(replies) + len(keeps) * logits)
 
 

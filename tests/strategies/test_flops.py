@@ -1,4 +1,4 @@
-"""What the accounting says of images that several questions share."""
+"""The accounting of arithmetic: of a language model read at a few positions, and of images that questions share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaModel
 
 from craft_lightning.methods.craft import Craft
+from craft_lightning.models.last_block import hidden_at
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.strategies.flops import rows_an_image, training_work
-from craft_lightning.strategies.memory import profile
+from craft_lightning.strategies.flops import rows_an_image, stack_flops, training_work
+from craft_lightning.strategies.memory import Stack, profile
+
+
+@pytest.mark.parametrize("read", [None, 3])
+def test_a_pass_takes_what_is_counted(read: int | None) -> None:
+    """Eager attention multiplies everything, as the formula does. The last block makes keys and values of what is read
+    a second time, which is not counted."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaModel(
+        LlamaConfig(num_hidden_layers=3, vocab_size=16, attn_implementation="eager", **shape)  # type: ignore[arg-type]
+    )
+    inputs = {"inputs_embeds": torch.randn(1, 20, 32), "use_cache": False, "cache": None}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if read is None:
+            model(**inputs)
+        else:
+            hidden_at(model, torch.arange(read)[None], **inputs)
+    twice = 4 * (read or 0) * 32 * 16
+    assert counter.get_total_flops() - twice == stack_flops(Stack(3, 32, 16, 64), 20, True, read)
 
 
 def test_rows_of_a_pass_for_each_of_its_images() -> None:
