@@ -83,8 +83,8 @@ def measure_backbone(name: str, dataset: str, items: int) -> dict[str, Any]:
     vlm, (_, reader) = load_vlm(VlmSpec(name)), data.open()
     examples = iter(data.examples("test"))
     right, justified = list[bool](), list[bool]()
-    for batch in data.test_dataloader():
-        visual = vlm.encode(batch.pixel_values)
+    for batch in data.stored("test"):  # in the order of the examples
+        visual = vlm.encode(batch.by_row(batch.pixel_values))
         right += map(scoring.exact_match, vlm.generate(visual, batch), batch.answers)
         rows = [prompts.justify(example) for example in islice(examples, len(batch.keys))]
         asked = [reader.builder.encode(replace(row, answer="")) for row in rows]

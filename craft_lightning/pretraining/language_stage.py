@@ -144,7 +144,7 @@ def collate(rows: Sequence[TokenizedConversation], pad_id: int) -> VqaBatch:
         caption_ids=none,
         seen=torch.ones(n, dtype=torch.bool),
         answers=("",) * n,
-        keys=("",) * n,
+        keys=tuple(f"conversation {number} of a batch" for number in range(n)),
         option_counts=(0,) * n,
     )
 
