@@ -243,7 +243,7 @@ def run_table(
         table: a file, or a name below ``experiments/tables``.
         only: compute only the jobs whose name holds or matches this. seeds: in place of the table's.
         limit: a trial of two rows and columns, 8 times as many items.
-        jobs: worker processes, None for one a core. runs: where results go.
+        jobs: worker processes, None for one a GPU or core. runs: where results go.
         budget: how long trainings are (``experiments/budgets``).
 
     Raises:

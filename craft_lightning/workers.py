@@ -31,6 +31,8 @@ that a processor has, and round sums in another order: a distance that is nearly
 training another way. Pocket models train as fast with these. Matrix products are MKL's, which chooses by the processor
 unless it is told to be alike everywhere (``MKL_CBWR=COMPATIBLE``): a training then takes 1.7 times as long."""
 HINTS = {"SIGKILL": " (out of memory?)", "SIGILL": " (no AVX2 here? set ATEN_CPU_CAPABILITY=default)"}
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Without one of these (Nvidia's, AMD's, WSL's) there is no GPU, and torch, which takes seconds, need not count."""
 POLL_SECONDS = 0.5
 LAST = ("done", "failed")
 """Events after which a worker has done with a job."""
@@ -71,17 +73,29 @@ class Worker(Protocol):
         """The last line that it said outside of any job."""
 
 
-Launcher = Callable[[Sequence[str], queue.Queue[Event]], Worker]
-"""Starts a worker, given the command of a worker process and the queue for its events."""
+Launcher = Callable[[Sequence[str], queue.Queue[Event], str | None], Worker]
+"""Starts a worker, given the command of a worker process, the queue for its events, and the GPU of this machine that is
+its own, if any."""
+
+
+def gpus() -> list[str]:
+    """The GPUs that are here for this process, by the names of ``CUDA_VISIBLE_DEVICES``."""
+    if not any(map(os.path.exists, DRIVERS)):
+        return []
+    import torch
+
+    named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 class LocalWorker:
-    """One process, in a session of its own, so that Ctrl-C reaches the runner alone.
+    """One process, in a session of its own, so that Ctrl-C reaches the runner alone. It sees the GPU ``gpu`` alone, or
+    all there are.
 
     It ends by itself when its standard input is closed, that is whenever the runner dies.
     """
 
-    def __init__(self, command: Sequence[str], events: queue.Queue[Event]) -> None:
+    def __init__(self, command: Sequence[str], events: queue.Queue[Event], gpu: str | None = None) -> None:
         self.ready = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
@@ -89,7 +103,7 @@ class LocalWorker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=surroundings(),
+            env=surroundings() | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
             start_new_session=True,
         )
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
@@ -156,7 +170,7 @@ def cluster_launcher(folder: Path, cluster: str = "slurm", settings: Sequence[st
         executor.update_parameters(name="craft", **values)
     except (AssertionError, NameError, RuntimeError) as error:
         raise CraftError(f"{cluster}: {' '.join(str(error).split())}") from error
-    return lambda command, events: SubmittedWorker(command, events, executor, folder)
+    return lambda command, events, _gpu: SubmittedWorker(command, events, executor, folder)
 
 
 class SubmittedWorker:

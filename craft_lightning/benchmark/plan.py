@@ -50,6 +50,7 @@ class Job:
         key: SHA-256 of settings, code, weights and the parent's key. A result with another key is stale.
         facts: method, dataset, surrogate, backbone and seed, for the result file.
         parent: the job that leaves what is tested or trained on; or None.
+        devices: the trainer's, as the settings say it.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Job:
     key: str
     facts: Mapping[str, Any]
     parent: Job | None = None
+    devices: Any = 1
 
     @property
     def lineage(self) -> tuple[Job, ...]:
@@ -340,7 +342,9 @@ class _PlanBuilder:
             taken = [f"--{row.tested_from}={parent.folder / row.tested_from}"]
         given = [f"--{flag}={_text(value)}" for flag, value in flags.items()]
         arguments = (verb, *configs, *given, f"--trainer.default_root_dir={folder}", *taken)
-        return self._once(Job(kind, name, folder, arguments, key, facts, parent))
+        in_files = settings["config"].get("trainer", {}).get("devices", "auto")
+        devices = flags.get("trainer.devices", in_files)
+        return self._once(Job(kind, name, folder, arguments, key, facts, parent, devices))
 
     def _once(self, job: Job) -> Job:
         """The job, or the same one as it was made before. Raises CraftError: that one is another."""

@@ -20,7 +20,7 @@ from craft_lightning.benchmark.estimate import Running, TableProgress, View
 from craft_lightning.benchmark.plan import STAGE2, Job, Plan, metrics_read
 from craft_lightning.benchmark.table_parts import Backbone
 from craft_lightning.errors import CraftError
-from craft_lightning.workers import WORKER, Event, Launcher, LocalWorker, Worker, last_line
+from craft_lightning.workers import WORKER, Event, Launcher, LocalWorker, Worker, gpus, last_line
 
 POLL_SECONDS = 0.2
 FAILURES_IN_A_ROW = 3
@@ -54,13 +54,20 @@ def run_plan(
 
 class _Runner:
     def __init__(
-        self, plan: Plan, workers: int, view: View, keep_going: bool, start: Callable[[queue.Queue[Event]], Worker]
+        self,
+        plan: Plan,
+        workers: int,
+        view: View,
+        keep_going: bool,
+        start: Callable[[queue.Queue[Event], str | None], Worker],
     ) -> None:
         self.plan, self.view, self.keep_going, self.start = plan, view, keep_going, start
         self.events: queue.Queue[Event] = queue.Queue()
         self.progress = TableProgress(total=len(plan.jobs), workers=workers)
         self.idle: list[Worker] = []
         self.busy: dict[Worker, Running] = {}
+        self.gpus = own_gpus(plan.jobs)
+        self.gpu: dict[Worker, str | None] = {}
         self.in_a_row = 0
         self.left_out: dict[str, tuple[Job, str]] = {}
         self.metrics = metrics_read(plan)
@@ -121,10 +128,18 @@ class _Runner:
             for test, error in self.left_out.values():
                 if test.parent is not None and test.parent.name == job.name:  # it went with the training's old files
                     store.write_failure(test, error)
-            process = self.idle.pop() if self.idle else self.start(self.events)
+            process = self.idle.pop() if self.idle else self._start()
             self.busy[process] = Running(job, lock, time.monotonic())
             self.progress.running = list(self.busy.values())
             process.send(message(job, resuming, self.metrics.get(job.name, ())))
+
+    def _start(self) -> Worker:
+        """A worker, on the GPU that the fewest of the others have (all of them are busy)."""
+        taken = Counter(self.gpu[other] for other in self.busy)
+        gpu = min(self.gpus, key=lambda each: taken[each], default=None)
+        process = self.start(self.events, gpu)
+        self.gpu[process] = gpu
+        return process
 
     def _pick(self) -> tuple[Job, BaseFileLock] | None:
         """The first job that can start, locked and taken from the waiting ones."""
@@ -224,7 +239,13 @@ def message(job: Job, resuming: bool = False, metrics: Sequence[str] = ()) -> di
     }
 
 
-def worker_count(jobs: Iterable[Job], wanted: int | None) -> int:
-    """The number of cores this process may use, or ``wanted``; never more than there are jobs."""
+def own_gpus(jobs: Iterable[Job]) -> list[str]:
+    """The GPUs that workers divide among themselves: those of this machine, where every job takes one device."""
+    return gpus() if all(str(job.devices) == "1" for job in jobs) else []
+
+
+def worker_count(jobs: Sequence[Job], wanted: int | None) -> int:
+    """One for each GPU that is a worker's own, else for each core that this process may use; or ``wanted``; never more
+    than there are jobs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(wanted or cores, len(list(jobs))))
+    return max(1, min(wanted or len(own_gpus(jobs)) or cores, len(jobs)))

@@ -37,7 +37,7 @@ def build_parser() -> VerbParser:
     only.add_argument("--only", metavar="PATTERN", help="jobs whose name contains this, or matches it as in a shell")
     verbs.add_parser("plan", parents=[shared, only], help="list the jobs and their commands")
     run = verbs.add_parser("run", parents=[shared, only], help="compute what is missing, then render")
-    run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a core)")
+    run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a GPU or core)")
     run.add_argument("--dry_run", action="store_true", help="say what would be computed; at paper scale examine it")
     run.add_argument("--commands", action="store_true", help="with --dry_run: then list the jobs and their commands")
     run.add_argument("--devices", metavar="8x40gb", help="what --dry_run estimates for (default: what is here)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -9,11 +11,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 import table_kit
+import yaml
 
 from craft_lightning.benchmark import cache_key as fingerprint
 from craft_lightning.benchmark import scheduler as run_module
@@ -21,10 +25,11 @@ from craft_lightning.benchmark import store
 from craft_lightning.benchmark.estimate import TableProgress
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import collect
-from craft_lightning.benchmark.scheduler import run_plan
+from craft_lightning.benchmark.scheduler import run_plan, worker_count
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli.table import main
 from craft_lightning.errors import CraftError
+from craft_lightning.workers import Event, LocalWorker, gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = 16  # 2 columns x (2 zero-shot + 2 trainings + 4 tests)
@@ -147,6 +152,53 @@ def test_a_dead_worker_fails_its_node_with_the_last_line_and_is_replaced(house: 
     progress = run(toy_plan(house), workers=1)
     assert list(progress.failed.values()) == ["worker exit code 7; last line: the last words"]
     assert len(progress.done) == JOBS - 1
+
+
+def with_devices(house: Path, devices: int | None) -> Plan:
+    """A plan whose trainings and tests take so many devices."""
+    spec = table_kit.write_house(house)
+    trainer = {"max_steps": 10} | ({} if devices is None else {"devices": devices})
+    (spec.parents[1] / "base.yaml").write_text(yaml.safe_dump({"trainer": trainer}))
+    return make_plan(load_spec(spec), house / "runs")
+
+
+@pytest.mark.parametrize("devices", [1, 2, None])
+def test_workers_divide_the_gpus_where_a_job_takes_one(
+    house: Path, monkeypatch: pytest.MonkeyPatch, devices: int | None
+) -> None:
+    """And who replaces a dead one takes over its GPU."""
+    monkeypatch.setattr(run_module, "gpus", lambda: ["3", "5"])
+    (house / "die").write_text("d0/none/zero_shot/seed0/eval/small")
+    plan, started = with_devices(house, devices), list[str | None]()
+
+    def launcher(command: Sequence[str], events: queue.Queue[Event], gpu: str | None) -> LocalWorker:
+        started.append(gpu)
+        return LocalWorker(command, events, gpu)
+
+    worker = (sys.executable, table_kit.__file__, "worker", "0.0")
+    assert len(run_plan(plan, 4, worker=worker, launcher=launcher).done) == JOBS - 1
+    assert Counter(started[:4]) == ({"3": 2, "5": 2} if devices == 1 else {None: 4})
+    started.clear()
+    run_plan(make_plan(plan.spec, house / "again"), 1, worker=worker, launcher=launcher)
+    assert started == (["3", "3"] if devices == 1 else [None, None])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
+    assert [worker_count(plan.jobs, wanted) for wanted in (None, 3)] == [2 if devices == 1 else 7, 3]
+
+
+def test_a_worker_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("craft_lightning.workers.DRIVERS", ())
+    assert gpus() == []
+    monkeypatch.setattr("craft_lightning.workers.DRIVERS", ("/no/such", os.devnull))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert gpus() == ["3", "5"]
+    told = "import json, os; print(json.dumps({'event': os.environ['CUDA_VISIBLE_DEVICES']}))"
+    for gpu, seen in (("5", "5"), (None, "3,5")):
+        events: queue.Queue[Event] = queue.Queue()
+        LocalWorker((sys.executable, "-c", told), events, gpu)
+        assert events.get(timeout=30)[1] == {"event": seen}
 
 
 def test_three_failures_in_a_row_end_the_run_unless_told_otherwise(house: Path) -> None:
