@@ -178,8 +178,8 @@ def language_bytes(stack: Stack, half: bool, trains: bool, inputs: bool = False)
     """Bytes that a block of the language model keeps of one position.
 
     A frozen block keeps no inputs of its matrices, only what its norms, attention and gate need; bitsandbytes' int8
-    matrices keep theirs (``inputs``). The last block, which runs at the positions alone that are read, keeps less and is
-    counted like the others.
+    matrices keep theirs (``inputs``). The last block, which runs at the positions alone that are read, keeps less and
+    is counted like the others.
     """
     width, mlp = (30, 8) if half and trains else (12, 6) if half else (32, 16) if trains else (16, 12)
     if inputs and not trains:
