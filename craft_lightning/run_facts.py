@@ -160,3 +160,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def gpus() -> list[str]:
+    """The GPUs that are here for this process, by the names of ``CUDA_VISIBLE_DEVICES``."""
+    named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]

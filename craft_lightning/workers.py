@@ -31,8 +31,6 @@ that a processor has, and round sums in another order: a distance that is nearly
 training another way. Pocket models train as fast with these. Matrix products are MKL's, which chooses by the processor
 unless it is told to be alike everywhere (``MKL_CBWR=COMPATIBLE``): a training then takes 1.7 times as long."""
 HINTS = {"SIGKILL": " (out of memory?)", "SIGILL": " (no AVX2 here? set ATEN_CPU_CAPABILITY=default)"}
-DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Without one of these (Nvidia's, AMD's, WSL's) there is no GPU, and torch, which takes seconds, need not count."""
 POLL_SECONDS = 0.5
 LAST = ("done", "failed")
 """Events after which a worker has done with a job."""
@@ -76,16 +74,6 @@ class Worker(Protocol):
 Launcher = Callable[[Sequence[str], queue.Queue[Event], str | None], Worker]
 """Starts a worker, given the command of a worker process, the queue for its events, and the GPU of this machine that is
 its own, if any."""
-
-
-def gpus() -> list[str]:
-    """The GPUs that are here for this process, by the names of ``CUDA_VISIBLE_DEVICES``."""
-    if not any(map(os.path.exists, DRIVERS)):
-        return []
-    import torch
-
-    named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
-    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 class LocalWorker:

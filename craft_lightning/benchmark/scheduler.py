@@ -20,10 +20,12 @@ from craft_lightning.benchmark.estimate import Running, TableProgress, View
 from craft_lightning.benchmark.plan import STAGE2, Job, Plan, metrics_read
 from craft_lightning.benchmark.table_parts import Backbone
 from craft_lightning.errors import CraftError
-from craft_lightning.workers import WORKER, Event, Launcher, LocalWorker, Worker, gpus, last_line
+from craft_lightning.workers import WORKER, Event, Launcher, LocalWorker, Worker, last_line
 
 POLL_SECONDS = 0.2
 FAILURES_IN_A_ROW = 3
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Without one of these (Nvidia's, AMD's, WSL's) there is no GPU, and torch, which takes seconds, need not count."""
 
 
 def run_plan(
@@ -241,7 +243,11 @@ def message(job: Job, resuming: bool = False, metrics: Sequence[str] = ()) -> di
 
 def own_gpus(jobs: Iterable[Job]) -> list[str]:
     """The GPUs that workers divide among themselves: those of this machine, where every job takes one device."""
-    return gpus() if all(str(job.devices) == "1" for job in jobs) else []
+    if not any(map(os.path.exists, DRIVERS)) or any(str(job.devices) != "1" for job in jobs):
+        return []
+    from craft_lightning.run_facts import gpus
+
+    return gpus()
 
 
 def worker_count(jobs: Sequence[Job], wanted: int | None) -> int:

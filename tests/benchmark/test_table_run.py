@@ -19,6 +19,7 @@ import pytest
 import table_kit
 import yaml
 
+from craft_lightning import run_facts
 from craft_lightning.benchmark import cache_key as fingerprint
 from craft_lightning.benchmark import scheduler as run_module
 from craft_lightning.benchmark import store
@@ -29,7 +30,7 @@ from craft_lightning.benchmark.scheduler import run_plan, worker_count
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli.table import main
 from craft_lightning.errors import CraftError
-from craft_lightning.workers import Event, LocalWorker, gpus
+from craft_lightning.workers import Event, LocalWorker
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = 16  # 2 columns x (2 zero-shot + 2 trainings + 4 tests)
@@ -167,7 +168,8 @@ def test_workers_divide_the_gpus_where_a_job_takes_one(
     house: Path, monkeypatch: pytest.MonkeyPatch, devices: int | None
 ) -> None:
     """And who replaces a dead one takes over its GPU."""
-    monkeypatch.setattr(run_module, "gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(run_facts, "gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(run_module, "DRIVERS", ("/no/such", os.devnull))
     (house / "die").write_text("d0/none/zero_shot/seed0/eval/small")
     plan, started = with_devices(house, devices), list[str | None]()
 
@@ -187,13 +189,10 @@ def test_workers_divide_the_gpus_where_a_job_takes_one(
 
 def test_a_worker_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("craft_lightning.workers.DRIVERS", ())
-    assert gpus() == []
-    monkeypatch.setattr("craft_lightning.workers.DRIVERS", ("/no/such", os.devnull))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpus() == ["0", "1"]
+    assert run_facts.gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert gpus() == ["3", "5"]
+    assert run_facts.gpus() == ["3", "5"]
     told = "import json, os; print(json.dumps({'event': os.environ['CUDA_VISIBLE_DEVICES']}))"
     for gpu, seen in (("5", "5"), (None, "3,5")):
         events: queue.Queue[Event] = queue.Queue()
