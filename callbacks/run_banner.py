@@ -88,7 +88,7 @@ def banner(trainer: Trainer, module: Any) -> dict[str, str]:
         "backbone": " ".join(
             [backbone.name, *(f"with {part} {name}" for part, name in plugged.items() if name), *small]
         ),
-        "trains": f"{trains} ({share:.1%} of {total:,} parameters)",
+        "trains": f"{trains} ({share:.1%} of {total:,} parameters)" if trainer.state.fn == "fit" else "",
         "codebook": f"{codebook}, distances in {kind}" if codebook else "none (continuous tower)",
         "strategy": run_facts.strategy(trainer),
         "pruning": _pruning_line(run_facts.pruning(trainer, module)),

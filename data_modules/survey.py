@@ -37,7 +37,8 @@ def survey(data: VqaDataModule) -> Iterator[tuple[str, str]]:
         yield from _classes(facts["held_out"], facts["untested"], source, rows["train"])
     else:
         yield "answers", _answers(row for mine in rows.values() for row in mine) + _long(facts["too_long"])
-    yield "sizes", f"{_sizes(images.values())}; the model sees {facts['side']} x {facts['side']}"
+    seen = "stretched" if source.reader.aspect == "resize" else "padded"
+    yield "sizes", f"{_sizes(images.values())}; the model sees them {seen} to {facts['side']} x {facts['side']}"
     yield "copies", _copies(rows, images.values(), bool(facts["classes"]))
     tested = (
         "; --data.apart false trains on tested images" if any("is tested" in why for why in facts["skipped"]) else ""

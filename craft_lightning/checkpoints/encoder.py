@@ -216,6 +216,7 @@ def model_card(config: Mapping[str, Any], front: Mapping[str, Any]) -> ModelCard
             task_type="visual-question-answering",
             dataset_type=f"craft-drawn-{gain['dataset']}" if gain["source"] == "twin" else str(gain["dataset"]),
             dataset_name=gain_title(gain),
+            dataset_config=f"{gain['backbone']}, keep {gain['keep']:g}",  # else the hub's format merges the results
             dataset_split="test",
             dataset_args={"items": gain["items"], "backbone": gain["backbone"], "keep": gain["keep"]},
             metric_type="exact_match",
@@ -247,10 +248,9 @@ def gain_title(gain: Mapping[str, Any]) -> str:
 
 
 def extremes(gain: Mapping[str, Any], most: int = 5) -> dict[str, Any]:
-    """The parts of a gain's items, of all kinds, that it is better and worse at: those of the largest difference, and
-    their number."""
+    """The parts of a gain's items, of all kinds, that it is better and worse at, by their intervals: those of the
+    largest difference, and their number."""
     parts = sorted((part for parts in gain["parts"].values() for part in parts), key=lambda part: part["difference"])
-    worse = [part for part in parts if part["difference"] < 0]
-    better = [part for part in reversed(parts) if part["difference"] > 0]
-    found = {"better": better, "worse": worse}
-    return {"parts": len(parts)} | {k: (v[:most], len(v)) for k, v in found.items()}
+    worse = [part for part in parts if part["high"] < 0]
+    better = [part for part in reversed(parts) if part["low"] > 0]
+    return {name: (found[:most], len(found)) for name, found in (("better", better), ("worse", worse))}

@@ -29,6 +29,7 @@ from craft_lightning.checkpoints.load import load_tower, tower_facts
 from craft_lightning.cli import config_layers, run, verbs
 from craft_lightning.cli.arguments import command
 from craft_lightning.cli.verbs import PASSES, STEPS
+from craft_lightning.comparison import Comparison
 from craft_lightning.encoder_gain import add_gain
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
@@ -271,26 +272,25 @@ def _call(*arguments: str) -> int:
 
 def _conclude(folder: Path, plugged: Sequence[str], settings: Mapping[str, Any], data: VqaDataModule) -> None:
     """The verdict on each model, on the encoder's card, too, and the next command."""
-    training, verdict, encoder = run_folder.result(folder), "", folder / "encoder"
+    training, encoder, found = run_folder.result(folder), folder / "encoder", list[Comparison]()
     for name in ("", *plugged):
         place = folder / Path(name).name
-        found = add_gain(encoder, place / "before", place / "after")
-        tests = " and ".join(duration(run.result["seconds"]) for run in found.runs)
+        found.append(add_gain(encoder, place / "before", place / "after"))
+        tests = " and ".join(duration(run.result["seconds"]) for run in found[-1].runs)
         trained = "" if name else f"training {duration(training['seconds'])}, "
         print(f"\n{name or data.backbone.name} before and after")
-        _say([*sentences(found), ("took", f"{trained}tests {tests}"), ("images", str(place / PAGE))])
-        verdict = verdict or found.verdict
+        _say([*sentences(found[-1]), ("took", f"{trained}tests {tests}"), ("images", str(place / PAGE))])
     print()
     _say([("card", f"{encoder / 'README.md'} says what was measured")])
-    if verdict == "better":
+    if found[0].verdict == "better":
         _say([("use it", _predict(encoder, data))])
     else:
         usual = _usual(len(data.splits["train"]), {"data.root": settings["data.root"]})
         longer: dict[str, Any] = {"trainer.max_steps": 2 * training["steps"]}
         gently = {"model.optim.lr": f"{float(settings['model.optim.lr']) / 3:.1g}"}
-        how, changed = ("gently", gently) if verdict == "worse" else ("longer", longer)
-        own = {k: v for k, v in settings.items() if k != "trainer.val_check_interval" and usual.get(k) != v}
-        flags = [f"--{k}={v}" for k, v in sorted((own | changed).items())]
+        how, changed = ("gently", gently) if found[0].difference < 0 else ("longer", longer)
+        given = {k: v for k, v in settings.items() if k != "trainer.val_check_interval" and usual.get(k) != v}
+        flags = [f"--{k}={v}" for k, v in sorted((given | changed).items())] + (["--plug", *plugged] if plugged else [])
         _say([(f"train {how}", command("adapt", str(data.root), *flags, f"--output={folder}-{how}"))])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from craft_lightning.benchmark.stored_run import StoredRun
 from craft_lightning.comparison import Comparison, Part
+from craft_lightning.text.scoring import normalise
 
 NAMES, ITEMS = 4, 3
 """Classes or kinds of question at either end that a line names; flipped items of either kind that are named."""
@@ -30,7 +32,7 @@ def sentences(found: Comparison) -> Iterator[tuple[str, str]]:
     for heading, gained in (("now right", True), ("now wrong", False)):
         flips = [flip for flip in found.flipped if flip.gained == gained]
         for flip in flips[:ITEMS]:
-            asked = f" ({flip.question})" if "question" in found.parts else ""
+            asked = f" ({' '.join(flip.question.split())})" if "question" in found.parts else ""
             yield heading, f"{flip.key.partition('/')[2]}{asked}: {flip.before!r} -> {flip.after!r}"
 
 
@@ -52,6 +54,9 @@ def _extremes(parts: Sequence[Part]) -> str:
 
 
 def _guessing(run: StoredRun) -> str:
-    """What guessing would give, where every item has options."""
+    """What guessing would give where every item has options, else the most frequent answer."""
     counts = [len(item.options) for item in run.items.values()]
-    return f"; guessing gives {sum(1 / count for count in counts) / len(counts):.0%}" if all(counts) else ""
+    if all(counts):
+        return f"; guessing gives {sum(1 / count for count in counts) / len(counts):.0%}"
+    ((answer, count),) = Counter(normalise(item.answer) for item in run.items.values()).most_common(1)
+    return f"; always {answer!r} gives {count / len(counts):.0%}"
