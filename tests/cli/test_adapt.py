@@ -94,7 +94,7 @@ def test_a_dry_run_shows_data_wording_and_commands_and_writes_nothing(run, calle
     assert re.search(r"^data         class folders in .*leaves: 4 classes$", said, re.MULTILINE)
     assert "items        train 26, val 4, test 16" in said
     assert re.search(r"^trained      .*\boak 6$", said, re.MULTILINE)
-    assert "sizes        30 x 20 pixels; the model sees 32 x 32" in said
+    assert "sizes        30 x 20 pixels; the model sees them stretched to 32 x 32" in said
     assert "copies       files equal to another: 1; in two classes, one of which is wrong: 1 (train/" in said
     assert "1 x train item whose image is tested" in said
     assert "1 x broken image" in said
