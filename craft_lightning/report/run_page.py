@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from itertools import groupby
@@ -197,39 +197,50 @@ def _wrong(runs: Sequence[StoredRun]) -> Section:
 
 def _flipped(found: Sequence[Comparison]) -> Section:
     rows = []
+    several = bool(found) and "class" not in found[0].parts
     for shown in to_show([found[0].runs[0]], found) if found else ():
         for item in shown.items:
             replies = [run.items[item.key].reply or "(nothing)" for run in shown.runs]
             asked = item.question if len(item.question) <= WIDTH else f"{item.question[: WIDTH - 3]}..."
-            rows.append([shown.title, item.key, asked, item.answer, *replies])
-    return _section(FLIPPED, ["Kind", "Item", "Question", "Answer", "Reply before", "Reply after"], rows)
+            kind = f"{shown.title} ({len(shown.items)} of {shown.count})"
+            rows.append([kind, item.key, *([asked] if several else []), item.answer, *replies])
+    asked_of = ["Question"] if several else []
+    return _section(FLIPPED, ["Kind", "Item", *asked_of, "Answer", "Reply before", "Reply after"], rows)
 
 
 def _costs(runs: Sequence[StoredRun]) -> Section:
     """How the codebook is used, and what training and test took."""
-    header = ["Run", "What", "Perplexity of codes", "Unused codes", "Codes changed", "Trained parameters", "Steps"]
-    header += ["Seconds of training", "Seconds of test", "Peak MB", "Device"]
+    header = ["Run", "What", "Perplexity of codes", "Unused codes", "Seconds", "Peak MB", "Device"]
+    header += ["Trained by", "Trained parameters", "Steps", "Codes of validation changed"]
+    header += ["Seconds of training", "Peak MB of training"]
     rows = []
     for run in runs:
         if not run.result:
             continue
         fit = run_folder.result(run.training) if run.training else {}
         used = {key.rpartition("/")[2]: value for key, value in run.result.get("metrics", {}).items()}
-        own = run.result.get("verb") == "fit"
+        test = {} if run.result.get("verb") == "fit" else run.result
+        trained = replace(run, result=fit).about if fit else None
         numbers = [
             (used.get("codebook_perplexity"), "{:.1f}"),
             (used.get("codebook_dead"), "{:.0f}"),
-            (fit.get("metrics", {}).get("val/codes_changed"), "{:.1%}"),
+            (test.get("seconds"), "{:.0f}"),
+            (_megabytes(test), "{:,.0f}"),
+            (run.result.get("device"), "{}"),
+            (trained, "{}"),
             (fit.get("trained", {}).get("count"), "{:,}"),
             (fit.get("steps"), "{}"),
+            (fit.get("metrics", {}).get("val/codes_changed"), "{:.1%}"),
             (fit.get("seconds"), "{:.0f}"),
-            (None if own else run.result.get("seconds"), "{:.0f}"),
-            (max(each.get("peak_memory", 0) for each in (fit, run.result)) / 1e6, "{:,.0f}"),
-            (run.result.get("device"), "{}"),
+            (_megabytes(fit), "{:,.0f}"),
         ]
         texts = [MISSING if value is None else form.format(value) for value, form in numbers]
         rows.append([run.name, run.about, *texts])
     return _section("Codebook and cost", header, rows)
+
+
+def _megabytes(result: Mapping[str, Any]) -> float | None:
+    return result["peak_memory"] / 1e6 if "peak_memory" in result else None
 
 
 def to_html(

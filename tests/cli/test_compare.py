@@ -182,7 +182,7 @@ def test_markdown_has_a_sheet_of_images_beside_it(runs: Path, tmp_path: Path) ->
     compare(runs / "before", runs / "after", "--output", tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "![EuroSAT: what changed](page.png)" in text
-    assert "| Became right | eurosat/test/2 | " in text
+    assert "| Became right (12 of 12) | eurosat/test/2 | " in text
     with Image.open(tmp_path / "page.png") as sheet:
         assert sheet.height > 18 * 100
 
