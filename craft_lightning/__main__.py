@@ -62,10 +62,11 @@ def dispatch(argv: Sequence[str]) -> int:
     if argv[0] not in VERBS:
         raise unknown("verb", argv[0], VERBS)
     module, arguments = ("run", argv) if argv[0] in RUNS else (argv[0], argv[1:])
-    if argv[0] != "doctor":  # which says it among all else
+    whole = argv[0] != "doctor"  # which says itself what hides or is missing, and needs no package
+    if whole:
         no_shadows()
     try:
-        if import_module("craft_lightning.cli.early").tell(argv[0], argv[1:]):
+        if whole and import_module("craft_lightning.cli.early").tell(argv[0], argv[1:]):
             return 0
         result: int = import_module(f"craft_lightning.cli.{module}").main(list(arguments))
     except ModuleNotFoundError as error:

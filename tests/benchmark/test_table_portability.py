@@ -234,7 +234,7 @@ def test_what_is_not_there_yet_is_told_in_one_line(
     assert main(["plan", "toy"]) == 0
     said = capsys.readouterr().out
     assert said.count("the weights of backbone 'big' are not there") == 1
-    assert said.startswith("29 jobs: 4 train, 3 stage2, 22 eval; results below runs/pocket\n")
+    assert said.splitlines()[1] == "29 jobs: 4 train, 3 stage2, 22 eval; results below runs/pocket"
 
 
 def test_a_rehearsal_with_real_adapters(tmp_path: Path) -> None:
