@@ -42,8 +42,8 @@ from data_modules.datamodule import VqaDataModule
 from pruning import KEEPS, LLAMA_2_7B, Shape, paper_shape
 from quantizer import agreement
 from timing import Row, synchronise
-from tiny import write_tiny
-from training_step import MIB, WARM_UP, Bare, Turns, fit, write_random
+from tiny import write_random, write_tiny
+from training_step import MIB, WARM_UP, Bare, Turns, fit
 
 BUDGET = 470.0
 """Seconds of all parts together; the rest of the eight minutes is for starting and ending."""

@@ -25,8 +25,7 @@ from craft_lightning.optim import OptimSpec, build_optimizer
 from craft_lightning.text.prompts import Encoded, collate_text
 from craft_lightning.types import IMAGE_TOKEN_ID, VqaBatch
 from timing import Row, alternate, program
-from tiny import write_tiny
-from training_step import write_middle
+from tiny import write_middle, write_tiny
 
 QUESTIONS, HEAD, ASKED, REPLY = 5, 36, 24, 5
 """About an image; tokens before the image, behind it, and of a reply."""

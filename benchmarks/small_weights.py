@@ -25,7 +25,8 @@ from craft_lightning.strategies.choose import GIB, choose
 from data_modules.datamodule import VqaDataModule
 from strategies import gpus, numbers
 from timing import Row, memory, program
-from training_step import MIB, Bare, write_middle
+from tiny import write_middle
+from training_step import MIB, Bare
 
 GOAL = 10
 MOST = {"int8": 0.55, "nf4": 0.3}

@@ -1,15 +1,19 @@
-"""Writes random small checkpoints in real layouts for tests and benchmarks, some 100 kB each, read like any others."""
+"""Writes checkpoints of random weights in real layouts, read like any others: small ones for tests, some 100 kB each,
+and larger ones for benchmarks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -161,3 +165,44 @@ def write_tiny_tower(folder: str | Path, *, seed: int = 0, dtype: torch.dtype = 
         torch.manual_seed(seed)
         write_tower(folder, tiny_tower(), dtype=dtype)
     return Path(folder)
+
+
+def write_random(folder: Path, vision: dict[str, Any], language: PreTrainedConfig, dtype: torch.dtype) -> Path:
+    """A checkpoint of random weights with 16,384 codes. ``vision``: shape of a SigLIP tower, whose text half has two
+    blocks. ``language``: shape of the language model, whose tokenizer knows a few words."""
+    torch.manual_seed(0)
+    words, width = tiny_tokenizer("siglip", 300), vision["hidden_size"]
+    sizes = {name: value for name, value in vision.items() if name not in ("image_size", "patch_size")}
+    text = SiglipTextConfig(**{**sizes, "num_hidden_layers": 2}, vocab_size=len(words), pad_token_id=words.pad_token_id)
+    tables = torch.randn(1, 16384, width) * torch.logspace(0, -1, 16384)[:, None]
+    tokenizer = tiny_tokenizer("llama")
+    language.update({name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
+    write_vlm(
+        folder,
+        tower=TowerParts(
+            SiglipVisionModel(SiglipVisionConfig(**vision)), tables, 4, SiglipTextModel(text), words, 2.3, -10.0
+        ),
+        projector=Projector("mlp2x_gelu", width, language.hidden_size),
+        language_model=AutoModelForCausalLM.from_config(language),
+        tokenizer=tokenizer,
+        dtype=dtype,
+        image_wrap=True,
+        conversation="vicuna_v1",
+        continuous=False,
+    )
+    return folder
+
+
+def write_middle(folder: Path, layers: Sequence[int] = (12, 30), side: int = 224) -> Path:
+    """Random weights: a ViT-B tower at ``side`` pixels, and a language model of 135M parameters."""
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": layers[0]}
+    llama = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=layers[1],
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    return write_random(folder, {**vision, "image_size": side, "patch_size": 16}, llama, torch.float32)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -29,25 +29,14 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    PreTrainedConfig,
-    SiglipTextConfig,
-    SiglipTextModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
 
-from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_vlm
 from craft_lightning.cli.run import build_cli
 from craft_lightning.methods._support.contrastive import CaptionTable
 from craft_lightning.methods.craft import Craft
-from craft_lightning.models.vlm import Projector
 from craft_lightning.optim import build_optimizer
 from craft_lightning.types import VqaBatch
 from timing import Peak, Row, memory, program, synchronise
-from tiny import tiny_tokenizer
+from tiny import write_middle
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 WARM_UP = 2
@@ -295,47 +284,6 @@ def measured(name: str, backbone: str, batch: int, steps: int) -> list[Row]:
         Row(2, f"{figure}: peak memory", "bare loop", peaks["bare"], peaks["ours"], "MiB", most=1.03),
         Row(2, f"{figure}: peak memory", "training the whole model", peaks["everything"], peaks["ours"], "MiB"),
     ]
-
-
-def write_random(folder: Path, vision: dict[str, Any], language: PreTrainedConfig, dtype: torch.dtype) -> Path:
-    """A checkpoint of random weights with 16,384 codes. ``vision``: shape of a SigLIP tower, whose text half has two
-    blocks. ``language``: shape of the language model, whose tokenizer knows a few words."""
-    torch.manual_seed(0)
-    words, width = tiny_tokenizer("siglip", 300), vision["hidden_size"]
-    sizes = {name: value for name, value in vision.items() if name not in ("image_size", "patch_size")}
-    text = SiglipTextConfig(**{**sizes, "num_hidden_layers": 2}, vocab_size=len(words), pad_token_id=words.pad_token_id)
-    tables = torch.randn(1, 16384, width) * torch.logspace(0, -1, 16384)[:, None]
-    tokenizer = tiny_tokenizer("llama")
-    language.update({name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
-    write_vlm(
-        folder,
-        tower=TowerParts(
-            SiglipVisionModel(SiglipVisionConfig(**vision)), tables, 4, SiglipTextModel(text), words, 2.3, -10.0
-        ),
-        projector=Projector("mlp2x_gelu", width, language.hidden_size),
-        language_model=AutoModelForCausalLM.from_config(language),
-        tokenizer=tokenizer,
-        dtype=dtype,
-        image_wrap=True,
-        conversation="vicuna_v1",
-        continuous=False,
-    )
-    return folder
-
-
-def write_middle(folder: Path, layers: Sequence[int] = (12, 30), side: int = 224) -> Path:
-    """Random weights: a ViT-B tower at ``side`` pixels, and a language model of 135M parameters."""
-    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": layers[0]}
-    llama = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=layers[1],
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-    return write_random(folder, {**vision, "image_size": side, "patch_size": 16}, llama, torch.float32)
 
 
 def rows(quick: bool) -> list[Row]:

@@ -15,6 +15,7 @@ from craft_lightning.models.image_files import told
 from craft_lightning.strategies.choose import Choice
 from craft_lightning.text.prompts import message
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
+from data_modules.datasets import OWN
 
 _NAMES = 8
 """Names of classes that a line shows."""
@@ -144,4 +145,5 @@ def _data_line(data: dict[str, Any]) -> str:
     notes += [f"limited to {limit} {name} batches" for name, limit in data.get("limits", {}).items()]
     skipped = data.get("skipped")
     notes += [f"left out: {told(skipped)}"] if skipped else []
-    return f"{data.get('dataset')} from {data.get('source')} ({'; '.join([splits, *notes])})"
+    name = data.get("title") if data.get("dataset") == OWN else data.get("dataset")
+    return f"{name} from {data.get('source')} ({'; '.join([splits, *notes])})"

@@ -19,8 +19,8 @@ from craft_lightning.checkpoints.encoder import apply_encoder
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import likely_letters
-from craft_lightning.models.image_files import find_images
-from craft_lightning.models.image_processing import Aspect, preprocess, read_image, square, to_pixels
+from craft_lightning.models.image_files import find_images, square_of
+from craft_lightning.models.image_processing import Aspect, preprocess, read_image, to_pixels
 from craft_lightning.models.image_workers import in_order
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.towers.tower import Tower
@@ -125,7 +125,7 @@ class VisualTokenizer:
         found: list[Path | Image.Image] = []
         for one in map(_checked, given):
             found += [one] if isinstance(one, Image.Image) else find_images([Path(one)])
-        read = partial(_square_of, side=self.tower.image_size, aspect=self.aspect)
+        read = partial(square_of, side=self.tower.image_size, aspect=self.aspect)
         return self.encode(self.pixels(map(_whole, in_order(read, found, workers)), batch_size), keep)
 
     def pixels(self, squares: Iterable[Tensor], batch_size: int = 32) -> Iterator[Tensor]:
@@ -255,10 +255,6 @@ def asked(
 
 def _first_gpu() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _square_of(image: Path | Image.Image, side: int, aspect: Aspect) -> Tensor:
-    return square(_opened(image), side, aspect)
 
 
 def _whole(found: Tensor | CraftError) -> Tensor:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from craft_lightning.benchmark.plan import make_plan, table_lines
+from craft_lightning.benchmark.plan import make_plan
 from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.table_parts import table_lines
 from craft_lightning.cli.run import build_cli
 from craft_lightning.methods import METHODS
 from data_modules.datasets import DATASETS

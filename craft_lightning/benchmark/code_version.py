@@ -40,6 +40,7 @@ APART = {
     "data_modules.datasets": "a list of names; a job's own dataset is followed",
     "data_modules.twins": "a list of names; the twins that a job draws are followed",
     "craft_lightning.cli.arguments": "how flags are spelled",
+    "craft_lightning.cli.early": "help and texts of mistakes",
     "craft_lightning.run_facts": "what a run says of itself",
     "callbacks.hparams_tab": "for TensorBoard",
     "callbacks.report_files": "for the report",

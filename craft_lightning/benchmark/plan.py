@@ -8,7 +8,6 @@ backbones share jobs: a folder says what a job is, not who asked.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,17 @@ from typing import Any
 from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.benchmark.cache_key import digest, named_files, resolve, weights_version
 from craft_lightning.benchmark.code_version import code_version, of_stage2
-from craft_lightning.benchmark.table_parts import ADAPTER, Backbone, Column, Dataset, Row, TableSpec, counted
+from craft_lightning.benchmark.table_parts import (
+    ADAPTER,
+    Backbone,
+    Column,
+    Dataset,
+    Line,
+    Row,
+    TableSpec,
+    counted,
+    table_lines,
+)
 from craft_lightning.environment import EXPERIMENTS, experiments
 from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.io import read_mapping
@@ -74,30 +83,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A printed row of the table: a row of the spec at one surrogate (or None) and one backbone."""
-
-    row: Row
-    surrogate: Backbone | None
-    backbone: Backbone
-
-    @property
-    def label(self) -> str:
-        """``"CRAFT, trained with pocket-qwen2-xs"``, or the row's alone where nothing or only the backbone trains."""
-        return self.row.label + (f", trained with {self.surrogate.label}" if self.surrogate and self.several else "")
-
-    @property
-    def paper(self) -> str:
-        """The same in the paper's words."""
-        return self.row.paper + (f", trained with {self.surrogate.paper}" if self.surrogate and self.several else "")
-
-    @property
-    def several(self) -> bool:
-        """Whether the row trains on more than the backbone that it is tested on."""
-        return len(self.row.train_on) > 1 or self.surrogate != self.backbone
-
-
-@dataclass(frozen=True)
 class Plan:
     """Jobs in the order of running, and those behind each cell (line, column number): one a seed and dataset."""
 
@@ -117,25 +102,6 @@ class Plan:
     def output(self) -> Path:
         """The folder of the rendered table."""
         return self.root / "tables"
-
-
-def table_lines(spec: TableSpec) -> tuple[Line, ...]:
-    """The printed rows: for each backbone those of every row of the spec, or the other way round (``order``).
-
-    Neighbouring rows that test the same trainings in two ways stand beside each other at every surrogate.
-    """
-    alike = itertools.groupby(spec.rows, key=lambda row: (row.method, row.overrides, row.train_on))
-    groups = [list(rows) for _, rows in alike]
-    pairs = [(group, backbone) for backbone in spec.backbones for group in groups]
-    if spec.order == "rows":
-        pairs.sort(key=lambda pair: groups.index(pair[0]))
-    lines: list[Line] = []
-    for group, backbone in pairs:
-        surrogates: list[Backbone | None] = [spec.backbone(s) for s in group[0].train_on] or [None]
-        for surrogate in surrogates:
-            tested = [r for r in group if (backbone.id in r.eval_on if r.eval_on else surrogate == backbone)]
-            lines += [Line(row, surrogate, backbone) for row in tested]
-    return tuple(lines)
 
 
 def baseline_of(plan: Plan, line: Line) -> int | None:

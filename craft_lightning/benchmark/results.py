@@ -9,8 +9,8 @@ from typing import Any
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.claims import Verdict, judge
-from craft_lightning.benchmark.plan import Job, Line, Plan, baseline_of
-from craft_lightning.benchmark.table_parts import Metric
+from craft_lightning.benchmark.plan import Job, Plan, baseline_of
+from craft_lightning.benchmark.table_parts import Line, Metric
 
 PAPER_MEAN = "avg_printed"
 KEPT_DIGITS = 4

@@ -15,7 +15,7 @@ from typing import Any
 
 from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.claims import Verdict
-from craft_lightning.benchmark.plan import Line, Plan
+from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import (
     KEPT_DIGITS,
     Cell,
@@ -29,6 +29,7 @@ from craft_lightning.benchmark.results import (
     paper_gains,
     paper_scores,
 )
+from craft_lightning.benchmark.table_parts import Line
 from craft_lightning.errors import CraftError
 
 RESULTS = "results"

@@ -45,7 +45,7 @@ SETTINGS, PAGE = "adapt.yaml", "report.html"
 PR_SET_PDEATHSIG = 1
 """Of Linux's ``prctl``: the signal that a process gets when the one that started it ends."""
 BATCH, LOOKS = 24, 5
-"""A training shows every item 40 times, but takes 200 steps at least and 1,200 at most; it is validated 5 times."""
+"""Training items of a step, and validations of a training."""
 USUAL: dict[str, Any] = {
     "seed_everything": 0,
     "trainer.max_epochs": -1,

@@ -122,12 +122,13 @@ def read_squares(
     files: Sequence[Path], side: int, aspect: Aspect, workers: int | None = None
 ) -> Iterator[tuple[Path, Tensor]]:
     """:func:`read_images` as ``[3, side, side]`` uint8, read by so many processes, see :func:`.in_order`."""
-    read = partial(_square_of, side=side, aspect=aspect)
+    read = partial(square_of, side=side, aspect=aspect)
     return _readable(zip(files, in_order(read, files, workers), strict=True))
 
 
-def _square_of(file: Path, side: int, aspect: Aspect) -> Tensor:
-    return square(read_image(file), side, aspect)
+def square_of(image: Path | Image.Image, side: int, aspect: Aspect) -> Tensor:
+    """``[3, side, side]`` uint8 of a file, or of an open image. Raises CraftError: see :func:`.read_image`."""
+    return square(image if isinstance(image, Image.Image) else read_image(image), side, aspect)
 
 
 def _tried(file: Path) -> Image.Image | CraftError:

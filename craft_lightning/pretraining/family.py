@@ -138,10 +138,8 @@ class FamilyBuilder:
     def _tower(self, folder: Path) -> None:
         """Stage 0."""
         plan, seed = self.plan.tower, self.plan.seed
-        tokenizer, studio = (
-            self.tokenizer("siglip", plan.vocabulary),
-            self._draw(plan.pictures_per_twin, plan.shape.image_size),
-        )
+        tokenizer = self.tokenizer("siglip", plan.vocabulary)
+        studio = self._draw(plan.pictures_per_twin, plan.shape.image_size)
         model = TowerPretraining(plan.shape, len(tokenizer), tokenizer.pad_token_id, studio.answers_allowed, seed)
         padding: Any = {"padding": "max_length", "max_length": plan.shape.text_positions, "truncation": True}
 

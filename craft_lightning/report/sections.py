@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from craft_lightning.benchmark.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
-from craft_lightning.benchmark.plan import Line, Plan, baseline_of
+from craft_lightning.benchmark.plan import Plan, baseline_of
 from craft_lightning.benchmark.results import (
     KEPT_DIGITS,
     Cell,
@@ -21,6 +21,7 @@ from craft_lightning.benchmark.results import (
     paper_gains,
     paper_scores,
 )
+from craft_lightning.benchmark.table_parts import Line
 from craft_lightning.report.figure import curves
 
 MISSING = "-"
@@ -64,7 +65,6 @@ class TableReport(Report):
 
     accuracy: Section = field(kw_only=True)
     gain: Section = field(kw_only=True)
-    receiving: Section = field(kw_only=True)
     summary: Section = field(kw_only=True)
 
 
@@ -144,7 +144,6 @@ class _SectionBuilder:
             sections=tuple(section for section in (accuracy, gain, receiving, labels, summary) if section.rows),
             accuracy=accuracy,
             gain=gain,
-            receiving=receiving,
             summary=summary,
             claims=tuple([*verdicts, DECIDED] if verdicts else ()),
             remarks=tuple(self.remarks()),

@@ -11,8 +11,9 @@ import os
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
-from craft_lightning.benchmark.plan import Line, Plan
+from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.store import LOCKS
+from craft_lightning.benchmark.table_parts import Line
 from craft_lightning.run_folder import EVENTS
 
 BOARD = "tensorboard"

@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FRAGMENTS = sorted(path.stem for path in (ROOT / "experiments/methods").glob("*.yaml"))
 
 OTHER_VERBS = (
-    *(f"craft_lightning.cli.{verb}" for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table")),
+    *(
+        f"craft_lightning.cli.{verb}"
+        for verb in ("board", "draw", "dry_run", "export", "list", "predict", "table", "verbs")
+    ),
     *(f"craft_lightning.cli.{verb}" for verb in ("doctor", "surrogate", "tokenize", "tokens", "vocabulary")),
     *("craft_lightning.cli.adapt", "craft_lightning.cli.compare", "data_modules.survey"),
     *("craft_lightning.__main__", "craft_lightning.comparison", "craft_lightning.inference"),

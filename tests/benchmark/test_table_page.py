@@ -22,6 +22,7 @@ from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.report.curves import POINTS, curves
 from craft_lightning.report.page import page_data, tint_of, to_html
 from craft_lightning.report.sections import build_report
+from tests.browser_kit import elements, screen
 
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">&amp;"
 SEEDS = (0, 1)
@@ -154,11 +155,6 @@ def test_the_file_needs_nothing_else_and_no_text_ends_its_data(page: Path) -> No
     assert json.loads(data)["examples"]["0"][1]["question"] == f"Question 2? {EVIL}"
 
 
-def elements(root: Any, selector: str) -> list[Any]:
-    found: list[Any] = root.find_elements("css selector", selector)
-    return found
-
-
 def test_a_click_shows_the_panel_and_keys_work(browser: Any, page: Path, plan: Plan) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -214,12 +210,9 @@ def test_the_papers_rows_can_be_hidden_and_claims_stand_there(browser: Any, page
 
 @pytest.mark.parametrize("width", [1600, 390])
 def test_no_screen_scrolls_sideways(width: int, browser: Any, page: Path) -> None:
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(page.as_uri())
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    elements(browser, "[data-cell='2,0']")[0].click()
-    sizes = "const p = document.getElementById('panel'); return [p.scrollWidth, p.clientWidth]"
-    inner, outer = browser.execute_script(sizes)
-    assert inner <= outer
-    assert browser.get_log("browser") == []
+    with screen(browser, page, width):
+        elements(browser, "[data-cell='2,0']")[0].click()
+        sizes = "const p = document.getElementById('panel'); return [p.scrollWidth, p.clientWidth]"
+        inner, outer = browser.execute_script(sizes)
+        assert inner <= outer
+        assert browser.get_log("browser") == []

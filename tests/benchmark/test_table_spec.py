@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import table_kit
 
-from craft_lightning.benchmark.plan import table_lines
 from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.table_parts import table_lines
 from craft_lightning.errors import CraftError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,6 +19,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.item_images import open_images, spec_of, token_views
 from craft_lightning.models.image_processing import preprocess
 from craft_lightning.report.curves import curves
+from tests.browser_kit import elements, screen
 
 ITEMS = 24
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -64,11 +65,6 @@ def compare(*arguments: object) -> int:
 def page(runs: Path) -> Path:
     assert compare(runs / "before", runs / "after", "--output", runs / "page.html") == 0
     return runs / "page.html"
-
-
-def elements(root: Any, selector: str) -> list[Any]:
-    found: list[Any] = root.find_elements("css selector", selector)
-    return found
 
 
 def test_the_terminal_says_what_changed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,11 +146,8 @@ def test_a_browser_shows_what_flipped(browser: Any, page: Path) -> None:
 
 @pytest.mark.parametrize("width", [1400, 390])
 def test_no_screen_scrolls_sideways(width: int, browser: Any, page: Path) -> None:
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(page.as_uri())
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    with screen(browser, page, width):
+        pass
 
 
 def test_the_page_needs_no_network(page: Path) -> None:
