@@ -153,12 +153,13 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 def test_what_receivers_gain_and_pay(filled: Plan) -> None:
     results = gather(filled)
     report = build_report(filled, results)
-    assert report.receiving.header[2:4] == ("Mean gain", "others")
-    rows = {row[1].split(",")[0]: row[2:] for row in report.receiving.rows}
+    (receiving,) = (section for section in report.sections if section.title.startswith("On the receiving side"))
+    assert receiving.header[2:4] == ("Mean gain", "others")
+    rows = {row[1].split(",")[0]: row[2:] for row in receiving.rows}
     assert rows["CRAFT"] == ("+11.00 ± 1.00", "-5.00 ± 0.00", "0", "0", "0"), "plugged in"
     assert rows["Again"] == ("+21.00 ± 1.00", "-5.00 ± 0.00", "600", "300", "50")
     assert rows["There"] == ("+31.00 ± 1.00", "-5.00 ± 0.00", "100", "30", "50")
-    assert {row[0] for row in report.receiving.rows} == {"small"}
+    assert {row[0] for row in receiving.rows} == {"small"}
     line = next(n for n, line in enumerate(filled.lines) if line.row.id == "again")
     cell = results.cells[line, 0]
     assert cell.there == There(600, 300.0, 50)
