@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Plan, baseline_of
-from craft_lightning.benchmark.table_parts import Claim, Lines
+from craft_lightning.benchmark.table_parts import Claim
 from craft_lightning.errors import CraftError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ others would do. A test counts how often it holds a planted difference."""
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this number of seeds"
 NO_ANSWER = "cannot be judged"
 LEFT_OUT = "the others are not finished in all of its cells"
+PAIRS = {"any": "", "same": " behind its own surrogate", "different": " behind other models"}
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     parts = []
     for lines, gained in zip((claim.gain, claim.above), gains, strict=False):
         below, columns = sum(bool(outcomes.mean() < 0) for outcomes in gained), len(gained)
-        name, base = labels[lines.row if lines else ""], labels[plan.spec.baseline]
-        parts.append(f"{name} is below its own {base} row on {below} of {columns} sets")
+        name = labels[lines.row] + PAIRS[lines.pairs] if lines else ""
+        parts.append(f"{name} is below its own {labels[plan.spec.baseline]} row on {below} of {columns} sets")
     whole = f"{wanted} seed{'s' if wanted > 1 else ''}"
     parts.append(whole if len(seeds) == wanted else f"{len(seeds)} of {wanted} seeds, {LEFT_OUT}")
     luck = round(spread(strata) * scale, 4) if len(seeds) > 1 else None
@@ -141,7 +142,7 @@ def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int]], list[int]
     """The lines of each side of a claim with their baseline lines, the seeds that all of them have, and the number of
     planned seeds. Raises CraftError: the results do not allow a verdict; says why."""
     wanted = [claim.gain] if claim.above is None else [claim.gain, claim.above]
-    sides = [_numbers(plan, lines) for lines in wanted]
+    sides = [[number for number, line in enumerate(plan.lines) if lines.mean(line)] for lines in wanted]
     if not all(sides):
         raise CraftError("its lines are not part of this cut of the table")
     based = [{n: base for n in side if (base := baseline_of(plan, plan.lines[n])) is not None} for side in sides]
@@ -158,17 +159,6 @@ def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int]], list[int]
     if not seeds:
         raise CraftError("no seed is finished in all of its cells")
     return based, seeds, max(len(plan.cells[place]) for place in trained)
-
-
-def _numbers(plan: Plan, wanted: Lines) -> list[int]:
-    """Numbers of the printed lines that are meant."""
-    return [
-        number
-        for number, line in enumerate(plan.lines)
-        if line.row.id == wanted.row
-        and wanted.backbone in ("", line.backbone.id)
-        and wanted.surrogate in ("", line.surrogate.id if line.surrogate else "")
-    ]
 
 
 class _Replies:

@@ -150,12 +150,8 @@ def make_plan(
 def _claimed(spec: TableSpec, line: Line) -> bool:
     """Whether a claim is about the line, or a gain that it speaks of is counted from it."""
     named = [lines for claim in spec.claims for lines in (claim.gain, claim.above) if lines is not None]
-    surrogate = line.surrogate.id if line.surrogate else ""
-    return any(
-        lines.backbone in ("", line.backbone.id)
-        and (line.row.id == spec.baseline or (line.row.id == lines.row and lines.surrogate in ("", surrogate)))
-        for lines in named
-    )
+    base = line.row.id == spec.baseline
+    return any(lines.mean(line) or (base and lines.backbone in ("", line.backbone.id)) for lines in named)
 
 
 def metrics_read(plan: Plan) -> dict[str, tuple[str, ...]]:

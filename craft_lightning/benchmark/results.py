@@ -12,7 +12,8 @@ from craft_lightning.benchmark.claims import Verdict, judge
 from craft_lightning.benchmark.plan import Job, Plan, baseline_of
 from craft_lightning.benchmark.table_parts import Line, Metric
 
-PAPER_MEAN = "avg_printed"
+PAPER_MEANS = ("avg_printed", "avg_recomputed")
+"""The paper's mean over its columns, and ours of its numbers where it prints none (Table 7)."""
 KEPT_DIGITS = 4
 """Decimals of a number in printed units. A table is stored with all of them, so it is rendered again as before."""
 Place = tuple[int, int]
@@ -244,12 +245,13 @@ def gains(plan: Plan, cells: Mapping[Place, Cell], number: int, part: str = "sco
 
 
 def paper_scores(plan: Plan, line: Line) -> list[Score | None]:
-    """The paper's values for a line at each column, and its printed mean at last."""
-    surrogate = line.surrogate.paper if line.surrogate else "none"
-    # The printed mean is that of all the paper's columns, so it stands beside a whole table only.
-    whole = len(plan.columns) == len(plan.spec.columns)
-    names = [*(c.paper for c in plan.columns), PAPER_MEAN if whole else ""]
-    values = [plan.spec.paper.values.get((line.row.paper, surrogate, line.backbone.paper, name)) for name in names]
+    """The paper's values for a line at each column, and its mean at last."""
+    known, surrogate = plan.spec.paper.values, line.surrogate.paper if line.surrogate else "none"
+    who = (line.row.paper, surrogate, line.backbone.paper)
+    # The mean is that of all the paper's columns, so it stands beside a whole table only.
+    means = PAPER_MEANS if len(plan.columns) == len(plan.spec.columns) else ()
+    values = [known.get((*who, column.paper)) for column in plan.columns]
+    values.append(next((known[*who, name] for name in means if (*who, name) in known), None))
     return [None if value is None else Score({0: value}) for value in values]
 
 

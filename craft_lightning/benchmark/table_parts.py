@@ -257,11 +257,24 @@ class Metric(Values):
 
 
 class Lines(Values):
-    """Printed rows of a table: all of a row of the spec, or those of one surrogate or backbone (empty: any)."""
+    """Printed rows of a table: all of a row of the spec, those of one surrogate or backbone (empty: any), or those
+    whose surrogate and backbone are the ``same`` or ``different`` models."""
 
     row: RowName
     surrogate: BackboneName = ""
     backbone: BackboneName = ""
+    pairs: Annotated[str, one_of("any", "same", "different")] = "any"
+
+    def mean(self, line: Line) -> bool:
+        """Whether a printed row is one of them."""
+        surrogate = line.surrogate.id if line.surrogate else ""
+        pair = "" if line.surrogate is None else "same" if surrogate == line.backbone.id else "different"
+        return (
+            line.row.id == self.row
+            and self.backbone in ("", line.backbone.id)
+            and self.surrogate in ("", surrogate)
+            and self.pairs in ("any", pair)
+        )
 
 
 class Claim(Values):

@@ -1,9 +1,10 @@
 """The figure of a table, as PNG and inside the HTML report: rows at several keep ratios as curves (the paper's
-figure 5), or what receivers gain from what was adapted elsewhere as bars."""
+figure 5), what receivers gain from what was adapted elsewhere as bars, or gains by surrogate and backbone as a map."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,6 +15,7 @@ from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import Results, Score, difference, gains, mean_of
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file
+from craft_lightning.report.matrix import Matrix, matrices
 from craft_lightning.report.templates import ASSETS
 
 if TYPE_CHECKING:
@@ -51,13 +53,14 @@ def curves(plan: Plan) -> list[list[int]]:
 
 def draw(plan: Plan, results: Results) -> Figure | None:
     """The picture: for each curve accuracy against keep ratio, and its change from keeping the most, a line a
-    column; or the bars of :func:`_bars`.
+    column; or the bars of :func:`_bars`; or the maps of :func:`_map`, ours and the paper's.
 
     Error bars are the standard deviation over seeds. None if the table has nothing to draw, or nothing of it is
     computed. Raises CraftError: matplotlib is not installed."""
     lines = [numbers for numbers in curves(plan) if any(results.cells[n, 0].score for n in numbers)]
     received = _received(plan, results)
-    if not lines and not received:
+    crossed = [group for group in matrices(plan, results) if group[0].below[1]]
+    if not lines and not received and not crossed:
         return None
     try:
         from matplotlib.figure import Figure
@@ -72,6 +75,13 @@ def draw(plan: Plan, results: Results) -> Figure | None:
             panels = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
             for axes, (column, title) in zip(panels, titles.items(), strict=True):
                 _bars(received, axes, column, title)
+            return figure
+        if not lines:
+            shown = [each for group in crossed for each in group]
+            figure = Figure(figsize=(SIZE[0], 0.2 + SIZE[0] / len(shown)), layout="constrained")
+            found = [mean.mean for each in shown for pair in each.gains if (mean := each.mean([pair]))]
+            for axes, each in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+                _map(each, axes, limit=max(map(abs, found), default=1.0))
             return figure
         figure = Figure(figsize=(SIZE[0], SIZE[1] * len(lines)), layout="constrained")
         for numbers, pair in zip(lines, figure.subplots(len(lines), 2, squeeze=False), strict=True):
@@ -136,6 +146,27 @@ def _bars(bars: Sequence[_Bar], axes: Axes, column: int | None, title: str) -> N
     axes.set_axisbelow(True)
     axes.set_title(title, loc="left")
     axes.set_xlabel("Gain over the receiver's own baseline, points")
+
+
+def _map(matrix: Matrix, axes: Axes, limit: float) -> None:
+    """Mean gains by surrogate and backbone, coloured from ``-limit`` to ``limit``, white at 0; bold where a model reads
+    the encoder that it has adapted itself."""
+    means = {pair: matrix.mean([pair]) for pair in matrix.gains}
+    grid = [[math.nan if (m := means[s, b]) is None else m.mean for s in matrix.surrogates] for b in matrix.backbones]
+    axes.imshow(grid, cmap="BrBG", vmin=-limit, vmax=limit)
+    for y, row in enumerate(grid):
+        for x, value in enumerate(row):
+            text = "-" if math.isnan(value) else f"{value:+.1f}"
+            look = {"color": "white" if abs(value) > 0.7 * limit else "black"}
+            look["weight"] = "bold" if matrix.surrogates[x] == matrix.backbones[y] else "normal"
+            axes.text(x, y, text, ha="center", va="center", **look)
+    axes.set_xticks(range(len(matrix.surrogates)), matrix.surrogates, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(matrix.backbones)), matrix.backbones)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{matrix.label}\nmean gain (bold: own encoder)", loc="left")
+    axes.set_xlabel("Surrogate")
+    axes.set_ylabel("Backbone")
 
 
 def _line(axes: Axes, ratios: Sequence[float], scores: Sequence[Score | None], **look: Any) -> None:

@@ -38,7 +38,7 @@ def to_readme(plan: Plan, results: Results) -> str:
     return fill(
         "readme.md",
         report=report,
-        short=_short(report) if report.summary.rows else None,
+        short=_short(report) if report.summary.rows and not report.pairs.rows else None,
         spread=any(cell.seeds > 1 for cell in results.cells.values()),
         table=plan.spec.name,
         numbers=stored_table(plan).relative_to(_root(plan)).as_posix(),

@@ -23,6 +23,7 @@ from craft_lightning.benchmark.results import (
 )
 from craft_lightning.benchmark.table_parts import Line
 from craft_lightning.report.figure import curves
+from craft_lightning.report.matrix import Matrix, matrices
 
 MISSING = "-"
 LABELS = ("seen", "unseen")
@@ -66,6 +67,7 @@ class TableReport(Report):
     accuracy: Section = field(kw_only=True)
     gain: Section = field(kw_only=True)
     summary: Section = field(kw_only=True)
+    pairs: Section = field(kw_only=True)
 
 
 def build_report(plan: Plan, results: Results) -> TableReport:
@@ -127,6 +129,7 @@ class _SectionBuilder:
         self.items = [max(cell.items for cell in cells) for cells in self.by_column]
         self.unseen = [max(cell.items_unseen for cell in cells) for cells in self.by_column]
         self.labelled = [c for c, unseen in enumerate(self.unseen) if unseen]
+        self.groups = matrices(plan, results)
 
     def report(self) -> TableReport:
         """All sections, in the order in which they are shown."""
@@ -136,19 +139,23 @@ class _SectionBuilder:
         gain = self.beside_paper(f"Gain {over} on the same backbone, points", self.gains, paper_gains, signed=True)
         summary = self.summary(f"Mean gain {over}, points, and cost of a training")
         receiving = self.receiving(f"On the receiving side: gain {over}, points, and what was trained there")
+        by_surrogate = f"mean gain {over} by surrogate, points"
+        crossed = [self.matrix(f"{group[0].label}: {by_surrogate}", group) for group in self.groups]
+        pairs = self.pairs(f"Surrogates and backbones: mean gain {over}, points")
         labels = self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points")
         return TableReport(
             title=self.spec.title or self.spec.name,
             note=self.spec.note,
             made="" if self.results.made is None else made_text(self.results.made),
-            sections=tuple(section for section in (accuracy, gain, receiving, labels, summary) if section.rows),
+            sections=tuple(s for s in (accuracy, *crossed, pairs, gain, receiving, labels, summary) if s.rows),
             accuracy=accuracy,
             gain=gain,
             summary=summary,
+            pairs=pairs,
             claims=tuple([*verdicts, DECIDED] if verdicts else ()),
             remarks=tuple(self.remarks()),
             problems=tuple(self.problems()),
-            picture=f"{self.spec.name}.png" if self.spec.receivers or curves(self.plan) else "",
+            picture=f"{self.spec.name}.png" if self.spec.receivers or curves(self.plan) or crossed else "",
         )
 
     def text(self, score: Score | None, signed: bool = True) -> str:
@@ -207,6 +214,28 @@ class _SectionBuilder:
         labels = [self.plan.columns[c].label for c in others]
         header = ("Backbone", "Method", "Mean gain", *labels, "Steps there", "Seconds there", "Parameters there")
         return Section(title, header, tuple(rows), (False,) * len(rows))
+
+    def matrix(self, title: str, group: Sequence[Matrix]) -> Section:
+        """A row a backbone, a column a surrogate; the paper's below ours."""
+        rows = [
+            (backbone, each.label, *(self.text(each.mean([(surrogate, backbone)])) for surrogate in each.surrogates))
+            for backbones in zip(*(each.backbones for each in group), strict=True)
+            for each, backbone in zip(group, backbones, strict=True)
+        ]
+        paper = (False, True)[: len(group)] * len(group[0].backbones)
+        return Section(title, ("Backbone", "Method", *group[0].surrogates), tuple(rows), paper)
+
+    def pairs(self, title: str) -> Section:
+        """A row a matrix: means over all of its pairs, those of one model and of two, and what is below 0."""
+        rows = []
+        for each in [each for group in self.groups for each in group]:
+            parts = [list(each.gains), each.pairs(same=True), each.pairs(same=False)]
+            texts = [self.text(each.mean(pairs)) for pairs in parts]
+            size = f"{len(each.surrogates)} x {len(each.backbones)}"
+            rows.append((each.label, size, *texts, "{} of {}".format(*each.below)))
+        paper = tuple(number > 0 for group in self.groups for number, _ in enumerate(group))
+        header = ("Method", "Pairs", "All pairs", "Same model", "Different models", "Sets below 0")
+        return Section(title, header, tuple(rows), paper)
 
     def label_gains(self, title: str) -> Section:
         """Gains over the baseline on the same labels (the language models have read the words of the unseen ones)."""

@@ -56,6 +56,8 @@ GOLDEN = """# Toy
 
 Toys are not comparable.
 
+![Toy](toy.png)
+
 ## Exact match, per cent
 
 | Backbone | Method | d0 | d1 | Mean |
@@ -72,6 +74,22 @@ Toys are not comparable.
 | *SMALL* | *paper: CRAFT, trained with SMALL* | *52.5* | *52.5* | *52.5* |
 | small | CRAFT, trained with big | 55.0 | 65.0 | 60.0 |
 | *SMALL* | *paper: CRAFT, trained with BIG* | *52.5* | *52.5* | *52.5* |
+
+## CRAFT: mean gain over Zero-shot by surrogate, points
+
+| Backbone | Method | small | big |
+| --- | --- | ---: | ---: |
+| small | CRAFT | - | +25.0 |
+| *SMALL* | *paper: CRAFT* | *+12.5* | *+12.5* |
+| big | CRAFT | +10.0 | +25.0 |
+| *BIG* | *paper: CRAFT* | *+12.5* | *+12.5* |
+
+## Surrogates and backbones: mean gain over Zero-shot, points
+
+| Method | Pairs | All pairs | Same model | Different models | Sets below 0 |
+| --- | --- | ---: | ---: | ---: | ---: |
+| CRAFT | 2 x 2 | - | - | +17.5 | 0 of 7 |
+| *paper: CRAFT* | *2 x 2* | *+12.5* | *+12.5* | *+12.5* | *0 of 8* |
 
 ## Gain over Zero-shot on the same backbone, points
 
@@ -185,7 +203,7 @@ def test_terminal_and_files(tmp_path: Path) -> None:
     print_report(report, Console(file=tiny, width=20))
     assert "…" not in tiny.getvalue(), "names and a number, even where they do not fit"
     written = save(plan, gather(plan))
-    assert [p.name for p in written] == ["toy.md", "toy.csv", "toy.tex", "toy.html"]
+    assert [p.name for p in written] == ["toy.md", "toy.csv", "toy.tex", "toy.html", "toy.png"]
     assert written[0] == tmp_path / "runs/pocket/tables/toy.md"
     assert written[0].read_text() == to_markdown(report)
     assert written[1].read_text() == to_csv(plan, gather(plan))
@@ -196,7 +214,7 @@ def test_latex_escapes_and_has_a_tabular_a_section(tmp_path: Path) -> None:
     fill(plan)
     report = report_of(plan)
     text = to_latex(report)
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(report.sections) == 4
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(report.sections) == 6
     assert r"big & CRAFT, trained with big & 66.0 $\pm$ 1.4 & 76.0 $\pm$ 1.4 & 71.0 $\pm$ 1.4 \\" in text
     assert r"\textit{BIG} & \textit{paper: Zero-shot} & \textit{40.0}" in text
     row = report.accuracy.rows[0]
