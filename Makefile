@@ -14,7 +14,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install doctor lint test lower-bounds reproduce-table1 forgetting sweep pocket-family surrogate tensorboard benchmark
+.PHONY: help install doctor lint test lower-bounds reproduce reproduce-table1 forgetting sweep pocket-family surrogate tensorboard benchmark
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ test: $(STAMP) ## the whole test set, with coverage of the three packages
 
 lower-bounds: $(STAMP) ## the oldest packages that pyproject.toml allows, in a folder of their own (downloads them)
 	CRAFT_LOWER_BOUNDS=1 $(RUN) -m pytest tests/test_lower_bounds.py
+
+reproduce: $(STAMP) ## every table and figure of the paper, and its claims (flags as below)
+	$(RUN) -m craft_lightning table run all --budget $(BUDGET) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))
 
 reproduce-table1: $(STAMP) ## Table 1 (BUDGET=short|long SEEDS="0 1 2" LIMIT=items JOBS=n SCALE=pocket|paper)
 	$(RUN) -m craft_lightning table run table1 --budget $(BUDGET) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) $(if $(LIMIT),--limit $(LIMIT))

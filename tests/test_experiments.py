@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from craft_lightning.benchmark.plan import make_plan
-from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.spec import find_table, load_collection, load_spec
 from craft_lightning.benchmark.table_parts import table_lines
 from craft_lightning.cli.run import build_cli
 from craft_lightning.methods import METHODS
@@ -29,7 +29,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 COMPLETE = [ROOT / "smoke.yaml", *EXAMPLES]
 ON_TWIN = ("projector_ft", "llm_lora")
 """Methods that the paper, and so their example, applies to the continuous model, though they would run on either."""
-TABLES = sorted((ROOT / "tables").glob("*.yaml"))
+COLLECTIONS = [ROOT / "tables/all.yaml"]
+TABLES = [path for path in sorted((ROOT / "tables").glob("*.yaml")) if path not in COLLECTIONS]
 FEW = sorted((ROOT / "few_shot").glob("*.yaml"))
 """Datasets of the table ``lorsu``."""
 
@@ -43,7 +44,7 @@ def parse(*files: Path, flags: Sequence[str] = ()) -> dict[str, object]:
 
 def test_nothing_is_left_out() -> None:
     assert len(HARDWARE) == 1  # a machine of tests/strategies/test_choose.py
-    covered = {ROOT / "base.yaml", PAPER / "base.yaml", *COMPLETE, *TABLES, *CALLBACKS, *HARDWARE}
+    covered = {ROOT / "base.yaml", PAPER / "base.yaml", *COMPLETE, *TABLES, *COLLECTIONS, *CALLBACKS, *HARDWARE}
     covered |= {*METHOD_FILES, *AT_PAPER_SCALE, *FEW}
     others = [p for p in ROOT.rglob("*.yaml") if p not in covered and not {"surrogates", "budgets"} & {*p.parts}]
     assert others == []
@@ -54,6 +55,17 @@ def test_small_surrogates_are_tested_as_a_whole() -> None:
     small = {(j.kind, j.facts["backbone"]) for j in jobs if any("language_dtype" in a for a in j.arguments)}
     assert small == {("train", f"pocket-vila-u-{kind}") for kind in ("int8", "nf4")}
     assert {j.facts["backbone"] for j in jobs if j.kind != "train"} == {"pocket-vila-u"}
+
+
+@pytest.mark.parametrize("path", COLLECTIONS, ids=lambda path: path.stem)
+def test_a_collection_names_every_claim_and_tables_of_its_scale(path: Path) -> None:
+    found = load_collection(path)
+    assert found is not None
+    assert [claim.id for claim in found.claims] == list("12345678")
+    specs = [load_spec(path.with_name(f"{name}.yaml"), found.scale) for name in found.tables]
+    parts = [claim.id for spec in specs for claim in spec.claims]
+    assert all(any(claim.has_part(part) for claim in found.claims) for part in parts)
+    assert all((ROOT.parent / program).is_file() for program in found.measured.values())
 
 
 def test_names_are_the_known_ones() -> None:

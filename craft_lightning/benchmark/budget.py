@@ -28,15 +28,20 @@ class Budget:
         return {**self.settings.get("all", {}), **self.settings.get(method, {})}
 
 
+def budgets() -> dict[str, Path | None]:
+    """Names of the budgets with their files, ``short`` first."""
+    return {SHORT: None} | {file.stem: file for place in places(BUDGETS) for file in sorted(place.glob("*.yaml"))}
+
+
 def read_budget(name: str) -> Budget:
     """A budget by its name, that of a file of ``experiments/budgets``. Raises ValueError: there is none (names the
     nearest), or it says something else than settings by method."""
-    if name == SHORT:
+    known = budgets()
+    if str(name) not in known:
+        raise ValueError(str(unknown("budget", str(name), known)))
+    if (file := known[name]) is None:
         return Budget()
-    files = {file.stem: file for place in places(BUDGETS) for file in place.glob("*.yaml")}
-    if str(name) not in files:
-        raise ValueError(str(unknown("budget", str(name), (SHORT, *files))))
-    settings = read_mapping(files[name])
+    settings = read_mapping(file)
     if wrong := [key for key, value in settings.items() if not isinstance(value, dict)]:
-        raise ValueError(f"{files[name]}: {wrong[0]} must hold settings, got {settings[wrong[0]]!r}")
+        raise ValueError(f"{file}: {wrong[0]} must hold settings, got {settings[wrong[0]]!r}")
     return Budget(name, settings)

@@ -46,6 +46,17 @@ def find_table(name: str, scale: str | None = None) -> Path:
     raise CraftError(f"no table {wanted!r} in {folder}{hint} Known: {', '.join(known) or 'none'}")
 
 
+def load_collection(path: Path) -> parts.Collection | None:
+    """Several tables as one (a file with ``tables``), or None where the file is a table itself. Raises CraftError:
+    every mistake found, one a line."""
+    raw, mistakes = read_settings(path), list[str]()
+    if "tables" not in raw:
+        return None
+    known = {"table": [other.stem for other in path.parent.glob("*.yaml") if other != path]}
+    found = _validated(parts.Collection, raw, "", Context(path.parent, known), mistakes)
+    return _faultless(found, path, mistakes)
+
+
 def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> parts.TableSpec:
     """Read and check a table's YAML file; the paths in it are relative to its folder. A budget other than ``short``
     makes a table of its own, ``<name>-<budget>``. Raises CraftError: every mistake found, one a line; a file that is
@@ -72,10 +83,14 @@ def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> part
         mistakes.append("claims: are decided item by item, so some column needs one dataset, and to test it")
     if spec is not None and scale not in (None, spec.scale):
         mistakes.append(f"scale: this table is made for {spec.scale!r}, not for {scale!r}")
-    if spec is None or mistakes:
+    return _faultless(spec, path, mistakes)
+
+
+def _faultless(found: Model | None, path: Path, mistakes: Sequence[str]) -> Model:
+    if found is None or mistakes:
         count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
         raise CraftError(f"{count} in {path}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
-    return spec
+    return found
 
 
 def _mappings(values: Any) -> list[dict[str, Any]]:

@@ -336,6 +336,36 @@ class TableSpec(Values):
         return next(b for b in self.backbones if b.id == name)
 
 
+class PaperClaim(Values):
+    """A claim of the paper in a line, and what the ``paper`` itself shows for it. Claims of tables whose ids begin with
+    its own, like 3a and 3b, are its parts."""
+
+    id: Annotated[str, Field(coerce_numbers_to_str=True)]
+    text: str
+    paper: str
+
+    def has_part(self, claim: str) -> bool:
+        """Whether a table's claim of this id is this one or a part of it."""
+        return claim.rstrip("abcdefgh") == self.id
+
+
+class Collection(Values):
+    """Several tables as one.
+
+    Attributes:
+        tables: names of tables beside the file, in the order of running and printing.
+        measured: pages of ``docs/`` that no table fills, by name, with the program that writes each.
+    """
+
+    name: str
+    title: str
+    note: Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
+    scale: str
+    tables: tuple[Annotated[str, one_of(kind="table")], ...]
+    measured: dict[str, str] = {}
+    claims: tuple[PaperClaim, ...]
+
+
 @dataclass(frozen=True)
 class Line:
     """A printed row of the table: a row of the spec at one surrogate (or None) and one backbone."""

@@ -15,6 +15,7 @@ from craft_lightning.errors import CraftError
 
 if TYPE_CHECKING:
     from craft_lightning.benchmark.plan import Plan
+    from craft_lightning.benchmark.table_parts import Collection, TableSpec
 
 # What a verb needs is imported in it, so that --help starts at once.
 
@@ -28,7 +29,7 @@ def build_parser() -> VerbParser:
     parser = verb_parser("table", "Compute and print a table of the paper.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="plan|run|status|render")
     shared, only = VerbParser(add_help=False), VerbParser(add_help=False)
-    shared.add_argument("table", help="a file, or a name below experiments/tables")
+    shared.add_argument("table", help="a file, or a name below experiments/tables; all: the whole paper")
     shared.shared("--scale", choices=None, default=None, help="pocket or paper (default: the table's own)")
     shared.add_argument("--budget", default="short", help="how long trainings are: short, long (experiments/budgets)")
     shared.add_argument("--seeds", type=int, nargs="+", metavar="K", help="in place of the table's seeds")
@@ -61,11 +62,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 if a job failed, 130 after Ctrl-C. Raises CraftError: a mistake in the
     call, the table or its fragments."""
     args = build_parser().parse_args(argv)
+    from craft_lightning.benchmark.spec import find_table, load_collection
+
+    path = find_table(args.table, args.scale)
+    collection = load_collection(path)
+    return _one(path, args) if collection is None else _all(collection, path.parent, args)
+
+
+def _all(collection: Collection, folder: Path, args: argparse.Namespace) -> int:
+    """Each table in turn, then the page that holds them all."""
+    if one := next((f for f in ("only", "stored", "format") if getattr(args, f, None)), None):
+        raise CraftError(f"--{one.replace('stored', 'from')} is for one table: {', '.join(collection.tables)}")
+    code, publish = 0, args.verb == "render" and args.publish
+    for number, name in enumerate(collection.tables, 1):
+        path = folder / f"{name}.yaml"
+        print(f"\n{name}, {number} of {len(collection.tables)}", flush=True)
+        if publish and not _computed(path, args):
+            print("nothing computed here: what is published stays")
+            continue
+        code = max(code, _one(path, args))
+        if code == INTERRUPTED:
+            return code
+    if args.verb == "render" or (args.verb == "run" and not args.dry_run):
+        _page(collection, folder, args)
+    return code
+
+
+def _computed(path: Path, args: argparse.Namespace) -> bool:
+    """Whether some job of a table is done."""
+    from craft_lightning.benchmark import store
+    from craft_lightning.benchmark.plan import make_plan
+    from craft_lightning.benchmark.spec import load_spec
+
+    plan = make_plan(load_spec(path, args.scale, args.budget), args.runs, args.seeds)
+    return any(store.result(job) for job in plan.jobs)
+
+
+def _page(collection: Collection, folder: Path, args: argparse.Namespace) -> None:
+    """Write the common page: tables at the budget that is asked for, claims at every one that has results."""
+    from craft_lightning.benchmark.plan import make_plan
+    from craft_lightning.benchmark.spec import load_spec
+    from craft_lightning.report import paper_page
+
+    def computed(spec: TableSpec) -> paper_page.ShownTable | None:
+        return paper_page.computed_part(make_plan(spec, args.runs, args.seeds, args.limit))
+
+    publish = args.verb == "render" and args.publish
+    made = paper_page.stored_part if publish else computed
+    page = paper_page.collect(collection, folder, args.budget, made)
+    first = make_plan(load_spec(folder / f"{collection.tables[0]}.yaml"), args.runs, limit=args.limit)
+    for path in page.publish(folder) if publish else page.write(first.output):
+        print(f"written: {path}")
+
+
+def _one(path: Path, args: argparse.Namespace) -> int:
     from craft_lightning.benchmark.plan import make_plan, select
-    from craft_lightning.benchmark.spec import find_table, load_spec
+    from craft_lightning.benchmark.spec import load_spec
     from craft_lightning.benchmark.table_files import stored_seeds
 
-    spec = load_spec(find_table(args.table, args.scale), args.scale, args.budget)
+    spec = load_spec(path, args.scale, args.budget)
     stored = args.stored if args.verb == "render" else None
     whole = make_plan(spec, args.runs, stored_seeds(stored) if stored else args.seeds, args.limit)
     if args.verb == "render":

@@ -1,0 +1,147 @@
+"""The whole paper as one page: what our runs say of each of its claims, and its tables and figures beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from craft_lightning.benchmark.budget import budgets
+from craft_lightning.benchmark.cache_key import read_json
+from craft_lightning.benchmark.claims import FAILS, HOLDS, NO_ANSWER, UNDECIDED, Verdict
+from craft_lightning.benchmark.plan import Plan, make_plan
+from craft_lightning.benchmark.results import Results, gather
+from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.benchmark.table_files import RESULTS, read, stored_seeds, stored_table
+from craft_lightning.benchmark.table_parts import Collection, PaperClaim, TableSpec
+from craft_lightning.io import write_text
+from craft_lightning.report import figure
+from craft_lightning.report.page import WORDS
+from craft_lightning.report.sections import DECIDED, Report, Section, build_report, claim_texts
+from craft_lightning.report.templates import fill, to_page
+
+NOTHING = "not computed"
+WORST_FIRST = (FAILS, NO_ANSWER, UNDECIDED, HOLDS)
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table of the collection at a budget, or a page that a program measured, of no budget.
+
+    Attributes:
+        name: of its own page, without suffix. verdicts: on its claims.
+        report: what is printed of it; the common page shows its first section.
+        figure: as a part of an HTML page, empty without one.
+    """
+
+    name: str
+    budget: str
+    verdicts: tuple[Verdict, ...]
+    report: Report
+    figure: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is said of a claim of the paper at a budget: a verdict a part, with the name of its page."""
+
+    claim: PaperClaim
+    parts: tuple[tuple[str, Verdict], ...]
+
+    @property
+    def word(self) -> str:
+        """The worst of its parts': a claim holds where all of them hold."""
+        found = {verdict.word for _, verdict in self.parts}
+        return next((word for word in WORST_FIRST if word in found), NOTHING)
+
+    @property
+    def said(self) -> list[tuple[str, str, str, str]]:
+        """Of each part its page, ``"Claim 3a: holds"``, what follows, and the class of its word."""
+        return [(name, *claim_texts(verdict), WORDS.get(verdict.word, "")) for name, verdict in self.parts]
+
+
+@dataclass(frozen=True)
+class PaperPage:
+    """The collection with its parts; tables are shown at the first of the ``budgets``, claims at all of them."""
+
+    collection: Collection
+    parts: tuple[ShownTable, ...]
+    budgets: tuple[str, ...]
+
+    def decide(self, claim: PaperClaim, budget: str) -> Decision:
+        """What is said of a claim at a budget; what was measured counts at all of them."""
+        counted = [part for part in self.parts if part.budget in ("", budget)]
+        found = [(part.name, v) for part in counted for v in part.verdicts if claim.has_part(v.id)]
+        return Decision(claim, tuple(found))
+
+    def values(self) -> dict[str, Any]:
+        """What both templates show."""
+        return {
+            "report": Report(self.collection.title, self.collection.note, "", (), remarks=(DECIDED,)),
+            "budgets": self.budgets,
+            "claims": [[self.decide(claim, budget) for budget in self.budgets] for claim in self.collection.claims],
+            "shown": [part for part in self.parts if part.budget in ("", self.budgets[0])],
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``<name>.html`` and ``<name>.md`` into a folder, beside the tables' own pages."""
+        html = to_page("paper.html", (), **self.values(), words=WORDS, data={})
+        texts = {".html": html, ".md": fill("paper.md", **self.values())}
+        return [write_text(folder / f"{self.collection.name}{suffix}", text) for suffix, text in texts.items()]
+
+    def publish(self, tables: Path) -> list[Path]:
+        """Write the page of ``docs/``, beside ``experiments/tables``."""
+        return [
+            write_text(tables.parent.parent / "docs" / f"{self.collection.name}.md", fill("paper.md", **self.values()))
+        ]
+
+
+def collect(
+    collection: Collection, folder: Path, budget: str, made: Callable[[TableSpec], ShownTable | None]
+) -> PaperPage:
+    """The page of a collection whose tables lie in a folder, from what is ``made`` of each at each budget; ``budget``
+    comes first."""
+    parts = []
+    for each in sorted(budgets(), key=lambda name: name != budget):
+        specs = [load_spec(folder / f"{name}.yaml", collection.scale, each) for name in collection.tables]
+        parts += [part for part in map(made, specs) if part is not None]
+    parts += [part for name in collection.measured if (part := measured(folder, name)) is not None]
+    return PaperPage(collection, tuple(parts), tuple(dict.fromkeys([budget, *(p.budget for p in parts if p.budget)])))
+
+
+def computed_part(plan: Plan) -> ShownTable | None:
+    """A table from the runs; None where not one cell of it is computed, of those that train something if it has such:
+    the others are the same at every budget."""
+    results = gather(plan)
+    told = [n for n, line in enumerate(plan.lines) if line.surrogate] or range(len(plan.lines))
+    return _part(plan, results) if any(cell.seeds for (n, _), cell in results.cells.items() if n in told) else None
+
+
+def stored_part(spec: TableSpec) -> ShownTable | None:
+    """A table as it is published; None where it is not."""
+    path = stored_table(make_plan(spec))
+    if not path.is_file():
+        return None
+    plan = make_plan(spec, seeds=stored_seeds(path))
+    return _part(plan, read(plan, path))
+
+
+def _part(plan: Plan, results: Results) -> ShownTable:
+    report = build_report(plan, results)
+    svg = figure.to_section(plan, figure.draw(plan, results))
+    return ShownTable(plan.spec.name, plan.spec.budget.name, results.verdicts, report, svg)
+
+
+def measured(folder: Path, name: str) -> ShownTable | None:
+    """What a program has stored beside the tables of a folder, ``results/<name>.json``; None if it has not."""
+    found = read_json(folder / RESULTS / f"{name}.json")
+    if not found:
+        return None
+    sections = tuple(Section(**{key: _tuples(value) for key, value in one.items()}) for one in found["sections"])
+    verdicts = tuple(Verdict(**verdict) for verdict in found["claims"])
+    return ShownTable(name, "", verdicts, Report(found["title"], found["note"], found["made"], sections))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
