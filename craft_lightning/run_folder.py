@@ -22,7 +22,7 @@ FINDINGS = ("checkpoints", "encoder", "adapter", "result.json", "result.*.json")
 
 OUTPUTS = (
     *(*FINDINGS, "config.yaml", "config.*.yaml", "predictions.jsonl", "predictions.*.jsonl"),
-    *("items.jsonl", "items.*.jsonl", "token_map.*.png", EVENTS),
+    *("judgements.*.jsonl", "items.jsonl", "items.*.jsonl", "token_map.*.png", EVENTS),
 )
 """What a run writes into its folder, and all that ``--overwrite`` removes."""
 
@@ -157,5 +157,6 @@ def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
             f"{folder} holds an evaluation ({kept[0].name}); name another folder with --output, or "
             "replace it with --overwrite true"
         )
-    for path in [*kept, *folder.glob(f"{lines.stem}.keep*.jsonl")]:
+    judged = lines.stem.replace("predictions", "judgements")
+    for path in [*kept, *folder.glob(f"{lines.stem}.keep*.jsonl"), *folder.glob(f"{judged}.*.jsonl")]:
         path.unlink()

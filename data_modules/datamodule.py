@@ -38,6 +38,7 @@ from data_modules.sources.records import RecordSource, Unit
 from data_modules.sources.rows import open_hub
 
 SOURCES = ("twin", "folder", "hub")
+DIRECTIVES = ("answer", "justify")
 TWIN_SIZES: dict[SplitName, int] = {"train": 1024, "val": 256, "test": 400}
 FOLDER_SIZES: dict[SplitName, int | None] = {"train": None, "val": 256, "test": 1000}
 
@@ -86,6 +87,8 @@ class VqaDataModule(LightningDataModule):
         distractors: wrong options of stored items: ``nearest`` in looks (drawn classes only) or ``random``. None:
             nearest where that is known.
         captioner: a BLIP or BLIP-2 checkpoint (folder, ID or ID@REVISION) that captions training images, or none.
+        directive: what stored items ask for: an ``answer`` (a letter, or a few words), or to ``justify`` it, with
+            *Justify your answer.* in place of *Answer ...*; training asks for answers.
         on_bad: ``error`` ends at the first bad input, ``skip`` leaves bad inputs out and counts them.
     """
 
@@ -114,6 +117,7 @@ class VqaDataModule(LightningDataModule):
         holdout: float | None = None,
         distractors: Distractors | None = None,
         captioner: str | None = None,
+        directive: Literal["answer", "justify"] = "answer",
         on_bad: OnBad = "error",
     ) -> None:
         super().__init__()
@@ -126,6 +130,8 @@ class VqaDataModule(LightningDataModule):
         counted = (batch_size, eval_batch_size, train_size, val_size, test_size)
         if any(size is not None and size < 1 for size in counted):
             raise CraftError("batch and split sizes are at least 1")
+        if directive not in DIRECTIVES:
+            raise unknown("directive", directive, DIRECTIVES)
         if num_workers is not None and num_workers < 0:
             raise CraftError(f"num_workers is at least 0, not {num_workers}")
         if not 0.0 <= holdout < 1.0:
@@ -139,6 +145,7 @@ class VqaDataModule(LightningDataModule):
         self.group_by_image = group_by_image
         self.seed, self.distractors, self.on_bad, self.captioner = seed, distractors, on_bad, captioner
         self.captioned_by: str | None = None
+        self.directive = directive
         self.holdout, self.train_unit, self.apart, self.partial = holdout, train_unit, apart, partial
         self.sizes: dict[SplitName, int | None] = {"train": train_size, "val": val_size, "test": test_size}
         self.captions: list[str] = []
@@ -245,7 +252,9 @@ class VqaDataModule(LightningDataModule):
         rows = {caption: i for i, caption in enumerate(self.captions)} if name == "train" else {}
         chosen = self.distractors or ("random" if source.neighbours is None else "nearest")
         shares = name != "train" or self.group_by_image
-        return VqaDataset(split, name, source, self.dataset, reader.builder, chosen, self.seed, rows, shares)
+        justified = self.directive == "justify" and name != "train"
+        made = (split, name, source, self.dataset, reader.builder, chosen, self.seed, rows, shares, justified)
+        return VqaDataset(*made)
 
     def _agree_with_model(self) -> None:
         """A link that failed must not end in a batch made for another model."""

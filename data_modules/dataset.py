@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from craft_lightning.models.image_processing import to_pixels
 from craft_lightning.text import multiple_choice as mcq
-from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text
+from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text, justify
 from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
 from craft_lightning.types import VqaBatch, VqaExample
 from data_modules.sources.images import to_pil
@@ -53,6 +53,7 @@ class VqaDataset(Dataset[ItemRow]):
             hashes. builder: writes prompts. distractors: how stored items get their wrong options. seed: of the run.
         captions: sentence to row of the data module's caption list; empty for stored splits.
         shares: a batch holds an image once, however many of its rows ask about it.
+        justified: items ask for a justification in place of a short answer.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class VqaDataset(Dataset[ItemRow]):
         seed: int,
         captions: dict[str, int],
         shares: bool,
+        justified: bool = False,
     ) -> None:
         self.items, self.images = split.items, split.images
         self.name, self.source, self.dataset, self.builder = name, source, dataset, builder
         self.distractors, self.seed, self.captions, self.shares = distractors, seed, captions, shares
-        self.training = name == "train"
+        self.training, self.justified = name == "train", justified
         self.pool = source.pool(name)
         named = min(mcq.OPTIONS, len(self.pool))
         counts = [len(item.options) or (named if item.label >= 0 else 0) for item in self.items]
@@ -104,7 +106,7 @@ class VqaDataset(Dataset[ItemRow]):
         item = self.items[index]
         options, slot = self._options(item, index, epoch)
         answer = mcq.LETTERS[slot] if options else item.answer
-        return VqaExample(
+        example = VqaExample(
             key=item.key,
             image=_BLANK,
             question=item.question,
@@ -115,6 +117,7 @@ class VqaDataset(Dataset[ItemRow]):
             captions=item.captions,
             meta={"facts": item.facts, "answer_text": item.answer},
         )
+        return justify(example) if self.justified else example
 
     def items_hash(self) -> str:
         """SHA-256 of everything that can be asked and said of the images, in order."""

@@ -26,6 +26,7 @@ from data_modules.twins import TWINS
 
 WORKER = "craft_lightning.worker"
 SURROGATE = "craft_lightning.cli.surrogate"
+JUDGE = "callbacks.offline_judging"
 
 APART = {
     "craft_lightning.benchmark": "plans jobs; a run knows nothing of it",
@@ -94,6 +95,8 @@ def starts(settings: Mapping[str, Any], method: str, dataset: str) -> Iterator[s
     model, chosen = _setting(settings, "model"), str(_setting(settings, "data.dataset") or dataset)
     own = model if isinstance(model, str) else _setting(settings, "model.class_path")
     places = [METHODS.place(str(own or method)), DATASETS.place(chosen), TWINS.place(chosen)]
+    if _setting(settings, "data.directive") == "justify":
+        places.append(JUDGE)
     if _setting(settings, "prune.prior") == "generic":  # counted on the studio images of every twin
         places += TWINS.places.values()
     yield from (place.partition(":")[0] for place in places if place)

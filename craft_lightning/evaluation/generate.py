@@ -9,9 +9,11 @@ from craft_lightning.text.scoring import MAX_NEW_TOKENS, exact_match, normalise
 from craft_lightning.types import Prediction, VisualTokens, VqaBatch
 
 
-def scored_replies(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[Prediction]:
-    """Greedy replies of at most five tokens to a batch whose images are seen as ``visual``, whole or pruned."""
-    texts, logits = vlm.reply(visual, batch, MAX_NEW_TOKENS)
+def scored_replies(
+    vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch, max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[Prediction]:
+    """Greedy replies of at most so many tokens to a batch whose images are seen as ``visual``, whole or pruned."""
+    texts, logits = vlm.reply(visual, batch, max_new_tokens)
     likely = [
         None if letter is None else letter == normalise(answer)
         for letter, answer in zip(likely_letters(vlm, logits, batch), batch.answers, strict=True)

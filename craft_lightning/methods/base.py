@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, ClassVar, Self
 
 import torch
@@ -35,6 +36,7 @@ from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, spec_of
 from craft_lightning.optim import OptimSpec, build_optimizer
 from craft_lightning.text.multiple_choice import pick
+from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
 
 HOOKS = ("trainable", "build", "visual_tokens", "losses", "param_groups")
@@ -43,6 +45,9 @@ FINAL = (
     *("configure_optimizers", "configure_gradient_clipping", "on_save_checkpoint", "on_load_checkpoint"),
     "configure_callbacks",
 )
+
+JUDGE = "callbacks.offline_judging"
+"""The module that judges justifications, where they are asked for."""
 
 # Checkpoints are read with ``weights_only``; those that Python code writes hold the specs themselves.
 torch.serialization.add_safe_globals([VlmSpec, OptimSpec])
@@ -58,6 +63,7 @@ class BaseMethod(Checkpointed, ABC):
         backbone: the model that is adapted (the surrogate, in training) or tested; a text is taken as its name.
         optim: learning rate and its schedule.
         start_from: a checkpoint of this method whose trained weights are begun with, or None.
+        max_new_tokens: length of the replies that evaluations score.
 
     Attributes:
         name: key in results, configs and checkpoints; never derived from the class name.
@@ -76,11 +82,17 @@ class BaseMethod(Checkpointed, ABC):
     vlm: DiscreteVlm
 
     def __init__(
-        self, *, backbone: VlmSpec = VlmSpec(), optim: OptimSpec = OptimSpec(), start_from: str | None = None
+        self,
+        *,
+        backbone: VlmSpec = VlmSpec(),
+        optim: OptimSpec = OptimSpec(),
+        start_from: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.backbone, self.optim, self.start_from = spec_of(backbone), optim, start_from
+        self.max_new_tokens = max_new_tokens
         if isinstance(backbone, str):  # else it stays as the command line keeps it, which makes the method anew of it
             self.hparams["backbone"] = self.backbone
         self.strict_loading = False
@@ -153,7 +165,10 @@ class BaseMethod(Checkpointed, ABC):
         rehearsal = getattr(self.trainer, "fast_dev_run", False)
         # A result comes behind what it stands for.
         files = [] if rehearsal else [EncoderExport(), AdapterExport(), ResultWriter()]
-        return [RunBanner(), LastValidation(), CodesChanged(), *files, HparamsTab()]
+        # By name: the rules of a judge are no part of what trainings depend on.
+        asked = getattr(self._data, "directive", "answer") == "justify"
+        judges = [import_module(JUDGE).OfflineJudging()] if asked else []
+        return [RunBanner(), LastValidation(), CodesChanged(), *judges, *files, HparamsTab()]
 
     def sketch(self) -> Self:
         """A copy on the meta device, from config files alone: names, shapes and what trains, without weights."""
@@ -266,7 +281,7 @@ class BaseMethod(Checkpointed, ABC):
         self._log_metrics("test", "exact_match")
 
     def test_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:
-        """Greedy replies of at most five tokens, scored by exact match: as :meth:`validation_step`."""
+        """Greedy replies of at most ``max_new_tokens``, scored by exact match: as :meth:`validation_step`."""
         return self._evaluate(batch)
 
     def predict_step(self, batch: VqaBatch, batch_idx: int) -> list[Prediction]:
@@ -295,9 +310,11 @@ class BaseMethod(Checkpointed, ABC):
         visual = self._look(batch)
         keeps = (self.token_keep, *self.token_also)
         read, *others = prune_each(visual, keeps, self.token_prior, self.token_rule, batch.keys)
-        predictions = scored_replies(self.vlm, read, batch)
+        predictions = scored_replies(self.vlm, read, batch, self.max_new_tokens)
         also = {
-            keep: predictions if keep == self.token_keep else scored_replies(self.vlm, other, batch)
+            keep: predictions
+            if keep == self.token_keep
+            else scored_replies(self.vlm, other, batch, self.max_new_tokens)
             for keep, other in zip(self.token_also, others, strict=True)
         }
         if count:

@@ -87,8 +87,11 @@ def place(right: str, wrong: Sequence[str], slot: int) -> tuple[str, ...]:
 
 
 def item_hash(example: VqaExample) -> str:
-    """Twelve hexadecimal digits of an item as asked: key, question, options in order, and the scored answer."""
-    text = json.dumps([example.key, example.question, list(example.options), example.answer], ensure_ascii=False)
+    """Twelve hexadecimal digits of an item as asked: key, question, options in order, the scored answer, and a
+    directive other than the usual one."""
+    asked = [example.key, example.question, list(example.options), example.answer]
+    asked += [example.meta["directive"]] if "directive" in example.meta else []
+    text = json.dumps(asked, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

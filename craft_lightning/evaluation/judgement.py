@@ -1,0 +1,78 @@
+"""What a judge says of a justified answer, and its file beside the replies: one schema for every judge."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+OFFLINE = "offline"
+"""Name of the judge by rules (:mod:`.offline_judge`)."""
+DIMENSIONS = ("correctness", "presence", "relevance", "faithfulness", "verbosity", "overall")
+"""In the order of the paper's Table 2."""
+
+Mark = Annotated[int, Field(ge=0, le=5)]
+
+
+class Judgement(BaseModel):
+    """A reply judged along the paper's five dimensions (its section 7).
+
+    Attributes:
+        correctness: the chosen answer is the right one. presence: there is a justification beyond the bare answer.
+        relevance: it addresses question and chosen answer. faithfulness: it is grounded in the image.
+        verbosity: it is longer than its substance; 0 is best. notes: why, in at most two short sentences.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    correctness: bool
+    presence: bool
+    relevance: Mark
+    faithfulness: Mark
+    verbosity: Mark
+    notes: str = ""
+
+    @property
+    def overall(self) -> float:
+        """Faithfulness and relevance less half of the verbosity: from -2.5 to 10."""
+        return self.faithfulness + self.relevance - self.verbosity / 2
+
+
+def means(judgements: Iterable[Judgement]) -> dict[str, float]:
+    """The mean of each of :data:`DIMENSIONS`, at least one judgement given; what is true or false as a share."""
+    found = list(judgements)
+    return {name: fmean(float(getattr(one, name)) for one in found) for name in DIMENSIONS}
+
+
+def judgements_file(replies: Path, judge: str) -> Path:
+    """Where the judgements of a file of replies are: ``judgements.offline.jsonl`` beside ``predictions.jsonl``."""
+    name = re.sub(r"[^\w-]+", "-", judge)
+    return replies.with_name(replies.name.replace("predictions", "judgements", 1)).with_suffix(f".{name}.jsonl")
+
+
+def to_line(key: str, reply: str, judgement: Judgement) -> str:
+    """A line of such a file."""
+    return json.dumps({"key": key, "reply": digest(reply), **judgement.model_dump()}, ensure_ascii=False) + "\n"
+
+
+def read_judgements(path: Path, replies: Mapping[str, str]) -> dict[str, Judgement]:
+    """Judgements by key, of those ``replies`` that are still the same; none if there is no file. The last line may have
+    been cut off."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
+    return {
+        key: Judgement(**row)
+        for row in rows
+        if replies.get(key := row.pop("key")) is not None and row.pop("reply") == digest(replies[key])
+    }
+
+
+def digest(reply: str) -> str:
+    """Twelve hexadecimal digits of a reply."""
+    return hashlib.sha256(reply.encode()).hexdigest()[:12]
