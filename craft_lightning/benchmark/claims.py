@@ -5,14 +5,14 @@ A claim compares gains over the own baseline row: that of some lines with nothin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from craft_lightning.benchmark import store
+from craft_lightning.benchmark.judged import Judged
 from craft_lightning.benchmark.plan import Plan, baseline_of
 from craft_lightning.benchmark.table_parts import Claim
 from craft_lightning.errors import CraftError
@@ -131,24 +131,29 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     for lines, gained in zip((claim.gain, claim.above), gains, strict=False):
         below, columns = sum(bool(outcomes.mean() < 0) for outcomes in gained), len(gained)
         name = labels[lines.row] + PAIRS[lines.pairs] if lines else ""
-        parts.append(f"{name} is below its own {labels[plan.spec.baseline]} row on {below} of {columns} sets")
+        shown = sum(outcomes.mean() for outcomes in gained) / columns * scale
+        own = f"{name} is below its own {labels[plan.spec.baseline]} row on {below} of {columns} sets"
+        parts.append(own if claim.over_own else f"{name} {shown:.2f}")
+    parts += [f"It may fall short by {claim.margin:g} points"] if claim.margin else []
     whole = f"{wanted} seed{'s' if wanted > 1 else ''}"
     parts.append(whole if len(seeds) == wanted else f"{len(seeds)} of {wanted} seeds, {LEFT_OUT}")
     luck = round(spread(strata) * scale, 4) if len(seeds) > 1 else None
-    return Verdict(claim.id, claim.text, decide(low, high, len(seeds)), estimate, low, high, "; ".join(parts), luck)
+    word = decide(low + claim.margin, high + claim.margin, len(seeds))
+    return Verdict(claim.id, claim.text, word, estimate, low, high, "; ".join(parts), luck)
 
 
-def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int]], list[int], int]:
-    """The lines of each side of a claim with their baseline lines, the seeds that all of them have, and the number of
-    planned seeds. Raises CraftError: the results do not allow a verdict; says why."""
+def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int | None]], list[int], int]:
+    """The lines of each side of a claim with their baseline lines (None: the lines themselves are compared), the seeds
+    that all of them have, and the number of planned seeds. Raises CraftError: the results do not allow a verdict; says
+    why."""
     wanted = [claim.gain] if claim.above is None else [claim.gain, claim.above]
     sides = [[number for number, line in enumerate(plan.lines) if lines.mean(line)] for lines in wanted]
     if not all(sides):
         raise CraftError("its lines are not part of this cut of the table")
-    based = [{n: base for n in side if (base := baseline_of(plan, plan.lines[n])) is not None} for side in sides]
-    if [list(side) for side in based] != sides:
+    based = [{n: baseline_of(plan, plan.lines[n]) if claim.over_own else None for n in side} for side in sides]
+    if claim.over_own and any(base is None for side in based for base in side.values()):
         raise CraftError("one of its lines has no baseline row on its backbone")
-    lines = {number for side in based for pair in side.items() for number in pair}
+    lines = {number for side in based for pair in side.items() for number in pair if number is not None}
     places = [(number, c) for number in lines for c in plan.counted]
     if missing := sum(not any(map(store.result, plan.cells[place])) for place in places):
         raise CraftError(f"{missing} of {len(places)} cells are missing")
@@ -165,20 +170,22 @@ class _Replies:
     """The replies behind printed lines; each file is read once, and all are checked to answer the same items."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.read = plan, cache(read_predictions)
+        self.plan, self.read, self.judged = plan, cache(read_predictions), Judged(plan)
 
-    def gain(self, bases: Mapping[int, int], column: int, seeds: Sequence[int], reference: int) -> Outcomes:
-        """Mean gain of some lines over their own baselines (``bases``) at a column, item by item: ``[seeds, items]``.
-        Raises CraftError: a job was asked other items than the ``reference`` line, or a file of replies is not there or
-        not whole."""
+    def gain(self, bases: Mapping[int, int | None], column: int, seeds: Sequence[int], reference: int) -> Outcomes:
+        """Mean gain of some lines over their own baselines (``bases``; None: over 0) at a column, item by item:
+        ``[seeds, items]``. Raises CraftError: a job was asked other items than the ``reference`` line, is not judged
+        where the table's metric is a judge's, or its file of replies is not there or not whole."""
         import numpy as np
 
         asked = self._file(reference, column, seeds[0])
 
-        def correct(number: int) -> list[list[float]]:
-            return [self._correct(self._file(number, column, seed), asked) for seed in seeds]
+        def found(number: int | None) -> Outcomes | float:
+            if number is None:
+                return 0.0
+            return np.array([self._outcomes(self._file(number, column, seed), asked, column) for seed in seeds])
 
-        mean: Outcomes = np.mean([np.subtract(correct(n), correct(base)) for n, base in bases.items()], axis=0)
+        mean: Outcomes = np.mean([found(n) - found(base) for n, base in bases.items()], axis=0)
         return mean
 
     def _file(self, number: int, column: int, seed: int) -> Path:
@@ -187,25 +194,22 @@ class _Replies:
         job = next(j for j in jobs if j.facts["seed"] == seed) if line.surrogate else jobs[0]
         return store.predictions(job, line.row.keep_ratio)
 
-    def _correct(self, file: Path, reference: Path) -> list[float]:
-        """1 for each right reply, in the order of the reference's items."""
+    def _outcomes(self, file: Path, reference: Path, column: int) -> list[float]:
+        """For each of the reference's items, in their order, 1 if the reply is right, or what the judge says of it."""
         mine, theirs = self.read(file), self.read(reference)
         odd = next((key for key in (theirs | mine) if mine.get(key, (0,))[0] != theirs.get(key, (0,))[0]), None)
         if odd is not None:
             names = [path.parent.relative_to(self.plan.root).as_posix() for path in (file, reference)]
             raise CraftError(f"item {odd} was asked differently in {names[0]} and in {names[1]}")
-        return [float(mine[key][1]) for key in theirs]
+        dimension = self.plan.spec.metric.judged
+        if not dimension:
+            return [float(mine[key][1]) for key in theirs]
+        judged = self.judged.of(file, column)
+        if not judged:
+            raise CraftError(f"{file.parent.relative_to(self.plan.root).as_posix()} is not judged")
+        return [float(getattr(judged[key], dimension)) for key in theirs if key in judged]
 
 
 def read_predictions(path: Path) -> dict[str, tuple[str | None, bool]]:
-    """Item hash and correctness by key, in the order of the file. Raises CraftError: see :func:`read_replies`."""
-    return {key: (row["item"], row["correct"]) for key, row in read_replies(path).items()}
-
-
-def read_replies(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a file of replies by key. Raises CraftError: the file is not there or not whole."""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {row["key"]: {**row, "item": row["item"], "correct": bool(row["correct"])} for row in rows}
-    except (OSError, ValueError, KeyError) as error:
-        raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    """Item hash and correctness by key, in the order of the file. Raises CraftError: see :func:`.read_replies`."""
+    return {key: (row["item"], row["correct"]) for key, row in store.read_replies(path).items()}

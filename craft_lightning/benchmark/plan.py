@@ -95,8 +95,8 @@ class Plan:
 
     @property
     def counted(self) -> list[int]:
-        """Numbers of the columns that means are over and claims decided from."""
-        return counted(self.columns)
+        """Numbers of the columns that means of the table's metric are over, and claims decided from."""
+        return counted(self.columns, self.spec.metric)
 
     @property
     def output(self) -> Path:
@@ -157,9 +157,11 @@ def _claimed(spec: TableSpec, line: Line) -> bool:
 def metrics_read(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Names of the metrics that the table reads from a job's result, by the job's name."""
     found: dict[str, dict[str, None]] = {}
-    for (number, _), jobs in plan.cells.items():
+    for (number, c), jobs in plan.cells.items():
         for job in jobs:
-            found.setdefault(job.name, {})[plan.spec.metric.at(plan.lines[number].row.keep_ratio)] = None
+            read, metric = found.setdefault(job.name, {}), plan.columns[c].metric
+            if not metric.judged:
+                read[metric.at(plan.lines[number].row.keep_ratio)] = None
     return {name: tuple(metrics) for name, metrics in found.items()}
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.claims import Verdict, judge
+from craft_lightning.benchmark.judged import Judged
 from craft_lightning.benchmark.plan import Job, Plan, baseline_of
-from craft_lightning.benchmark.table_parts import Line, Metric
+from craft_lightning.benchmark.table_parts import Line
+from craft_lightning.benchmark.table_values import Metric
 
 PAPER_MEANS = ("avg_printed", "avg_recomputed")
 """The paper's mean over its columns, and ours of its numbers where it prints none (Table 7)."""
@@ -66,7 +68,7 @@ class Cell:
         majority: per cent of the items that have the most frequent answer; None where there is no result.
         wanted: planned seeds. error: last error line of a seed that failed.
         cost: of the training behind it; None without one. there: see the class; None where it is not known,
-            or the table has no receivers.
+            or the table has no receivers. left_out: items that a judge has not judged for all rows.
     """
 
     score: Score | None = None
@@ -79,6 +81,7 @@ class Cell:
     error: str | None = None
     cost: Cost | None = None
     there: There | None = None
+    left_out: int = 0
 
     @property
     def seeds(self) -> int:
@@ -121,13 +124,20 @@ def gather(plan: Plan) -> Results:
 
 def collect(plan: Plan) -> dict[Place, Cell]:
     """Every cell of the plan, from the results that belong to the present settings, code and weights."""
-    return {
-        place: replace(
-            _cell(plan.spec.metric, plan.lines[place[0]].row.keep_ratio, jobs),
-            there=_there(jobs) if plan.spec.receivers else None,
-        )
-        for place, jobs in plan.cells.items()
-    }
+    judged, cells = Judged(plan), {}
+    for (number, column), jobs in plan.cells.items():
+        metric, keep_ratio = plan.columns[column].metric, plan.lines[number].row.keep_ratio
+
+        def result(job: Job, keep: float | None = keep_ratio, c: int = column) -> dict[str, Any] | None:
+            found = store.result(job)
+            told = {"metrics": judged.means(job, keep, c), "items": {"all": len(judged.kept(c))}}
+            return found if found is None else found | told
+
+        cell = _cell(metric, keep_ratio, jobs, result if metric.judged else store.result)
+        there = _there(jobs) if plan.spec.receivers else None
+        left_out = judged.dropped(column) if metric.judged else 0
+        cells[number, column] = replace(cell, there=there, left_out=left_out)
+    return cells
 
 
 def by_seed(jobs: Sequence[Job]) -> dict[int, list[Job]]:
@@ -138,9 +148,11 @@ def by_seed(jobs: Sequence[Job]) -> dict[int, list[Job]]:
     return found
 
 
-def _cell(metric: Metric, keep_ratio: float | None, jobs: Sequence[Job]) -> Cell:
+def _cell(
+    metric: Metric, keep_ratio: float | None, jobs: Sequence[Job], result: Callable[[Job], dict[str, Any] | None]
+) -> Cell:
     groups = by_seed(jobs)
-    results = {seed: [r for r in map(store.result, group) if r is not None] for seed, group in groups.items()}
+    results = {seed: [r for r in map(result, group) if r is not None] for seed, group in groups.items()}
     # A mean over fewer datasets is another number, so a seed counts when all of them are there.
     whole = {seed: found for seed, found in results.items() if len(found) == len(groups[seed])}
     items = [r.get("items", {}) for r in next(iter(whole.values()), [])]

@@ -5,6 +5,7 @@ It stands beside what the run itself writes (``result.json``, ``predictions.json
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.plan import CHECKPOINT, Job
 from craft_lightning.environment import LIBRARIES, versions
+from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
 
 RESULT = "job.json"
@@ -75,6 +77,15 @@ def arithmetic(jobs: Iterable[Job]) -> tuple[str, ...]:
 def predictions(job: Job, keep_ratio: float | None) -> Path:
     """The replies of a job, or those at one of the keep ratios that it measured beside its own."""
     return job.folder / ("predictions.jsonl" if keep_ratio is None else f"predictions.keep{keep_ratio}.jsonl")
+
+
+def read_replies(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a file of replies by key. Raises CraftError: the file is not there or not whole."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {row["key"]: {**row, "item": row["item"], "correct": bool(row["correct"])} for row in rows}
+    except (OSError, ValueError, KeyError) as error:
+        raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def write_failure(job: Job, error: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from craft_lightning import run_folder
 from craft_lightning.benchmark.cache_key import read_json
-from craft_lightning.benchmark.claims import read_replies
+from craft_lightning.benchmark.store import read_replies
 from craft_lightning.errors import CraftError
 from craft_lightning.text.scoring import normalise
 

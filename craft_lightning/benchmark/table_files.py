@@ -39,6 +39,8 @@ WHO = ("row", "surrogate", "backbone", "column")
 COST = ("parameters", "seconds", "memory_mb")
 THERE = ("steps_there", "seconds_there", "parameters_there")
 """Columns of a table with receivers."""
+LEFT_OUT = ("left_out",)
+"""Column of a table whose metrics a judge says."""
 PARTS = {"values": "score", "seen_values": "seen", "unseen_values": "unseen"}
 """Columns of values by seed, and what they are of a cell."""
 HEADER = (
@@ -55,7 +57,7 @@ HEADER = (
 def to_csv(plan: Plan, results: Results) -> str:
     """One row a cell: :data:`HEADER`."""
     out = io.StringIO()
-    header = (*HEADER, *THERE) if plan.spec.receivers else HEADER
+    header = (*HEADER, *(THERE if plan.spec.receivers else ()), *(LEFT_OUT if _judged(plan) else ()))
     writer = csv.DictWriter(out, header, lineterminator="\n", restval="", extrasaction="ignore")
     writer.writeheader()
     for number, line in enumerate(plan.lines):
@@ -72,7 +74,7 @@ def to_csv(plan: Plan, results: Results) -> str:
 def _cell_texts(cell: Cell, more: Mapping[str, Score | None]) -> dict[str, Any]:
     scores = {"mean": cell.score, "seen": cell.seen, "unseen": cell.unseen, **more}
     numbers = {name: score.mean for name, score in scores.items() if score is not None}
-    numbers |= {"items": cell.items, "items_unseen": cell.items_unseen}
+    numbers |= {"items": cell.items, "items_unseen": cell.items_unseen, "left_out": cell.left_out}
     if cell.majority is not None:
         numbers["majority"] = cell.majority
     if cell.cost is not None:
@@ -85,6 +87,10 @@ def _cell_texts(cell: Cell, more: Mapping[str, Score | None]) -> dict[str, Any]:
     texts = {name: " ".join(map(_number, values.values())) for name, values in by_part.items()}
     texts |= {"error": cell.error or "", "seeds": " ".join(map(str, by_part["values"]))}
     return {**texts, **{name: _number(value) for name, value in numbers.items()}}
+
+
+def _judged(plan: Plan) -> bool:
+    return any(column.metric.judged for column in plan.columns)
 
 
 def _ids(line: Line) -> tuple[str, str, str]:
@@ -157,4 +163,5 @@ def _read_cell(row: Mapping[str, str], wanted: int) -> Cell:
         error=row["error"] or None,
         cost=Cost(*(float(row[name]) for name in COST)) if row["parameters"] else None,
         there=There(*(float(row[name]) for name in THERE)) if row.get(THERE[0]) else None,
+        left_out=int(row.get("left_out") or 0),
     )

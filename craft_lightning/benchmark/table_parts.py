@@ -24,6 +24,7 @@ from craft_lightning.benchmark.table_values import (
     File,
     Folder,
     Info,
+    Metric,
     Named,
     Paper,
     RowName,
@@ -34,6 +35,7 @@ from craft_lightning.benchmark.table_values import (
     unknown_name,
 )
 from craft_lightning.errors import CraftError
+from craft_lightning.evaluation.judgement import OFFLINE
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
 from data_modules.datasets import DATASETS
 
@@ -198,6 +200,7 @@ class Column(Named):
         others: which sets ``others`` are; by default all of the table.
         eval: settings for testing only.
         overrides: maps a row's id (or ``all``) to the settings that are needed there.
+        metric: what it shows, by default what the table does. Columns that differ in nothing else share their jobs.
     """
 
     paper: Annotated[str, one_of(kind="paper's column")] = ""
@@ -211,6 +214,7 @@ class Column(Named):
     others: tuple[Annotated[Dataset, BeforeValidator(_dataset)], ...] = ()
     eval: Settings = {}
     overrides: dict[Annotated[str, one_of(kind="row or all")], Settings] = {}
+    metric: Metric = Metric()
 
     @property
     def plain(self) -> bool:
@@ -224,36 +228,11 @@ class Column(Named):
         return self
 
 
-def counted(columns: Sequence[Column]) -> list[int]:
-    """Numbers of the columns that means are over and claims decided from: those that adapt to one set and test it, or
-    all of them where there is none."""
-    return [c for c, column in enumerate(columns) if column.plain] or list(range(len(columns)))
-
-
-class Metric(Values):
-    """The name of the metric of record in ``job.json``, the factor for printing and the digits printed.
-
-    A table of a ``val/`` metric shows what trainings found on their validation items; it tests nothing.
-    """
-
-    name: str = "test/exact_match"
-    scale: float = 100.0
-    digits: int = 2
-
-    @property
-    def of_validation(self) -> bool:
-        """Whether it is measured on validation items."""
-        return self.name.startswith("val/")
-
-    @property
-    def by_labels(self) -> bool:
-        """Whether it exists for seen and unseen labels apart, as ``<name>_seen`` and ``<name>_unseen``."""
-        return not self.name.endswith("seen")
-
-    def at(self, keep_ratio: float | None) -> str:
-        """Its name at one of the keep ratios that a test measures; None is the test's own."""
-        stage, name = self.name.split("/", 1)
-        return self.name if keep_ratio is None else f"{stage}/keep{keep_ratio}/{name}"
+def counted(columns: Sequence[Column], metric: Metric) -> list[int]:
+    """Numbers of the columns that a metric's means are over, and claims decided from: those that adapt to one set and
+    test it, or all of its columns where there is none."""
+    own = [c for c, column in enumerate(columns) if column.metric == metric]
+    return [c for c in own if columns[c].plain] or own
 
 
 class Lines(Values):
@@ -278,12 +257,25 @@ class Lines(Values):
 
 
 class Claim(Values):
-    """``gain``: lines whose mean gain over their own baseline is claimed to be above 0, or above that of ``above``."""
+    """``gain``: lines whose mean gain over their own baseline is claimed to be above 0, or above that of ``above``.
+
+    Attributes:
+        over_own: False compares the lines themselves, not their gains over their own baselines; needs ``above``.
+        margin: points by which they may fall short: a claim of being *no less*.
+    """
 
     id: Annotated[str, Field(coerce_numbers_to_str=True)]
     text: str
     gain: Lines
     above: Lines | None = None
+    over_own: bool = True
+    margin: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> Claim:
+        if not self.over_own and self.above is None:
+            raise ValueError("over_own: false compares lines with others: needs above")
+        return self
 
 
 class TableSpec(Values):
@@ -296,6 +288,7 @@ class TableSpec(Values):
         baseline: id of the row that gains are counted from, on the same backbone.
         receivers: backbones that are to use what was adapted elsewhere: a section and a figure show what each line
             gains there, and what had to be trained there for it.
+        judge: whose judgements the metrics of ``judge/`` are: ``offline``, or the name of a model that judges.
     """
 
     path: Path
@@ -313,8 +306,19 @@ class TableSpec(Values):
     baseline: RowName = ""
     receivers: tuple[BackboneName, ...] = ()
     metric: Metric = Metric()
+    judge: str = OFFLINE
     paper: Paper = Paper(source="")
     claims: tuple[Claim, ...] = ()
+
+    @model_validator(mode="after")
+    def _fill_metrics(self) -> TableSpec:
+        whole = {"metric": self.metric}
+        own = tuple(c if "metric" in c.model_fields_set else c.model_copy(update=whole) for c in self.columns)
+        if any(column.metric.of_validation != self.metric.of_validation for column in own):
+            raise ValueError("columns: a table shows what is found on validation items, or on test items, not both")
+        if not counted(own, self.metric):
+            raise ValueError(f"columns: none shows the table's metric {self.metric.name}")
+        return self.model_copy(update={"columns": own})
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -329,7 +333,13 @@ class TableSpec(Values):
     @property
     def averaged(self) -> bool:
         """Whether a mean over the columns says something: all that count in it test in the same way."""
-        return len({(self.columns[c].test_on, tuple(self.columns[c].eval.items())) for c in counted(self.columns)}) == 1
+        own = [self.columns[c] for c in counted(self.columns, self.metric)]
+        return len({(column.test_on, tuple(column.eval.items())) for column in own}) == 1
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What the columns show, each metric once."""
+        return tuple({column.metric.name: column.metric for column in self.columns}.values())
 
     def backbone(self, name: str) -> Backbone:
         """The backbone with this id."""

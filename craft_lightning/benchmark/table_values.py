@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from craft_lightning.environment import EXPERIMENTS, find
 from craft_lightning.errors import did_you_mean
+from craft_lightning.evaluation.judgement import DIMENSIONS
 
 PaperKey = tuple[str, str, str, str]
 """(method, surrogate or "none", backbone, column), in the paper's own words."""
@@ -86,6 +87,56 @@ class Named(Values):
 
     id: str
     label: str = Field(default_factory=lambda data: data.get("id", ""))
+
+
+class Metric(Values):
+    """A metric of record: its name in ``job.json``, what it is called, the factor for printing and the digits printed.
+
+    A table of a ``val/`` metric shows what trainings found on their validation items; it tests nothing. One of
+    ``judge/`` is a mean over what the table's judge says of justified answers, of the items judged for all rows.
+
+    Attributes:
+        most: the largest value that is printed. falls: less of it is better.
+    """
+
+    name: str = "test/exact_match"
+    label: str = "Exact match"
+    scale: float = 100.0
+    digits: int = 2
+    most: float = Field(default=100.0, gt=0)
+    falls: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _check_dimension(cls, name: str) -> str:
+        if name.startswith("judge/") and name.removeprefix("judge/") not in DIMENSIONS:
+            raise ValueError(unknown_name(name, [f"judge/{dimension}" for dimension in DIMENSIONS], "metric"))
+        return name
+
+    @property
+    def title(self) -> str:
+        """``"Exact match, per cent"``."""
+        return f"{self.label}, per cent" if self.scale == 100.0 else self.label
+
+    @property
+    def of_validation(self) -> bool:
+        """Whether it is measured on validation items."""
+        return self.name.startswith("val/")
+
+    @property
+    def judged(self) -> str:
+        """The dimension that a judge has to say, empty for what a test measures."""
+        return self.name.removeprefix("judge/") if self.name.startswith("judge/") else ""
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether it exists for seen and unseen labels apart, as ``<name>_seen`` and ``<name>_unseen``."""
+        return not self.name.endswith("seen") and not self.judged
+
+    def at(self, keep_ratio: float | None) -> str:
+        """Its name at one of the keep ratios that a test measures; None is the test's own."""
+        stage, name = self.name.split("/", 1)
+        return self.name if keep_ratio is None or self.judged else f"{stage}/keep{keep_ratio}/{name}"
 
 
 def _read_numbers(files: Any, info: Info) -> dict[PaperKey, float]:

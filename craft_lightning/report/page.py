@@ -19,9 +19,10 @@ from craft_lightning.benchmark.claims import FAILS, HOLDS
 from craft_lightning.benchmark.plan import Job, Plan, baseline_of
 from craft_lightning.benchmark.results import Results, Score, by_seed, gains, paper_scores
 from craft_lightning.benchmark.table_parts import Row
+from craft_lightning.benchmark.table_values import Metric
 from craft_lightning.report.curves import curves, read_lines
 from craft_lightning.report.figure import to_section
-from craft_lightning.report.sections import DECIDED, MISSING, TableReport, claim_texts, score_text
+from craft_lightning.report.sections import DECIDED, MISSING, Section, TableReport, claim_texts, score_text
 from craft_lightning.report.templates import png_address, to_page
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ def to_html(plan: Plan, results: Results, report: TableReport, picture: Figure |
         ("plots.js", "report.js"),
         report=report,
         figure=to_section(plan, picture),
-        lines=list(_lines(plan, results, report)),
-        names=report.accuracy.header[1:],
+        grids=[(scores, list(_lines(plan, results, scores))) for scores in report.scores],
         claims=[(WORDS.get(v.word, ""), *claim_texts(v)) for v in results.verdicts],
         decided=DECIDED,
         tints=TINTS,
@@ -50,8 +50,8 @@ def to_html(plan: Plan, results: Results, report: TableReport, picture: Figure |
     )
 
 
-def _lines(plan: Plan, results: Results, report: TableReport) -> Iterator[dict[str, Any]]:
-    """Rows of the main grid: headings, our lines with a button a cell, and the paper's texts.
+def _lines(plan: Plan, results: Results, scores: Section) -> Iterator[dict[str, Any]]:
+    """Rows of the grid of a metric: headings, our lines with a button a cell, and the paper's texts.
 
     Headings are for backbones whose lines stand together; otherwise each line names its own.
     """
@@ -59,7 +59,8 @@ def _lines(plan: Plan, results: Results, report: TableReport) -> Iterator[dict[s
     grouped = len(runs) == len(set(runs))
     numbered = iter(enumerate(plan.lines))
     before = None
-    for (backbone, label, *texts), quoted in zip(report.accuracy.rows, report.accuracy.paper, strict=True):
+    columns = [c for c, column in enumerate(plan.columns) if column.metric.title == scores.title]
+    for (backbone, label, *texts), quoted in zip(scores.rows, scores.paper, strict=True):
         name = {"label": label, "where": "" if grouped else backbone}
         if quoted:
             yield {**name, "quoted": texts}
@@ -69,12 +70,13 @@ def _lines(plan: Plan, results: Results, report: TableReport) -> Iterator[dict[s
             yield {"heading": line.backbone.label + (f", beside {line.backbone.paper}" if line.backbone.paper else "")}
         before = line.backbone
         gained = gains(plan, results.cells, number) or [None] * len(plan.columns)
-        cells = [_button(plan, results, number, c, gain) for c, gain in enumerate(gained)]
-        yield {**name, "cells": cells, "means": texts[len(plan.columns) :]}
+        cells = [_button(plan, results, number, c, gained[c]) for c in columns]
+        yield {**name, "cells": cells, "means": texts[len(columns) :]}
 
 
 def _button(plan: Plan, results: Results, number: int, column: int, gain: Score | None) -> dict[str, str]:
-    cell, digits, line = results.cells[number, column], plan.spec.metric.digits, plan.lines[number]
+    cell, metric, line = results.cells[number, column], plan.columns[column].metric, plan.lines[number]
+    digits = metric.digits
     if cell.score is None:
         return {"missing": "failed" if cell.error else MISSING, "why": cell.error or "not computed"}
     score = score_text(cell.score, digits)
@@ -82,7 +84,7 @@ def _button(plan: Plan, results: Results, number: int, column: int, gain: Score 
     said = f"{line.label} on {line.backbone.label}, {plan.columns[column].label}: {score}"
     return {
         "key": f"{number},{column}",
-        "tint": "" if gain is None else tint_of(gain.mean),
+        "tint": "" if gain is None else tint_of(gain.mean * 100 / metric.most * (-1 if metric.falls else 1)),
         "said": said + (f", gain {gained}" if gained else ""),
         "score": score,
         "gain": gained,
@@ -143,7 +145,8 @@ class _Panels:
             "column": str(column),
             "header": header,
             "rows": rows,
-            "parts": [] if plain else self._parts(line.row, done),
+            "metric": self.plan.columns[column].metric.label,
+            "parts": [] if plain else self._parts(line.row, done, self.plan.columns[column].metric),
             "trained": bool(trained),
             "curves": [{"name": f"seed {seed}", "points": found} for seed, found in points.items() if found],
             "replies": [(self.plan.lines[n].row.label, self._replies(n, column)) for n in compared],
@@ -151,13 +154,18 @@ class _Panels:
 
     def _figures(self, number: int, column: int) -> tuple[list[str], list[list[str]]]:
         """The small table of a panel: all, seen and unseen labels with n, gain and the paper's value."""
-        line, cell, digits = self.plan.lines[number], self.results.cells[number, column], self.plan.spec.metric.digits
+        line, cell, metric = (
+            self.plan.lines[number],
+            self.results.cells[number, column],
+            self.plan.columns[column].metric,
+        )
+        digits = metric.digits
         base, paper = baseline_of(self.plan, line), paper_scores(self.plan, line)[column]
         parts = [("All items", cell.items, "score")]
         if cell.items_unseen:
             parts += [("Seen labels", cell.items - cell.items_unseen, "seen")]
             parts += [("Unseen labels", cell.items_unseen, "unseen")]
-        header = ["", "Items", "Exact match"]
+        header = ["", "Items", metric.label]
         header += [] if base is None else [self.plan.lines[base].row.label, "Gain"]
         rows = []
         for name, items, part in parts:
@@ -177,10 +185,9 @@ class _Panels:
         found = [self.replies(store.predictions(job, keep_ratio)) for job in jobs]
         return [[known[e["key"]] for known in found if e["key"] in known] for e in self.examples[column]]
 
-    def _parts(self, row: Row, jobs: Sequence[Job]) -> list[list[str]]:
+    def _parts(self, row: Row, jobs: Sequence[Job], metric: Metric) -> list[list[str]]:
         """For a column over several datasets: the mean for each set adapted to (or tested, where nothing adapted)."""
         found: dict[str, list[float]] = {}
-        metric = self.plan.spec.metric
         for job in jobs:
             value = (store.result(job) or {})["metrics"].get(metric.at(row.keep_ratio))
             if value is not None:

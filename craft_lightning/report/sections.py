@@ -21,7 +21,8 @@ from craft_lightning.benchmark.results import (
     paper_gains,
     paper_scores,
 )
-from craft_lightning.benchmark.table_parts import Line
+from craft_lightning.benchmark.table_parts import Line, counted
+from craft_lightning.benchmark.table_values import Metric
 from craft_lightning.report.figure import curves
 from craft_lightning.report.matrix import Matrix, matrices
 
@@ -62,12 +63,22 @@ class Report:
 
 @dataclass(frozen=True)
 class TableReport(Report):
-    """That of a table; some of its sections are shown apart, too."""
+    """That of a table; some of its sections are shown apart, too: scores and gains of each metric, and the summary."""
 
-    accuracy: Section = field(kw_only=True)
-    gain: Section = field(kw_only=True)
+    scores: tuple[Section, ...] = field(kw_only=True)
+    gains: tuple[Section, ...] = field(kw_only=True)
     summary: Section = field(kw_only=True)
     pairs: Section = field(kw_only=True)
+
+    @property
+    def accuracy(self) -> Section:
+        """The scores of the first metric."""
+        return self.scores[0]
+
+    @property
+    def gain(self) -> Section:
+        """The gains in the first metric."""
+        return self.gains[0]
 
 
 def build_report(plan: Plan, results: Results) -> TableReport:
@@ -135,9 +146,17 @@ class _SectionBuilder:
         """All sections, in the order in which they are shown."""
         verdicts = [f"{head}. {rest}" for head, rest in map(claim_texts, self.results.verdicts)]
         over = f"over {self.baseline}"
-        accuracy = self.beside_paper("Exact match, per cent", self.scores, paper_scores, signed=False)
-        gain = self.beside_paper(f"Gain {over} on the same backbone, points", self.gains, paper_gains, signed=True)
-        summary = self.summary(f"Mean gain {over}, points, and cost of a training")
+        metrics = self.spec.metrics
+        scores = tuple(self.beside_paper(m.title, m, self.scores, paper_scores, signed=False) for m in metrics)
+        gain = f"Gain {over} on the same backbone, points"
+        titles = [gain if len(metrics) == 1 else f"{m.label}: {gain[0].lower()}{gain[1:]}" for m in metrics]
+        gained = tuple(
+            self.beside_paper(title, m, self.gains, paper_gains, signed=True)
+            for title, m in zip(titles, metrics, strict=True)
+        )
+        others = [section for pair in zip(scores[1:], gained[1:], strict=True) for section in pair]
+        own = "" if len(metrics) == 1 else f" in {self.spec.metric.label.lower()}"
+        summary = self.summary(f"Mean gain{own} {over}, points, and cost of a training")
         receiving = self.receiving(f"On the receiving side: gain {over}, points, and what was trained there")
         by_surrogate = f"mean gain {over} by surrogate, points"
         crossed = [self.matrix(f"{group[0].label}: {by_surrogate}", group) for group in self.groups]
@@ -147,9 +166,11 @@ class _SectionBuilder:
             title=self.spec.title or self.spec.name,
             note=self.spec.note,
             made="" if self.results.made is None else made_text(self.results.made),
-            sections=tuple(s for s in (accuracy, *crossed, pairs, gain, receiving, labels, summary) if s.rows),
-            accuracy=accuracy,
-            gain=gain,
+            sections=tuple(
+                s for s in (scores[0], *crossed, pairs, gained[0], *others, receiving, labels, summary) if s.rows
+            ),
+            scores=scores,
+            gains=gained,
             summary=summary,
             pairs=pairs,
             claims=tuple([*verdicts, DECIDED] if verdicts else ()),
@@ -158,8 +179,8 @@ class _SectionBuilder:
             picture=f"{self.spec.name}.png" if self.spec.receivers or curves(self.plan) or crossed else "",
         )
 
-    def text(self, score: Score | None, signed: bool = True) -> str:
-        return score_text(score, self.spec.metric.digits, signed)
+    def text(self, score: Score | None, signed: bool = True, metric: Metric | None = None) -> str:
+        return score_text(score, (metric or self.spec.metric).digits, signed)
 
     def scores(self, number: int) -> list[Score | None]:
         return [cells[number].score for cells in self.by_column]
@@ -179,24 +200,33 @@ class _SectionBuilder:
     def beside_paper(
         self,
         title: str,
+        metric: Metric,
         make: Callable[[int], list[Score | None]],
         quote: Callable[[Plan, Line], list[Score | None]],
         signed: bool,
     ) -> Section:
-        """Our lines, each with the paper's below it; ``make`` gives a value a column, ``quote`` its mean, too."""
+        """Our lines at the columns of a metric, each with the paper's below it; ``make`` gives a value a column,
+        ``quote`` the mean of the table, too."""
         rows, paper = list[tuple[str, ...]](), list[bool]()
+        columns = [c for c, column in enumerate(self.plan.columns) if column.metric == metric]
+        means = counted(self.plan.columns, metric)
         for number, line in self.lines:
             scores = make(number)
             if not scores:
                 continue
-            shown = [*scores, *([self.mean(scores)] if self.spec.averaged else [])]
-            rows.append((line.backbone.label, line.label, *(self.text(s, signed) for s in shown)))
-            quoted = quote(self.plan, line)
+            mean = [mean_of([scores[c] for c in means])] if self.spec.averaged else []
+            texts = [self.text(s, signed, metric) for s in (*(scores[c] for c in columns), *mean)]
+            rows.append((line.backbone.label, line.label, *texts))
+            printed = quote(self.plan, line) or [None] * (len(self.plan.columns) + 1)
+            quoted = [printed[c] for c in columns]
+            # The mean that the paper prints is of all columns.
+            quoted += [printed[-1] if len(columns) == len(self.plan.columns) else mean_of(quoted)]
             if any(quoted):
-                texts = [self.text(s, signed) for s in quoted[: len(shown)]]
+                texts = [self.text(s, signed, metric) for s in quoted[: len(columns) + len(mean)]]
                 rows.append((line.backbone.paper, f"paper: {line.paper}", *texts))
             paper += [False, True] if any(quoted) else [False]
-        names = [column.label for column in self.plan.columns] + (["Mean"] if self.spec.averaged else [])
+        labels = [self.plan.columns[c].label for c in columns]
+        names = labels + (["Mean"] if self.spec.averaged else [])
         return Section(title, ("Backbone", "Method", *names), tuple(rows), tuple(paper))
 
     def receiving(self, title: str) -> Section:
@@ -282,16 +312,20 @@ class _SectionBuilder:
 
     def remarks(self) -> list[str]:
         """What a reader of the numbers has to know: items, majority answers, seeds, the paper's source."""
-        labels = [column.label for column in self.plan.columns]
+        labels = {c: column.label for c, column in enumerate(self.plan.columns) if column.metric == self.spec.metric}
         counts = [
-            f"{label} {items}" + (f" ({unseen} unseen)" if unseen else "")
-            for label, items, unseen in zip(labels, self.items, self.unseen, strict=True)
+            f"{label} {self.items[c]}" + (f" ({self.unseen[c]} unseen)" if self.unseen[c] else "")
+            for c, label in labels.items()
         ]
-        shares = [[cell.majority for cell in cells if cell.majority is not None] for cells in self.by_column]
-        frequent = [f"{label} {max(share):.0f}" for label, share in zip(labels, shares, strict=True) if share]
+        shares = {c: [cell.majority for cell in self.by_column[c] if cell.majority is not None] for c in labels}
+        frequent = [f"{labels[c]} {max(share):.0f}" for c, share in shares.items() if share]
+        lost = {c: max(cell.left_out for cell in self.by_column[c]) for c in labels}
+        failed = [f"{labels[c]} {count}" for c, count in lost.items() if count]
         cells = self.results.cells.values()
         wanted = max(cell.wanted for cell in cells)
         remarks = [f"{'Validation' if self.spec.metric.of_validation else 'Test'} items: {', '.join(counts)}."]
+        if failed:
+            remarks.append(f"Left out for all rows, because one of them is not judged there: {', '.join(failed)}.")
         if frequent:
             remarks.append(f"Share of the most frequent answer, per cent: {', '.join(frequent)}.")
         remarks.append(f"Seeds: {wanted}." + ("" if wanted == 1 else " ± is the standard deviation over them."))

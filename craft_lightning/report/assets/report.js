@@ -35,8 +35,8 @@ function show(key) {
   const cell = data.cells[key];
   const items = data.examples[cell.column] || [];
   document.getElementById("panel-title").textContent = cell.title;
-  body.replaceChildren(make("h3", {}, "Accuracy"), table(cell.header, cell.rows));
-  if (cell.parts.length) body.append(make("h3", {}, "By the set adapted to"), table(["Set", "Exact match"], cell.parts));
+  body.replaceChildren(make("h3", {}, cell.metric === "Exact match" ? "Accuracy" : cell.metric), table(cell.header, cell.rows));
+  if (cell.parts.length) body.append(make("h3", {}, "By the set adapted to"), table(["Set", cell.metric], cell.parts));
   else body.append(make("h3", {}, "Learning curves"), ...curves(cell));
   if (items.length) {
     body.append(make("h3", {}, `${items.length} of the test items`));

@@ -1,0 +1,55 @@
+"""The judgements behind a table: stored beside the replies, and read for the items that every row has one of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.plan import Job, Plan
+from craft_lightning.evaluation.judgement import Judgement, judgements_file, means, read_judgements
+
+
+def texts(file: Path) -> dict[str, str]:
+    """Replies by key."""
+    return {key: str(row["prediction"]) for key, row in store.read_replies(file).items()}
+
+
+class Judged:
+    """What the table's judge says of replies; each file is read once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self._read = plan, cache(self._read_file)
+        self.kept, self.dropped = cache(self._kept), cache(self._dropped)
+
+    def _read_file(self, file: Path) -> Mapping[str, Judgement]:
+        return read_judgements(judgements_file(file, self.plan.spec.judge), texts(file))
+
+    def files(self, column: int) -> list[Path]:
+        """The replies of all finished jobs of a column that are judged."""
+        lines = enumerate(self.plan.lines)
+        places = [(line.row.keep_ratio, job) for n, line in lines for job in self.plan.cells[n, column]]
+        done = [store.predictions(job, ratio) for ratio, job in places if store.result(job) is not None]
+        return [file for file in done if self._read(file)]
+
+    def _kept(self, column: int) -> frozenset[str]:
+        """Keys of the items of a column that are judged in every one of its files: what a judge failed at for one is
+        left out for all."""
+        keys = [frozenset(self._read(file)) for file in self.files(column)]
+        return frozenset.intersection(*keys) if keys else frozenset()
+
+    def _dropped(self, column: int) -> int:
+        """How many items of a column are left out."""
+        asked = {key for file in self.files(column) for key in texts(file)}
+        return len(asked) - len(self.kept(column))
+
+    def of(self, file: Path, column: int) -> dict[str, Judgement]:
+        """Judgements by key of a file of replies; empty where it is not judged."""
+        found = self._read(file)
+        return {key: found[key] for key in found if key in self.kept(column)}
+
+    def means(self, job: Job, keep_ratio: float | None, column: int) -> dict[str, float]:
+        """The metrics ``judge/<dimension>`` of a finished job; empty where it is not judged."""
+        found = self.of(store.predictions(job, keep_ratio), column)
+        return {f"judge/{name}": value for name, value in means(found.values()).items()} if found else {}
