@@ -119,7 +119,8 @@ def judge(plan: Plan) -> tuple[Verdict, ...]:
 def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     try:
         sides, seeds, wanted = _compared(plan, claim)
-        reference = next(iter(sides[0].values()))
+        number, base = next(iter(sides[0].items()))
+        reference = number if base is None else base
         gains = [[replies.gain(side, c, seeds, reference) for c in plan.counted] for side in sides]
     except CraftError as error:
         return Verdict(claim.id, claim.text, NO_ANSWER, None, None, None, str(error))

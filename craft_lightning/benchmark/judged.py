@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.plan import Job, Plan
@@ -49,7 +50,10 @@ class Judged:
         found = self._read(file)
         return {key: found[key] for key in found if key in self.kept(column)}
 
-    def means(self, job: Job, keep_ratio: float | None, column: int) -> dict[str, float]:
-        """The metrics ``judge/<dimension>`` of a finished job; empty where it is not judged."""
+    def result(self, job: Job, keep_ratio: float | None, column: int) -> dict[str, Any] | None:
+        """A finished job's result with the metrics ``judge/<dimension>``, none where it is not judged; else None."""
+        if (result := store.result(job)) is None:
+            return None
         found = self.of(store.predictions(job, keep_ratio), column)
-        return {f"judge/{name}": value for name, value in means(found.values()).items()} if found else {}
+        said = {f"judge/{name}": value for name, value in means(found.values()).items()} if found else {}
+        return {**result, "metrics": said, "items": {"all": len(found)}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
@@ -127,13 +128,8 @@ def collect(plan: Plan) -> dict[Place, Cell]:
     judged, cells = Judged(plan), {}
     for (number, column), jobs in plan.cells.items():
         metric, keep_ratio = plan.columns[column].metric, plan.lines[number].row.keep_ratio
-
-        def result(job: Job, keep: float | None = keep_ratio, c: int = column) -> dict[str, Any] | None:
-            found = store.result(job)
-            told = {"metrics": judged.means(job, keep, c), "items": {"all": len(judged.kept(c))}}
-            return found if found is None else found | told
-
-        cell = _cell(metric, keep_ratio, jobs, result if metric.judged else store.result)
+        own = partial(judged.result, keep_ratio=keep_ratio, column=column) if metric.judged else store.result
+        cell = _cell(metric, keep_ratio, jobs, own)
         there = _there(jobs) if plan.spec.receivers else None
         left_out = judged.dropped(column) if metric.judged else 0
         cells[number, column] = replace(cell, there=there, left_out=left_out)

@@ -22,6 +22,7 @@ PARTS: dict[str, type[Values]] = {
     "columns": parts.Column,
     "claims": parts.Claim,
     "metric": parts.Metric,
+    "also": parts.Metric,
     "gain": parts.Lines,
     "above": parts.Lines,
 }

@@ -288,6 +288,8 @@ class TableSpec(Values):
         baseline: id of the row that gains are counted from, on the same backbone.
         receivers: backbones that are to use what was adapted elsewhere: a section and a figure show what each line
             gains there, and what had to be trained there for it.
+        also: metrics that are shown beside the table's own: a column of the file stands for one column a metric, from
+            the same jobs; the paper's column is named after both, ``vqarad_relevance``.
         judge: whose judgements the metrics of ``judge/`` are: ``offline``, or the name of a model that judges.
     """
 
@@ -306,6 +308,7 @@ class TableSpec(Values):
     baseline: RowName = ""
     receivers: tuple[BackboneName, ...] = ()
     metric: Metric = Metric()
+    also: tuple[Metric, ...] = ()
     judge: str = OFFLINE
     paper: Paper = Paper(source="")
     claims: tuple[Claim, ...] = ()
@@ -313,12 +316,16 @@ class TableSpec(Values):
     @model_validator(mode="after")
     def _fill_metrics(self) -> TableSpec:
         whole = {"metric": self.metric}
-        own = tuple(c if "metric" in c.model_fields_set else c.model_copy(update=whole) for c in self.columns)
+        own = [c if "metric" in c.model_fields_set else c.model_copy(update=whole) for c in self.columns]
+        for metric in self.also:
+            names = [(f"{c.id}-{metric.short}", c.paper and f"{c.paper}_{metric.short}") for c in self.columns]
+            pairs = zip(self.columns, names, strict=True)
+            own += [c.model_copy(update={"id": name, "paper": p, "metric": metric}) for c, (name, p) in pairs]
         if any(column.metric.of_validation != self.metric.of_validation for column in own):
             raise ValueError("columns: a table shows what is found on validation items, or on test items, not both")
         if not counted(own, self.metric):
             raise ValueError(f"columns: none shows the table's metric {self.metric.name}")
-        return self.model_copy(update={"columns": own})
+        return self.model_copy(update={"columns": tuple(own)})
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -124,9 +124,14 @@ class Metric(Values):
         return self.name.startswith("val/")
 
     @property
+    def short(self) -> str:
+        """Its name without where it is from."""
+        return self.name.rsplit("/", 1)[-1]
+
+    @property
     def judged(self) -> str:
         """The dimension that a judge has to say, empty for what a test measures."""
-        return self.name.removeprefix("judge/") if self.name.startswith("judge/") else ""
+        return self.short if self.name.startswith("judge/") else ""
 
     @property
     def by_labels(self) -> bool:
