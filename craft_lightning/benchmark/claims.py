@@ -181,9 +181,9 @@ class _Replies:
 
         asked = self._file(reference, column, seeds[0])
 
-        def found(number: int | None) -> Outcomes | float:
+        def found(number: int | None) -> Outcomes:
             if number is None:
-                return 0.0
+                return np.zeros(())
             return np.array([self._outcomes(self._file(number, column, seed), asked, column) for seed in seeds])
 
         mean: Outcomes = np.mean([found(n) - found(base) for n, base in bases.items()], axis=0)
