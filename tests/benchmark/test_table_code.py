@@ -46,7 +46,7 @@ def reached(method: str = "craft", dataset: str = "eurosat", **overrides: Any) -
 
 def everything() -> set[str]:
     """What counts behind any job."""
-    found = reached(prune__prior="generic")
+    found = reached(prune__prior="generic", data__directive="justify")
     return found.union(*(reached(name) for name in FRAGMENTS), *(reached(dataset=name) for name in DATASETS))
 
 
@@ -89,8 +89,16 @@ def test_imports_by_name_are_those_that_are_followed() -> None:
     }
     followed = {"craft_lightning.plugins"}  # a job's method and its dataset
     followed |= {"craft_lightning.worker"}  # what a stage 2 runs, of which its own key knows
+    followed |= {"craft_lightning.methods.base"}  # the judge of justified answers
     assert found == followed | {"craft_lightning.__main__", "craft_lightning.cli.table"}
     assert not any(re.search(r"^\s*from \.", source.decode(), re.M) for source in code.house().sources.values())
+
+
+def test_only_tests_that_ask_for_justifications_hang_on_their_judge() -> None:
+    assert reached(data__directive="justify") - reached() == {
+        "callbacks.offline_judging",
+        *(f"craft_lightning.evaluation.{name}" for name in ("judgement", "offline_judge")),
+    }
 
 
 def test_only_tests_of_the_generic_prior_hang_on_all_twins(tmp_path: Path) -> None:
