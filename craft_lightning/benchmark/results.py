@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean, stdev
 from typing import Any
@@ -70,6 +70,8 @@ class Cell:
         wanted: planned seeds. error: last error line of a seed that failed.
         cost: of the training behind it; None without one. there: see the class; None where it is not known,
             or the table has no receivers. left_out: items that a judge has not judged for all rows.
+            or the table has no receivers.
+        trace: the table's scalar of the training behind it by step, mean over seeds; empty without one.
     """
 
     score: Score | None = None
@@ -83,6 +85,7 @@ class Cell:
     cost: Cost | None = None
     there: There | None = None
     left_out: int = 0
+    trace: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def seeds(self) -> int:
@@ -132,7 +135,7 @@ def collect(plan: Plan) -> dict[Place, Cell]:
         cell = _cell(metric, keep_ratio, jobs, own)
         there = _there(jobs) if plan.spec.receivers else None
         left_out = judged.dropped(column) if metric.judged else 0
-        cells[number, column] = replace(cell, there=there, left_out=left_out)
+        cells[number, column] = replace(cell, there=there, left_out=left_out, trace=_trace(plan.spec.trace, jobs))
     return cells
 
 
@@ -196,6 +199,16 @@ def _there(jobs: Sequence[Job]) -> There | None:
         return None
     steps, seconds, parameters = (fmean(r[name] for r in found) for name in ("steps", "seconds", "parameters"))
     return There(round(steps), round(seconds, 1), round(parameters))
+
+
+def _trace(name: str, jobs: Sequence[Job]) -> dict[int, float]:
+    trainings = {training.name: training for job in jobs if name and (training := job.training) is not None}
+    values: dict[int, list[float]] = {}
+    for job in trainings.values():
+        for line in store.curves(job):
+            if name in line:
+                values.setdefault(int(line["step"]), []).append(float(line[name]))
+    return {step: float(f"{fmean(found):.5g}") for step, found in values.items()}
 
 
 def _made(plan: Plan) -> Made | None:

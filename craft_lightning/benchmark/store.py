@@ -88,6 +88,13 @@ def read_replies(path: Path) -> dict[str, dict[str, Any]]:
         raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
+def curves(job: Job) -> list[dict[str, Any]]:
+    """What a finished training logged, a step at a time; nothing where it has no result or kept no curves."""
+    path = job.folder / "curves.jsonl"
+    known = path.is_file() and result(job) is not None
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if known else []
+
+
 def write_failure(job: Job, error: str) -> None:
     """Remember why a job has no result."""
     write_json(job.folder / FAILURE, {"key": job.key, "error": error})

@@ -41,6 +41,8 @@ THERE = ("steps_there", "seconds_there", "parameters_there")
 """Columns of a table with receivers."""
 LEFT_OUT = ("left_out",)
 """Column of a table whose metrics a judge says."""
+TRACE = "trace"
+"""Column of a table with a trace: ``step:value``, one after the other."""
 PARTS = {"values": "score", "seen_values": "seen", "unseen_values": "unseen"}
 """Columns of values by seed, and what they are of a cell."""
 HEADER = (
@@ -57,7 +59,8 @@ HEADER = (
 def to_csv(plan: Plan, results: Results) -> str:
     """One row a cell: :data:`HEADER`."""
     out = io.StringIO()
-    header = (*HEADER, *(THERE if plan.spec.receivers else ()), *(LEFT_OUT if _judged(plan) else ()))
+    more = (*(LEFT_OUT if _judged(plan) else ()), *((TRACE,) if plan.spec.trace else ()))
+    header = (*HEADER, *(THERE if plan.spec.receivers else ()), *more)
     writer = csv.DictWriter(out, header, lineterminator="\n", restval="", extrasaction="ignore")
     writer.writeheader()
     for number, line in enumerate(plan.lines):
@@ -86,6 +89,7 @@ def _cell_texts(cell: Cell, more: Mapping[str, Score | None]) -> dict[str, Any]:
     by_part = {name: getattr(cell, part).by_seed if getattr(cell, part) else {} for name, part in PARTS.items()}
     texts = {name: " ".join(map(_number, values.values())) for name, values in by_part.items()}
     texts |= {"error": cell.error or "", "seeds": " ".join(map(str, by_part["values"]))}
+    texts[TRACE] = " ".join(f"{step}:{value:g}" for step, value in cell.trace.items())
     return {**texts, **{name: _number(value) for name, value in numbers.items()}}
 
 
@@ -164,4 +168,5 @@ def _read_cell(row: Mapping[str, str], wanted: int) -> Cell:
         cost=Cost(*(float(row[name]) for name in COST)) if row["parameters"] else None,
         there=There(*(float(row[name]) for name in THERE)) if row.get(THERE[0]) else None,
         left_out=int(row.get("left_out") or 0),
+        trace={int(step): float(value) for step, value in (pair.split(":") for pair in row.get(TRACE, "").split())},
     )

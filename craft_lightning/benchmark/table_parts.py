@@ -291,6 +291,7 @@ class TableSpec(Values):
         also: metrics that are shown beside the table's own: a column of the file stands for one column a metric, from
             the same jobs; the paper's column is named after both, ``vqarad_relevance``.
         judge: whose judgements the metrics of ``judge/`` are: ``offline``, or the name of a model that judges.
+        trace: a scalar that trainings log (``train/codebook_distance``): a section and a figure show it over the steps.
     """
 
     path: Path
@@ -307,6 +308,7 @@ class TableSpec(Values):
     order: Annotated[str, one_of("backbones", "rows")] = "backbones"
     baseline: RowName = ""
     receivers: tuple[BackboneName, ...] = ()
+    trace: str = ""
     metric: Metric = Metric()
     also: tuple[Metric, ...] = ()
     judge: str = OFFLINE
@@ -397,8 +399,13 @@ class Line:
         return self.row.label + (f", trained with {self.surrogate.label}" if self.surrogate and self.several else "")
 
     @property
+    def training_label(self) -> str:
+        """The same without its keep ratio, which a training does not know."""
+        return self.label.replace(f", keep {self.row.keep_ratio}", "")
+
+    @property
     def paper(self) -> str:
-        """The same in the paper's words."""
+        """The label in the paper's words."""
         return self.row.paper + (f", trained with {self.surrogate.paper}" if self.surrogate and self.several else "")
 
     @property

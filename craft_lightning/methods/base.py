@@ -26,6 +26,7 @@ from callbacks.run_banner import RunBanner
 from craft_lightning.checkpoints.load import load_vlm, shrink, skeleton
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
+from craft_lightning.losses import commitment
 from craft_lightning.methods._support.checkpointed import Checkpointed
 from craft_lightning.methods._support.feature_cache import FeatureCache
 from craft_lightning.methods._support.resuming import weight_hashes
@@ -244,15 +245,18 @@ class BaseMethod(Checkpointed, ABC):
         torch.manual_seed(pick(2**63, "step", seed, self.global_rank, self.trainer.global_step, batch_idx))
 
     def training_step(self, batch: VqaBatch, batch_idx: int) -> Tensor:
-        """Sum of the method's terms, after the refusal of one that is no number; logs ``train/loss`` and each
-        ``train/<term>``."""
+        """Sum of the method's terms, after the refusal of one that is no number; logs ``train/loss``, each
+        ``train/<term>``, and where there is a codebook ``train/codebook_distance``, the mean squared distance of the
+        features to the sums of their codewords: the commitment loss without its weight."""
         out = self._balanced(self(batch), batch)
         terms = self.losses(batch, out)
         if self._trainer is not None and self.trainer.global_step == 0:
             self._note_gradients(terms, out.visual.features, batch)
         values = torch.stack(list(terms.values()))
         self._refuse_divergence(list(terms), values.detach(), self.optim.lr)
-        self._log_terms(list(terms), values.detach(), batch)
+        known = out.visual.codes is not None
+        beside = {"codebook_distance": commitment(out.visual.features.detach(), out.visual.tokens)} if known else {}
+        self._log_terms(terms, beside, batch)
         return values.sum()
 
     def validation_step(self, batch: VqaBatch, batch_idx: int) -> dict[str, Any]:

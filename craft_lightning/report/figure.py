@@ -51,16 +51,27 @@ def curves(plan: Plan) -> list[list[int]]:
     return [sorted(numbers, key=lambda n: plan.lines[n].row.keep_ratio or 0.0) for numbers in found.values()]
 
 
+def traces(plan: Plan, results: Results) -> dict[int, list[Mapping[int, float]]]:
+    """The table's scalar over the steps, a trace a column, by the number of the first line that tests its trainings."""
+    found: dict[tuple[str, ...], int] = {}
+    for number in range(len(plan.lines)):
+        if any(results.cells[number, c].trace for c in plan.counted):
+            found.setdefault(tuple(job.training.name for job in plan.cells[number, 0] if job.training), number)
+    return {number: [results.cells[number, c].trace for c in plan.counted] for number in found.values()}
+
+
 def draw(plan: Plan, results: Results) -> Figure | None:
     """The picture: for each curve accuracy against keep ratio, and its change from keeping the most, a line a
-    column; or the bars of :func:`_bars`; or the maps of :func:`_map`, ours and the paper's.
+    column; or the bars of :func:`_bars`; or the maps of :func:`_map`, ours and the paper's; or a scalar over the steps,
+    a panel a column and a line a training.
 
     Error bars are the standard deviation over seeds. None if the table has nothing to draw, or nothing of it is
     computed. Raises CraftError: matplotlib is not installed."""
     lines = [numbers for numbers in curves(plan) if any(results.cells[n, 0].score for n in numbers)]
     received = _received(plan, results)
     crossed = [group for group in matrices(plan, results) if group[0].below[1]]
-    if not lines and not received and not crossed:
+    traced = traces(plan, results)
+    if not lines and not received and not crossed and not traced:
         return None
     try:
         from matplotlib.figure import Figure
@@ -75,6 +86,19 @@ def draw(plan: Plan, results: Results) -> Figure | None:
             panels = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
             for axes, (column, title) in zip(panels, titles.items(), strict=True):
                 _bars(received, axes, column, title)
+            return figure
+        if traced:
+            figure = Figure(figsize=(SIZE[0], 3.4), layout="constrained")
+            panels = figure.subplots(1, len(plan.counted), squeeze=False, sharey=True)[0]
+            for place, (c, axes) in enumerate(zip(plan.counted, panels, strict=True)):
+                for number, columns in traced.items():
+                    points = columns[place]
+                    axes.plot(list(points), list(points.values()), label=plan.lines[number].training_label)
+                axes.set_title(plan.columns[c].label, loc="left")
+                axes.set_xlabel("Step")
+            panels[0].set_yscale("log")
+            panels[0].set_ylabel(plan.spec.trace)
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(traced))
             return figure
         if not lines:
             shown = [each for group in crossed for each in group]
@@ -157,9 +181,9 @@ def _map(matrix: Matrix, axes: Axes, limit: float) -> None:
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
             text = "-" if math.isnan(value) else f"{value:+.1f}"
-            look = {"color": "white" if abs(value) > 0.7 * limit else "black"}
-            look["weight"] = "bold" if matrix.surrogates[x] == matrix.backbones[y] else "normal"
-            axes.text(x, y, text, ha="center", va="center", **look)
+            colour = "white" if abs(value) > 0.7 * limit else "black"
+            weight = "bold" if matrix.surrogates[x] == matrix.backbones[y] else "normal"
+            axes.text(x, y, text, ha="center", va="center", color=colour, weight=weight)
     axes.set_xticks(range(len(matrix.surrogates)), matrix.surrogates, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(matrix.backbones)), matrix.backbones)
     axes.grid(visible=False)

@@ -66,5 +66,5 @@ def matrices(plan: Plan, results: Results) -> list[list[Matrix]]:
 
 
 def _matrix(label: str, values: list[list[Score | None]], pairs: list[tuple[str, str]]) -> Matrix:
-    sides = (tuple(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
-    return Matrix(label, *sides, dict(zip(pairs, values, strict=True)))
+    surrogates, backbones = (tuple(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+    return Matrix(label, surrogates, backbones, dict(zip(pairs, values, strict=True)))

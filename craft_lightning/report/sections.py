@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from statistics import fmean
 
 from craft_lightning.benchmark.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
 from craft_lightning.benchmark.plan import Plan, baseline_of
@@ -23,7 +24,7 @@ from craft_lightning.benchmark.results import (
 )
 from craft_lightning.benchmark.table_parts import Line, counted
 from craft_lightning.benchmark.table_values import Metric
-from craft_lightning.report.figure import curves
+from craft_lightning.report.figure import curves, traces
 from craft_lightning.report.matrix import Matrix, matrices
 
 MISSING = "-"
@@ -161,13 +162,17 @@ class _SectionBuilder:
         by_surrogate = f"mean gain {over} by surrogate, points"
         crossed = [self.matrix(f"{group[0].label}: {by_surrogate}", group) for group in self.groups]
         pairs = self.pairs(f"Surrogates and backbones: mean gain {over}, points")
+        tracing = self.tracing(f"{self.spec.trace} over the steps, mean over the sets")
         labels = self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points")
+        drawn = self.spec.receivers or self.spec.trace or curves(self.plan) or crossed
         return TableReport(
             title=self.spec.title or self.spec.name,
             note=self.spec.note,
             made="" if self.results.made is None else made_text(self.results.made),
             sections=tuple(
-                s for s in (scores[0], *crossed, pairs, gained[0], *others, receiving, labels, summary) if s.rows
+                section
+                for section in (scores[0], *crossed, pairs, gained[0], *others, receiving, tracing, labels, summary)
+                if section.rows
             ),
             scores=scores,
             gains=gained,
@@ -176,7 +181,7 @@ class _SectionBuilder:
             claims=tuple([*verdicts, DECIDED] if verdicts else ()),
             remarks=tuple(self.remarks()),
             problems=tuple(self.problems()),
-            picture=f"{self.spec.name}.png" if self.spec.receivers or curves(self.plan) or crossed else "",
+            picture=f"{self.spec.name}.png" if drawn else "",
         )
 
     def text(self, score: Score | None, signed: bool = True, metric: Metric | None = None) -> str:
@@ -266,6 +271,20 @@ class _SectionBuilder:
         paper = tuple(number > 0 for group in self.groups for number, _ in enumerate(group))
         header = ("Method", "Pairs", "All pairs", "Same model", "Different models", "Sets below 0")
         return Section(title, header, tuple(rows), paper)
+
+    def tracing(self, title: str) -> Section:
+        """A row a training: the table's scalar at the first step, at the last one, and at three between them."""
+        found = traces(self.plan, self.results)
+        steps = sorted({step for traced in found.values() for trace in traced for step in trace})
+        steps = [steps[place * (len(steps) - 1) // 4] for place in range(5)] if len(steps) > 4 else steps
+        rows = []
+        for number, traced in found.items():
+            line, values = self.plan.lines[number], [[trace.get(step) for trace in traced] for step in steps]
+            texts = [
+                f"{fmean(v for v in each if v is not None):.3g}" if None not in each else MISSING for each in values
+            ]
+            rows.append((line.backbone.label, line.training_label, *texts))
+        return Section(title, ("Backbone", "Method", *(f"Step {n}" for n in steps)), tuple(rows), (False,) * len(rows))
 
     def label_gains(self, title: str) -> Section:
         """Gains over the baseline on the same labels (the language models have read the words of the unseen ones)."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch.nn import functional as F
 
 from craft_lightning.checkpoints.vila_u import load_text_tower
@@ -285,3 +286,36 @@ def test_data_without_captions_is_a_clear_error() -> None:
     table = CaptionTable(torch.zeros(2, 3), torch.arange(2), 0.0)
     with pytest.raises(CraftError, match="no caption"):
         table.rows(torch.tensor([-1]), torch.tensor([0]), slice(0, 1))
+
+
+class Logged(Callback):
+    """What was logged at each step, and the distance of the features to their codewords, done by hand."""
+
+    def __init__(self) -> None:
+        self.logged, self.by_hand = list[dict[str, float]](), list[float]()
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: VqaBatch, batch_idx: int) -> None:
+        with torch.no_grad():
+            visual = module.visual_tokens(batch.pixel_values)
+            words = module.vlm.tower.quantizer.decode(visual.codes)
+            self.by_hand.append(float((visual.features - words).square().mean()))
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")})
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_the_distance_to_the_codebook_is_logged_whatever_its_weight(
+    weight: float, build: Any, data: Any, trainer: Any
+) -> None:
+    """It is no term: the loss is the sum of the terms alone."""
+    seen = Logged()
+    method = build(Craft, lambda_commitment=weight, optim=OptimSpec(lr=1e-3))
+    trainer(max_steps=3, callbacks=[seen], log_every_n_steps=1).fit(method, datamodule=data())
+    assert [each["train/codebook_distance"] for each in seen.logged] == pytest.approx(seen.by_hand, rel=1e-4)
+    assert len(set(seen.by_hand)) == 3
+    for each in seen.logged:
+        distance, loss = each.pop("train/codebook_distance"), each.pop("train/loss")
+        assert loss == pytest.approx(sum(each.values()), rel=1e-5)
+        assert ("train/commitment" in each) == bool(weight)
+        assert each.get("train/commitment", 0.0) == pytest.approx(weight * distance, rel=1e-4)

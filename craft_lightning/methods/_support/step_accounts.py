@@ -73,15 +73,17 @@ class StepAccounts(LightningModule):
             where = "" if self._trainer is None else f" at step {self.trainer.global_step}"
             raise CraftError(f"the training diverged{where} ({told}); lower --model.optim.lr from {lr:g}")
 
-    def _log_terms(self, names: list[str], values: Tensor, batch: VqaBatch) -> None:
-        """``train/<name>`` and their sum ``train/loss``: means over the processes and parts of a step."""
+    def _log_terms(self, terms: dict[str, Tensor], beside: dict[str, Tensor], batch: VqaBatch) -> None:
+        """``train/<name>`` of both, and the sum of the terms ``train/loss``: means over the processes and parts of a
+        step."""
+        values = torch.stack([value.detach() for value in (*terms.values(), *beside.values())])
         parts, part = batch.share.parts, batch.share.part
         self._terms = values / parts if part == 0 else self._terms + values / parts
         if part < parts - 1 or self._trainer is None:
             return
         self._terms = self.trainer.strategy.reduce(self._terms, reduce_op="mean")
-        logged = {f"train/{name}": value for name, value in zip(names, self._terms, strict=True)}
-        self.log_dict({**logged, "train/loss": self._terms.sum()}, batch_size=len(batch))
+        logged = {f"train/{name}": value for name, value in zip((*terms, *beside), self._terms, strict=True)}
+        self.log_dict({**logged, "train/loss": self._terms[: len(terms)].sum()}, batch_size=len(batch))
 
     def _note_gradients(self, terms: dict[str, Tensor], features: Tensor, batch: VqaBatch) -> None:
         """Fill :attr:`first_gradients` and hand it to the loggers, which otherwise skip step 0."""
