@@ -1,6 +1,4 @@
-"""What token pruning saves: FLOPs and milliseconds of the prefill at keep 1.0 and 0.8, beside the paper's Table 4.
-
-    python benchmarks/pruning.py [--output docs/pruning_cost.md]
+"""What token pruning saves: FLOPs and milliseconds of the prefill at keep 1.0 and 0.8 (for ``table4.py``).
 
 Two models: the largest pocket backbone on test items of the ten twins, in batches as ``test`` makes them and one at a
 time, and a random-weight model of the paper's shapes at batch 1, of which a few layers are timed and the rest scaled.
@@ -10,13 +8,10 @@ projector, prefill. Both ratios take turns; medians.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +20,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig
 
 from craft_lightning.checkpoints.configs import top_config_of
 from craft_lightning.checkpoints.load import load_vlm
-from craft_lightning.io import write_text
 from craft_lightning.models.pruning import PruneRule, count_codes, prune
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.towers.siglip import SiglipTower
@@ -34,17 +28,10 @@ from craft_lightning.models.vlm_spec import BACKBONES, POCKET, VlmSpec
 from craft_lightning.types import IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets import DATASETS
-from timing import alternate, where
+from timing import alternate
 from tiny import tiny_tokenizer
 
 KEEPS = (1.0, 0.8)
-PAPER = "| *VILA-U-7B, the paper's Table 4* | | *2.56 → 2.15 TFLOP* | *0.840* | *52.40 → 48.92 ms* | *0.934* |"
-NOTE = """\
-The prefill at keep 1.0 → 0.8, per item. FLOPs by 2 P S + 4 n S² D, one multiply-add being two. Time from the codes of
-an image to the logits of the first reply token, choosing the tokens included: float32, both ratios in turn, medians.
-The paper counts otherwise (its 2.56 TFLOP are less than 256 visual tokens alone cost at two FLOPs a multiply-add), so
-only the ratios compare. A pocket model that reads one image at a time is bound by the number of its operations, not by
-their size: what pruning saves there, choosing the tokens costs."""
 PAPER_LAYERS = 32
 
 
@@ -94,14 +81,14 @@ class Measured:
     flops: tuple[float, ...]
     seconds: tuple[float, ...]
 
-    def row(self) -> str:
-        """One row of the printed table."""
+    def cells(self) -> tuple[str, ...]:
+        """Positions, FLOPs and milliseconds at both, with their ratios."""
         unit, name = (1e12, "TFLOP") if self.flops[0] > 1e11 else (1e9, "GFLOP")
         flops = " → ".join(f"{f / unit:.3g}" for f in self.flops)
         times = " → ".join(f"{1000 * s:,.0f}" if s > 1.0 else f"{1000 * s:.3g}" for s in self.seconds)
         positions = " → ".join(f"{p:.0f}" for p in self.positions)
         ratios = [f"{pair[1] / pair[0]:.3f}" for pair in (self.flops, self.seconds)]
-        return f"| {self.name} | {positions} | {flops} {name} | {ratios[0]} | {times} ms | {ratios[1]} |"
+        return positions, f"{flops} {name}", ratios[0], f"{times} ms", ratios[1]
 
 
 def largest() -> str:
@@ -218,40 +205,3 @@ def positions(vlm: DiscreteVlm, visual: VisualTokens, batch: VqaBatch) -> list[i
     """Language-model positions of each prompt: text, visual tokens and their wrapping."""
     extra = visual.tokens.shape[1] - 1 + (0 if vlm.wrap_ids is None else 2)
     return [length + extra for length in batch.prompt_lengths.tolist()]
-
-
-def report(rows: Sequence[str], seconds: float) -> str:
-    """The whole text."""
-    head = [
-        "| Model | Positions | FLOPs of the prefill | Ratio | Time | Ratio |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    made = f"Written by `python benchmarks/pruning.py --output docs/pruning_cost.md` in {seconds:.0f} s ({where()})."
-    return "\n".join(["# What token pruning saves", "", NOTE, "", *head, *rows, PAPER, "", made]) + "\n"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and write if a file is given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", help="name or folder of a discrete model (default: the largest pocket one)")
-    parser.add_argument("--items", type=int, default=32, help="test items of each twin; one at a time: an eighth")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of the backbone")
-    parser.add_argument("--layers", type=int, default=2, help="layers of the paper's shape that are timed; 0 for none")
-    parser.add_argument("--text", type=int, default=64, help="text tokens beside the image's 256")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    args = parser.parse_args(argv)
-    began = time.perf_counter()
-    backbone = args.backbone or largest()
-    rows = [pocket(backbone, args.items, 64, args.rounds, 2).row()]
-    rows.append(pocket(backbone, max(1, args.items // 8), 1, args.rounds, 20).row())
-    if args.layers:
-        rows.append(paper_shape(LLAMA_2_7B, args.layers, args.text, 5, 1).row())
-    text = report(rows, time.perf_counter() - began)
-    print(text)
-    if args.output is not None:
-        write_text(args.output, text)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -52,9 +52,39 @@ def test_pruning_is_measured_on_both_models(checkpoints: Path) -> None:
     assert len(paper.seconds) == 2, "how long they are is a matter of the machine"
     found: Any = bench.pocket(str(checkpoints / "host"), items=1, batch_size=1, rounds=1, warm_up=0)
     assert found.positions[0] - found.positions[1] == 3  # 13 of 16 tokens
-    text = bench.report([found.row(), paper.row()], 1.0)
-    assert "10 items of ten twins, one at a time" in text
-    assert "0.840" in text
+    section = program("table4").prefill_section([found, paper])
+    assert section.rows[0][1] == "10 items of ten twins, one at a time"
+    assert section.rows[-1][4] == "0.840"
+    assert section.paper == (False, False, True)
+
+
+def test_trainings_take_turns_and_the_paper_stands_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = program("table4")
+    own, small = ("CRAFT", bench.OWN), ("CRAFT", "pocket-qwen2-xs")
+    monkeypatch.setattr(bench, "TRAININGS", {who: bench.TRAININGS[who] for who in (small, bench.LORA)})
+    found = bench.trainings(2, 2, 2)
+    assert [len(turn) for cost in found.values() for turn in cost.turns] == [2] * 4
+    craft, lora = (found[who] for who in (small, bench.LORA))
+    model = load_vlm(VlmSpec("pocket-qwen2-xs"))
+    weights = sum(p.nbytes for p in model.parameters()) / 2**20
+    tower = sum(p.nbytes for p in model.tower.parameters()) / 2**20
+    assert craft.mib > weights + 2 * tower, "weights, the optimiser's two moments of what trains"
+    assert lora.mib > sum(p.nbytes for p in load_vlm(VlmSpec("pocket-vila")).parameters()) / 2**20
+    rows = bench.training_section(found).rows
+    assert [row[:2] for row in rows] == [small[::-1], bench.LORA[::-1]]
+    assert [row[4] for row in rows] == ["0.39", "1.00"], "10,678 and 27,725 of 27,725 MiB"
+    assert [row[3] for row in rows] == [f"{craft.mib / lora.mib:.2f}", "1.00"]
+
+    def costs(mib: float, *turns: float) -> Any:
+        return bench.Cost(mib, [[seconds] for seconds in turns])
+
+    prefill = bench.Measured("7B", (320.0, 269.0), (4.0, 3.0), (2.0, 1.5))
+    whole = {small: costs(1, 1, 2), own: costs(2, 3, 4), bench.LORA: costs(3, 3, 3)}
+    assert [v.word for v in bench.verdicts(whole, [prefill])] == ["holds", "holds"]
+    whole[bench.LORA] = costs(3, 1.5, 3)
+    slower = bench.Measured("7B", (320.0, 269.0), (4.0, 3.0), (2.0, 2.5))
+    assert [v.word for v in bench.verdicts(whole, [slower])] == ["does not hold"] * 2
+    assert "0.50 of the memory, 0.43 of the time" in bench.verdicts(whole, [slower])[0].detail
 
 
 def test_the_page_on_strategies_holds_what_the_program_prints() -> None:
