@@ -357,7 +357,7 @@ class TableSpec(Values):
 
 class PaperClaim(Values):
     """A claim of the paper in a line, and what the ``paper`` itself shows for it. Claims of tables whose ids begin with
-    its own, like 3a and 3b, are its parts."""
+    its own, like 3a and 3-sal, are its parts."""
 
     id: Annotated[str, Field(coerce_numbers_to_str=True)]
     text: str
@@ -365,7 +365,7 @@ class PaperClaim(Values):
 
     def has_part(self, claim: str) -> bool:
         """Whether a table's claim of this id is this one or a part of it."""
-        return claim.rstrip("abcdefgh") == self.id
+        return claim.startswith(self.id) and not claim.removeprefix(self.id)[:1].isdigit()
 
 
 class Collection(Values):
