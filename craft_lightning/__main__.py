@@ -21,6 +21,7 @@ VERBS = {
     "test": "evaluate on the stored test items",
     "predict": "answer the questions of a split, or one about images; write its logits",
     "compare": "what a test found, or how tests of the same items differ",
+    "judge": "how well justified answers are justified, by rules or by a language model",
     "list": "methods, datasets, backbones or tables, one line each",
     "table": "plan, run and render a table of the paper",
     "board": "name all runs for TensorBoard",

@@ -16,13 +16,19 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import preprocess
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.text.multiple_choice import item_hash
+from craft_lightning.types import VqaExample
 from craft_lightning.visualization import TokenView, code_colours
 from data_modules.datamodule import VqaDataModule
 
 
 def open_images(run: StoredRun, keys: Collection[str]) -> dict[str, Image.Image]:
-    """Images of some items by key, out of the data that the run was tested on, at the side of its model. Raises
-    CraftError: the run does not say what its data were, or they are not there or others by now."""
+    """Images of some items by key; see :func:`open_items`."""
+    return {key: example.image for key, example in open_items(run, keys).items()}
+
+
+def open_items(run: StoredRun, keys: Collection[str]) -> dict[str, VqaExample]:
+    """Some items by key as they were asked, out of the data that the run was tested on, images at the side of its
+    model. Raises CraftError: the run does not say what its data were, or they are not there or others by now."""
     settings: Mapping[str, Any] = run.result.get("data_settings", {})
     if not settings:
         raise CraftError(f"{run.file.parent} does not say where its images are: test it again")
@@ -38,7 +44,7 @@ def open_images(run: StoredRun, keys: Collection[str]) -> dict[str, Image.Image]
     found = {item.key: examples.example(i) for i, item in enumerate(examples.items) if item.key in keys}
     if other := [key for key in keys if key not in found or item_hash(found[key]) != run.items[key].item]:
         raise CraftError(f"the data of {run.file.parent} are others by now: {len(other)} items, {other[0]} for one")
-    return {key: example.image for key, example in found.items()}
+    return found
 
 
 def spec_of(run: StoredRun, adapted: bool = True) -> VlmSpec:

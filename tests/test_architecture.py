@@ -281,6 +281,7 @@ STREAMS = {
     "craft_lightning/workers.py": "answers of a worker, line by line",
     "callbacks/report_files.py": "a line a step; its reader drops a last line that was cut off",
     "data_modules/captioning/captioner.py": "a line an image; its reader drops a last line that was cut off",
+    "craft_lightning/cli/judge.py": "a line an item; its reader drops a last line that was cut off",
     "craft_lightning/worker.py": "a log",
     "craft_lightning/run_facts.py": "a switch of the kernel",
 }

@@ -89,7 +89,7 @@ def read_runs(runs: Sequence[str | Path]) -> list[StoredRun]:
     """The replies of some runs to the same items. Raises CraftError: no replies there, or replies to
     different items."""
     files = [_replies(Path(run)) for run in runs]
-    read = [_read(file, name) for file, name in zip(files, _names(files), strict=True)]
+    read = [_read(file, name) for file, name in zip(files, short_names(files), strict=True)]
     for other in read[1:]:
         _same_items(read[0], other)
     return read
@@ -104,7 +104,7 @@ def _replies(run: Path) -> Path:
     return found
 
 
-def _names(files: Sequence[Path]) -> list[str]:
+def short_names(files: Sequence[Path]) -> list[str]:
     """The shortest ends of the folders' paths that tell them apart; of the files', where they share a folder."""
     places = [file.resolve().parent.parts for file in files]
     if len(set(places)) < len(places):

@@ -84,6 +84,30 @@ def export() -> VerbParser:
     return p
 
 
+def judge() -> VerbParser:
+    """Of who judges, and what it may cost."""
+    p = verb_parser(
+        "judge",
+        "Judge the replies of tests that asked for justifications (--data.directive justify).",
+        "Each judgement is a line of judgements.NAME.jsonl beside the replies: a second call asks for those alone that "
+        "are not there. The key of an API is read from ANTHROPIC_API_KEY or OPENAI_API_KEY. Without --yes nothing is "
+        "asked of an API: the call says what it would cost.",
+    )
+    p.add_argument("tests", nargs="+", metavar="RUN|TABLE", help="a test's folder, a file of replies, or a table")
+    judges = "offline: by rules, for drawn images; claude-...: Anthropic's; any other name: of an OpenAI-compatible API"
+    p.add_argument("--judge", metavar="NAME", help=f"{judges} (default: the table's, else offline)")
+    p.add_argument("--url", help="of the API, where it is not the library's own")
+    price = "dollars of a million tokens that the judge reads, and writes"
+    p.add_argument("--price", nargs=2, type=float, metavar=("READ", "WRITTEN"), help=price)
+    p.add_argument("--yes", action="store_true", help="ask the API, whatever it costs")
+    p.add_argument("--at_once", type=at_least_one, default=4, metavar="N", help="requests at a time (%(default)s)")
+    p.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="of a request (%(default)g)")
+    p.add_argument("--seeds", type=int, nargs="+", metavar="K", help="of a table, in place of its own")
+    p.shared("--scale", choices=None, default=None, help="of a table: pocket or paper (default: its own)")
+    p.shared("--runs")
+    return p
+
+
 def predict() -> VerbParser:
     """Of prompts; all others are a run's."""
     p = verb_parser(
@@ -197,5 +221,5 @@ def vocabulary() -> VerbParser:
 
 PARSERS: dict[str, Callable[[], VerbParser]] = {
     verb.__name__: verb
-    for verb in (adapt, board, compare, draw, export, predict, surrogate, tokenize, tokens, vocabulary)
+    for verb in (adapt, board, compare, draw, export, judge, predict, surrogate, tokenize, tokens, vocabulary)
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -16,6 +16,11 @@ OFFLINE = "offline"
 """Name of the judge by rules (:mod:`.offline_judge`)."""
 DIMENSIONS = ("correctness", "presence", "relevance", "faithfulness", "verbosity", "overall")
 """In the order of the paper's Table 2."""
+
+PRICES = {"claude-sonnet-4-5": (3.0, 15.0), "claude-haiku-4-5": (1.0, 5.0)}
+"""Dollars of a million tokens that a judge reads, and that it writes: list prices of 2025."""
+TOKENS = (1000, 150)
+"""Tokens that a judge reads for an item (its instructions, the image, question and reply), and writes."""
 
 Mark = Annotated[int, Field(ge=0, le=5)]
 
@@ -42,6 +47,18 @@ class Judgement(BaseModel):
     def overall(self) -> float:
         """Faithfulness and relevance less half of the verbosity: from -2.5 to 10."""
         return self.faithfulness + self.relevance - self.verbosity / 2
+
+
+def cost(items: int, judge: str, price: Sequence[float] | None = None) -> str:
+    """What judging so many items takes, in words; without a ``price`` (dollars of a million tokens read, and written)
+    that of :data:`PRICES`."""
+    read, written = (items * tokens for tokens in TOKENS)
+    told = f"{items:,} items, about {read / 1e6:.2f} million tokens read and {written / 1e6:.2f} million written"
+    known = price or PRICES.get(judge)
+    if known is None:
+        return f"{told}; what they cost is not known (--price READ WRITTEN)"
+    dollars = (read * known[0] + written * known[1]) / 1e6
+    return f"{told}, {dollars:,.2f} dollars at {known[0]:g} and {known[1]:g} a million"
 
 
 def means(judgements: Iterable[Judgement]) -> dict[str, float]:

@@ -1,0 +1,144 @@
+"""``judge``: what rules or a language model say of justified answers, stored beside the replies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+
+from craft_lightning.benchmark import store
+from craft_lightning.benchmark.judged import texts
+from craft_lightning.benchmark.plan import make_plan
+from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.stored_run import StoredRun, read_runs, short_names
+from craft_lightning.cli import verbs
+from craft_lightning.errors import CraftError
+from craft_lightning.evaluation.api_judge import ApiJudge
+from craft_lightning.evaluation.judgement import (
+    DIMENSIONS,
+    OFFLINE,
+    Judgement,
+    cost,
+    judgements_file,
+    means,
+    read_judgements,
+    to_line,
+)
+from craft_lightning.evaluation.offline_judge import OfflineJudge
+from craft_lightning.io import write_text
+from craft_lightning.item_images import open_items
+from craft_lightning.report.render import show_report
+from craft_lightning.report.sections import MISSING, Report, Section
+from craft_lightning.types import VqaExample
+
+IN_A_ROW = 5
+"""Items that fail one after the other, and the rest need not be asked."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code, 1 if some items are not judged."""
+    args = verbs.judge().parse_args(argv)
+    named, files = None, list[Path]()
+    for test in args.tests:
+        if Path(test).exists() and Path(test).suffix not in (".yaml", ".yml"):
+            files.append(read_runs([test])[0].file)
+            continue
+        spec = load_spec(find_table(test, args.scale), args.scale)
+        plan, named = make_plan(spec, args.runs, args.seeds), spec.judge
+        cells = ((plan.lines[n].row.keep_ratio, job) for (n, _), jobs in plan.cells.items() for job in jobs)
+        files += [store.predictions(job, keep) for keep, job in cells if store.result(job) is not None]
+    if not files:
+        raise CraftError(
+            f"{', '.join(args.tests)}: no test is computed; python -m craft_lightning table run comes first"
+        )
+    files, judge = list(dict.fromkeys(files)), args.judge or named or OFFLINE
+    runs = [replace(read_runs([file])[0], name=name) for file, name in zip(files, short_names(files), strict=True)]
+    for run in runs:
+        if run.result.get("data_settings", {}).get("directive") != "justify":
+            raise CraftError(f"{run.file} holds short answers: test with --data.directive justify")
+    if judge == OFFLINE:
+        for run in runs:
+            _by_rules(run)
+    else:
+        left = {run.file: [key for key in run.items if key not in _known(run, judge)] for run in runs}
+        count = sum(map(len, left.values()))
+        if count and not args.yes:
+            print(f"{judge} would be asked about {cost(count, judge, args.price)}: add --yes")
+            return 0
+        asked = ApiJudge(judge, args.url, args.timeout) if count else None
+        print(f"{judge} is asked about {cost(count, judge, args.price)}" if asked else f"{judge} has judged all items")
+        for run in runs if asked else ():
+            assert asked is not None
+            _by_model(asked, run, left[run.file], args.at_once)
+    report = _report(runs, judge)
+    show_report(report)
+    return 1 if report.problems else 0
+
+
+def _known(run: StoredRun, judge: str) -> dict[str, Judgement]:
+    return read_judgements(judgements_file(run.file, judge), texts(run.file))
+
+
+def _by_rules(run: StoredRun) -> None:
+    items, said = open_items(run, run.items), texts(run.file)
+    judge = OfflineJudge(item.meta["facts"] for item in items.values())
+    if not judge.known:
+        raise CraftError(f"nothing is written down about the images of {run.file}: name a model (--judge)")
+    lines = (to_line(key, said[key], judge.judge(said[key], item)) for key, item in items.items())
+    write_text(judgements_file(run.file, OFFLINE), "".join(lines))
+
+
+def _by_model(judge: ApiJudge, run: StoredRun, keys: Sequence[str], at_once: int) -> None:
+    """Ask about some items, and add each judgement to the file as it comes. Raises CraftError: many failed in a row."""
+    if not keys:
+        return
+    items, said, path = open_items(run, keys), texts(run.file), judgements_file(run.file, judge.model)
+    # A line that was cut off, or is of a reply that is no more, goes.
+    write_text(path, "".join(to_line(key, said[key], known) for key, known in _known(run, judge.model).items()))
+    failed = 0
+    with path.open("a", encoding="utf-8") as file:
+        for number, (key, judgement) in enumerate(_answers(judge, items, said, at_once), 1):
+            failed = 0 if judgement else failed + 1
+            if judgement:
+                file.write(to_line(key, said[key], judgement))
+                file.flush()
+            if failed == IN_A_ROW:
+                raise CraftError(f"{failed} items in a row got no judgement; the same command goes on where it was")
+            print(f"\r{run.name}: {number} of {len(keys)}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+
+
+def _answers(
+    judge: ApiJudge, items: Mapping[str, VqaExample], said: Mapping[str, str], at_once: int
+) -> Iterator[tuple[str, Judgement | None]]:
+    """Judgements by key as they come; what was not begun is not asked once nobody wants more."""
+    with ThreadPoolExecutor(at_once) as pool:
+        asked = {pool.submit(judge.judge, said[key], item): key for key, item in items.items()}
+        try:
+            for future in as_completed(asked):
+                yield asked[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _report(runs: Sequence[StoredRun], judge: str) -> Report:
+    """Means of every run, over the items that are judged in all runs of the same items."""
+    rows, problems, per_cent = list[tuple[str, ...]](), list[str](), ("correctness", "presence")
+    found = {run.file: _known(run, judge) for run in runs}
+    for run in runs:
+        alike = [other for other in runs if other.items.keys() == run.items.keys()]
+        kept = set.intersection(*(set(found[other.file]) for other in alike))
+        if lost := len(run.items) - len(kept):
+            problems.append(
+                f"{run.name}: {lost} of {len(run.items)} items are left out, not judged for all runs of them."
+            )
+        values = means(found[run.file][key] for key in kept) if kept else {}
+        scaled = {name: value * (100 if name in per_cent else 1) for name, value in values.items()}
+        numbers = [f"{scaled[name]:.2f}" if scaled else MISSING for name in DIMENSIONS]
+        rows.append((run.name, run.about, str(len(kept)), *numbers))
+    header = ("Run", "What", "Items", *map(str.capitalize, DIMENSIONS))
+    section = Section(f"Judged by {judge}", header, tuple(rows), (False,) * len(rows))
+    note = "Correctness and presence in per cent, others from 0 to 5; less verbosity is better (docs/judge.md)."
+    return Report("Justified answers", note, "", (section,), problems=tuple(problems))

@@ -1,0 +1,121 @@
+"""The judge behind an API, against a server on this machine that also misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from craft_lightning.errors import CraftError
+from craft_lightning.evaluation.api_judge import ATTEMPTS, KEYS, MAX_TOKENS, SYSTEM, TEMPERATURE, ApiJudge, parse
+from craft_lightning.evaluation.judgement import Judgement, cost
+from craft_lightning.text.prompts import justify
+from craft_lightning.types import VqaExample
+from tests.api_kit import RIGHT, Api, serving
+
+pytest.importorskip("anthropic")
+pytest.importorskip("openai")
+
+SECRET = "sk-very-secret"
+CLAUDE, OTHER = "claude-sonnet-4-5", "qwen3-vl"
+ITEM = justify(
+    VqaExample(
+        key="f/0",
+        image=Image.new("RGB", (3, 2), (250, 0, 0)),
+        question="Which flower is it?",
+        answer="B",
+        options=("tulip", "rose"),
+        meta={"facts": (), "answer_text": "rose"},
+    )
+)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    for name in KEYS.values():
+        monkeypatch.setenv(name, SECRET)
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture(params=[CLAUDE, OTHER])
+def judge(request: pytest.FixtureRequest, api: Api) -> ApiJudge:
+    return ApiJudge(request.param, api.url, timeout=0.3, retries=2)
+
+
+def test_it_is_told_all_that_the_paper_s_judge_is_told(judge: ApiJudge, api: Api) -> None:
+    assert judge.judge("B, because it is red.", ITEM) == Judgement(**RIGHT)
+    (body,), (text,) = api.asked, api.texts()
+    assert (body["model"], body["temperature"], body["max_tokens"]) == (judge.model, TEMPERATURE, MAX_TOKENS)
+    system = body.get("system") or body["messages"][0]["content"]
+    assert system == SYSTEM
+    for said in (
+        "Which flower is it?",
+        "A. tulip; B. rose",
+        "B. rose",
+        "Justify your answer.",
+        "B, because it is red.",
+    ):
+        assert said in text
+    content = body["messages"][-1]["content"][0]
+    data = content["source"]["data"] if judge.model == CLAUDE else content["image_url"]["url"].partition(",")[2]
+    assert Image.open(BytesIO(base64.b64decode(data))).size == (3, 2)
+    assert api.versions == ["2023-06-01" if judge.model == CLAUDE else None], "the last that takes a temperature"
+    assert api.paths == ["/v1/messages" if judge.model == CLAUDE else "/chat/completions"]
+
+
+@pytest.mark.parametrize("trouble", [500, 429, 529, "stall", "Well, I would say it is fine."])
+def test_trouble_that_passes_is_tried_again(judge: ApiJudge, api: Api, trouble: int | str) -> None:
+    api.next = [trouble]
+    assert judge.judge("B", ITEM) == Judgement(**RIGHT)
+    assert len(api.asked) == 2
+
+
+@pytest.mark.parametrize(("trouble", "times"), [(500, 3), (429, 3), ("no JSON", ATTEMPTS), ("{}", ATTEMPTS)])
+def test_trouble_that_stays_is_no_judgement(judge: ApiJudge, api: Api, trouble: int | str, times: int) -> None:
+    api.next = [trouble] * 20
+    assert judge.judge("B", ITEM) is None
+    assert len(api.asked) == times
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_what_no_second_try_mends_ends_it_and_names_no_key(judge: ApiJudge, api: Api, status: int) -> None:
+    api.next = [status]
+    with pytest.raises(CraftError, match=f"the endpoint of {judge.model} refuses") as error:
+        judge.judge("B", ITEM)
+    assert len(api.asked) == 1
+    assert SECRET not in str(error.value)
+
+
+def test_a_server_that_is_not_there_is_no_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEYS["openai"], SECRET)
+    assert ApiJudge(OTHER, "http://127.0.0.1:9", timeout=0.2, retries=0).judge("B", ITEM) is None
+
+
+def test_without_a_key_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEYS["anthropic"], raising=False)
+    with pytest.raises(CraftError, match="ANTHROPIC_API_KEY is not set"):
+        ApiJudge(CLAUDE)
+
+
+@pytest.mark.parametrize("around", ["{}", "```json\n{}\n```", "Here it is: {} I hope that helps."])
+def test_json_is_found_in_what_stands_around_it(around: str) -> None:
+    assert parse(around.replace("{}", json.dumps(RIGHT))) == Judgement(**RIGHT)
+
+
+@pytest.mark.parametrize("wrong", [{"relevance": 7}, {"presence": "yes"}, {"verbosity": 1.5}])
+def test_json_outside_of_the_schema_is_none(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        parse(json.dumps(RIGHT | wrong))
+
+
+def test_the_cost_is_told() -> None:
+    assert cost(1000, CLAUDE) == (
+        "1,000 items, about 1.00 million tokens read and 0.15 million written, 5.25 dollars at 3 and 15 a million"
+    )
+    assert "2.15 dollars" in cost(1000, OTHER, (2, 1))
+    assert cost(1000, OTHER).endswith("what they cost is not known (--price READ WRITTEN)")
