@@ -140,6 +140,11 @@ def test_the_commands_for_shipping_run(run: Callable[[list[str]], None], workpla
     exec(python, {})
 
 
+def test_the_commands_for_judging_run(run: Callable[[list[str]], None], workplace: Path) -> None:
+    run(commands_in((ROOT / "docs" / "judge.md").read_text(encoding="utf-8")))
+    assert (workplace / "runs/justified/judgements.offline.jsonl").read_text().count("\n") == 4
+
+
 def test_every_exempt_command_is_there_and_make_knows_it() -> None:
     commands = [c for listed in COMMANDS.values() for c in listed]
     for command in EXEMPT:
@@ -203,8 +208,9 @@ def test_the_steps_to_paper_scale_name_what_there_is() -> None:
     paper = [read_settings(file) for file in files if not file.stem.endswith("langbridge")]
     assert models | {settings["language_model"] for settings in paper} <= fetched
     assert set(re.findall(r"BACKBONE=(\S+)`", page)) == {str(settings["name"]) for settings in paper}
-    assert {find_table(name, "paper").name for name in ("table1", "table3", "table5", "table7")} == {
+    assert {find_table(name, "paper").name for name in ("table1", "table2", "table3", "table5", "table7")} == {
         "table1-paper.yaml",
+        "table2-paper.yaml",
         "table3-paper.yaml",
         "table5-paper.yaml",
         "table7-paper.yaml",

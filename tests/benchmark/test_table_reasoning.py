@@ -16,6 +16,7 @@ from craft_lightning.benchmark.plan import Job, Plan, make_plan, metrics_read
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.benchmark.table_values import Metric
+from craft_lightning.cli.table import main
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.judgement import OFFLINE, Judgement, judgements_file, to_line
 from craft_lightning.report.page import page_data, to_html
@@ -192,6 +193,11 @@ def test_its_trainings_are_those_of_table_1(table: str, others: tuple[str, ...])
     assert trainings
     assert trainings.items() <= theirs.items()
     assert all("directivejustify" in name for name in mine.keys() - trainings.keys())
+
+
+def test_a_dry_run_counts_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "table2", "--dry_run", "--runs", str(tmp_path)]) == 0
+    assert "48 jobs: 20 train, 28 eval" in capsys.readouterr().out
 
 
 def test_the_paper_s_table_2_is_whole_and_its_overall_is_the_formula_s() -> None:
