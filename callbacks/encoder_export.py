@@ -44,6 +44,7 @@ class EncoderExport(Callback):
             codebook_hash=module.vlm.codebook_hash,
             method=module.name,
             base_hash=module.vlm.tower.base_hash,
+            codebook_share=module.backbone.codebook_share,
             token_prior=prior,
             run=training(trainer, module),
         )
@@ -59,6 +60,8 @@ def training(trainer: Trainer, module: Any) -> dict[str, Any]:
     settings = {k: v for k, v in sorted(module.hparams.items()) if isinstance(v, int | float | str) and k[0] != "_"}
     if module.backbone.language_dtype != "same":
         settings["language model in"] = module.backbone.language_dtype
+    if module.backbone.codebook_share < 1.0:
+        settings["share of the codebook"] = module.backbone.codebook_share
     scores = {k: v for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/accuracy")}
     told |= {"steps": trainer.global_step, "seed": run_facts.seed(), "scores": scores}
     return run_facts.plain({**told, "settings": {"learning rate": module.optim.lr, **settings}})

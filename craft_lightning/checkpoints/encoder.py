@@ -59,8 +59,9 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
     Attributes:
         state: all parameters that the tower uses, by the names of :meth:`.tower.Tower.used_parameters`.
         config: ``base``, ``codebook_hash``, ``method``, ``dtype``, ``weights`` (SHA-256 of ``encoder.safetensors``),
-            where there is no codebook ``base_hash``, under ``run`` what its training was (data, steps, seed, settings,
-            scores), and under ``gains`` what tests found, see :func:`.encoder_gain.add_gain`.
+            where there is no codebook ``base_hash``, where a part of it is searched ``codebook_share``, under ``run``
+            what its training was (data, steps, seed, settings, scores), and under ``gains`` what tests found, see
+            :func:`.encoder_gain.add_gain`.
         prior: ``[K]`` counts of first-level codes on the training images, or None.
     """
 
@@ -106,8 +107,8 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
     def plug_into(self, tower: Tower) -> None:
         """Put the parameters into a tower of the same codebook, or into the very tower that they were adapted from
         where there is none: a projector then reads the features of one tower, and no codewords make two of them alike.
-        Raises CraftError: another codebook or base tower (both hashes named), or missing, unexpected or misshapen
-        tensors."""
+        Raises CraftError: another codebook or base tower (both hashes named), another share of the codebook, or
+        missing, unexpected or misshapen tensors."""
         theirs, own = self.config.get("codebook_hash"), None if tower.quantizer is None else tower.quantizer.hash()
         if theirs != own:
             raise CraftError(
@@ -126,6 +127,12 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
             raise CraftError(
                 f"{self.place}: adapted from the tower of {base} ({base_hash}), this model has another "
                 f"({tower.base_hash}); without a codebook an encoder only fits models of its own tower"
+            )
+        share, here = self.config.get("codebook_share", 1.0), 1.0 if tower.quantizer is None else tower.quantizer.share
+        if share != here:
+            raise CraftError(
+                f"{self.place}: adapted to {share:.4g} of the codebook, this model searches {here:.4g} of it; "
+                f"take --model.backbone.codebook_share {share:g}"
             )
         parameters = dict(tower.used_parameters())
         if problems := mismatches(parameters, self.state):
@@ -154,6 +161,7 @@ def write_encoder(
     codebook_hash: str | None,
     method: str,
     base_hash: str | None = None,
+    codebook_share: float = 1.0,
     dtype: torch.dtype = torch.float32,
     token_prior: Tensor | None = None,
     run: Mapping[str, Any] | None = None,
@@ -164,13 +172,14 @@ def write_encoder(
         state: the adapted parameters by the names of :meth:`.tower.Tower.used_parameters`, all of them.
         base: checkpoint that it was adapted from. method: name of the method. dtype: of the stored parameters.
         codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower, whose own is
-            ``base_hash``.
+            ``base_hash``. codebook_share: part of it that was searched.
         token_prior: ``[K]`` counts of first-level codes on the training split. run: what its training was, for the
             card.
     """
     facts: dict[str, Any] = {"base": base, "codebook_hash": codebook_hash, "dtype": dtype_name(dtype), "method": method}
     facts["library"] = f"craft_lightning {__version__}"
     facts |= {"base_hash": base_hash} if codebook_hash is None else {}
+    facts |= {"codebook_share": codebook_share} if codebook_share < 1.0 else {}
     facts |= {"run": dict(run)} if run else {}
     with fresh_folder(folder) as fresh:
         AdaptedEncoder({k: v.to(dtype) for k, v in state.items()}, facts, token_prior).save_pretrained(fresh)

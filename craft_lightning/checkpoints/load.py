@@ -5,6 +5,7 @@ Loading is strict: a tensor is used, is on the list of those known to be unused,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -32,26 +33,34 @@ from craft_lightning.models.vlm_spec import SMALL_PACKAGE, VlmSpec
 
 
 def load_tower(
-    source: str | Path | VlmSpec, *, dtype: str = "float32", quantizer_dtype: str = "float32", attention: str = "sdpa"
+    source: str | Path | VlmSpec,
+    *,
+    dtype: str = "float32",
+    quantizer_dtype: str = "float32",
+    attention: str = "sdpa",
+    codebook_share: float = 1.0,
 ) -> Tower:
     """The vision tower alone, in eval mode; without quantiser if the checkpoint is a continuous one. Raises CraftError:
     missing or unexpected tensors by name (the text half's, too), an unknown SigLIP shape, unequal shared codebooks or
-    one of another width, a dtype that distances are not computed in.
+    one of another width, a dtype that distances are not computed in, a share of a codebook that is not there.
 
     Args:
-        source: checkpoint folder, tower folder, or a spec (whose own dtypes, attention and encoder then count).
-        dtype, quantizer_dtype, attention: as in :class:`.vlm_spec.VlmSpec`.
+        source: checkpoint folder, tower folder, or a spec (whose own dtypes, attention, share and encoder then count).
+        dtype, quantizer_dtype, attention, codebook_share: as in :class:`.vlm_spec.VlmSpec`.
     """
     root = configs.root_of(source)
     if isinstance(source, VlmSpec):
         dtype, quantizer_dtype, attention = source.dtype, source.quantizer_dtype, source.attention
+        codebook_share = source.codebook_share
     kind = configs.tower_kind(root)
     with read_as(configs.tower_folder(root), "a vision tower"):
         if kind == "siglip":
-            tower: Tower = load_siglip_tower(root, attention, torch_dtype(quantizer_dtype))
+            tower: Tower = load_siglip_tower(root, attention, torch_dtype(quantizer_dtype), codebook_share)
         else:
             tower = load_clip_tower(root, attention) if kind == "clip" else load_timm_tower(root)
     if tower.quantizer is None:
+        if codebook_share < 1.0:
+            raise CraftError(f"{root} has no codebook: --model.backbone.codebook_share {codebook_share:g} is of none")
         tower.base_hash = weights_hash(tower)  # before anything is rounded or plugged in
     tower = tower.to(torch_dtype(dtype)).eval()
     if isinstance(source, VlmSpec) and source.encoder is not None:
@@ -152,7 +161,7 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     if conversation not in CONVERSATIONS:
         raise CraftError(f"{root / 'config.json'}: conversation {conversation!r} is unknown; known: {CONVERSATIONS}")
     aspect, llm = configs.aspect_of(root), configs.llm_folder(root)
-    tower = load_tower(root, dtype=spec.dtype, quantizer_dtype=spec.quantizer_dtype, attention=spec.attention)
+    tower = load_tower(replace(spec, encoder=None))
     language_model = load_language_model(llm, dtype=spec.dtype, attention=spec.attention)
     tokenizer = load_tokenizer(llm)
     embedding: Any = language_model.get_input_embeddings()
@@ -194,7 +203,8 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
                 size = codebook_size(configs.tower_folder(root))
                 if size is not None and not configs.top_config_of(root).get("continuous", False):
                     levels, entries, shared = size
-                    quantizer = ResidualQuantizer(torch.empty(1 if shared else levels, entries, tower.width), levels)
+                    tables = torch.empty(1 if shared else levels, entries, tower.width)
+                    quantizer = ResidualQuantizer(tables, levels, share=spec.codebook_share)
             else:
                 tower = ClipTower(clip_model(root)) if kind == "clip" else timm_tower(root)
         config: Any = language_config(llm)

@@ -109,7 +109,7 @@ def siglip_half(kind: Any, root: Path, attention: str = "sdpa") -> Any:
         return kind._from_config(kind.config_class(**shapes), attn_implementation=attention)
 
 
-def load_siglip_tower(root: Path, attention: str, quantizer_dtype: torch.dtype) -> SiglipTower:
+def load_siglip_tower(root: Path, attention: str, quantizer_dtype: torch.dtype, codebook_share: float) -> SiglipTower:
     """The tower of a checkpoint as it is stored, in float32; see :func:`.load.load_tower`."""
     folder = configs.tower_folder(root)
     section_of(folder)
@@ -130,7 +130,7 @@ def load_siglip_tower(root: Path, attention: str, quantizer_dtype: torch.dtype) 
     _fill(vision, files, VISION)
     tables, size, quantizer = read_codebooks(files, folder), codebook_size(folder), None
     if tables is not None and size is not None and not configs.top_config_of(root).get("continuous", False):
-        quantizer = ResidualQuantizer(tables, size[0], quantizer_dtype)
+        quantizer = ResidualQuantizer(tables, size[0], quantizer_dtype, codebook_share)
     return SiglipTower(vision, quantizer)
 
 

@@ -40,6 +40,13 @@ def codebook_hash(codebooks: Tensor) -> str:
     return digest.hexdigest()
 
 
+def subset(entries: int, share: float, table: int = 0) -> Tensor:
+    """``[max(1, round(entries * share))]`` int64 codes of a table, rising: spread over it at random, and those of a
+    smaller share are among those of a larger one. The order is that of hashes, the same on every machine."""
+    order = sorted(range(entries), key=lambda code: hashlib.sha256(f"{table}/{code}".encode()).digest())
+    return torch.tensor(sorted(order[: max(1, round(entries * share))]))
+
+
 def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
     """``z + sg[quantized - z]``: the value of ``quantized`` (up to rounding), the gradient of ``z``. Applied once, to
     the sum over levels: an estimator per level would multiply the gradient by R."""
@@ -58,6 +65,8 @@ class ResidualQuantizer(nn.Module):
         levels: R.
         dtype: of distances and residuals: float32, or bfloat16 as in the host's public inference code, whose rounding
             decides many codes.
+        share: part of each table that is searched, see :func:`subset`; one subset serves all levels of a shared table.
+            Codes are rows of the whole tables all the same, and so is the hash of these.
 
     Attributes:
         shared: one table serves all levels. entries: K. width: d.
@@ -66,23 +75,30 @@ class ResidualQuantizer(nn.Module):
     codebooks: Tensor
     _tables: Tensor | None
     _norms: Tensor
+    _kept: Tensor | None
 
-    def __init__(self, codebooks: Tensor, levels: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, codebooks: Tensor, levels: int, dtype: torch.dtype = torch.float32, share: float = 1.0) -> None:
         super().__init__()
         if codebooks.dim() != 3 or codebooks.shape[0] not in (1, levels):
             raise ValueError(f"codebooks must be [1 or {levels}, K, d], got {tuple(codebooks.shape)}")
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"distances are computed in float32 or bfloat16, not {dtype}")
-        self.levels, self.dtype = levels, dtype
+        self.levels, self.dtype, self.share = levels, dtype, share
         tables, self.entries, self.width = codebooks.shape
         self.shared = tables == 1
         self.register_buffer("codebooks", codebooks.detach().to(torch.float32))
         self._prepare()
 
     def _prepare(self) -> None:
-        """Derive the search table and the squared norms from ``codebooks``."""
-        tables = self.codebooks.to(self.dtype)
-        self.register_buffer("_tables", None if self.dtype == torch.float32 else tables, persistent=False)
+        """Derive the search tables, the numbers of their codes and the squared norms from ``codebooks``."""
+        tables, kept = self.codebooks.to(self.dtype), None
+        if self.share < 1.0:
+            kept = torch.stack([subset(self.entries, self.share, number) for number in range(len(tables))])
+            kept = kept.to(tables.device)
+            tables = torch.stack([table[codes] for table, codes in zip(tables, kept, strict=True)])
+        self.register_buffer("_kept", kept, persistent=False)
+        same = self.dtype == torch.float32 and kept is None
+        self.register_buffer("_tables", None if same else tables, persistent=False)
         # Summed down the transposed table, as the original does: the order of the sum decides the last bit.
         norms = torch.stack([table.t().pow(2.0).sum(dim=0) for table in tables])
         self.register_buffer("_norms", norms, persistent=False)
@@ -124,9 +140,10 @@ class ResidualQuantizer(nn.Module):
 
     def _block(self, device: str) -> tuple[int, int]:
         """Rows and codes whose distances are held at a time."""
+        searched = self._norms.shape[1]
         if device == "cpu":
-            return ROWS, min(CODES, self.entries)
-        return max(1, BLOCK_BYTES // (self.entries * self.dtype.itemsize)), self.entries
+            return ROWS, min(CODES, searched)
+        return max(1, BLOCK_BYTES // (searched * self.dtype.itemsize)), searched
 
     def _encode_rows(self, rows: Tensor, codes: Tensor, quantized: Tensor, energy: Tensor, distances: Tensor) -> None:
         """Write what is found for rows ``[n, d]``; ``distances`` ``[>= n, codes at a time]`` is scratch space."""
@@ -134,7 +151,8 @@ class ResidualQuantizer(nn.Module):
         residual = rows.clone()
         for level in range(self.levels):
             index = 0 if self.shared else level
-            codes[:, level] = picked = self._nearest(residual, tables[index], self._norms[index], distances)
+            picked = self._nearest(residual, tables[index], self._norms[index], distances)
+            codes[:, level] = picked if self._kept is None else self._kept[index][picked]
             words = tables[index].index_select(0, picked)
             residual -= words
             quantized += words

@@ -66,11 +66,13 @@ class VlmSpec:
             (4 bits). Its embeddings and output layer, and all other parts, are of ``dtype``. Needs bitsandbytes.
         attention: ``sdpa`` or ``eager``. Only with both dtypes ``bfloat16`` and ``eager`` codes are those of the host's
             published code, bit for bit: ``sdpa`` changes some 2 % of them.
+        codebook_share: part of the codebook that is searched, in (0, 1], see :func:`.quantizer.subset`. Codes keep
+            their numbers, and nothing else changes.
         gradient_checkpointing: blocks compute their activations again in the backward pass: less memory, a third more
             time.
 
     Raises:
-        CraftError: a dtype or kernel that is none of :data:`CHOICES`.
+        CraftError: a dtype or kernel that is none of :data:`CHOICES`, or a share outside of its range.
     """
 
     name: str = "pocket-vila-u"
@@ -80,6 +82,7 @@ class VlmSpec:
     dtype: str = "float32"
     language_dtype: str = "same"
     attention: str = "sdpa"
+    codebook_share: float = 1.0
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -89,6 +92,9 @@ class VlmSpec:
         for setting, known in CHOICES.items():
             if getattr(self, setting) not in known:
                 raise unknown(f"backbone.{setting}", str(getattr(self, setting)), known)
+        if not 0.0 < self.codebook_share <= 1.0:
+            told = "is no part of the codebook; take a share above 0, at most 1"
+            raise CraftError(f"--model.backbone.codebook_share {self.codebook_share:g} {told}")
 
 
 def spec_of(backbone: VlmSpec | str) -> VlmSpec:

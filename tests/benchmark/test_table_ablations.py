@@ -1,7 +1,8 @@
-"""What is left out of CRAFT one part at a time (the paper's Table 5), and a scalar of trainings over their steps."""
+"""CRAFT without one of its losses, or with a part of its codebook (Tables 5 and 6), and a scalar over the steps."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import table_kit
 
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import gather, paper_scores
-from craft_lightning.benchmark.spec import find_table, load_spec
+from craft_lightning.benchmark.spec import find_table, load_collection, load_spec
 from craft_lightning.benchmark.table_files import read, to_csv, to_json
 from craft_lightning.report.figure import draw
 from craft_lightning.report.render import save
@@ -60,7 +61,50 @@ def test_the_paper_s_table_5_stands_beside_ours(scale: str) -> None:
     }
     sides = {claim.id: (claim.gain.row, claim.above and claim.above.row) for claim in five.spec.claims}
     assert {a.split("-")[0] for a, _ in sides.values()} == {"full", "no_contrastive", "no_sal"}
-    assert sides["3-commitment-sal"] == ("no_sal-keep0.8", "no_commitment-keep0.8")
+    assert sides["3e"] == ("no_sal-keep0.8", "no_commitment-keep0.8")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_table_6_trains_and_tests_each_share_with_itself(scale: str) -> None:
+    one, six = plans(scale, "table1", "table6")
+    known = {job.name: job.key for job in one.jobs}
+    shared = [job for job in six.jobs if job.name in known]
+    assert all(known[job.name] == job.key for job in shared)
+    assert len(shared) == 5 * (1 + 3 + 3), "those of the whole codebook"
+    assert len(six.jobs) == 4 * len(shared)
+    setting = "--model.init_args.backbone.codebook_share="
+    found = dict[str, set[str]]()
+    for job in six.jobs:
+        flags = [flag.removeprefix(setting) for flag in job.arguments if flag.startswith(setting)]
+        found.setdefault(str(job.facts["backbone"]), set()).add(*(flags or ["1"]))
+        assert job.facts["surrogate"] in (None, job.facts["backbone"])
+    (model,) = (name for name, flags in found.items() if flags == {"1"})
+    assert found == {f"{model}-10": {"0.1"}, f"{model}-25": {"0.25"}, f"{model}-50": {"0.5"}, model: {"1"}}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_paper_s_table_6_stands_beside_ours(scale: str) -> None:
+    (six,) = plans(scale, "table6")
+    found = {(line.row.paper, line.backbone.paper): paper_scores(six, line)[-1] for line in six.lines}
+    assert {who: f"{score.mean:.2f}" for who, score in found.items() if score} == {
+        ("Zero-shot", "VILA-U-7B"): "56.94",
+        ("CRAFT", "VILA-U-7B, 10 %"): "32.28",
+        ("CRAFT", "VILA-U-7B, 25 %"): "38.48",
+        ("CRAFT", "VILA-U-7B, 50 %"): "58.08",
+        ("CRAFT", "VILA-U-7B"): "76.71",
+    }
+    pairs = [(claim.gain.surrogate, claim.above and claim.above.surrogate) for claim in six.spec.claims]
+    ids = [backbone.id for backbone in six.spec.backbones]
+    assert pairs == [(more, less) for less, more in itertools.pairwise(ids)]
+    assert not any(claim.over_own for claim in six.spec.claims), "accuracies, not gains"
+
+
+@pytest.mark.parametrize("name", ["table5", "table6", "table7"])
+def test_what_a_table_claims_is_a_part_of_a_claim_of_the_paper(name: str) -> None:
+    whole = load_collection(find_table("all"))
+    assert name in whole.tables
+    for claim in load_spec(find_table(name)).claims:
+        assert [one.id for one in whole.claims if one.has_part(claim.id)] == [claim.id[0]]
 
 
 def traced(root: Path) -> Plan:

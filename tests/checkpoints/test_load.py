@@ -15,6 +15,7 @@ from craft_lightning.checkpoints.load import load_tower, load_vlm, skeleton
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u import load_text_tower, text_width
 from craft_lightning.errors import CraftError
+from craft_lightning.models.quantizer import subset
 from craft_lightning.models.vlm_spec import VlmSpec, resolve
 from tiny import tiny_tokenizer, write_tiny, write_tiny_tower
 
@@ -427,6 +428,35 @@ def test_encoder_of_another_codebook_is_refused(checkpoints: Path, tmp_path: Pat
     write_encoder(tmp_path / "e", encoder_state(other), base="other", codebook_hash=foreign, method="craft")
     with pytest.raises(CraftError, match=f"{foreign}.*{own}"):
         load_vlm(VlmSpec(str(checkpoints / "llama"), encoder=str(tmp_path / "e")))
+
+
+def test_a_share_of_the_codebook_belongs_to_an_encoder(checkpoints: Path, tmp_path: Path, pixels: Tensor) -> None:
+    """One that searched a part of it is refused where another part is searched; its hash is that of the whole."""
+    source = checkpoints / "llama"
+    whole, half = (load_vlm(VlmSpec(str(source), codebook_share=share)) for share in (1.0, 0.5))
+    assert half.codebook_hash == whole.codebook_hash
+    codes = half.encode(pixels).codes
+    assert set(codes.flatten().tolist()) <= set(subset(64, 0.5).tolist())
+    assert torch.equal(half.encode(pixels).features, whole.encode(pixels).features)
+    for name, share in (("e", 0.5), ("w", 1.0)):
+        facts = {"base": "x", "codebook_hash": whole.codebook_hash, "method": "craft", "codebook_share": share}
+        write_encoder(tmp_path / name, encoder_state(source), **facts)
+    assert "codebook_share" not in json.loads((tmp_path / "w/config.json").read_text())
+    load_vlm(VlmSpec(str(source), encoder=str(tmp_path / "e"), codebook_share=0.5))
+    told = "adapted to 0.5 of the codebook, this model searches 1 of it; take --model.backbone.codebook_share 0.5"
+    with pytest.raises(CraftError, match=told):
+        load_vlm(VlmSpec(str(source), encoder=str(tmp_path / "e")))
+    with pytest.raises(CraftError, match=r"adapted to 1 of the codebook, this model searches 0.25 of it"):
+        load_tower(VlmSpec(str(source), encoder=str(tmp_path / "w"), codebook_share=0.25))
+
+
+def test_a_share_of_no_codebook_is_refused(folder: Path) -> None:
+    change_json(folder / "config.json", continuous=True)
+    with pytest.raises(CraftError, match=r"has no codebook: --model.backbone.codebook_share 0.5 is of none"):
+        load_vlm(VlmSpec(str(folder), codebook_share=0.5))
+    for share in (0.0, 1.5):
+        with pytest.raises(CraftError, match=f"codebook_share {share:g} is no part of the codebook"):
+            VlmSpec(codebook_share=share)
 
 
 @pytest.mark.parametrize("change_state", ["missing", "unexpected", "shape"])

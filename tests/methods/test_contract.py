@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_lightning.checkpoints.load import load_vlm
@@ -18,6 +21,7 @@ from craft_lightning.methods import METHODS, base, load_method
 from craft_lightning.methods._support.subset import SubsetMethod
 from craft_lightning.methods.base import FINAL, HOOKS, BaseMethod
 from craft_lightning.methods.craft import Craft
+from craft_lightning.models.quantizer import subset
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.optim import OptimSpec
@@ -226,6 +230,25 @@ def test_another_codebook_is_refused_with_both_hashes(build: Any) -> None:
     assert ours.vlm.codebook_hash != other.vlm.codebook_hash
     assert str(ours.vlm.codebook_hash) in str(error.value)
     assert str(other.vlm.codebook_hash) in str(error.value)
+
+
+def test_a_training_with_a_share_of_the_codebook_says_so(build: Any, data: Any, trainer: Any) -> None:
+    """Its encoder and its checkpoint fit models that search the same share; codebook and readers stay bit for bit."""
+    whole = build(Craft)
+    half = Craft(backbone=replace(whole.backbone, codebook_share=0.5), optim=FAST)
+    run = trainer()
+    run.fit(half, data())
+    readers = ("vlm.projector", "vlm.language_model", "vlm.tower.quantizer")
+    before = {name: tensor for name, tensor in whole.state_dict().items() if name.startswith(readers)}
+    assert all(torch.equal(half.state_dict()[name], tensor) for name, tensor in before.items())
+    facts = json.loads((Path(run.default_root_dir) / "encoder/config.json").read_text())
+    assert facts["codebook_share"] == facts["run"]["settings"]["share of the codebook"] == 0.5
+    assert facts["codebook_hash"] == whole.vlm.codebook_hash
+    prior = load_file(Path(run.default_root_dir) / "encoder/token_prior.safetensors")["counts"]
+    assert len(prior) == 64
+    assert set(prior.nonzero().flatten().tolist()) <= set(subset(64, 0.5).tolist())
+    with pytest.raises(CraftError, match=r"adapted to 0.5 of the codebook, .* searches 1 of it; take --model.backbone"):
+        whole.on_load_checkpoint(checkpoint(half))
 
 
 def test_a_checkpoint_fits_another_language_model_on_the_same_codebook(build: Any) -> None:

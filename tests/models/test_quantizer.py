@@ -184,3 +184,52 @@ def test_refuses_a_wrong_number_of_tables() -> None:
         ResidualQuantizer(tables(3), 4)
     with pytest.raises(ValueError, match="float32 or bfloat16"):
         ResidualQuantizer(tables(), 4, torch.float16)
+
+
+@pytest.mark.parametrize(("count", "levels"), [(1, 4), (4, 4)])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_a_share_is_searched_as_a_table_of_its_own_and_codes_keep_their_numbers(
+    count: int, levels: int, share: float
+) -> None:
+    codebooks, z = tables(count), torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(1))
+    quantizer = ResidualQuantizer(codebooks, levels, share=share)
+    kept = [module.subset(37, share, number) for number in range(count)]
+    codes, sums = brute_force(z, torch.stack([table[ids] for table, ids in zip(codebooks, kept, strict=True)]), levels)
+    found = quantizer.encode(z)
+    for level in range(levels):
+        assert torch.equal(found.codes[..., level], kept[level % count][codes[..., level]])
+    torch.testing.assert_close(found.quantized, sums)
+    torch.testing.assert_close(quantizer.decode(found.codes), sums)
+    assert quantizer.entries == 37
+    assert quantizer.hash() == ResidualQuantizer(codebooks, levels).hash(), "of the whole tables"
+
+
+def test_shares_are_nested_spread_and_independent_where_tables_are() -> None:
+    shares = (0.1, 0.25, 0.5, 1.0)
+    found = [set(module.subset(16384, share).tolist()) for share in shares]
+    assert [len(codes) for codes in found] == [1638, 4096, 8192, 16384]
+    assert found[0] < found[1] < found[2] < found[3] == set(range(16384))
+    below = [len([code for code in codes if code < 8192]) / len(codes) for codes in found]
+    assert below == pytest.approx([0.5] * 4, abs=0.03)
+    other = set(module.subset(16384, 0.25, table=1).tolist())
+    assert len(found[1] & other) / 4096 == pytest.approx(0.25, abs=0.03)
+    assert module.subset(1024, 0.1).tolist()[:5] == [10, 16, 31, 46, 74], "the same on every machine and for ever"
+    assert module.subset(37, 1e-6).shape == (1,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_whole_share_is_the_quantizer_as_it_is(dtype: torch.dtype) -> None:
+    codebooks, z = tables(), torch.randn(50, 12)
+    whole, given = ResidualQuantizer(codebooks, 4, dtype), ResidualQuantizer(codebooks, 4, dtype, share=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(whole.encode(z), given.encode(z), strict=True))
+    assert given._kept is None
+    most = ResidualQuantizer(codebooks, 4, dtype, share=0.999)  # all 37 codes, through a copy of the table
+    assert all(torch.equal(a, b) for a, b in zip(whole.encode(z), most.encode(z), strict=True))
+
+
+def test_a_share_survives_a_move_and_a_reload() -> None:
+    one, other = ResidualQuantizer(tables(), 4, share=0.3), ResidualQuantizer(tables(seed=1), 4, share=0.3)
+    assert set(one.state_dict()) == {"codebooks"}
+    other.half().load_state_dict(one.state_dict())
+    z = torch.randn(20, 12)
+    assert torch.equal(other.encode(z).codes, one.encode(z).codes)

@@ -86,6 +86,7 @@ class Checkpointed(StepAccounts):
             "method": self.name,
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
             "codebook_hash": self.vlm.codebook_hash,
+            "codebook_share": self.backbone.codebook_share,
             "base_hash": self.vlm.tower.base_hash,
             "weights": self.weights,
             "data": self._data_digest(),
@@ -126,8 +127,8 @@ class Checkpointed(StepAccounts):
         return {name: tensor for name, tensor in self.state_dict().items() if name in trained | beside}
 
     def _check_readers(self, facts: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
-        """Compare what the trained weights work with. Raises CraftError: another codebook, tower, projector or language
-        model.
+        """Compare what the trained weights work with. Raises CraftError: another codebook or share of it, tower,
+        projector or language model.
 
         An encoder adapted to one codebook is meaningless with another. Without one, its features are read by a
         projector that knows one tower. A trained projector or language model works behind and in front of no other
@@ -138,6 +139,10 @@ class Checkpointed(StepAccounts):
             raise CraftError(
                 f"another codebook: the checkpoint was adapted to {facts['codebook_hash']}, {backbone} has {codebook}"
             )
+        share, here = facts.get("codebook_share", 1.0), self.backbone.codebook_share
+        if share != here:
+            told = f"the checkpoint was adapted to {share:.4g} of the codebook, {backbone} searches {here:.4g} of it"
+            raise CraftError(f"{told}; take --model.backbone.codebook_share {share:g}")
         base, own = facts.get("base_hash"), self.vlm.tower.base_hash
         if base and own and base != own:
             raise CraftError(f"another tower: the checkpoint was adapted from {base}, {backbone} has {own}")
