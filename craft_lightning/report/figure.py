@@ -188,7 +188,7 @@ def _map(matrix: Matrix, axes: Axes, limit: float) -> None:
     axes.set_yticks(range(len(matrix.backbones)), matrix.backbones)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{matrix.label}\nmean gain (bold: own encoder)", loc="left")
+    axes.set_title(f"{matrix.label}\ngain (bold: own encoder)", loc="left")
     axes.set_xlabel("Surrogate")
     axes.set_ylabel("Backbone")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import Results, Score, gains, mean_of, paper_gains
+
+Text = Callable[[Score | None], str]
+Grid = tuple[tuple[str, ...], tuple[tuple[str, ...], ...], tuple[bool, ...]]
+"""Header and rows of texts, and which rows are the paper's."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,25 @@ def matrices(plan: Plan, results: Results) -> list[list[Matrix]]:
 def _matrix(label: str, values: list[list[Score | None]], pairs: list[tuple[str, str]]) -> Matrix:
     surrogates, backbones = (tuple(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
     return Matrix(label, surrogates, backbones, dict(zip(pairs, values, strict=True)))
+
+
+def matrix_grid(group: Sequence[Matrix], text: Text) -> Grid:
+    """A row a backbone, a column a surrogate; the paper's below ours."""
+    rows = [
+        (backbone, each.label, *(text(each.mean([(surrogate, backbone)])) for surrogate in each.surrogates))
+        for backbones in zip(*(each.backbones for each in group), strict=True)
+        for each, backbone in zip(group, backbones, strict=True)
+    ]
+    paper = (False, True)[: len(group)] * len(group[0].backbones)
+    return ("Backbone", "Method", *group[0].surrogates), tuple(rows), paper
+
+
+def pair_grid(groups: Sequence[Sequence[Matrix]], text: Text) -> Grid:
+    """A row a matrix: means over all of its pairs, those of one model and of two, and what is below 0."""
+    rows = []
+    for each in [each for group in groups for each in group]:
+        parts = [list(each.gains), each.pairs(same=True), each.pairs(same=False)]
+        size = f"{len(each.surrogates)} x {len(each.backbones)}"
+        rows.append((each.label, size, *(text(each.mean(pairs)) for pairs in parts), "{} of {}".format(*each.below)))
+    paper = tuple(number > 0 for group in groups for number, _ in enumerate(group))
+    return ("Method", "Pairs", "All pairs", "Same model", "Different models", "Sets below 0"), tuple(rows), paper

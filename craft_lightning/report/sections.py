@@ -25,7 +25,7 @@ from craft_lightning.benchmark.results import (
 from craft_lightning.benchmark.table_parts import Line, counted
 from craft_lightning.benchmark.table_values import Metric
 from craft_lightning.report.figure import curves, traces
-from craft_lightning.report.matrix import Matrix, matrices
+from craft_lightning.report.matrix import matrices, matrix_grid, pair_grid
 
 MISSING = "-"
 LABELS = ("seen", "unseen")
@@ -141,7 +141,6 @@ class _SectionBuilder:
         self.items = [max(cell.items for cell in cells) for cells in self.by_column]
         self.unseen = [max(cell.items_unseen for cell in cells) for cells in self.by_column]
         self.labelled = [c for c, unseen in enumerate(self.unseen) if unseen]
-        self.groups = matrices(plan, results)
 
     def report(self) -> TableReport:
         """All sections, in the order in which they are shown."""
@@ -160,8 +159,9 @@ class _SectionBuilder:
         summary = self.summary(f"Mean gain{own} {over}, points, and cost of a training")
         receiving = self.receiving(f"On the receiving side: gain {over}, points, and what was trained there")
         by_surrogate = f"mean gain {over} by surrogate, points"
-        crossed = [self.matrix(f"{group[0].label}: {by_surrogate}", group) for group in self.groups]
-        pairs = self.pairs(f"Surrogates and backbones: mean gain {over}, points")
+        groups = matrices(self.plan, self.results)
+        crossed = [Section(f"{group[0].label}: {by_surrogate}", *matrix_grid(group, self.text)) for group in groups]
+        pairs = Section(f"Surrogates and backbones: mean gain {over}, points", *pair_grid(groups, self.text))
         tracing = self.tracing(f"{self.spec.trace} over the steps, mean over the sets")
         labels = self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points")
         drawn = self.spec.receivers or self.spec.trace or curves(self.plan) or crossed
@@ -249,28 +249,6 @@ class _SectionBuilder:
         labels = [self.plan.columns[c].label for c in others]
         header = ("Backbone", "Method", "Mean gain", *labels, "Steps there", "Seconds there", "Parameters there")
         return Section(title, header, tuple(rows), (False,) * len(rows))
-
-    def matrix(self, title: str, group: Sequence[Matrix]) -> Section:
-        """A row a backbone, a column a surrogate; the paper's below ours."""
-        rows = [
-            (backbone, each.label, *(self.text(each.mean([(surrogate, backbone)])) for surrogate in each.surrogates))
-            for backbones in zip(*(each.backbones for each in group), strict=True)
-            for each, backbone in zip(group, backbones, strict=True)
-        ]
-        paper = (False, True)[: len(group)] * len(group[0].backbones)
-        return Section(title, ("Backbone", "Method", *group[0].surrogates), tuple(rows), paper)
-
-    def pairs(self, title: str) -> Section:
-        """A row a matrix: means over all of its pairs, those of one model and of two, and what is below 0."""
-        rows = []
-        for each in [each for group in self.groups for each in group]:
-            parts = [list(each.gains), each.pairs(same=True), each.pairs(same=False)]
-            texts = [self.text(each.mean(pairs)) for pairs in parts]
-            size = f"{len(each.surrogates)} x {len(each.backbones)}"
-            rows.append((each.label, size, *texts, "{} of {}".format(*each.below)))
-        paper = tuple(number > 0 for group in self.groups for number, _ in enumerate(group))
-        header = ("Method", "Pairs", "All pairs", "Same model", "Different models", "Sets below 0")
-        return Section(title, header, tuple(rows), paper)
 
     def tracing(self, title: str) -> Section:
         """A row a training: the table's scalar at the first step, at the last one, and at three between them."""

@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GAINS = {("small", "big"): 0.1, ("big", "big"): 0.2, ("small", "small"): 0.3, ("big", "small"): -0.04}
 """By surrogate and backbone, at d0; at d1 all gains are 0.08 less."""
 CLAIMS = [
-    {"id": 2, "text": "Elsewhere", "gain": {"row": "craft", "pairs": "different"}},
+    {"id": "2a", "text": "Elsewhere", "gain": {"row": "craft", "pairs": "different"}},
     {
-        "id": "2-same",
+        "id": "2b",
         "text": "More at home",
         "gain": {"row": "craft", "pairs": "same"},
         "above": {"row": "craft", "pairs": "different"},
