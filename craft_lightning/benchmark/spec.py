@@ -25,6 +25,8 @@ PARTS: dict[str, type[Values]] = {
     "also": parts.Metric,
     "gain": parts.Lines,
     "above": parts.Lines,
+    "replies": parts.Replies,
+    **dict.fromkeys(("before", "after", "beside"), parts.Lines),
 }
 """What a table's keys hold that is more than a value."""
 

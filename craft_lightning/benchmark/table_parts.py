@@ -256,6 +256,14 @@ class Lines(Values):
         )
 
 
+class Replies(Values):
+    """Lines whose replies to the same questions are shown: ``before`` and ``after`` adaptation, and one ``beside``."""
+
+    before: Lines
+    after: Lines
+    beside: Lines | None = None
+
+
 class Claim(Values):
     """``gain``: lines whose mean gain over their own baseline is claimed to be above 0, or above that of ``above``.
 
@@ -290,6 +298,7 @@ class TableSpec(Values):
             gains there, and what had to be trained there for it.
         also: metrics that are shown beside the table's own: a column of the file stands for one column a metric, from
             the same jobs; the paper's column is named after both, ``vqarad_relevance``.
+        replies: whose replies to questions that became right or wrong are shown, where a judge has seen them.
         judge: whose judgements the metrics of ``judge/`` are: ``offline``, or the name of a model that judges.
         trace: a scalar that trainings log (``train/codebook_distance``): a section and a figure show it over the steps.
     """
@@ -312,6 +321,7 @@ class TableSpec(Values):
     metric: Metric = Metric()
     also: tuple[Metric, ...] = ()
     judge: str = OFFLINE
+    replies: Replies | None = None
     paper: Paper = Paper(source="")
     claims: tuple[Claim, ...] = ()
 

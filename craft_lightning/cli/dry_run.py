@@ -24,11 +24,13 @@ from craft_lightning.cli import doctor
 from craft_lightning.cli.config_layers import named_settings, read_layers
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
+from craft_lightning.evaluation.judgement import OFFLINE, cost
 from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import SMALL_PACKAGE, VlmSpec, hub_folder
 from craft_lightning.strategies import flops
 from craft_lightning.strategies.choose import GIB, Choice, Machine, settle
 from craft_lightning.strategies.memory import Profile, profile
+from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from data_modules.datasets import DATASETS
 from data_modules.datasets.facts import Expected
 from data_modules.sources.hub import fetched
@@ -189,8 +191,8 @@ def training_seconds(layout: Layout, card: flops.Card, steps: int, batch: int, q
 def eval_seconds(layout: Layout, card: flops.Card, items: int, keeps: Collection[float]) -> float:
     """Seconds of a test at some keep ratios on one card, loading included."""
     choice = layout.choice
-    # Two passes that take time of their own: the prefill, and the few tokens of the replies together.
-    passes = 2 * -(-items // choice.eval_rows) * len(keeps)
+    # Passes that take time of their own: the prefill, and those of every few tokens of the replies together.
+    passes = (1 + -(-layout.profile.reply // MAX_NEW_TOKENS)) * -(-items // choice.eval_rows) * len(keeps)
     spent = flops.seconds(flops.evaluation_work(layout.profile, keeps), card, items, passes)
     return spent + choice.estimate.weights / flops.LOADING
 
@@ -233,10 +235,23 @@ def leans_on(name: str) -> tuple[str, ...]:
     return tuple(repository for repository in named if repository)
 
 
+def judged_items(plan: Plan, found: Rehearsal) -> int:
+    """Replies that a language model is to judge, 0 where rules do or nobody does."""
+    columns = [c for c, column in enumerate(plan.columns) if column.metric.judged and plan.spec.judge != OFFLINE]
+    replies = {
+        (job.name, line.row.keep_ratio): found.data[str(job.facts["dataset"])][0].test
+        for n, line in enumerate(plan.lines)
+        for c in columns
+        for job in plan.cells[n, c]
+        if job.facts["dataset"] in found.data
+    }
+    return sum(replies.values())
+
+
 def report(plan: Plan, found: Rehearsal) -> list[str]:
     """The lines of :func:`rehearse`: what it comes to first, then each part of it."""
     count, card, seeds = found.cards.count, found.cards.card, len({n.facts["seed"] for n in plan.jobs})
-    total = sum(kind.seconds for kind in found.kinds.values()) / 3600
+    total, items = sum(kind.seconds for kind in found.kinds.values()) / 3600, judged_items(plan, found)
     lines = [
         f"in all    {total:.1f} device hours, {total / count:.1f} on {count} devices at once; "
         f"would fail: {len(found.wrong) or 'nothing'}, missing: {len(found.missing) or 'nothing'}",
@@ -244,6 +259,7 @@ def report(plan: Plan, found: Rehearsal) -> list[str]:
         f"devices   {count} x {card.memory} GiB ({found.cards.said}); a job on each",
         f"time      {card.name}: {card.half:g} TFLOP/s in bfloat16 at {flops.EFFICIENCY:.0%}, "
         f"and {flops.PASS_SECONDS} s a pass",
+        *([f"judge     {plan.spec.judge}: {cost(items, plan.spec.judge)}"] if items else []),
         "",
         f"{'jobs':>5}  {'steps':>7}  {'rows of a pass':<22} {'GiB a device':>12} {'hours':>7}  what",
     ]

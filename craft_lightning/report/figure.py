@@ -15,6 +15,7 @@ from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import Results, Score, difference, gains, mean_of
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file
+from craft_lightning.report import before_after
 from craft_lightning.report.matrix import Matrix, matrices
 from craft_lightning.report.templates import ASSETS
 
@@ -63,15 +64,15 @@ def traces(plan: Plan, results: Results) -> dict[int, list[Mapping[int, float]]]
 def draw(plan: Plan, results: Results) -> Figure | None:
     """The picture: for each curve accuracy against keep ratio, and its change from keeping the most, a line a
     column; or the bars of :func:`_bars`; or the maps of :func:`_map`, ours and the paper's; or a scalar over the steps,
-    a panel a column and a line a training.
+    a panel a column and a line a training; or questions that became right or wrong (:mod:`.before_after`).
 
     Error bars are the standard deviation over seeds. None if the table has nothing to draw, or nothing of it is
     computed. Raises CraftError: matplotlib is not installed."""
     lines = [numbers for numbers in curves(plan) if any(results.cells[n, 0].score for n in numbers)]
     received = _received(plan, results)
     crossed = [group for group in matrices(plan, results) if group[0].below[1]]
-    traced = traces(plan, results)
-    if not lines and not received and not crossed and not traced:
+    traced, shown = traces(plan, results), before_after.pick(plan)
+    if not lines and not received and not crossed and not traced and not shown:
         return None
     try:
         from matplotlib.figure import Figure
@@ -80,6 +81,8 @@ def draw(plan: Plan, results: Results) -> Figure | None:
     from matplotlib import rc_context
 
     with rc_context(fname=STYLE):
+        if shown:
+            return before_after.draw(shown)
         if received:
             titles = {c: "Mean of the sets" if c is None else plan.columns[c].label for c in received[0].gains}
             figure = Figure(figsize=(SIZE[0], 1.2 + 0.5 * len(received)), layout="constrained")

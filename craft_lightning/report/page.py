@@ -41,6 +41,7 @@ def to_html(plan: Plan, results: Results, report: TableReport, picture: Figure |
         ("plots.js", "report.js"),
         report=report,
         figure=to_section(plan, picture),
+        figure_last=plan.spec.replies is not None,
         grids=[(scores, list(_lines(plan, results, scores))) for scores in report.scores],
         claims=[(WORDS.get(v.word, ""), *claim_texts(v)) for v in results.verdicts],
         decided=DECIDED,

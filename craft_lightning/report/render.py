@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -131,8 +132,9 @@ def save(plan: Plan, results: Results) -> list[Path]:
 
     A table with curves has a ``.png``, too.
     """
-    report = build_report(plan, results)
     picture = figure.draw(plan, results)
+    report = build_report(plan, results)
+    report = report if picture else replace(report, picture="")
     texts = {
         ".md": to_markdown(report),
         ".csv": to_csv(plan, results),

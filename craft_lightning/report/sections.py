@@ -164,7 +164,7 @@ class _SectionBuilder:
         pairs = Section(f"Surrogates and backbones: mean gain {over}, points", *pair_grid(groups, self.text))
         tracing = self.tracing(f"{self.spec.trace} over the steps, mean over the sets")
         labels = self.label_gains(f"Seen / unseen labels: gain {over} on the same labels, points")
-        drawn = self.spec.receivers or self.spec.trace or curves(self.plan) or crossed
+        drawn = self.spec.receivers or self.spec.trace or curves(self.plan) or crossed or self.spec.replies
         return TableReport(
             title=self.spec.title or self.spec.name,
             note=self.spec.note,

@@ -108,7 +108,7 @@ def rows_an_image(questions: float, rows: int) -> float:
 
 def evaluation_work(p: Profile, keeps: Collection[float] = (1.0,)) -> Work:
     """Of one item of an evaluation that replies once at each keep ratio of visual tokens."""
-    new, text = 1 + REPLY_TOKENS, TEXT_TOKENS + REPLY_TOKENS
+    new, text = p.reply, TEXT_TOKENS + p.reply - 1
     tower = stack_flops(p.tower, p.tokens, False) if p.tower else 0.0
     replies = [stack_flops(p.language, int(keep * p.tokens) + text, True, new) for keep in keeps]
     logits = 2.0 * new * p.vocabulary * p.language.width

@@ -49,7 +49,7 @@ class Profile:
         distances: FLOPs of an image's distances to all codewords at all levels.
         tower_trains, language_trains: whether some of their parameters are trained.
         matrices: parameters of the language model's frozen linear layers, the output layer not counted.
-        language_dtype: what these are held in, see :class:`.vlm_spec.VlmSpec`.
+        language_dtype: what these are held in, see :class:`.vlm_spec.VlmSpec`. reply: tokens that an evaluation makes.
     """
 
     trained: int
@@ -66,6 +66,7 @@ class Profile:
     language_trains: bool
     matrices: int
     language_dtype: str = "same"
+    reply: int = 1 + REPLY_TOKENS
 
     @property
     def parameters(self) -> int:
@@ -105,6 +106,7 @@ def profile(module: nn.Module, vlm: DiscreteVlm, language_dtype: str = "same") -
         language_trains=any(p.requires_grad for p in vlm.language_model.parameters()),
         matrices=sum(p.numel() for p in linear if not p.requires_grad and p is not output.weight),
         language_dtype=language_dtype,
+        reply=getattr(module, "max_new_tokens", 1 + REPLY_TOKENS),
     )
 
 
@@ -213,6 +215,6 @@ def _kept(stack: Stack, per_block: int, size: int, recompute: bool) -> int:
 
 def _evaluation(p: Profile, plan: MemoryPlan) -> int:
     size, positions = 2 if plan.half else 4, p.tokens + TEXT_TOKENS
-    cache = positions * p.language.blocks * 2 * p.language.kv_width * size
+    cache = (positions + p.reply - 1 - REPLY_TOKENS) * p.language.blocks * 2 * p.language.kv_width * size
     passing = positions * (3 * p.language.mlp + 4 * p.language.width) * size + p.vocabulary * 4
     return plan.eval_rows * (cache + passing) + (BLOCK_BYTES if p.tables else 0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from craft_lightning import __main__ as entry
+from craft_lightning.benchmark.plan import make_plan
+from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.cli import doctor
-from craft_lightning.cli.dry_run import cards
+from craft_lightning.cli.dry_run import Rehearsal, cards, judged_items
 from craft_lightning.errors import CraftError
 
 
@@ -68,3 +71,12 @@ def test_at_pocket_scale_it_counts(dry_run: Any) -> None:
 def test_devices_that_say_nothing_are_one_line(devices: str) -> None:
     with pytest.raises(CraftError, match=rf"--devices {devices}: write COUNTxMEMORYgb, for example 8x40gb"):
         cards(devices)
+
+
+def test_what_a_language_model_is_to_judge_is_counted() -> None:
+    """Four sets: two untouched models, and three seeds of six trained rows, of which CRAFT replies twice."""
+    sets = ("vqa_rad", "flowers102", "stanford_cars", "stanford_dogs")
+    found = Rehearsal(cards("8x40gb"), data={name: (SimpleNamespace(test=350), "") for name in sets})  # type: ignore[misc]
+    paper, pocket = (make_plan(load_spec(find_table("table2", scale))) for scale in ("paper", "pocket"))
+    assert judged_items(paper, found) == 350 * 4 * (2 + 6 * 3)
+    assert judged_items(pocket, found) == 0, "rules judge these"

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaModel
 from craft_lightning.methods.craft import Craft
 from craft_lightning.models.last_block import hidden_at
 from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.strategies.flops import rows_an_image, stack_flops, training_work
-from craft_lightning.strategies.memory import Stack, profile
+from craft_lightning.strategies.flops import evaluation_work, rows_an_image, stack_flops, training_work
+from craft_lightning.strategies.memory import MemoryPlan, Profile, Stack, estimate, profile
 
 
 @pytest.mark.parametrize("read", [None, 3])
@@ -52,3 +52,14 @@ def test_a_shared_image_is_paid_for_once(checkpoints: Path) -> None:
     assert (shared.tower, shared.codes) == (alone.tower / 4, alone.codes / 4)
     assert alone.language / 4 < shared.language < alone.language, "questions are every row's own"
     assert training_work(numbers, False, sharing=1.0) == alone
+
+
+def test_longer_replies_take_more_arithmetic_and_a_longer_cache() -> None:
+    shapes = {"trained": 0, "frozen": 10**6, "tables": 0, "outside": 0, "block": 0, "tower": None, "tokens": 64}
+    language = {"language": Stack(2, 32, 16, 64), "vocabulary": 100, "distances": 0, "matrices": 0}
+    short = Profile(**shapes, **language, tower_trains=False, language_trains=False)  # type: ignore[arg-type]
+    long = replace(short, reply=short.reply + 1000)
+    cache = MemoryPlan("single", 1, 1, 8, False, 4)
+    assert estimate(long, cache).evaluation - estimate(short, cache).evaluation == 8 * 1000 * 2 * 2 * 16 * 4
+    more = evaluation_work(long).language - evaluation_work(short).language
+    assert more > 1000 * 2.0 * (100 * 32 + 2 * (2 * 32**2 + 2 * 32 * 16 + 3 * 32 * 64))
