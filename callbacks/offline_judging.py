@@ -13,6 +13,7 @@ from craft_lightning.evaluation.predictions import everywhere
 from craft_lightning.io import write_text
 from craft_lightning.run_folder import result_files
 from craft_lightning.types import Prediction
+from data_modules.twins import facts_of_all
 
 
 class OfflineJudging(Callback):
@@ -39,7 +40,8 @@ class OfflineJudging(Callback):
         """Judge all replies, on every process, and log the means."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         items = {example.key: example for example in data.asked("test")}
-        judge, values = OfflineJudge(item.meta["facts"] for item in items.values()), dict[str, float]()
+        own = (item.meta["facts"] for item in items.values())
+        judge, values = OfflineJudge(own, facts_of_all()), dict[str, float]()
         self._lines = {}
         for keep, replies in self._replies.items() if judge.known else ():
             texts = {reply.key: reply.text for reply in everywhere(replies)}

@@ -95,9 +95,10 @@ def starts(settings: Mapping[str, Any], method: str, dataset: str) -> Iterator[s
     model, chosen = _setting(settings, "model"), str(_setting(settings, "data.dataset") or dataset)
     own = model if isinstance(model, str) else _setting(settings, "model.class_path")
     places = [METHODS.place(str(own or method)), DATASETS.place(chosen), TWINS.place(chosen)]
-    if _setting(settings, "data.directive") == "justify":
-        places.append(JUDGE)
-    if _setting(settings, "prune.prior") == "generic":  # counted on the studio images of every twin
+    justified = _setting(settings, "data.directive") == "justify"
+    places += [JUDGE] if justified else []
+    # One is counted on the studio images of every twin, the other knows what is said of them.
+    if justified or _setting(settings, "prune.prior") == "generic":
         places += TWINS.places.values()
     yield from (place.partition(":")[0] for place in places if place)
 

@@ -12,7 +12,7 @@ from craft_lightning.benchmark.plan import Job, Plan
 from craft_lightning.evaluation.judgement import Judgement, judgements_file, means, read_judgements
 
 
-def texts(file: Path) -> dict[str, str]:
+def reply_texts(file: Path) -> dict[str, str]:
     """Replies by key."""
     return {key: str(row["prediction"]) for key, row in store.read_replies(file).items()}
 
@@ -25,7 +25,7 @@ class Judged:
         self.kept, self.dropped = cache(self._kept), cache(self._dropped)
 
     def _read_file(self, file: Path) -> Mapping[str, Judgement]:
-        return read_judgements(judgements_file(file, self.plan.spec.judge), texts(file))
+        return read_judgements(judgements_file(file, self.plan.spec.judge), reply_texts(file))
 
     def files(self, column: int) -> list[Path]:
         """The replies of all finished jobs of a column that are judged."""
@@ -42,7 +42,7 @@ class Judged:
 
     def _dropped(self, column: int) -> int:
         """How many items of a column are left out."""
-        asked = {key for file in self.files(column) for key in texts(file)}
+        asked = {key for file in self.files(column) for key in reply_texts(file)}
         return len(asked) - len(self.kept(column))
 
     def of(self, file: Path, column: int) -> dict[str, Judgement]:

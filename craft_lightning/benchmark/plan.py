@@ -19,17 +19,8 @@ from typing import Any
 from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.benchmark.cache_key import digest, named_files, resolve, weights_version
 from craft_lightning.benchmark.code_version import code_version, of_stage2
-from craft_lightning.benchmark.table_parts import (
-    ADAPTER,
-    Backbone,
-    Column,
-    Dataset,
-    Line,
-    Row,
-    TableSpec,
-    counted,
-    table_lines,
-)
+from craft_lightning.benchmark.table_parts import Column, Dataset, Line, TableSpec, counted, table_lines
+from craft_lightning.benchmark.table_rows import ADAPTER, Backbone, Row
 from craft_lightning.environment import EXPERIMENTS, experiments
 from craft_lightning.errors import CraftError, did_you_mean
 from craft_lightning.io import read_mapping

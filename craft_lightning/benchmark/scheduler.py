@@ -18,7 +18,7 @@ from craft_lightning.benchmark import store
 from craft_lightning.benchmark.cache_key import NO_WEIGHTS
 from craft_lightning.benchmark.estimate import Running, TableProgress, View
 from craft_lightning.benchmark.plan import STAGE2, Job, Plan, metrics_read
-from craft_lightning.benchmark.table_parts import Backbone
+from craft_lightning.benchmark.table_rows import Backbone
 from craft_lightning.errors import CraftError
 from craft_lightning.workers import WORKER, Event, Launcher, LocalWorker, Worker, last_line
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from craft_lightning.benchmark import table_parts as parts
+from craft_lightning.benchmark import table_rows
 from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.benchmark.table_values import Context, Paper, Values, unknown_name
 from craft_lightning.environment import EXPERIMENTS, find, places
@@ -17,8 +18,8 @@ from craft_lightning.io import read_settings
 
 TABLES = Path(EXPERIMENTS) / "tables"
 PARTS: dict[str, type[Values]] = {
-    "backbones": parts.Backbone,
-    "rows": parts.RowEntry,
+    "backbones": table_rows.Backbone,
+    "rows": table_rows.RowEntry,
     "columns": parts.Column,
     "claims": parts.Claim,
     "metric": parts.Metric,
@@ -72,7 +73,7 @@ def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> part
     paper = _validated(Paper, raw["paper"], "paper", context, mistakes) if "paper" in raw else None
     paper = paper or Paper(source="")
     ids = {kind: [str(item.get("id")) for item in _mappings(raw.get(kind))] for kind in ("backbones", "columns")}
-    ids["rows"] = [name for item in _mappings(raw.get("rows")) for name in parts.row_ids(item)]
+    ids["rows"] = [name for item in _mappings(raw.get("rows")) for name in table_rows.row_ids(item)]
     context.names |= {"backbone": ids["backbones"], "row": ids["rows"], "row or all": ["all", *ids["rows"]]}
     for number, kind in enumerate(("row", "surrogate", "backbone", "column")):
         context.names[f"paper's {kind}"] = [*dict.fromkeys(key[number] for key in paper.values)]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from craft_lightning.benchmark import store
-from craft_lightning.benchmark.judged import texts
+from craft_lightning.benchmark.judged import reply_texts
 from craft_lightning.benchmark.plan import make_plan
 from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.benchmark.stored_run import StoredRun, read_runs, short_names
@@ -32,6 +32,7 @@ from craft_lightning.item_images import open_items
 from craft_lightning.report.render import show_report
 from craft_lightning.report.sections import MISSING, Report, Section
 from craft_lightning.types import VqaExample
+from data_modules.twins import facts_of_all
 
 IN_A_ROW = 5
 """Items that fail one after the other, and the rest need not be asked."""
@@ -78,12 +79,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _known(run: StoredRun, judge: str) -> dict[str, Judgement]:
-    return read_judgements(judgements_file(run.file, judge), texts(run.file))
+    return read_judgements(judgements_file(run.file, judge), reply_texts(run.file))
 
 
 def _by_rules(run: StoredRun) -> None:
-    items, said = open_items(run, run.items), texts(run.file)
-    judge = OfflineJudge(item.meta["facts"] for item in items.values())
+    items, said = open_items(run, run.items), reply_texts(run.file)
+    judge = OfflineJudge((item.meta["facts"] for item in items.values()), facts_of_all())
     if not judge.known:
         raise CraftError(f"nothing is written down about the images of {run.file}: name a model (--judge)")
     lines = (to_line(key, said[key], judge.judge(said[key], item)) for key, item in items.items())
@@ -94,7 +95,7 @@ def _by_model(judge: ApiJudge, run: StoredRun, keys: Sequence[str], at_once: int
     """Ask about some items, and add each judgement to the file as it comes. Raises CraftError: many failed in a row."""
     if not keys:
         return
-    items, said, path = open_items(run, keys), texts(run.file), judgements_file(run.file, judge.model)
+    items, said, path = open_items(run, keys), reply_texts(run.file), judgements_file(run.file, judge.model)
     # A line that was cut off, or is of a reply that is no more, goes.
     write_text(path, "".join(to_line(key, said[key], known) for key, known in _known(run, judge.model).items()))
     failed = 0

@@ -41,12 +41,14 @@ class OfflineJudge:
 
     Args:
         facts: of some images, at least of those judged: a phrase of theirs that is none of the image is false of it.
+        others: of images of other datasets: their phrases are false of every image, and bear on no answer.
     """
 
-    def __init__(self, facts: Iterable[Collection[Fact]]) -> None:
+    def __init__(self, facts: Iterable[Collection[Fact]], others: Iterable[Collection[Fact]] = ()) -> None:
         self.known = {fact.phrase.lower(): fact for each in facts for fact in each}
-        phrases = sorted(self.known, key=lambda phrase: (-len(phrase), phrase))
-        self._phrases = re.compile(rf"\b(?:{'|'.join(map(re.escape, phrases))})\b") if phrases else None
+        every = {fact.phrase.lower() for each in others for fact in each} | self.known.keys()
+        phrases = sorted(every, key=lambda phrase: (-len(phrase), phrase))
+        self._phrases = re.compile(rf"\b(?:{'|'.join(map(re.escape, phrases))})\b")
 
     def judge(self, reply: str, example: VqaExample) -> Judgement:
         """What the rules say of a reply; ``example`` is the item as it was asked, its image is not looked at."""
@@ -55,15 +57,16 @@ class OfflineJudge:
         topic = {*_words(normalise(example.question)), *_words(wanted)}
         options = {word for option in example.options for word in _words(normalise(option))}
         content = {*_words(reason[0] if reason else text)} - FUNCTION_WORDS - topic - options
-        stated = [self.known[phrase] for phrase in dict.fromkeys(self._phrases.findall(text))] if self._phrases else []
+        stated = dict.fromkeys(self._phrases.findall(text)) if self.known else {}
+        own = [self.known[phrase] for phrase in stated if phrase in self.known]
         # What is the same in all images of a class speaks of the class; of a question, what it names.
-        bearing = sum(not fact.varies or not topic.isdisjoint(_words(f"{fact.name} {fact.phrase}")) for fact in stated)
-        true = sum(fact in example.meta["facts"] for fact in stated)
+        bearing = sum(not fact.varies or not topic.isdisjoint(_words(f"{fact.name} {fact.phrase}")) for fact in own)
+        true = sum(fact in example.meta["facts"] for fact in own)
         length = len(_words(text))
         return Judgement(
             correctness=is_right(answer.strip(" .,;:"), example),
             presence=len(content) >= LEAST_WORDS[bool(reason)],
-            relevance=min(5, len(stated) + bearing),
+            relevance=min(5, len(own) + bearing),
             faithfulness=int(5 * true / len(stated) + 0.5) if stated else 0,
             verbosity=bisect_left(LENGTHS, length),
             notes=f"Of {len(stated)} stated facts {true} hold and {bearing} bear on the answer. {length} words.",

@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from craft_lightning.benchmark import store
-from craft_lightning.benchmark.judged import Judged, texts
+from craft_lightning.benchmark.judged import Judged, reply_texts
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.stored_run import Answered, read_runs
 from craft_lightning.errors import CraftError
@@ -48,7 +48,7 @@ def pick(plan: Plan) -> list[BeforeAfter]:
         files = _files(plan, judged, column)
         if not files:
             continue
-        said = {name: (texts(file), judged.of(file, column)) for name, file in files.items()}
+        said = {name: (reply_texts(file), judged.of(file, column)) for name, file in files.items()}
         before, after = [judgements for _, judgements in said.values()][:2]
         first = next(iter(files.values()))
         for word, count in SHOWN.items():

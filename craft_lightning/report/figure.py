@@ -71,8 +71,8 @@ def draw(plan: Plan, results: Results) -> Figure | None:
     lines = [numbers for numbers in curves(plan) if any(results.cells[n, 0].score for n in numbers)]
     received = _received(plan, results)
     crossed = [group for group in matrices(plan, results) if group[0].below[1]]
-    traced, shown = traces(plan, results), before_after.pick(plan)
-    if not lines and not received and not crossed and not traced and not shown:
+    traced, turned = traces(plan, results), before_after.pick(plan)
+    if not lines and not received and not crossed and not traced and not turned:
         return None
     try:
         from matplotlib.figure import Figure
@@ -81,8 +81,8 @@ def draw(plan: Plan, results: Results) -> Figure | None:
     from matplotlib import rc_context
 
     with rc_context(fname=STYLE):
-        if shown:
-            return before_after.draw(shown)
+        if turned:
+            return before_after.draw(turned)
         if received:
             titles = {c: "Mean of the sets" if c is None else plan.columns[c].label for c in received[0].gains}
             figure = Figure(figsize=(SIZE[0], 1.2 + 0.5 * len(received)), layout="constrained")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.claims import FAILS, HOLDS
+from craft_lightning.benchmark.judged import Judged, reply_texts
 from craft_lightning.benchmark.plan import Job, Plan, baseline_of
 from craft_lightning.benchmark.results import Results, Score, by_seed, gains, paper_scores
-from craft_lightning.benchmark.table_parts import Row
+from craft_lightning.benchmark.table_rows import Row
 from craft_lightning.benchmark.table_values import Metric
 from craft_lightning.report.curves import curves, read_lines
 from craft_lightning.report.figure import to_section
@@ -42,7 +43,7 @@ def to_html(plan: Plan, results: Results, report: TableReport, picture: Figure |
         report=report,
         figure=to_section(plan, picture),
         figure_last=plan.spec.replies is not None,
-        grids=[(scores, list(_lines(plan, results, scores))) for scores in report.scores],
+        grids=[(s, list(_lines(plan, results, s, m))) for s, m in zip(report.scores, plan.spec.metrics, strict=True)],
         claims=[(WORDS.get(v.word, ""), *claim_texts(v)) for v in results.verdicts],
         decided=DECIDED,
         tints=TINTS,
@@ -51,7 +52,7 @@ def to_html(plan: Plan, results: Results, report: TableReport, picture: Figure |
     )
 
 
-def _lines(plan: Plan, results: Results, scores: Section) -> Iterator[dict[str, Any]]:
+def _lines(plan: Plan, results: Results, scores: Section, metric: Metric) -> Iterator[dict[str, Any]]:
     """Rows of the grid of a metric: headings, our lines with a button a cell, and the paper's texts.
 
     Headings are for backbones whose lines stand together; otherwise each line names its own.
@@ -60,7 +61,7 @@ def _lines(plan: Plan, results: Results, scores: Section) -> Iterator[dict[str, 
     grouped = len(runs) == len(set(runs))
     numbered = iter(enumerate(plan.lines))
     before = None
-    columns = [c for c, column in enumerate(plan.columns) if column.metric.title == scores.title]
+    columns = [c for c, column in enumerate(plan.columns) if column.metric == metric]
     for (backbone, label, *texts), quoted in zip(scores.rows, scores.paper, strict=True):
         name = {"label": label, "where": "" if grouped else backbone}
         if quoted:
@@ -111,9 +112,13 @@ class _Panels:
     """What the panels of a table's cells show; each file is read once."""
 
     def __init__(self, plan: Plan, results: Results) -> None:
-        self.plan, self.results, self.replies = plan, results, cache(_read_replies)
+        self.plan, self.results, self.replies, self.judged = plan, results, cache(_read_replies), Judged(plan)
         self.images: list[str] = []
         self.examples = [self._examples(c) for c in range(len(plan.columns))]
+
+    def metric(self, column: int) -> Metric:
+        """What a column shows."""
+        return self.plan.columns[column].metric
 
     def _examples(self, column: int) -> list[dict[str, Any]]:
         """The items of a column whose images an untouched model's test kept."""
@@ -146,8 +151,8 @@ class _Panels:
             "column": str(column),
             "header": header,
             "rows": rows,
-            "metric": self.plan.columns[column].metric.label,
-            "parts": [] if plain else self._parts(line.row, done, self.plan.columns[column].metric),
+            "metric": self.metric(column).label,
+            "parts": [] if plain else self._parts(line.row, done, self.metric(column)),
             "trained": bool(trained),
             "curves": [{"name": f"seed {seed}", "points": found} for seed, found in points.items() if found],
             "replies": [(self.plan.lines[n].row.label, self._replies(n, column)) for n in compared],
@@ -155,11 +160,7 @@ class _Panels:
 
     def _figures(self, number: int, column: int) -> tuple[list[str], list[list[str]]]:
         """The small table of a panel: all, seen and unseen labels with n, gain and the paper's value."""
-        line, cell, metric = (
-            self.plan.lines[number],
-            self.results.cells[number, column],
-            self.plan.columns[column].metric,
-        )
+        line, cell, metric = self.plan.lines[number], self.results.cells[number, column], self.metric(column)
         digits = metric.digits
         base, paper = baseline_of(self.plan, line), paper_scores(self.plan, line)[column]
         parts = [("All items", cell.items, "score")]
@@ -181,8 +182,14 @@ class _Panels:
         return header + (["Paper"] if paper else []), rows
 
     def _replies(self, number: int, column: int) -> list[list[tuple[str, bool]]]:
-        """For each example the replies of a line, seed by seed, and whether they are right."""
+        """For each example the replies of a line, seed by seed, and whether they are right: as its judge says, or by
+        exact match."""
         jobs, keep_ratio = _done(self.plan.cells[number, column]), self.plan.lines[number].row.keep_ratio
+        if self.metric(column).judged:
+            files = [store.predictions(job, keep_ratio) for job in jobs]
+            judged = [(reply_texts(file), self.judged.of(file, column)) for file in files]
+            keys = [e["key"] for e in self.examples[column]]
+            return [[(said[k], found[k].correctness) for said, found in judged if k in found] for k in keys]
         found = [self.replies(store.predictions(job, keep_ratio)) for job in jobs]
         return [[known[e["key"]] for known in found if e["key"] in known] for e in self.examples[column]]
 

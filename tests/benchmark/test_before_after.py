@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import table_kit
+from PIL import Image
 
 from craft_lightning.benchmark.plan import Job, Plan, make_plan
 from craft_lightning.benchmark.results import gather
@@ -19,6 +20,7 @@ from craft_lightning.io import write_json, write_text
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.report import before_after
 from craft_lightning.report.figure import draw
+from craft_lightning.report.page import page_data
 from craft_lightning.report.render import save
 from craft_lightning.text.multiple_choice import item_hash
 from data_modules.datamodule import VqaDataModule
@@ -104,6 +106,17 @@ def test_the_table_s_page_and_files_hold_it(plan: Plan) -> None:
     page = written[".html"].read_text()
     assert page.count("data:image/png;base64") >= 3
     assert '<section id="figure">' in page
+
+
+def test_a_cell_s_panel_shows_what_the_judge_says_of_its_examples(plan: Plan) -> None:
+    zero = plan.cells[0, 1][0]
+    for number in (1, 4):
+        Image.new("RGB", (4, 4)).save(write_text(zero.folder / f"examples/{number:05}.png", ""))
+    cell = page_data(plan, gather(plan))["cells"]["0,1"]
+    (name, replies) = cell["replies"][0]
+    assert name == "Zero-shot"
+    assert [[right for _, right in each] for each in replies] == [[False], [True]]
+    assert "because the image shows" in replies[0][0][0]
 
 
 def test_without_judged_replies_nothing_is_shown_and_no_page_refers_to_it(tmp_path: Path) -> None:

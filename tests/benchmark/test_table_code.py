@@ -97,7 +97,7 @@ def test_imports_by_name_are_those_that_are_followed() -> None:
 
 
 def test_only_tests_that_ask_for_justifications_hang_on_their_judge() -> None:
-    assert reached(data__directive="justify") - reached() == {
+    assert reached(data__directive="justify") - reached(prune__prior="generic") == {
         "callbacks.offline_judging",
         *(f"craft_lightning.evaluation.{name}" for name in ("judgement", "offline_judge")),
     }

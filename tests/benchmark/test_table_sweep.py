@@ -14,7 +14,7 @@ from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import gather, mean_of
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.benchmark.table_files import read, to_csv
-from craft_lightning.benchmark.table_parts import Row
+from craft_lightning.benchmark.table_rows import Row
 from craft_lightning.errors import CraftError
 from craft_lightning.report.sections import build_report
 

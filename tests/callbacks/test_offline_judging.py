@@ -14,6 +14,7 @@ from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.text.multiple_choice import item_hash
 from craft_lightning.text.prompts import message
 from data_modules.datamodule import VqaDataModule
+from data_modules.twins import facts_of_all
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 JUSTIFY = ["--data.directive=justify", "--model.max_new_tokens=9"]
@@ -57,7 +58,7 @@ def test_a_judgement_is_that_of_the_stored_reply(folders: tuple[Path, Path]) -> 
     data = VqaDataModule(VlmSpec("pocket-vila-u"), test_size=6, directive="justify")
     data.setup("test")
     items = {item.key: item for item in data.asked("test")}
-    judge = OfflineJudge(item.meta["facts"] for item in items.values())
+    judge = OfflineJudge((item.meta["facts"] for item in items.values()), facts_of_all())
     replies = {row["key"]: str(row["prediction"]) for row in rows(folders[0] / "predictions.jsonl")}
     for row in rows(folders[0] / "judgements.offline.jsonl"):
         key = str(row["key"])

@@ -26,7 +26,7 @@ PINK, ORANGE = Fact("colour", "pink flower", False), Fact("colour", "orange flow
 FOUR, TWELVE = Fact("count", "four petals", False), Fact("count", "twelve petals", False)
 CENTRE, SKY = Fact("centre", "yellow centre", False), Fact("backdrop", "sky backdrop", True)
 FACTS = (PINK, FOUR, CENTRE, SKY)
-JUDGE = OfflineJudge([FACTS, (ORANGE, TWELVE)])
+JUDGE = OfflineJudge([FACTS, (ORANGE, TWELVE)], [(Fact("mass", "no mass", True), Fact("extra", "no extras", False))])
 
 
 def flower(**changes: Any) -> VqaExample:
@@ -51,6 +51,7 @@ RAMBLING = f"{PERFECT} It may well be that, as one could say, these are things. 
         ("B. orange dahlia", (False, False, 0, 0, 0, 0.0)),  # letter and name are at odds
         ("D. daisy, because it has four petals and twelve petals.", (False, True, 4, 3, 0, 7.0)),
         ("B. pink primrose, because the image shows twelve petals and orange flower.", (True, True, 4, 0, 0, 4.0)),
+        ("B, because the image shows four petals and no mass and no extras.", (True, True, 2, 2, 0, 4.0)),
         ("Paris is the capital of France and lies on the Seine.", (False, True, 0, 0, 0, 0.0)),
         ("A. orange dahlia B. pink primrose C. barbeton daisy D. daisy", (False, False, 0, 0, 0, 0.0)),
         (RAMBLING, (True, True, 5, 5, 5, 7.5)),
