@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from statistics import fmean
 
+from craft_lightning.benchmark import store
 from craft_lightning.benchmark.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
 from craft_lightning.benchmark.plan import Plan, baseline_of
 from craft_lightning.benchmark.results import (
@@ -371,6 +372,12 @@ class _SectionBuilder:
             if cell.score and before and (alone := sorted(cell.score.by_seed.keys() - before.by_seed.keys())):
                 seeds = f"seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))}"
                 found.append(f"No gain at {seeds}: {where}: {self.baseline} is not finished there.")
+        empty = [place for place, cell in self.results.cells.items() if cell.score is None]
+        judged = [(n, c) for n, c in empty if c in self.plan.counted and self.spec.metric.judged]
+        if waiting := sum(any(map(store.result, self.plan.cells[place])) for place in judged):
+            found.append(
+                f"Cells that are not judged yet, {waiting}: python -m craft_lightning judge {self.spec.path.as_posix()}"
+            )
         missing = sum(cell.seeds == 0 for cell in self.results.cells.values())
         return found + ([f"{missing} of {len(self.results.cells)} cells are missing ({MISSING})."] if missing else [])
 

@@ -163,6 +163,8 @@ def test_a_claim_about_replies_that_are_not_judged_says_so(tmp_path: Path) -> No
     assert results.cells[0, 0].score is None
     assert results.verdicts[0].word == NO_ANSWER
     assert "is not judged" in results.verdicts[0].detail
+    problems = build_report(plan, results).problems
+    assert f"Cells that are not judged yet, 1: python -m craft_lightning judge {plan.spec.path.as_posix()}" in problems
 
 
 @pytest.mark.parametrize(
