@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import table_kit
 from PIL import Image
 
+from craft_lightning import __main__ as entry
 from craft_lightning.benchmark.plan import Job, Plan, make_plan
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
@@ -117,6 +119,21 @@ def test_a_cell_s_panel_shows_what_the_judge_says_of_its_examples(plan: Plan) ->
     assert name == "Zero-shot"
     assert [[right for _, right in each] for each in replies] == [[False], [True]]
     assert "because the image shows" in replies[0][0][0]
+
+
+def test_the_verb_judges_every_finished_test_of_a_table(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = Path(shutil.copytree(plan.root.parent, tmp_path / "runs"))
+    assert entry.main(["judge", "table2", "--runs", str(runs)]) == 0
+    told = capsys.readouterr().out
+    assert "left out" not in told
+    files = sorted(runs.rglob("judgements*.offline.jsonl"))
+    # The untouched model's replies, CRAFT's at two keep ratios and LLM-LoRA's, by rules now.
+    changed = [file for file in files if "stated facts" in file.read_text()]
+    assert len(changed) == 4
+    rows = [json.loads(line) for file in changed for line in file.read_text().splitlines()]
+    assert {row["faithfulness"] for row in rows} == {5}, "what the replies state was drawn"
 
 
 def test_without_judged_replies_nothing_is_shown_and_no_page_refers_to_it(tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ def table_kit_csv(plan: Plan) -> Path:
     return path
 
 
+def test_a_table_reads_the_judge_that_it_names(tmp_path: Path) -> None:
+    spec = load_spec(table_kit.write_house(tmp_path, **JUDGED, judge="some/model"))
+    plan = make_plan(spec, tmp_path / "runs")
+    judge_all(plan)
+    assert gather(plan).cells[0, 0].score is None, "rules have judged it, and no model"
+    for file in (tmp_path / "runs").rglob("judgements.offline.jsonl"):
+        file.rename(file.with_name("judgements.some-model.jsonl"))
+    score = gather(plan).cells[0, 0].score
+    assert score is not None
+    assert score.mean == 50.0
+
+
 def test_a_reply_that_changed_is_not_judged(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     judge_all(plan)
