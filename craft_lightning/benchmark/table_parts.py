@@ -253,6 +253,7 @@ class Collection(Values):
     Attributes:
         tables: names of tables beside the file, in the order of running and printing.
         measured: pages of ``docs/`` that no table fills, by name, with the program that writes each.
+        pictures: what figures are of, by file of ``docs/``; the published page shows them.
     """
 
     name: str
@@ -261,6 +262,7 @@ class Collection(Values):
     scale: str
     tables: tuple[Annotated[str, one_of(kind="table")], ...]
     measured: dict[str, str] = {}
+    pictures: dict[str, str] = {}
     claims: tuple[PaperClaim, ...]
 
 

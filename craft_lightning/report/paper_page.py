@@ -87,14 +87,13 @@ class PaperPage:
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.html`` and ``<name>.md`` into a folder, beside the tables' own pages."""
         html = to_page("paper.html", (), **self.values(), words=WORDS, data={})
-        texts = {".html": html, ".md": fill("paper.md", **self.values())}
+        texts = {".html": html, ".md": fill("paper.md", **self.values(), pictures={})}
         return [write_text(folder / f"{self.collection.name}{suffix}", text) for suffix, text in texts.items()]
 
     def publish(self, tables: Path) -> list[Path]:
         """Write the page of ``docs/``, beside ``experiments/tables``."""
-        return [
-            write_text(tables.parent.parent / "docs" / f"{self.collection.name}.md", fill("paper.md", **self.values()))
-        ]
+        text = fill("paper.md", **self.values(), pictures=self.collection.pictures)
+        return [write_text(tables.parent.parent / "docs" / f"{self.collection.name}.md", text)]
 
 
 def collect(

@@ -38,6 +38,7 @@ def write(root: Path, **changes: Any) -> Path:
         "scale": "pocket",
         "tables": ["toy"],
         "measured": {"costs": "costs.py"},
+        "pictures": {"x.png": "Figure 9: A cat"},
         "claims": [{"id": n, "text": f"Claim {n} | of the paper", "paper": f"Table {n}"} for n in (1, 2, 3, 4)],
     }
     path = root / "experiments/tables/all.yaml"
@@ -131,6 +132,7 @@ def test_what_a_program_measured_counts_at_every_budget(house: Path) -> None:
     assert lines(page)["1"][-1] == lines(page)["4"][-1] == HOLDS
     assert "\n## Costs\n" in page.read_text()
     assert "| a | b | 1 |" in page.read_text()
+    assert page.read_text().endswith("\n## Figure 9\n\n![Figure 9: A cat](x.png)\n\nA cat.\n")
 
 
 def test_all_tables_are_planned_and_counted(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
