@@ -45,6 +45,7 @@ class EncoderExport(Callback):
             method=module.name,
             base_hash=module.vlm.tower.base_hash,
             codebook_share=module.backbone.codebook_share,
+            codebook_growth=module.backbone.codebook_growth,
             token_prior=prior,
             run=training(trainer, module),
         )
@@ -62,6 +63,8 @@ def training(trainer: Trainer, module: Any) -> dict[str, Any]:
         settings["language model in"] = module.backbone.language_dtype
     if module.backbone.codebook_share < 1.0:
         settings["share of the codebook"] = module.backbone.codebook_share
+    if module.backbone.codebook_growth is not None:
+        settings["codebook grown by"] = Path(module.backbone.codebook_growth).name
     scores = {k: v for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/accuracy")}
     told |= {"steps": trainer.global_step, "seed": run_facts.seed(), "scores": scores}
     return run_facts.plain({**told, "settings": {"learning rate": module.optim.lr, **settings}})

@@ -85,13 +85,14 @@ def banner(trainer: Trainer, module: Any) -> dict[str, str]:
     plugged = {"encoder": backbone.encoder, "adapter": backbone.adapter}
     small = [f"with its language model in {backbone.language_dtype}"] if backbone.language_dtype != "same" else []
     searched = f", {backbone.codebook_share:.4g} of it searched" if backbone.codebook_share < 1.0 else ""
+    grown = f", grown by {backbone.codebook_growth}" if backbone.codebook_growth else ""
     lines = {
         "method": _method_line(run_facts.method(module), module.name),
         "backbone": " ".join(
             [backbone.name, *(f"with {part} {name}" for part, name in plugged.items() if name), *small]
         ),
         "trains": f"{trains} ({share:.1%} of {total:,} parameters)" if trainer.state.fn == "fit" else "",
-        "codebook": f"{codebook}, distances in {kind}{searched}" if codebook else "none (continuous tower)",
+        "codebook": f"{codebook}, distances in {kind}{grown}{searched}" if codebook else "none (continuous tower)",
         "strategy": run_facts.strategy(trainer),
         "pruning": _pruning_line(run_facts.pruning(trainer, module)),
         "data": _data_line(run_facts.data_facts(trainer)),

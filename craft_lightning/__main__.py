@@ -28,6 +28,7 @@ VERBS = {
     "tokenize": "images to discrete visual tokens",
     "tokens": "draw the visual tokens of images: codes, changed, kept",
     "draw": "contact sheet of the synthetic datasets",
+    "grow": "new entries for a codebook, the old ones kept",
     "export": "hand an adapted encoder on: its gain on its card, the hub, a whole checkpoint",
     "doctor": "what this machine has and what is missing",
     "vocabulary": "words that tokenizers share, for an adapter langbridge",

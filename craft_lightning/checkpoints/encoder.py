@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from craft_lightning import __version__
 from craft_lightning.checkpoints.tensors import (
@@ -30,6 +31,7 @@ from craft_lightning.io import write_json
 from craft_lightning.models.towers.tower import Tower
 from craft_lightning.models.vlm_spec import BACKBONES
 
+FITS = "an encoder only fits models of its own codebook"
 WEIGHTS, PRIOR = "encoder.safetensors", "token_prior.safetensors"
 SPLITS = {"val/accuracy": ("val", "validation"), "test/exact_match": ("test", "test")}
 """Scores that the hub shows, and what they were found on, as runs and as the hub call it."""
@@ -59,9 +61,9 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
     Attributes:
         state: all parameters that the tower uses, by the names of :meth:`.tower.Tower.used_parameters`.
         config: ``base``, ``codebook_hash``, ``method``, ``dtype``, ``weights`` (SHA-256 of ``encoder.safetensors``),
-            where there is no codebook ``base_hash``, where a part of it is searched ``codebook_share``, under ``run``
-            what its training was (data, steps, seed, settings, scores), and under ``gains`` what tests found, see
-            :func:`.encoder_gain.add_gain`.
+            where there is no codebook ``base_hash``, where a part of it is searched ``codebook_share``, where it has
+            grown ``codebook_growth``, under ``run`` what its training was (data, steps, seed, settings, scores), and
+            under ``gains`` what tests found, see :func:`.encoder_gain.add_gain`.
         prior: ``[K]`` counts of first-level codes on the training images, or None.
     """
 
@@ -105,15 +107,16 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
         return model_card(self.config, self._hub_mixin_info.model_card_data.to_dict())
 
     def plug_into(self, tower: Tower) -> None:
-        """Put the parameters into a tower of the same codebook, or into the very tower that they were adapted from
-        where there is none: a projector then reads the features of one tower, and no codewords make two of them alike.
-        Raises CraftError: another codebook or base tower (both hashes named), another share of the codebook, or
-        missing, unexpected or misshapen tensors."""
+        """Put the parameters into a tower of the same codebook, or of one that has grown from it, or where there is
+        none into the very tower that they were adapted from: a projector then reads the features of one tower, and no
+        codewords make two of them alike. Raises CraftError: another codebook or base tower (both hashes named), another
+        share of the codebook, or missing, unexpected or misshapen tensors."""
         theirs, own = self.config.get("codebook_hash"), None if tower.quantizer is None else tower.quantizer.hash()
-        if theirs != own:
+        if theirs != own and (tower.quantizer is None or theirs != tower.quantizer.grown_from):
+            grown = self.config.get("codebook_growth")
             raise CraftError(
                 f"{self.place}: adapted to codebook {theirs or 'none'}, this model has {own or 'none'}; "
-                f"an encoder only fits models of its own codebook"
+                + (f"take --model.backbone.codebook_growth {grown}" if grown else FITS)
             )
         base, base_hash = self.config.get("base"), self.config.get("base_hash")
         if own is None and (base_hash is None or tower.base_hash is None):
@@ -150,7 +153,10 @@ def apply_encoder(tower: Tower, name: str | Path) -> tuple[dict[str, Any], Tenso
     any. Raises CraftError: see :class:`AdaptedEncoder`."""
     encoder = AdaptedEncoder.from_pretrained(name)
     encoder.plug_into(tower)
-    return encoder.config, encoder.prior
+    prior = encoder.prior
+    if prior is not None and tower.quantizer is not None and tower.quantizer.grown_from is not None:
+        prior = F.pad(prior, (0, tower.quantizer.entries - len(prior)))  # new entries were not there to be counted
+    return encoder.config, prior
 
 
 def write_encoder(
@@ -162,6 +168,7 @@ def write_encoder(
     method: str,
     base_hash: str | None = None,
     codebook_share: float = 1.0,
+    codebook_growth: str | None = None,
     dtype: torch.dtype = torch.float32,
     token_prior: Tensor | None = None,
     run: Mapping[str, Any] | None = None,
@@ -172,7 +179,7 @@ def write_encoder(
         state: the adapted parameters by the names of :meth:`.tower.Tower.used_parameters`, all of them.
         base: checkpoint that it was adapted from. method: name of the method. dtype: of the stored parameters.
         codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower, whose own is
-            ``base_hash``. codebook_share: part of it that was searched.
+            ``base_hash``. codebook_share, codebook_growth: part of it that was searched, and what it grew by.
         token_prior: ``[K]`` counts of first-level codes on the training split. run: what its training was, for the
             card.
     """
@@ -180,6 +187,7 @@ def write_encoder(
     facts["library"] = f"craft_lightning {__version__}"
     facts |= {"base_hash": base_hash} if codebook_hash is None else {}
     facts |= {"codebook_share": codebook_share} if codebook_share < 1.0 else {}
+    facts |= {"codebook_growth": codebook_growth} if codebook_growth else {}
     facts |= {"run": dict(run)} if run else {}
     with fresh_folder(folder) as fresh:
         AdaptedEncoder({k: v.to(dtype) for k, v in state.items()}, facts, token_prior).save_pretrained(fresh)

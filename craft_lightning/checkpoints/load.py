@@ -17,6 +17,7 @@ from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import PROJECTOR, empty_projector, load_projector
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
+from craft_lightning.checkpoints.growth import grow
 from craft_lightning.checkpoints.pretrained import base_folder, lora_of, merge_lora
 from craft_lightning.checkpoints.tensors import TensorFiles, building, listed, quiet, read_as, torch_dtype
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
@@ -48,10 +49,10 @@ def load_tower(
         source: checkpoint folder, tower folder, or a spec (whose own dtypes, attention, share and encoder then count).
         dtype, quantizer_dtype, attention, codebook_share: as in :class:`.vlm_spec.VlmSpec`.
     """
-    root = configs.root_of(source)
+    root, growth = configs.root_of(source), None
     if isinstance(source, VlmSpec):
         dtype, quantizer_dtype, attention = source.dtype, source.quantizer_dtype, source.attention
-        codebook_share = source.codebook_share
+        codebook_share, growth = source.codebook_share, source.codebook_growth
     kind = configs.tower_kind(root)
     with read_as(configs.tower_folder(root), "a vision tower"):
         if kind == "siglip":
@@ -62,6 +63,8 @@ def load_tower(
         if codebook_share < 1.0:
             raise CraftError(f"{root} has no codebook: --model.backbone.codebook_share {codebook_share:g} is of none")
         tower.base_hash = weights_hash(tower)  # before anything is rounded or plugged in
+    if growth is not None:
+        tower.quantizer = grow(tower.quantizer, Path(growth))
     tower = tower.to(torch_dtype(dtype)).eval()
     if isinstance(source, VlmSpec) and source.encoder is not None:
         apply_encoder(tower, source.encoder)

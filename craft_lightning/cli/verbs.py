@@ -108,6 +108,24 @@ def judge() -> VerbParser:
     return p
 
 
+def grow() -> VerbParser:
+    """Of a larger codebook."""
+    p = verb_parser(
+        "grow",
+        "Find new entries for a model's codebook by k-means on what its own entries leave of images.",
+        "The old entries stay, so encoders of the old codebook fit the grown one. Which models and encoders work "
+        "together then: docs/codebook_growth.md.",
+    )
+    p.shared("--backbone", required=True)
+    p.shared("--images", required=False, help="images of the domain (100 of each synthetic dataset)")
+    p.shared("--encoder")
+    p.add_argument("--by", type=float, default=0.25, metavar="SHARE", help="new entries, beside 1.0 (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="of the places where they begin")
+    p.shared("--output", help="safetensors file to write")
+    p.shared("--workers")
+    return p
+
+
 def predict() -> VerbParser:
     """Of prompts; all others are a run's."""
     p = verb_parser(
@@ -221,5 +239,5 @@ def vocabulary() -> VerbParser:
 
 PARSERS: dict[str, Callable[[], VerbParser]] = {
     verb.__name__: verb
-    for verb in (adapt, board, compare, draw, export, judge, predict, surrogate, tokenize, tokens, vocabulary)
+    for verb in (adapt, board, compare, draw, export, grow, judge, predict, surrogate, tokenize, tokens, vocabulary)
 }

@@ -41,8 +41,8 @@ def new_entries(quantizer: ResidualQuantizer, features: Tensor, count: int, seed
 
 
 def _more(table: Tensor, rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Lloyd's iterations with the old entries fixed. The new ones begin as k-means++ has it: each at a row, drawn by its
-    squared distance to the nearest entry so far."""
+    """Lloyd's iterations with the old entries fixed. The new ones begin as k-means++ has it: each at a row, drawn by
+    its squared distance to the nearest entry so far."""
     far = _nearest(table, rows)[1]
     if (different := int((far > 0).sum())) < count:
         raise ValueError(f"{count} new entries of {different} rows that are no entries yet")

@@ -69,6 +69,7 @@ class ResidualQuantizer(nn.Module):
             Codes are rows of the whole tables all the same, and so is the hash of these.
 
     Attributes:
+        grown_from: hash of the codebook that its first entries are, or None.
         shared: one table serves all levels. entries: K. width: d.
     """
 
@@ -84,6 +85,7 @@ class ResidualQuantizer(nn.Module):
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"distances are computed in float32 or bfloat16, not {dtype}")
         self.levels, self.dtype, self.share = levels, dtype, share
+        self.grown_from: str | None = None
         tables, self.entries, self.width = codebooks.shape
         self.shared = tables == 1
         self.register_buffer("codebooks", codebooks.detach().to(torch.float32))

@@ -68,6 +68,8 @@ class VlmSpec:
             published code, bit for bit: ``sdpa`` changes some 2 % of them.
         codebook_share: part of the codebook that is searched, in (0, 1], see :func:`.quantizer.subset`. Codes keep
             their numbers, and nothing else changes.
+        codebook_growth: a file of new entries that stand behind those of the codebook (verb ``grow``), or None. It is
+            another codebook then, which still takes encoders of the old one.
         gradient_checkpointing: blocks compute their activations again in the backward pass: less memory, a third more
             time.
 
@@ -83,6 +85,7 @@ class VlmSpec:
     language_dtype: str = "same"
     attention: str = "sdpa"
     codebook_share: float = 1.0
+    codebook_growth: str | None = None
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
