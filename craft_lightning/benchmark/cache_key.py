@@ -15,7 +15,7 @@ from typing import Any
 
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
-from craft_lightning.models.vlm_spec import BACKBONES, LORA, VlmSpec, cache_root, language_base
+from craft_lightning.models.vlm_spec import BACKBONES, LORA, VlmSpec, cache_root, growth_file, language_base
 from craft_lightning.models.vlm_spec import resolve as resolve_model
 
 LARGE = 2**26
@@ -44,6 +44,8 @@ def named_files(value: Any, setting: str = "") -> dict[str, str]:
         found = _named_file(value) or (_named_folder(value) if setting.endswith(FOLDERS) else None)
         if setting.endswith(".backbone.adapter") and value in BACKBONES:
             found = _known_model(value)
+        if setting.endswith(".backbone.codebook_growth"):
+            found = _named_file(str(growth_file(value)))
         return {} if found is None else {value: found}
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     return {name: found for key, each in inner for name, found in named_files(each, f"{setting}.{key}").items()}

