@@ -70,8 +70,8 @@ def test_publishing_writes_the_pages_from_the_stored_table_and_the_verb_prints_t
     fill(plan)
     assert main(["render", "toy", "--seeds", "0", "1", "2", "--publish"]) == 0
     written = [Path(line.removeprefix("written: ")) for line in capsys.readouterr().out.splitlines()]
-    names = ["experiments/tables/results/toy.csv", "experiments/tables/results/toy.json", "docs/toy.md", "README.md"]
-    assert [p.as_posix() for p in written] == names
+    names = [*(f"experiments/tables/results/toy.{kind}" for kind in ("csv", "json")), "docs/toy.md", "docs/toy.png"]
+    assert [p.as_posix() for p in written] == [*names, "README.md"]
     for job in plan.jobs:
         (job.folder / store.RESULT).unlink(missing_ok=True)
     for form, page in (("readme", "README.md"), ("markdown", "docs/toy.md")):
@@ -85,7 +85,7 @@ def test_publishing_writes_the_pages_from_the_stored_table_and_the_verb_prints_t
     assert not (house / "runs/pocket/tables").exists(), "a stored table leaves the runs alone"
     readme = (house / "README.md").read_text()
     assert "mean ± standard deviation over seeds. Seeds 0, 1, 2; 7 March 2026; " in readme
-    assert "| Method | Mean of the sets | Mean gain | Paper's gain |" in readme
+    assert "| Method | Pairs | All pairs | Same model | Different models | Sets below 0 |" in readme
     assert "a loom, 2 shafts; " in readme
     assert "commit `0123456789`, `0123456789+`" in readme
     assert "- **Claim 1: " in readme
