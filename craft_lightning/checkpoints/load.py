@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import PROJECTOR, empty_projector, load_projector
+from craft_lightning.checkpoints.codebook_growth import grow
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
-from craft_lightning.checkpoints.growth import grow
 from craft_lightning.checkpoints.pretrained import base_folder, lora_of, merge_lora
 from craft_lightning.checkpoints.tensors import TensorFiles, building, listed, quiet, read_as, torch_dtype
 from craft_lightning.checkpoints.tokenizer import load_tokenizer

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from craft_lightning.checkpoints.growth import grow, write_growth
+from craft_lightning.checkpoints.codebook_growth import grow, write_growth
 from craft_lightning.cli import verbs
 from craft_lightning.cli.tokenize import open_images
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
 from craft_lightning.io import check_file
-from craft_lightning.models.growth import new_entries
+from craft_lightning.models.new_entries import new_entries
 from craft_lightning.models.quantizer import ResidualQuantizer
 from craft_lightning.models.vlm_spec import VlmSpec
 from data_modules.datamodule import VqaDataModule

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from craft_lightning.checkpoints.codebook_growth import grow
 from craft_lightning.checkpoints.encoder import write_encoder
-from craft_lightning.checkpoints.growth import grow
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.cli.grow import main
 from craft_lightning.errors import CraftError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from craft_lightning.models.growth import new_entries
+from craft_lightning.models.new_entries import new_entries
 from craft_lightning.models.quantizer import ResidualQuantizer
 
 
