@@ -25,6 +25,7 @@ from craft_lightning.checkpoints.tokenizer import load_tokenizer
 from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
+from craft_lightning.models.sharding import blocks
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.pretraining.language_stage import (
@@ -169,6 +170,8 @@ class FamilyBuilder:
         else:
             model, tokenizer = updated_language_model(plan, self.plan.seed + plan.seed)
             chat = CHAT | {"image_wrap": False}  # the marks would be new words, and those of the base are not trained
+        for block in blocks(model) if self.plan.compile else ():
+            block.compile(dynamic=True)  # batches differ in width
         tower = load_tower(self.plan.output / TOWER)
         tower.quantizer = None if plan.continuous else tower.quantizer
         words = self._words_of_all() if plan.langbridge is not None else ()

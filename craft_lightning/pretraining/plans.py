@@ -209,7 +209,8 @@ class LanguagePlan:
 @dataclass(frozen=True, config=STRICT)
 class FamilyPlan:
     """A family: where it goes, where its checkpoints are while it trains, and its parts. ``again``: how long a finished
-    model learns to read another adapter."""
+    model learns to read another adapter. ``compile``: blocks of language models are compiled, which takes a C++
+    compiler and a minute a model, and a fifth off every step."""
 
     output: Folder
     work: Folder
@@ -218,6 +219,7 @@ class FamilyPlan:
     tower: TowerPlan
     language: tuple[LanguagePlan, ...]
     again: LoopSpec | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.checkpoints.vila_u import load_text_tower
@@ -63,9 +64,14 @@ def plan_of(path: Path) -> FamilyPlan:
     return plan
 
 
-def test_a_family_is_built_once_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write_plan(tmp_path)
+def test_a_family_is_built_once_and_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **kwargs: compiled.append((type(block), kwargs)))
+    config = write_plan(tmp_path, f"compile: true{PLAN}")
     assert verb.main(["--config", str(config)]) == 0
+    assert compiled == [(Qwen2DecoderLayer, {"dynamic": True})] * 6, "the blocks of three models"
     tower = load_tower(tmp_path / "family" / build.TOWER)
     assert tower.quantizer is not None
     assert (tower.quantizer.entries, tower.quantizer.levels) == (8, 2)
