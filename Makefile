@@ -37,8 +37,8 @@ lint: $(STAMP) ## ruff (lint, format) and mypy on the three packages
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-test: $(STAMP) ## the whole test set, with coverage of the three packages
-	$(RUN) -m pytest --cov --cov-report=term
+test: $(STAMP) ## the whole test set on all cores (at most 8), with coverage of the three packages
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --cov --cov-report=term
 
 lower-bounds: $(STAMP) ## the oldest packages that pyproject.toml allows, in a folder of their own (downloads them)
 	CRAFT_LOWER_BOUNDS=1 $(RUN) -m pytest tests/test_lower_bounds.py
