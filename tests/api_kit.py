@@ -16,13 +16,14 @@ STALL = 0.6
 
 
 class Api:
-    """What it was asked, and what it does next; ``RIGHT`` once nothing is left: a status, a text, or ``"stall"``."""
+    """What it was asked, and what it does next; ``RIGHT`` once nothing is left: a status, a text, ``"stall"``, or bytes
+    in place of a message."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.versions: list[str | None] = []
-        self.next: list[int | str] = []
+        self.next: list[int | str | bytes] = []
         self.url = ""
         self.lock = threading.Lock()
 
@@ -55,13 +56,15 @@ def serving() -> Iterator[Api]:
                 what = api.next.pop(0) if api.next else json.dumps(RIGHT)
             if what == "stall":
                 time.sleep(STALL)
-            status, found = (
-                (what, {"error": {"message": "no"}}) if isinstance(what, int) else (200, _answer(self.path, what))
-            )
-            said = json.dumps(found).encode()
+            status = what if isinstance(what, int) else 200
+            if isinstance(what, bytes):
+                said = what
+            else:
+                found = _answer(self.path, what) if isinstance(what, str) else {"error": {"message": "no"}}
+                said = json.dumps(found).encode()
             try:
                 self.send_response(status)
-                self.send_header("content-type", "application/json")
+                self.send_header("content-type", "text/html" if said.startswith(b"<") else "application/json")
                 self.send_header("content-length", str(len(said)))
                 if status != 200:
                     self.send_header("retry-after", "0.02")

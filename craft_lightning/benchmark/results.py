@@ -70,7 +70,6 @@ class Cell:
         wanted: planned seeds. error: last error line of a seed that failed.
         cost: of the training behind it; None without one. there: see the class; None where it is not known,
             or the table has no receivers. left_out: items that a judge has not judged for all rows.
-            or the table has no receivers.
         trace: the table's scalar of the training behind it by step, mean over seeds; empty without one.
     """
 

@@ -44,6 +44,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--output": {"type": Path, "metavar": "PATH", "required": True, "help": "what to write"},
     "--keep": {"type": float, "metavar": "SHARE", "help": "share of tokens that pruning keeps, in (0, 1]"},
     "--runs": {"type": Path, "metavar": "FOLDER", "default": Path("runs"), "help": "folder of all results (runs)"},
+    "--budget": {"default": "short", "help": "how long trainings are: short, long (experiments/budgets)"},
     "--seeds": {"type": int, "nargs": "+", "metavar": "K", "help": "in place of the table's seeds"},
     "--scale": {"choices": ["pocket", "paper"], "default": "pocket", "help": "size of the models (%(default)s)"},
     "--workers": {

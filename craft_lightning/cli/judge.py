@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         if Path(test).exists() and Path(test).suffix not in (".yaml", ".yml"):
             files.append(read_runs([test])[0].file)
             continue
-        spec = load_spec(find_table(test, args.scale), args.scale)
+        spec = load_spec(find_table(test, args.scale), args.scale, args.budget)
         plan, named = make_plan(spec, args.runs, args.seeds), spec.judge
         cells = ((plan.lines[n].row.keep_ratio, job) for (n, _), jobs in plan.cells.items() for job in jobs)
         files += [store.predictions(job, keep) for keep, job in cells if store.result(job) is not None]
@@ -63,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
         for run in runs:
             _by_rules(run)
     else:
-        left = {run.file: [key for key in run.items if key not in _known(run, judge)] for run in runs}
+        known = {run.file: _known(run, judge) for run in runs}
+        left = {run.file: [key for key in run.items if key not in known[run.file]] for run in runs}
         count = sum(map(len, left.values()))
         if count and not args.yes:
             print(f"{judge} would be asked about {cost(count, judge, args.price)}: add --yes")
@@ -106,7 +107,10 @@ def _by_model(judge: ApiJudge, run: StoredRun, keys: Sequence[str], at_once: int
                 file.write(to_line(key, said[key], judgement))
                 file.flush()
             if failed == IN_A_ROW:
-                raise CraftError(f"{failed} items in a row got no judgement; the same command goes on where it was")
+                raise CraftError(
+                    f"{failed} items in a row got no judgement: the API cannot be reached, takes more than --timeout "
+                    "or answers nothing of the schema (--url, --judge); the same command goes on where it was"
+                )
             print(f"\r{run.name}: {number} of {len(keys)}", end="", file=sys.stderr)
     print(file=sys.stderr)
 
@@ -141,5 +145,5 @@ def _report(runs: Sequence[StoredRun], judge: str) -> Report:
         rows.append((run.name, run.about, str(len(kept)), *numbers))
     header = ("Run", "What", "Items", *map(str.capitalize, DIMENSIONS))
     section = Section(f"Judged by {judge}", header, tuple(rows), (False,) * len(rows))
-    note = "Correctness and presence in per cent, others from 0 to 5; less verbosity is better (docs/judge.md)."
+    note = "Correctness and presence in per cent, overall from -2.5 to 10, others from 0 to 5 (docs/judge.md)."
     return Report("Justified answers", note, "", (section,), problems=tuple(problems))

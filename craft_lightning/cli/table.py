@@ -31,7 +31,7 @@ def build_parser() -> VerbParser:
     shared, only = VerbParser(add_help=False), VerbParser(add_help=False)
     shared.add_argument("table", help="a file, or a name below experiments/tables; all: the whole paper")
     shared.shared("--scale", choices=None, default=None, help="pocket or paper (default: the table's own)")
-    shared.add_argument("--budget", default="short", help="how long trainings are: short, long (experiments/budgets)")
+    shared.shared("--budget")
     shared.shared("--seeds")
     shared.add_argument("--limit", type=at_least_one, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
     shared.shared("--runs")

@@ -102,6 +102,7 @@ def judge() -> VerbParser:
     p.add_argument("--yes", action="store_true", help="ask the API, whatever it costs")
     p.add_argument("--at_once", type=at_least_one, default=4, metavar="N", help="requests at a time (%(default)s)")
     p.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="of a request (%(default)g)")
+    p.shared("--budget", help="of a table: how long its trainings are (%(default)s)")
     p.shared("--seeds")
     p.shared("--scale", choices=None, default=None, help="of a table: pocket or paper (default: its own)")
     p.shared("--runs")

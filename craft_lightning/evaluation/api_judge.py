@@ -15,8 +15,6 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
-from pydantic import ValidationError
-
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.judgement import Judgement
 from craft_lightning.text.prompts import LETTERS, message
@@ -76,7 +74,7 @@ class ApiJudge:
         for _ in range(ATTEMPTS):
             try:
                 return parse(self._ask(asked, image))
-            except ValidationError:
+            except ValueError:  # not of the schema (pydantic's), or no JSON at all (the library's)
                 continue
             except self._library.APIStatusError as error:
                 if error.status_code in (408, 409, 429) or error.status_code >= 500:
@@ -99,7 +97,8 @@ class ApiJudge:
             extra_headers={"anthropic-version": "2023-06-01"},
             extra_body={"temperature": TEMPERATURE},
         )
-        return "".join(block.text for block in said.content if block.type == "text")
+        # What is no message (the page of a proxy, say) comes as a text, or with nothing in it.
+        return "".join(block.text for block in getattr(said, "content", None) or () if block.type == "text")
 
     def _ask_openai(self, asked: str, image: str) -> str:
         address = {"url": f"data:image/png;base64,{image}"}
@@ -110,7 +109,8 @@ class ApiJudge:
             temperature=TEMPERATURE,
             messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}],
         )
-        return said.choices[0].message.content or ""
+        choices = getattr(said, "choices", None)  # none of what is no completion, as above
+        return (choices[0].message.content or "") if choices else ""
 
 
 def user_prompt(reply: str, example: VqaExample) -> str:

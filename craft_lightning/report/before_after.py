@@ -99,7 +99,8 @@ def draw(shown: list[BeforeAfter]) -> Figure:
         for number, (text, colour) in enumerate(lines):
             weight = "bold" if number == 0 else "normal"
             place = 1 - number * LINE / height
-            right.text(0, place, text, color=colour, weight=weight, va="top", fontsize=9, transform=right.transAxes)
+            written = right.text(0, place, text, color=colour, weight=weight, va="top", fontsize=9)
+            written.set(transform=right.transAxes, parse_math=False)  # a reply may hold dollars
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from craft_lightning.evaluation.judgement import OFFLINE, Judgement, judgements_
 from craft_lightning.io import write_json, write_text
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.report import before_after
-from craft_lightning.report.figure import draw
+from craft_lightning.report.figure import draw, write_png
 from craft_lightning.report.page import page_data
 from craft_lightning.report.render import save
 from craft_lightning.text.multiple_choice import item_hash
@@ -99,6 +100,14 @@ def test_beside_each_image_stand_question_replies_and_what_is_judged(plan: Plan)
     drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     expected = [data.examples("test")[place].image for place in (1, 3, 4)]
     assert [array.tolist() for array in drawn] == [np.asarray(image).tolist() for image in expected]
+
+
+def test_dollars_in_a_reply_are_no_formula(plan: Plan, tmp_path: Path) -> None:
+    first = before_after.pick(plan)[0]
+    reply, judgement = r"A, because $\frac$.", first.replies["Zero-shot, pocket-vila-u"][1]
+    figure = before_after.draw([replace(first, replies={"CRAFT": (reply, judgement)})])
+    assert write_png(tmp_path / "x.png", figure).stat().st_size > 2_000
+    assert f"CRAFT: {reply}" in [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
 def test_the_table_s_page_and_files_hold_it(plan: Plan) -> None:

@@ -96,7 +96,7 @@ def test_what_fails_for_one_run_is_left_out_for_all(run: Path, api: Api, capsys:
 def test_an_endpoint_that_only_fails_ends_the_call(run: Path, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.next = ["no JSON"] * 99
     assert judge(api, run) == 2
-    assert "5 items in a row got no judgement" in capsys.readouterr().err
+    assert "5 items in a row got no judgement: the API cannot be reached" in capsys.readouterr().err
     assert len(api.asked) <= 3 * ITEMS
 
 
@@ -115,5 +115,7 @@ def test_mistakes_are_one_line(tested: dict[str, Path], capsys: pytest.CaptureFi
     assert "holds short answers: test with --data.directive justify" in capsys.readouterr().err
     assert entry.main(["judge", "table2", "--runs", str(tmp_path)]) == 2
     assert "table2: no test is computed" in capsys.readouterr().err
+    assert entry.main(["judge", "table2", "--budget", "lang", "--runs", str(tmp_path)]) == 2
+    assert "did you mean 'long'?" in capsys.readouterr().err
     assert entry.main(["judge", "tabel2"]) == 2
     assert "did you mean 'table2'?" in capsys.readouterr().err

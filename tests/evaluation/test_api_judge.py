@@ -75,8 +75,11 @@ def test_trouble_that_passes_is_tried_again(judge: ApiJudge, api: Api, trouble: 
     assert len(api.asked) == 2
 
 
-@pytest.mark.parametrize(("trouble", "times"), [(500, 3), (429, 3), ("no JSON", ATTEMPTS), ("{}", ATTEMPTS)])
-def test_trouble_that_stays_is_no_judgement(judge: ApiJudge, api: Api, trouble: int | str, times: int) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "times"),
+    [(500, 3), (429, 3), *((said, ATTEMPTS) for said in ("no JSON", "{}", b"<html>", b"{", b"{}"))],
+)
+def test_trouble_that_stays_is_no_judgement(judge: ApiJudge, api: Api, trouble: int | str | bytes, times: int) -> None:
     api.next = [trouble] * 20
     assert judge.judge("B", ITEM) is None
     assert len(api.asked) == times
