@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from craft_lightning.checkpoints.configs import aspect_of, checkpoint_root
-from craft_lightning.checkpoints.encoder import apply_encoder
+from craft_lightning.checkpoints.encoder import apply_encoder, codebook_of
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import likely_letters
@@ -71,6 +71,7 @@ class VisualTokenizer:
         device: str | torch.device | None = None,
         dtype: str = "float32",
         attention: str = "eager",
+        codebook: Mapping[str, Any] | None = None,
     ) -> Self:
         """The tower of a known model or a checkpoint's folder.
 
@@ -78,12 +79,14 @@ class VisualTokenizer:
             name: see ``python -m craft_lightning list backbones``. encoder: an adapted encoder's folder or hub id.
             device: where it computes; None for the first GPU, if there is one.
             dtype: of the tower and of the distances to codewords. attention: ``eager`` (the original's) or ``sdpa``.
+            codebook: ``codebook_share`` or ``codebook_growth`` of :class:`.VlmSpec`; None for what the encoder says.
 
         Raises:
             CraftError: no such checkpoint, a continuous tower, or an encoder that does not fit.
         """
         folder = resolve(VlmSpec(str(name)))
-        tower = load_tower(folder, dtype=dtype, quantizer_dtype=dtype, attention=attention)
+        codebook = codebook_of(encoder) if codebook is None else codebook
+        tower = load_tower(folder, dtype=dtype, quantizer_dtype=dtype, attention=attention, **codebook)
         if tower.quantizer is None:
             raise CraftError(f"{folder} is a continuous model: it has no discrete tokens")
         found = cls(tower, aspect_of(checkpoint_root(folder)))

@@ -159,6 +159,22 @@ def apply_encoder(tower: Tower, name: str | Path) -> tuple[dict[str, Any], Tenso
     return encoder.config, prior
 
 
+def codebook_of(name: str | Path | None) -> dict[str, Any]:
+    """What an encoder of a folder or hub id says of the codebook that it was adapted with, as settings of
+    :class:`.vlm_spec.VlmSpec`: the share, what it grew by; empty for the whole codebook, and without an encoder."""
+    file = None if name is None else encoder_folder(name) / "config.json"
+    facts = read_json(file) if file is not None and file.is_file() else {}
+    return {setting: facts[setting] for setting in ("codebook_share", "codebook_growth") if setting in facts}
+
+
+def check_whole(name: str | Path | None, why: str) -> None:
+    """Raises CraftError: an encoder was adapted with a part of its codebook, or with a grown one; ``why`` that is wrong
+    here."""
+    if told := codebook_of(name):
+        said = ", ".join(f"{setting} {value}" for setting, value in told.items())
+        raise CraftError(f"{name}: adapted with {said}; {why}")
+
+
 def write_encoder(
     folder: str | Path,
     state: Mapping[str, Tensor],

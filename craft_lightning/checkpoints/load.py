@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import PROJECTOR, empty_projector, load_projector
-from craft_lightning.checkpoints.codebook_growth import grow
+from craft_lightning.checkpoints.codebook_growth import grow, growth_of
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
 from craft_lightning.checkpoints.pretrained import base_folder, lora_of, merge_lora
@@ -40,19 +40,20 @@ def load_tower(
     quantizer_dtype: str = "float32",
     attention: str = "sdpa",
     codebook_share: float = 1.0,
+    codebook_growth: str | None = None,
 ) -> Tower:
     """The vision tower alone, in eval mode; without quantiser if the checkpoint is a continuous one. Raises CraftError:
     missing or unexpected tensors by name (the text half's, too), an unknown SigLIP shape, unequal shared codebooks or
     one of another width, a dtype that distances are not computed in, a share of a codebook that is not there.
 
     Args:
-        source: checkpoint folder, tower folder, or a spec (whose own dtypes, attention, share and encoder then count).
-        dtype, quantizer_dtype, attention, codebook_share: as in :class:`.vlm_spec.VlmSpec`.
+        source: checkpoint folder, tower folder, or a spec (whose own settings and encoder then count).
+        dtype, quantizer_dtype, attention, codebook_share, codebook_growth: as in :class:`.vlm_spec.VlmSpec`.
     """
-    root, growth = configs.root_of(source), None
+    root = configs.root_of(source)
     if isinstance(source, VlmSpec):
         dtype, quantizer_dtype, attention = source.dtype, source.quantizer_dtype, source.attention
-        codebook_share, growth = source.codebook_share, source.codebook_growth
+        codebook_share, codebook_growth = source.codebook_share, source.codebook_growth
     kind = configs.tower_kind(root)
     with read_as(configs.tower_folder(root), "a vision tower"):
         if kind == "siglip":
@@ -63,8 +64,8 @@ def load_tower(
         if codebook_share < 1.0:
             raise CraftError(f"{root} has no codebook: --model.backbone.codebook_share {codebook_share:g} is of none")
         tower.base_hash = weights_hash(tower)  # before anything is rounded or plugged in
-    if growth is not None:
-        tower.quantizer = grow(tower.quantizer, growth)
+    if codebook_growth is not None:
+        tower.quantizer = grow(tower.quantizer, codebook_growth)
     tower = tower.to(torch_dtype(dtype)).eval()
     if isinstance(source, VlmSpec) and source.encoder is not None:
         apply_encoder(tower, source.encoder)
@@ -192,7 +193,8 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
 
 
 def skeleton(spec: VlmSpec) -> DiscreteVlm:
-    """The model of a spec on the meta device; no weight file is opened, and there need not be one.
+    """The model of a spec on the meta device; no weight file is opened, and there need not be one (but of new codebook
+    entries, for their number).
 
     It has no tokenizer and no codebook hash. A known model need not be on this machine at all. Raises CraftError: a
     config file that is missing or cannot be read.
@@ -206,6 +208,7 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
                 size = codebook_size(configs.tower_folder(root))
                 if size is not None and not configs.top_config_of(root).get("continuous", False):
                     levels, entries, shared = size
+                    entries += 0 if spec.codebook_growth is None else growth_of(spec.codebook_growth)
                     tables = torch.empty(1 if shared else levels, entries, tower.width)
                     quantizer = ResidualQuantizer(tables, levels, share=spec.codebook_share)
             else:

@@ -25,6 +25,7 @@ import yaml
 from craft_lightning import run_folder
 from craft_lightning.benchmark.estimate import duration
 from craft_lightning.checkpoints.configs import root_of
+from craft_lightning.checkpoints.encoder import codebook_of
 from craft_lightning.checkpoints.load import load_tower, tower_facts
 from craft_lightning.cli import config_layers, run, verbs
 from craft_lightning.cli.arguments import command
@@ -301,5 +302,6 @@ def _predict(encoder: Path, data: VqaDataModule) -> str:
     place = next(row.image.place for row in source.unread("test") if row.item.key == example.key)
     image = place if Path(place).is_file() else "IMAGE.jpg"  # one in an archive has no file of its own
     flags = ["--backbone", data.backbone.name, "--encoder", str(encoder), "--images", image]
+    flags += [f"--model.backbone.{setting}={value}" for setting, value in codebook_of(encoder).items()]
     options = ["--options", *example.options] if example.options else []
     return command("predict", *flags, "--question", example.question, *options)

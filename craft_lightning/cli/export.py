@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_lightning.checkpoints import configs
-from craft_lightning.checkpoints.encoder import AdaptedEncoder, apply_encoder, encoder_folder
+from craft_lightning.checkpoints.encoder import AdaptedEncoder, apply_encoder, check_whole, encoder_folder
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.checkpoints.pretrained import lora_of
 from craft_lightning.checkpoints.tensors import TensorFiles, first_line, fresh_folder, read_json, save_tensors
@@ -94,7 +94,7 @@ def export(checkpoint: Path, encoder: str | Path, output: Path) -> int:
 
     Raises:
         CraftError: ``output`` exists, lies in the checkpoint or has no room; a checkpoint that is incomplete or in
-            LLaVA's layout; an encoder that is not there, of another codebook or of another shape.
+            LLaVA's layout; an encoder that is not there, of another codebook, of a part of it or of another shape.
     """
     root = configs.checkpoint_root(checkpoint)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -102,6 +102,7 @@ def export(checkpoint: Path, encoder: str | Path, output: Path) -> int:
     if output.resolve().is_relative_to(root.resolve()):
         raise CraftError(f"--output {output} lies in the checkpoint {root}: name a folder outside of it")
     encoder = encoder_folder(encoder)
+    check_whole(encoder, "no checkpoint's layout says so: plug it in, with these settings, where it is used")
     folder = configs.tower_folder(root)
     if configs.is_single(root) or "rqvaesiglip" not in read_json(folder / "config.json"):
         raise CraftError(f"{checkpoint} has another tower: only checkpoints in VILA-U's layout can be exported")

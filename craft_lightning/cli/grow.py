@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from craft_lightning.checkpoints.codebook_growth import grow, write_growth
+from craft_lightning.checkpoints.encoder import check_whole
 from craft_lightning.cli import verbs
 from craft_lightning.cli.tokenize import open_images
 from craft_lightning.errors import CraftError
@@ -29,7 +31,10 @@ DRAWN = 100
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     args = verbs.grow().parse_args(argv)
+    if not 0.0 < args.by < math.inf:
+        raise CraftError(f"--by {args.by:g} is no share of new entries; take one above 0, as 0.25")
     check_file(args.output, "--output")
+    check_whole(args.encoder, "new entries stand behind a model's own codebook: take an encoder of the whole of it")
     model = VisualTokenizer.from_pretrained(args.backbone, args.encoder, attention="sdpa")
     quantizer = model.tower.quantizer
     assert quantizer is not None
@@ -37,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     device = next(model.tower.parameters()).device
     rows = torch.cat([model.tower.encode(batch.to(device)).features.flatten(0, 1).float().cpu() for batch in read])
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(args.seed))[:ROWS]
-    quantizer, rows, count = quantizer.cpu(), rows[chosen], round(args.by * quantizer.entries)
+    quantizer, rows, count = quantizer.cpu(), rows[chosen], max(1, round(args.by * quantizer.entries))
     try:
         write_growth(args.output, quantizer, new_entries(quantizer, rows, count, args.seed))
     except ValueError as error:

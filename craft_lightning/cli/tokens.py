@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from craft_lightning.checkpoints.encoder import codebook_of
 from craft_lightning.cli import verbs
 from craft_lightning.errors import CraftError
 from craft_lightning.inference import VisualTokenizer
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     check_file(args.output, "--output")
     if args.output.suffix.lower() != ".png":
         raise CraftError(f"--output {args.output} is no .png file")
-    model = VisualTokenizer.from_pretrained(args.backbone, attention="sdpa")
+    model = VisualTokenizer.from_pretrained(args.backbone, attention="sdpa", codebook=codebook_of(args.encoder))
     files = find_images(args.images)
     views, source = _look(model, files, args.number, args.encoder, args.keep, args.workers)
     assert model.tower.quantizer is not None

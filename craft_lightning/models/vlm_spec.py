@@ -76,7 +76,8 @@ class VlmSpec:
             time.
 
     Raises:
-        CraftError: a dtype or kernel that is none of :data:`CHOICES`, or a share outside of its range.
+        CraftError: a dtype or kernel that is none of :data:`CHOICES`, or a share outside of its range or of a grown
+            codebook.
     """
 
     name: str = "pocket-vila-u"
@@ -100,6 +101,9 @@ class VlmSpec:
         if not 0.0 < self.codebook_share <= 1.0:
             told = "is no part of the codebook; take a share above 0, at most 1"
             raise CraftError(f"--model.backbone.codebook_share {self.codebook_share:g} {told}")
+        if self.codebook_share < 1.0 and self.codebook_growth is not None:
+            told = "a part of a grown codebook is no part of the old one; take one of the two"
+            raise CraftError(f"--model.backbone.codebook_share and codebook_growth: {told}")
 
 
 def spec_of(backbone: VlmSpec | str) -> VlmSpec:

@@ -9,7 +9,6 @@ from datetime import date
 from statistics import fmean
 
 from craft_lightning.benchmark import store
-from craft_lightning.benchmark.budget import SHORT
 from craft_lightning.benchmark.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
 from craft_lightning.benchmark.plan import Plan, baseline_of
 from craft_lightning.benchmark.results import (
@@ -376,8 +375,7 @@ class _SectionBuilder:
         empty = [place for place, cell in self.results.cells.items() if cell.score is None]
         judged = [(n, c) for n, c in empty if c in self.plan.counted and self.spec.metric.judged]
         if waiting := sum(any(map(store.result, self.plan.cells[place])) for place in judged):
-            budget = "" if self.spec.budget.name == SHORT else f" --budget {self.spec.budget.name}"
-            call = f"python -m craft_lightning judge {self.spec.path.as_posix()}{budget}"
+            call = f"python -m craft_lightning judge {self.spec.path.as_posix()} --budget {self.spec.budget.name}"
             found.append(f"Cells that are not judged yet, {waiting}: {call}")
         missing = sum(cell.seeds == 0 for cell in self.results.cells.values())
         return found + ([f"{missing} of {len(self.results.cells)} cells are missing ({MISSING})."] if missing else [])

@@ -176,7 +176,8 @@ def test_a_claim_about_replies_that_are_not_judged_says_so(tmp_path: Path) -> No
     assert results.verdicts[0].word == NO_ANSWER
     assert "is not judged" in results.verdicts[0].detail
     problems = build_report(plan, results).problems
-    assert f"Cells that are not judged yet, 1: python -m craft_lightning judge {plan.spec.path.as_posix()}" in problems
+    call = f"python -m craft_lightning judge {plan.spec.path.as_posix()} --budget short"
+    assert f"Cells that are not judged yet, 1: {call}" in problems
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from craft_lightning import __main__ as entry
 from craft_lightning.checkpoints.codebook_growth import grow
 from craft_lightning.checkpoints.encoder import write_encoder
-from craft_lightning.checkpoints.load import load_tower, load_vlm
+from craft_lightning.checkpoints.load import load_tower, load_vlm, skeleton
 from craft_lightning.cli.grow import main
 from craft_lightning.errors import CraftError
+from craft_lightning.inference import VisualTokenizer
 from craft_lightning.models.vlm_spec import GROWTH, VlmSpec
 from tiny import write_tiny
 
@@ -36,6 +38,16 @@ def grown(model: str, tmp_path: Path) -> str:
     file = tmp_path / "more.safetensors"
     assert main(["--backbone", model, "--images", str(tmp_path / "images"), "--by", "0.5", "--output", str(file)]) == 0
     return str(file)
+
+
+def write(folder: Path, model: str, growth: str | None) -> str:
+    """An encoder that was adapted with the tiny model's codebook, or with the grown one."""
+    tower = load_tower(VlmSpec(model, codebook_growth=growth))
+    assert tower.quantizer is not None
+    facts = {"base": model, "codebook_hash": tower.quantizer.hash(), "method": "craft", "codebook_growth": growth}
+    counts = torch.ones(tower.quantizer.entries, dtype=torch.long)
+    write_encoder(folder, dict(tower.used_parameters()), **facts, token_prior=counts)
+    return str(folder)
 
 
 def test_entries_stand_behind_those_of_the_codebook(capsys: pytest.CaptureFixture[str], model: str, grown: str) -> None:
@@ -65,13 +77,10 @@ def test_what_is_left_falls_at_every_level(capsys: pytest.CaptureFixture[str], g
 def test_an_encoder_of_before_fits_and_one_of_after_needs_the_new_entries(
     model: str, grown: str, tmp_path: Path
 ) -> None:
-    old, new = (load_vlm(VlmSpec(model, codebook_growth=growth)) for growth in (None, grown))
+    old = load_vlm(VlmSpec(model))
     assert old.tower.quantizer is not None
-    for name, vlm, growth in (("old", old, None), ("new", new, grown)):
-        state = dict(vlm.tower.used_parameters())
-        facts = {"base": model, "codebook_hash": vlm.codebook_hash, "method": "craft", "codebook_growth": growth}
-        counts = torch.ones(64 if growth is None else 96, dtype=torch.long)
-        write_encoder(tmp_path / name, state, **facts, token_prior=counts)
+    for name, growth in (("old", None), ("new", grown)):
+        write(tmp_path / name, model, growth)
     assert "codebook_growth" not in json.loads((tmp_path / "old/config.json").read_text())
     plugged = load_vlm(VlmSpec(model, encoder=str(tmp_path / "old"), codebook_growth=grown))
     assert plugged.token_prior is not None
@@ -79,6 +88,47 @@ def test_an_encoder_of_before_fits_and_one_of_after_needs_the_new_entries(
     load_vlm(VlmSpec(model, encoder=str(tmp_path / "new"), codebook_growth=grown))
     with pytest.raises(CraftError, match=f"this model has {old.codebook_hash}; take .*codebook_growth {grown}"):
         load_vlm(VlmSpec(model, encoder=str(tmp_path / "new")))
+
+
+def test_what_reads_images_alone_takes_an_encoder_s_codebook(model: str, grown: str, tmp_path: Path) -> None:
+    encoder, images = write(tmp_path / "new", model, grown), str(tmp_path / "images")
+    spec = VlmSpec(model, encoder=encoder, codebook_growth=grown)
+    found = VisualTokenizer.from_pretrained(model, encoder, attention="sdpa").tokenize(images)["codes"]
+    assert torch.equal(found, VisualTokenizer(load_tower(spec)).tokenize(images)["codes"])
+    assert bool((found >= 64).any())
+    flags = ["--backbone", model, "--encoder", encoder, "--images", images, "--output"]
+    assert entry.main(["tokenize", *flags, str(tmp_path / "codes.safetensors")]) == 0
+    assert torch.equal(load_file(tmp_path / "codes.safetensors")["codes"], found)
+    assert entry.main(["tokens", *flags, str(tmp_path / "codes.png")]) == 0
+
+
+def test_what_holds_the_old_codebook_alone_refuses_it(
+    model: str, grown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = write(tmp_path / "new", model, grown)
+    told = f"{encoder}: adapted with codebook_growth {grown}; "
+    out = str(tmp_path / "x.safetensors")
+    assert entry.main(["grow", "--backbone", model, "--encoder", encoder, "--output", out]) == 2
+    assert told + "new entries stand behind a model's own codebook" in capsys.readouterr().err
+    assert entry.main(["export", "--backbone", model, "--encoder", encoder, "--output", str(tmp_path / "whole")]) == 2
+    assert told + "no checkpoint's layout says so" in capsys.readouterr().err
+    with pytest.raises(CraftError, match="a part of a grown codebook is no part of the old one"):
+        VlmSpec(model, codebook_share=0.5, codebook_growth=grown)
+
+
+def test_a_card_says_how_to_use_it_with_its_codebook(model: str, grown: str, tmp_path: Path) -> None:
+    cards = [(Path(write(tmp_path / str(n), model, g)) / "README.md").read_text() for n, g in enumerate((None, grown))]
+    assert 'encoder="THIS_FOLDER_OR_REPOSITORY")' in cards[0]
+    assert f'encoder="THIS_FOLDER_OR_REPOSITORY", codebook_growth="{grown}")' in cards[1]
+    said = f"--encoder THIS_FOLDER_OR_REPOSITORY --model.backbone.codebook_growth {grown} --images photo.jpg"
+    assert said in cards[1]
+    assert "codebook_growth" not in cards[0]
+
+
+def test_a_model_that_is_only_planned_has_all_entries(model: str, grown: str) -> None:
+    quantizer = skeleton(VlmSpec(model, codebook_growth=grown)).tower.quantizer
+    assert quantizer is not None
+    assert quantizer.codebooks.shape == load_tower(VlmSpec(model, codebook_growth=grown)).quantizer.codebooks.shape  # type: ignore[union-attr]
 
 
 def test_entries_of_another_codebook_and_files_that_are_none_are_refused(
@@ -94,6 +144,9 @@ def test_entries_of_another_codebook_and_files_that_are_none_are_refused(
     images = str(tmp_path / "images")
     with pytest.raises(CraftError, match=r"--by 9: 576 new entries of \d+ rows .*; take more images"):
         main(["--backbone", model, "--images", images, "--by", "9", "--output", str(tmp_path / "x.safetensors")])
+    for by in ("0", "-1", "nan", "inf"):
+        with pytest.raises(CraftError, match=f"--by {by} is no share of new entries; take one above 0"):
+            main(["--backbone", model, "--images", images, "--by", by, "--output", str(tmp_path / "x.safetensors")])
 
 
 @pytest.mark.parametrize("share", [125, 150, 200])

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 from torch import Tensor
 
+from craft_lightning.checkpoints.codebook_growth import write_growth
 from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.generate import scored_replies
@@ -249,6 +250,20 @@ def test_a_training_with_a_share_of_the_codebook_says_so(build: Any, data: Any, 
     assert set(prior.nonzero().flatten().tolist()) <= set(subset(64, 0.5).tolist())
     with pytest.raises(CraftError, match=r"adapted to 0.5 of the codebook, .* searches 1 of it; take --model.backbone"):
         whole.on_load_checkpoint(checkpoint(half))
+
+
+def test_a_checkpoint_of_a_grown_codebook_says_how_it_grew(build: Any, tmp_path: Path) -> None:
+    old = build(Craft)
+    file = tmp_path / "more.safetensors"
+    write_growth(
+        file, old.vlm.tower.quantizer, torch.ones(len(old.vlm.tower.quantizer.codebooks), 3, old.vlm.tower.width)
+    )
+    new = Craft(backbone=replace(old.backbone, codebook_growth=str(file)), optim=FAST)
+    new.configure_model()
+    assert new.vlm.tower.quantizer.entries == 67
+    for this, other, growth in ((new, old, file), (old, new, "null")):
+        with pytest.raises(CraftError, match=f"adapted to .*; take --model.backbone.codebook_growth {growth}$"):
+            other.on_load_checkpoint(checkpoint(this))
 
 
 def test_a_checkpoint_fits_another_language_model_on_the_same_codebook(build: Any) -> None:

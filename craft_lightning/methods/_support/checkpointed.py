@@ -87,6 +87,7 @@ class Checkpointed(StepAccounts):
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
             "codebook_hash": self.vlm.codebook_hash,
             "codebook_share": self.backbone.codebook_share,
+            "codebook_growth": self.backbone.codebook_growth,
             "base_hash": self.vlm.tower.base_hash,
             "weights": self.weights,
             "data": self._data_digest(),
@@ -136,8 +137,11 @@ class Checkpointed(StepAccounts):
         """
         backbone, codebook = self.backbone.name, self.vlm.codebook_hash
         if facts["codebook_hash"] != codebook:
+            grown = facts.get("codebook_growth")
+            mend = f"; take --model.backbone.codebook_growth {grown or 'null'}"
             raise CraftError(
                 f"another codebook: the checkpoint was adapted to {facts['codebook_hash']}, {backbone} has {codebook}"
+                + (mend if grown != self.backbone.codebook_growth else "")
             )
         share, here = facts.get("codebook_share", 1.0), self.backbone.codebook_share
         if share != here:
