@@ -29,7 +29,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 COMPLETE = [ROOT / "smoke.yaml", *EXAMPLES]
 ON_TWIN = ("projector_ft", "llm_lora")
 """Methods that the paper, and so their example, applies to the continuous model, though they would run on either."""
-COLLECTIONS = [ROOT / "tables/all.yaml"]
+COLLECTIONS = [ROOT / "tables/all.yaml", ROOT / "tables/all-paper.yaml"]
 TABLES = [path for path in sorted((ROOT / "tables").glob("*.yaml")) if path not in COLLECTIONS]
 FEW = sorted((ROOT / "few_shot").glob("*.yaml"))
 """Datasets of the table ``lorsu``."""
@@ -61,6 +61,7 @@ def test_small_surrogates_are_tested_as_a_whole() -> None:
 def test_a_collection_names_every_claim_and_tables_of_its_scale(path: Path) -> None:
     found = load_collection(path)
     assert found is not None
+    assert find_table("all", found.scale).name == path.name
     assert [claim.id for claim in found.claims] == list("12345678")
     specs = [load_spec(path.with_name(f"{name}.yaml"), found.scale) for name in found.tables]
     parts = [claim.id for spec in specs for claim in spec.claims]

@@ -292,18 +292,16 @@ class _SectionBuilder:
             gained = [gained[c] for c in self.plan.counted]
             above = sum(score is not None and score.mean > 0 for score in gained)
             texts = [self.text(mean_of(gained)), f"{above} of {len(gained)}"]
-            texts += [self.text((paper_gains(self.plan, line) or [None])[-1])] if self.spec.paper.values else []
+            quoted = paper_gains(self.plan, line) or [None] * (len(self.plan.columns) + 1)
+            # The mean that the paper prints is of all columns.
+            theirs = quoted[-1] if len(self.spec.metrics) == 1 else self.mean(quoted)
+            texts += [self.text(theirs)] if self.spec.paper.values else []
             texts += [self.text(mean_of(part)) for part in self.part_gains(number)] if self.labelled else []
             cells = [self.by_column[c][number] for c in self.plan.counted]
             rows.append((line.backbone.label, line.label, *texts, *_cost_texts(cells)))
         items, unseen = (sum(counts[c] for c in self.labelled) for counts in (self.items, self.unseen))
-        header = [
-            "Backbone",
-            "Method",
-            "Mean gain",
-            "Sets above",
-            *(["Paper's gain"] if self.spec.paper.values else []),
-        ]
+        header = ["Backbone", "Method", "Mean gain", "Sets above"]
+        header += ["Paper's gain"] if self.spec.paper.values else []
         header += [f"Seen labels (n {items - unseen})", f"Unseen labels (n {unseen})"] if self.labelled else []
         header += ["Trained parameters", "Seconds", "Peak MB"]
         return Section(title, tuple(header), tuple(rows), (False,) * len(rows))
