@@ -44,10 +44,10 @@ def _more(table: Tensor, rows: Tensor, count: int, generator: torch.Generator) -
     """Lloyd's iterations with the old entries fixed. The new ones begin as k-means++ has it: each at a row, drawn by
     its squared distance to the nearest entry so far."""
     far = _nearest(table, rows)[1]
-    if (different := int((far > 0).sum())) < count:
-        raise ValueError(f"{count} new entries of {different} rows that are no entries yet")
     new = torch.empty(count, rows.shape[1])
-    for entry in new:
+    for number, entry in enumerate(new):
+        if not bool(far.any()):
+            raise ValueError(f"{count} new entries of {number} different rows that are no entries yet")
         entry.copy_(rows[torch.multinomial(far, 1, generator=generator)[0]])
         far = torch.minimum(far, (rows - entry).pow(2).sum(dim=1))
     for _ in range(ROUNDS):

@@ -22,7 +22,7 @@ from craft_lightning.report.sections import DECIDED, Report, Section, build_repo
 from craft_lightning.report.templates import fill, to_page
 
 NOTHING = "not computed"
-PARTS = (
+OF_PARTS = (
     "A claim of several parts holds where all of them hold. What a program has measured has no interval: its page says "
     "what decides."
 )
@@ -82,7 +82,7 @@ class PaperPage:
     def values(self) -> dict[str, Any]:
         """What both templates show."""
         return {
-            "report": Report(self.collection.title, self.collection.note, "", (), remarks=(DECIDED, PARTS)),
+            "report": Report(self.collection.title, self.collection.note, "", (), remarks=(DECIDED, OF_PARTS)),
             "budgets": self.budgets,
             "claims": [[self.decide(claim, budget) for budget in self.budgets] for claim in self.collection.claims],
             "shown": [part for part in self.parts if part.budget in ("", self.budgets[0])],

@@ -142,7 +142,7 @@ def test_entries_of_another_codebook_and_files_that_are_none_are_refused(
     with pytest.raises(CraftError, match="this model has none"):
         grow(None, grown)
     images = str(tmp_path / "images")
-    with pytest.raises(CraftError, match=r"--by 9: 576 new entries of \d+ rows .*; take more images"):
+    with pytest.raises(CraftError, match=r"--by 9: 576 new entries of \d+ different rows .*; take more images"):
         main(["--backbone", model, "--images", images, "--by", "9", "--output", str(tmp_path / "x.safetensors")])
     for by in ("0", "-1", "nan", "inf"):
         with pytest.raises(CraftError, match=f"--by {by} is no share of new entries; take one above 0"):

@@ -48,6 +48,8 @@ def test_new_entries_are_the_means_of_clusters_that_no_old_entry_is_near() -> No
 
 
 def test_there_have_to_be_rows_for_them() -> None:
-    rows = torch.eye(4)
-    with pytest.raises(ValueError, match="3 new entries of 2 rows that are no entries yet"):
-        new_entries(ResidualQuantizer(rows[None, :2], 1), rows, 3)
+    quantizer = ResidualQuantizer(torch.eye(4)[None, :2], 1)
+    for rows in (torch.eye(4), torch.eye(4).repeat(3, 1)):
+        with pytest.raises(ValueError, match="3 new entries of 2 different rows that are no entries yet"):
+            new_entries(quantizer, rows, 3)
+        assert sorted(new_entries(quantizer, rows, 2)[0].argmax(dim=1).tolist()) == [2, 3]
