@@ -31,6 +31,7 @@ MEANINGS = {
     "--keep": "share of tokens that pruning keeps",
     "--output": "what is written",
     "--runs": "folder of all results",
+    "--budget": "how long trainings are",
     "--seeds": "seeds of a table",
     "--scale": "size of models",
     "--workers": "processes that read images",
