@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from craft_lightning.benchmark import cache_key, plan
 from tiny import write_tiny, write_tiny_tower
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -25,6 +26,15 @@ WITHOUT = [
 ]
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_remembered() -> None:
+    """Plans keep what they found out of files by their paths, and in another test's folder the same path is another
+    file."""
+    for kept in (*vars(cache_key).values(), *vars(plan).values()):
+        if hasattr(kept, "cache_clear"):
+            kept.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ OTHER_VERBS = (
     *("craft_lightning.cli.adapt", "craft_lightning.cli.compare", "data_modules.survey"),
     *("craft_lightning.__main__", "craft_lightning.comparison", "craft_lightning.inference"),
     *("craft_lightning.cli.judge", "craft_lightning.evaluation.api_judge"),
+    *("craft_lightning.cli.grow", "craft_lightning.models.new_entries"),
     *("craft_lightning.encoder_gain", "craft_lightning.item_images", "craft_lightning.evaluation.lmms_eval"),
     *("craft_lightning.pretraining", "craft_lightning.strategies.flops"),
     *("craft_lightning.checkpoints.vila_u_writer",),
