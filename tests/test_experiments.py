@@ -69,6 +69,16 @@ def test_a_collection_names_every_claim_and_tables_of_its_scale(path: Path) -> N
     assert all((ROOT.parent / program).is_file() for program in found.measured.values())
 
 
+@pytest.mark.parametrize(("table", "trainings"), [("figure5-paper", 30), ("pruning_parts-paper", 12)])
+def test_pruning_at_paper_scale_is_tested_on_the_encoders_of_table_1(table: str, trainings: int) -> None:
+    mine, theirs = (
+        {job.name: job.key for job in make_plan(load_spec(ROOT / f"tables/{name}.yaml")).jobs if job.kind == "train"}
+        for name in (table, "table1-paper")
+    )
+    assert len(mine) == trainings
+    assert mine.items() <= theirs.items()
+
+
 def test_names_are_the_known_ones() -> None:
     assert {f.stem for f in METHOD_FILES} == set(METHODS)
     assert {f.stem for f in AT_PAPER_SCALE} < set(METHODS), "those of the paper with a setting that differs"

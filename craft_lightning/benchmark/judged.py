@@ -25,7 +25,10 @@ class Judged:
         self.kept, self.dropped = cache(self._kept), cache(self._dropped)
 
     def _read_file(self, file: Path) -> Mapping[str, Judgement]:
-        return read_judgements(judgements_file(file, self.plan.spec.judge), reply_texts(file))
+        """Judgements by key; empty until the judge was asked about all replies of the file."""
+        texts = reply_texts(file)
+        found = read_judgements(judgements_file(file, self.plan.spec.judge), texts)
+        return {key: said for key, said in found.items() if said} if found.keys() == texts.keys() else {}
 
     def files(self, column: int) -> list[Path]:
         """The replies of all finished jobs of a column that are judged."""

@@ -64,7 +64,11 @@ def main(argv: Sequence[str]) -> int:
             _by_rules(run)
     else:
         known = {run.file: _known(run, judge) for run in runs}
-        left = {run.file: [key for key in run.items if key not in known[run.file]] for run in runs}
+        # What the judge gave none for is asked last: five failures in a row keep nothing from being asked once.
+        left = {
+            run.file: sorted((k for k in run.items if not known[run.file].get(k)), key=known[run.file].__contains__)
+            for run in runs
+        }
         count = sum(map(len, left.values()))
         if count and not args.yes:
             print(f"{judge} would be asked about {cost(count, judge, args.price)}: add --yes")
@@ -79,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     return 1 if report.problems else 0
 
 
-def _known(run: StoredRun, judge: str) -> dict[str, Judgement]:
+def _known(run: StoredRun, judge: str) -> dict[str, Judgement | None]:
     return read_judgements(judgements_file(run.file, judge), reply_texts(run.file))
 
 
@@ -93,7 +97,7 @@ def _by_rules(run: StoredRun) -> None:
 
 
 def _by_model(judge: ApiJudge, run: StoredRun, keys: Sequence[str], at_once: int) -> None:
-    """Ask about some items, and add each judgement to the file as it comes. Raises CraftError: many failed in a row."""
+    """Ask about some items, and add what is said to the file as it comes. Raises CraftError: many failed in a row."""
     if not keys:
         return
     items, said, path = open_items(run, keys), reply_texts(run.file), judgements_file(run.file, judge.model)
@@ -101,11 +105,10 @@ def _by_model(judge: ApiJudge, run: StoredRun, keys: Sequence[str], at_once: int
     write_text(path, "".join(to_line(key, said[key], known) for key, known in _known(run, judge.model).items()))
     failed = 0
     with path.open("a", encoding="utf-8") as file:
-        for number, (key, judgement) in enumerate(_answers(judge, items, said, at_once), 1):
+        for number, (key, judgement) in enumerate(_answers(judge, {k: items[k] for k in keys}, said, at_once), 1):
             failed = 0 if judgement else failed + 1
-            if judgement:
-                file.write(to_line(key, said[key], judgement))
-                file.flush()
+            file.write(to_line(key, said[key], judgement))
+            file.flush()
             if failed == IN_A_ROW:
                 raise CraftError(
                     f"{failed} items in a row got no judgement: the API cannot be reached, takes more than --timeout "
@@ -131,7 +134,7 @@ def _answers(
 def _report(runs: Sequence[StoredRun], judge: str) -> Report:
     """Means of every run, over the items that are judged in all runs of the same items."""
     rows, problems, per_cent = list[tuple[str, ...]](), list[str](), ("correctness", "presence")
-    found = {run.file: _known(run, judge) for run in runs}
+    found = {run.file: {key: said for key, said in _known(run, judge).items() if said} for run in runs}
     for run in runs:
         alike = [other for other in runs if other.items.keys() == run.items.keys()]
         kept = set.intersection(*(set(found[other.file]) for other in alike))

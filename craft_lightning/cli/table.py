@@ -71,31 +71,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _all(collection: Collection, folder: Path, args: argparse.Namespace) -> int:
     """Each table in turn, then the page that holds them all."""
+    from craft_lightning.benchmark import store
+
     if one := next((f for f in ("only", "stored", "format") if getattr(args, f, None)), None):
         raise CraftError(f"--{one.replace('stored', 'from')} is for one table: {', '.join(collection.tables)}")
     code, publish = 0, args.verb == "render" and args.publish
-    for number, name in enumerate(collection.tables, 1):
-        path = folder / f"{name}.yaml"
-        print(f"\n{name}, {number} of {len(collection.tables)}", flush=True)
-        if publish and not _computed(path, args):
+    paths = [folder / f"{name}.yaml" for name in collection.tables]
+    for number, path in enumerate(paths, 1):
+        print(f"\n{path.stem}, {number} of {len(collection.tables)}", flush=True)
+        if publish and not any(map(store.result, _plan_of(path, args).jobs)):
             print("nothing computed here: what is published stays")
             continue
         code = max(code, _one(path, args))
         if code == INTERRUPTED:
             return code
-    if args.verb == "render" or (args.verb == "run" and not args.dry_run):
+    if args.verb == "run" and args.dry_run:
+        left = {job.name for path in paths for job in _plan_of(path, args).jobs if store.state(job) != "done"}
+        print(f"\nin all {len(left)} jobs: one that tables share is counted once")
+    elif args.verb in ("render", "run"):
         _page(collection, folder, args)
     return code
 
 
-def _computed(path: Path, args: argparse.Namespace) -> bool:
-    """Whether some job of a table is done."""
-    from craft_lightning.benchmark import store
+def _plan_of(path: Path, args: argparse.Namespace) -> Plan:
     from craft_lightning.benchmark.plan import make_plan
     from craft_lightning.benchmark.spec import load_spec
 
-    plan = make_plan(load_spec(path, args.scale, args.budget), args.runs, args.seeds)
-    return any(store.result(job) for job in plan.jobs)
+    return make_plan(load_spec(path, args.scale, args.budget), args.runs, args.seeds, args.limit)
 
 
 def _page(collection: Collection, folder: Path, args: argparse.Namespace) -> None:

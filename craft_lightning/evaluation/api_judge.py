@@ -65,6 +65,9 @@ class ApiJudge:
         self._library = import_module(name)
         made: dict[str, Any] = {"base_url": url, "timeout": timeout, "max_retries": retries}
         self._client = getattr(self._library, {"anthropic": "Anthropic", "openai": "OpenAI"}[name])(**made)
+        # OpenAI's newer models refuse the old name, servers that speak like it often the new one.
+        openais = self._client.base_url.host == "api.openai.com"
+        self._limit = {"max_completion_tokens" if openais else "max_tokens": MAX_TOKENS}
         self._ask: Callable[[str, str], str] = self._ask_claude if name == "anthropic" else self._ask_openai
 
     def judge(self, reply: str, example: VqaExample) -> Judgement | None:
@@ -105,7 +108,7 @@ class ApiJudge:
         content = [{"type": "image_url", "image_url": address}, {"type": "text", "text": asked}]
         said = self._client.chat.completions.create(
             model=self.model,
-            max_tokens=MAX_TOKENS,
+            **self._limit,
             temperature=TEMPERATURE,
             messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}],
         )

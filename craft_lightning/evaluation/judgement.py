@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from craft_lightning.errors import CraftError
+
 OFFLINE = "offline"
 """Name of the judge by rules (:mod:`.offline_judge`)."""
 DIMENSIONS = ("correctness", "presence", "relevance", "faithfulness", "verbosity", "overall")
@@ -69,25 +71,30 @@ def means(judgements: Iterable[Judgement]) -> dict[str, float]:
 
 def judgements_file(replies: Path, judge: str) -> Path:
     """Where the judgements of a file of replies are: ``judgements.offline.jsonl`` beside ``predictions.jsonl``."""
-    name = re.sub(r"[^\w-]+", "-", judge)
+    name = re.sub(r"[^\w.-]+", "-", judge)
     return replies.with_name(replies.name.replace("predictions", "judgements", 1)).with_suffix(f".{name}.jsonl")
 
 
-def to_line(key: str, reply: str, judgement: Judgement) -> str:
-    """A line of such a file."""
-    return json.dumps({"key": key, "reply": digest(reply), **judgement.model_dump()}, ensure_ascii=False) + "\n"
+def to_line(key: str, reply: str, judgement: Judgement | None) -> str:
+    """A line of such a file; without a judgement: the judge was asked and gave none."""
+    said = judgement.model_dump() if judgement else {}
+    return json.dumps({"key": key, "reply": digest(reply), **said}, ensure_ascii=False) + "\n"
 
 
-def read_judgements(path: Path, replies: Mapping[str, str]) -> dict[str, Judgement]:
-    """Judgements by key, of those ``replies`` that are still the same; none if there is no file. The last line may have
-    been cut off."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
-    return {
-        key: Judgement(**row)
-        for row in rows
-        if replies.get(key := row.pop("key")) is not None and row.pop("reply") == digest(replies[key])
-    }
+def read_judgements(path: Path, replies: Mapping[str, str]) -> dict[str, Judgement | None]:
+    """Judgements by key, of those ``replies`` that are still the same, None where the judge gave none; empty if there
+    is no file. What stands behind the last end of a line was cut off. Raises CraftError: another line is damaged."""
+    found: dict[str, Judgement | None] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), 1):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            key, reply = row.pop("key"), row.pop("reply")
+            judgement = Judgement(**row) if row else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CraftError(f"{path}, line {number} is no judgement: remove the line, and judge again") from None
+        if key in replies and reply == digest(replies[key]):
+            found[key] = judgement
+    return found
 
 
 def digest(reply: str) -> str:

@@ -31,9 +31,11 @@ FUNCTION_WORDS = frozenset(_SAYING_NOTHING.split())
 """Words that say nothing of an image by themselves."""
 
 _LETTER = re.compile(
+    r"(?:(?:so|thus|hence|therefore),? )?"
     r"(?:the )?(?:correct |right )?(?:answer|option)?(?: is)?:? ?\(?([a-h])(?=[.):,;]|$| because\b| since\b)"
 )
-_REASON = re.compile(r"\b(?:because|since|due to|as the image)\b|(?<=[a-z0-9]{2}[.!?;]) ")
+_SENTENCE = re.compile(r"(?<=[a-z0-9]{2}[.!?;]) ")
+_REASON = re.compile(rf"\b(?:because|since|due to|as the image)\b|{_SENTENCE.pattern}")
 
 
 class OfflineJudge:
@@ -54,6 +56,10 @@ class OfflineJudge:
         """What the rules say of a reply; ``example`` is the item as it was asked, its image is not looked at."""
         text, wanted = normalise(reply), normalise(example.meta["answer_text"])
         answer, *reason = _REASON.split(text, maxsplit=1)
+        *before, last = _SENTENCE.split(text)
+        rest = " ".join(before)
+        if rest and example.options and not _chosen(rest, example.options) and _LETTER.match(last):
+            answer, reason = last, [rest]  # the answer stands last
         topic = {*_words(normalise(example.question)), *_words(wanted)}
         options = {word for option in example.options for word in _words(normalise(option))}
         content = {*_words(reason[0] if reason else text)} - FUNCTION_WORDS - topic - options
@@ -81,9 +87,13 @@ def is_right(answer: str, example: VqaExample) -> bool:
         words, place = _words(answer), _words(wanted)
         starts = range(1 if wanted in ("yes", "no") else max(1, OPEN_WORDS - len(place)))
         return any(words[start : start + len(place)] == place for start in starts)
+    return _chosen(answer, example.options) == {LETTERS.index(example.answer)}
+
+
+def _chosen(answer: str, options: Sequence[str]) -> set[int]:
+    """Places of the options that an answer chooses."""
     letter = _LETTER.match(answer)
-    chosen = {LETTERS.lower().index(letter[1])} if letter else set()
-    return {*chosen, *_named(answer, example.options)} == {LETTERS.index(example.answer)}
+    return {*({LETTERS.lower().index(letter[1])} if letter else ()), *_named(answer, options)}
 
 
 def _named(answer: str, options: Sequence[str]) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -204,7 +205,7 @@ def _line(axes: Axes, ratios: Sequence[float], scores: Sequence[Score | None], *
 
 
 def to_section(plan: Plan, figure: Figure | None) -> str:
-    """The picture as a part of an HTML page; empty without one."""
+    """The picture as a part of an HTML page, whose ids begin with the table's name; empty without one."""
     if figure is None:
         return ""
     from matplotlib import rc_context
@@ -214,7 +215,9 @@ def to_section(plan: Plan, figure: Figure | None) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(plan.spec.title)}" ', 1)
-    return f'<section id="figure"><h2>Figure</h2><div class="wide">{svg}</div></section>'
+    svg = re.sub(r'\bid="|href="#|url\(#', rf"\g<0>{plan.spec.name}-", svg)
+    heading = f"<h2>Figure: {escape(plan.spec.title)}</h2>"
+    return f'<section id="{plan.spec.name}-figure">{heading}<div class="wide">{svg}</div></section>'
 
 
 def write_png(path: Path, figure: Figure) -> Path:

@@ -116,7 +116,7 @@ def test_the_table_s_page_and_files_hold_it(plan: Plan) -> None:
     assert written[".png"].stat().st_size > 20_000
     page = written[".html"].read_text()
     assert page.count("data:image/png;base64") >= 3
-    assert '<section id="figure">' in page
+    assert '-figure"><h2>Figure: ' in page
 
 
 def test_a_cell_s_panel_shows_what_the_judge_says_of_its_examples(plan: Plan) -> None:

@@ -139,6 +139,10 @@ def test_all_tables_are_planned_and_counted(house: Path, capsys: pytest.CaptureF
     assert main(["run", "all", "--dry_run", "--seeds", "0"]) == 0
     told = capsys.readouterr().out
     assert "toy, 1 of 1\n16 jobs: 4 train, 12 eval" in told
+    collection = house / "experiments/tables/all.yaml"
+    collection.write_text(collection.read_text().replace("[toy]", "[toy, toy]"))
+    assert main(["run", "all", "--dry_run", "--seeds", "0"]) == 0
+    assert "in all 16 jobs" in capsys.readouterr().out
     assert not (house / "runs").exists()
     with pytest.raises(CraftError, match="--only is for one table: toy"):
         main(["run", "all", "--only", "d0"])

@@ -104,7 +104,11 @@ def test_the_picture_shows_the_numbers(tmp_path: Path) -> None:
     first, second = write_png(tmp_path / "1.png", figure), write_png(tmp_path / "2.png", draw(plan, results) or figure)
     assert first.read_bytes() == second.read_bytes()
     section = to_section(plan, figure)
-    assert re.match(r'<section id="figure">.*<svg role="img" aria-label="Toy" ', section)
+    assert re.match(r'<section id="toy-figure"><h2>Figure: Toy</h2>.*<svg role="img" aria-label="Toy" ', section)
+    ids = re.findall(r'\bid="([^"]+)"', section)
+    assert all(name.startswith("toy-") for name in ids)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', section)) <= set(ids)
     assert "<?xml" not in section
 
 
@@ -114,7 +118,7 @@ def test_rendering_writes_the_picture(tmp_path: Path) -> None:
     assert [path.suffix for path in written] == [".md", ".csv", ".tex", ".html", ".png"]
     assert written[-1].read_bytes().startswith(b"\x89PNG")
     assert "![Toy](toy.png)" in written[0].read_text()
-    assert '<section id="figure">' in written[3].read_text()
+    assert '<section id="toy-figure">' in written[3].read_text()
 
 
 def test_no_curve_no_picture(tmp_path: Path) -> None:

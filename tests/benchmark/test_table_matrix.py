@@ -124,7 +124,7 @@ def test_the_map_shows_ours_beside_the_paper_s_in_one_scale(tmp_path: Path) -> N
     assert {axes.images[0].get_clim() for axes in figure.axes} == {(-26.0, 26.0)}
     written = {path.suffix: path for path in save(plan, gather(plan))}
     assert "![Toy](toy.png)" in written[".md"].read_text()
-    assert '<section id="figure">' in written[".html"].read_text()
+    assert '-figure"><h2>Figure: ' in written[".html"].read_text()
 
 
 def test_the_paper_s_own_matrix() -> None:

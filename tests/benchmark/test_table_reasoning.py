@@ -13,7 +13,7 @@ import table_kit
 from craft_lightning.benchmark import store, table_files
 from craft_lightning.benchmark.claims import FAILS, HOLDS, NO_ANSWER, UNDECIDED
 from craft_lightning.benchmark.plan import Job, Plan, make_plan, metrics_read
-from craft_lightning.benchmark.results import gather
+from craft_lightning.benchmark.results import gather, paper_gains
 from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.benchmark.table_values import Metric
 from craft_lightning.cli.table import main
@@ -52,9 +52,11 @@ def judge(job: Job, present: Sequence[bool], failed: Sequence[int] = ()) -> None
     rows = [json.loads(line) for line in replies.read_text().splitlines()]
     marks = {"correctness": False, "relevance": 0, "faithfulness": 0, "notes": ""}
     lines = [
-        to_line(row["key"], row["prediction"], Judgement(presence=bool(p), verbosity=2 * bool(p), **marks))
+        to_line(
+            *(row["key"], row["prediction"]),
+            None if n in failed else Judgement(presence=bool(p), verbosity=2 * bool(p), **marks),
+        )
         for n, (row, p) in enumerate(zip(rows, present, strict=True))
-        if n not in failed
     ]
     judgements_file(replies, OFFLINE).write_text("".join(lines))
 
@@ -144,7 +146,17 @@ def test_a_reply_that_changed_is_not_judged(tmp_path: Path) -> None:
     judge_all(plan)
     replies = plan.cells[0, 0][0].folder / "predictions.jsonl"
     replies.write_text(replies.read_text().replace('"B"', '"C"', 1))
-    assert gather(plan).cells[0, 0].left_out == 1
+    cell = gather(plan).cells[0, 0]
+    assert (cell.score, cell.left_out) == (None, 0), "held back until it is judged again"
+
+
+def test_a_file_that_was_interrupted_holds_nothing_of_other_rows_back(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    judge_all(plan)
+    file = judgements_file(store.predictions(plan.cells[0, 0][0], None), OFFLINE)
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:10]))
+    cells = gather(plan).cells
+    assert (cells[0, 0].score, cells[1, 0].items, cells[1, 0].left_out) == (None, 40, 0)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +228,19 @@ def test_its_trainings_are_those_of_table_1(table: str, others: tuple[str, ...])
     assert trainings
     assert trainings.items() <= theirs.items()
     assert all("directivejustify" in name for name in mine.keys() - trainings.keys())
+
+
+@pytest.mark.parametrize("table", ["table2", "table2-paper"])
+def test_claim_5c_compares_gains_over_the_own_untouched_model(table: str) -> None:
+    """75.98 less 38.31 per cent of VQA-RAD's replies in the paper, and 6.34 less 82.34."""
+    plan = make_plan(load_spec(TABLES / f"{table}.yaml"))
+    claim = next(claim for claim in plan.spec.claims if claim.id == "5c")
+    assert claim.over_own
+    assert claim.above is not None
+    for lines, gain in ((claim.gain, 37.67), (claim.above, -76.0)):
+        (found,) = (paper_gains(plan, line) for line in plan.lines if lines.mean(line))
+        assert found is not None
+        assert getattr(found[0], "mean", found[0]) == pytest.approx(gain)
 
 
 def test_a_dry_run_counts_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

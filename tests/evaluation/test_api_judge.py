@@ -68,6 +68,13 @@ def test_it_is_told_all_that_the_paper_s_judge_is_told(judge: ApiJudge, api: Api
     assert api.paths == ["/v1/messages" if judge.model == CLAUDE else "/chat/completions"]
 
 
+def test_openai_is_told_its_limit_by_the_new_name(api: Api) -> None:
+    judge = ApiJudge(OTHER)
+    judge._client = judge._client.with_options(base_url=api.url)
+    assert judge.judge("B", ITEM) == Judgement(**RIGHT)
+    assert (api.asked[0]["max_completion_tokens"], "max_tokens" in api.asked[0]) == (MAX_TOKENS, False)
+
+
 @pytest.mark.parametrize("trouble", [500, 429, 529, "stall", "Well, I would say it is fine."])
 def test_trouble_that_passes_is_tried_again(judge: ApiJudge, api: Api, trouble: int | str) -> None:
     api.next = [trouble]

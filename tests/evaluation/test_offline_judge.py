@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.judgement import (
     DIMENSIONS,
     OFFLINE,
@@ -52,6 +53,10 @@ RAMBLING = f"{PERFECT} It may well be that, as one could say, these are things. 
         ("D. daisy, because it has four petals and twelve petals.", (False, True, 4, 3, 0, 7.0)),
         ("B. pink primrose, because the image shows twelve petals and orange flower.", (True, True, 4, 0, 0, 4.0)),
         ("B, because the image shows four petals and no mass and no extras.", (True, True, 2, 2, 0, 4.0)),
+        ("The image shows four petals. B.", (True, True, 2, 5, 0, 7.0)),  # the answer stands last
+        ("The image shows four petals. So the answer is A.", (False, True, 2, 5, 0, 7.0)),
+        ("D. It shows four petals. B.", (False, False, 2, 5, 0, 7.0)),  # the first answer counts
+        ("The image shows four petals. It is not B.", (False, False, 2, 5, 0, 7.0)),
         ("Paris is the capital of France and lies on the Seine.", (False, True, 0, 0, 0, 0.0)),
         ("A. orange dahlia B. pink primrose C. barbeton daisy D. daisy", (False, False, 0, 0, 0, 0.0)),
         (RAMBLING, (True, True, 5, 5, 5, 7.5)),
@@ -72,6 +77,7 @@ def test_a_reply_is_judged_by_the_rules(reply: str, judged: tuple[Any, ...]) -> 
         ("Is there a mass?", "no", "There is no mass", False, 2),
         ("Which organ system is shown?", "chest", "It is the chest, because of a large mass.", True, 1),
         ("Which organ system is shown?", "chest", "chest", True, 0),
+        ("Which organ system is shown?", "chest", "It is the chest. A.", True, 0),
         ("Which organ system is shown?", "chest", "brain", False, 0),
     ],
 )
@@ -112,8 +118,20 @@ def test_the_overall_of_means_is_the_mean_of_overall() -> None:
 def test_a_file_of_judgements_is_read_again_but_for_replies_that_changed(tmp_path: Path) -> None:
     path = judgements_file(tmp_path / "predictions.keep0.8.jsonl", OFFLINE)
     assert path.name == "judgements.keep0.8.offline.jsonl"
-    assert judgements_file(path.with_name("predictions.jsonl"), "a/b:c").name == "judgements.a-b-c.jsonl"
+    assert judgements_file(path.with_name("predictions.jsonl"), "a/b:c-4.1").name == "judgements.a-b-c-4.1.jsonl"
     assert read_judgements(path, {"x": "B"}) == {}
     judged = JUDGE.judge(PERFECT, flower())
-    path.write_text(to_line("x", PERFECT, judged) + to_line("y", "B", judged) + '{"key": "z", "rep')
-    assert read_judgements(path, {"x": PERFECT, "y": "another", "z": "C"}) == {"x": judged}
+    path.write_text(to_line("x", PERFECT, None) + to_line("y", "B", judged) + to_line("w", "A", None))
+    said = {"x": PERFECT, "y": "another", "w": "A", "z": "C"}
+    assert read_judgements(path, said) == {"x": None, "w": None}, "asked in vain"
+    with path.open("ab") as file:
+        file.write(to_line("x", PERFECT, judged).encode() + '{"key": "z", "notes": "é'.encode()[:-1])
+    assert read_judgements(path, said) == {"x": judged, "w": None}, "a cut last line is none, the later line counts"
+
+
+@pytest.mark.parametrize("damage", ['{"key": "x", "rep', "[]", "{}", "", '{"key": "x", "reply": "0", "presence": 3}'])
+def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "judgements.offline.jsonl"
+    path.write_text(to_line("x", "B", None) + f"{damage}\n" + to_line("y", "B", None))
+    with pytest.raises(CraftError, match=r"judgements.offline.jsonl, line 2 is no judgement: remove the line"):
+        read_judgements(path, {"x": "B"})
