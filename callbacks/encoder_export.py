@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from craft_lightning import run_facts
-from craft_lightning.checkpoints.encoder import write_encoder
+from craft_lightning.checkpoints.encoder import growth_of, write_encoder
 from craft_lightning.evaluation.prior import domain_counts
 
 
@@ -45,7 +45,7 @@ class EncoderExport(Callback):
             method=module.name,
             base_hash=module.vlm.tower.base_hash,
             codebook_share=module.backbone.codebook_share,
-            codebook_growth=module.backbone.codebook_growth,
+            codebook_growth=growth_of(module.backbone),
             token_prior=prior,
             run=training(trainer, module),
         )
@@ -63,8 +63,8 @@ def training(trainer: Trainer, module: Any) -> dict[str, Any]:
         settings["language model in"] = module.backbone.language_dtype
     if module.backbone.codebook_share < 1.0:
         settings["share of the codebook"] = module.backbone.codebook_share
-    if module.backbone.codebook_growth is not None:
-        settings["codebook grown by"] = Path(module.backbone.codebook_growth).name
+    if (growth := growth_of(module.backbone)) is not None:
+        settings["codebook grown by"] = Path(growth).name
     scores = {k: v for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/accuracy")}
     told |= {"steps": trainer.global_step, "seed": run_facts.seed(), "scores": scores}
     return run_facts.plain({**told, "settings": {"learning rate": module.optim.lr, **settings}})

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from craft_lightning import run_facts
+from craft_lightning.checkpoints.encoder import growth_of
 from craft_lightning.models.image_files import told
 from craft_lightning.strategies.choose import Choice
 from craft_lightning.text.prompts import message
@@ -85,7 +86,7 @@ def banner(trainer: Trainer, module: Any) -> dict[str, str]:
     plugged = {"encoder": backbone.encoder, "adapter": backbone.adapter}
     small = [f"with its language model in {backbone.language_dtype}"] if backbone.language_dtype != "same" else []
     searched = f", {backbone.codebook_share:.4g} of it searched" if backbone.codebook_share < 1.0 else ""
-    grown = f", grown by {backbone.codebook_growth}" if backbone.codebook_growth else ""
+    grown = f", grown by {growth}" if (growth := growth_of(backbone)) else ""
     lines = {
         "method": _method_line(run_facts.method(module), module.name),
         "backbone": " ".join(

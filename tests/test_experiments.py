@@ -131,7 +131,7 @@ def test_every_method_of_the_tables_has_a_complete_file() -> None:
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
 def test_every_table_is_valid(path: Path) -> None:
     spec = load_spec(path)
-    assert path.stem == (spec.name if spec.scale == "pocket" else f"{spec.name}-{spec.scale}")
+    assert path.stem == spec.name
     assert all(backbone.weights for backbone in spec.backbones)
 
 

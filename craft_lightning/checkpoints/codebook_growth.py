@@ -36,7 +36,7 @@ def _opened(name: str | Path) -> Iterator[Any]:
         ) from error
 
 
-def growth_of(name: str | Path) -> int:
+def entries_in(name: str | Path) -> int:
     """Number of the new entries of each table in a file, which :func:`grow` reads whole. Raises CraftError: none that
     can be read."""
     with _opened(name) as tensors:

@@ -27,12 +27,11 @@ from craft_lightning.checkpoints.tensors import (
     save_tensors,
 )
 from craft_lightning.errors import CraftError
-from craft_lightning.io import write_json
+from craft_lightning.io import fresh_file, write_json
 from craft_lightning.models.towers.tower import Tower
-from craft_lightning.models.vlm_spec import BACKBONES
+from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, growth_file
 
-FITS = "an encoder only fits models of its own codebook"
-WEIGHTS, PRIOR = "encoder.safetensors", "token_prior.safetensors"
+WEIGHTS, PRIOR, GROWN = "encoder.safetensors", "token_prior.safetensors", "codebook_growth.safetensors"
 SPLITS = {"val/accuracy": ("val", "validation"), "test/exact_match": ("test", "test")}
 """Scores that the hub shows, and what they were found on, as runs and as the hub call it."""
 CARD = str(Path(__file__).with_name("encoder_card.md"))
@@ -55,21 +54,30 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
     """The trained weights of a vision tower, with what they fit and how they came about.
 
     A folder of it, here or on the hub, holds ``encoder.safetensors``, ``config.json``, a model card ``README.md`` and,
-    where codes were counted, ``token_prior.safetensors``. ``save_pretrained(folder)`` and ``push_to_hub(repo_id)`` are
+    where codes were counted, ``token_prior.safetensors``, and where its codebook had grown, what it grew by:
+    ``codebook_growth.safetensors``. ``save_pretrained(folder)`` and ``push_to_hub(repo_id)`` are
     huggingface_hub's, with all of their arguments; nothing is uploaded unless asked.
 
     Attributes:
         state: all parameters that the tower uses, by the names of :meth:`.tower.Tower.used_parameters`.
         config: ``base``, ``codebook_hash``, ``method``, ``dtype``, ``weights`` (SHA-256 of ``encoder.safetensors``),
             where there is no codebook ``base_hash``, where a part of it is searched ``codebook_share``, where it has
-            grown ``codebook_growth``, under ``run`` what its training was (data, steps, seed, settings, scores), and
-            under ``gains`` what tests found, see :func:`.encoder_gain.add_gain`.
+            grown the name of that file as ``codebook_growth``, under ``run`` what its training was (data, steps, seed,
+            settings, scores), and under ``gains`` what tests found, see :func:`.encoder_gain.add_gain`.
         prior: ``[K]`` counts of first-level codes on the training images, or None.
+        growth: the bytes of a file of new entries (verb ``grow``), or None.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], config: Mapping[str, Any], prior: Tensor | None = None) -> None:
-        self.state, self.prior = dict(state), prior
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        config: Mapping[str, Any],
+        prior: Tensor | None = None,
+        growth: bytes | None = None,
+    ) -> None:
+        self.state, self.prior, self.growth = dict(state), prior, growth
         self.config = {**config, "token_prior": None if prior is None else PRIOR}
+        self.config |= {} if growth is None else {"codebook_growth": GROWN}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> AdaptedEncoder:
@@ -87,7 +95,8 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
             state = load_file(folder / WEIGHTS)
             prior = facts.get("token_prior")
             counts = None if prior is None else load_file(folder / Path(str(prior)).name)["counts"]
-        found = cls(state, facts, counts)
+            grown = (folder / GROWN).read_bytes() if "codebook_growth" in facts else None
+        found = cls(state, facts, counts, grown)
         found.place = str(folder)
         return found
 
@@ -100,6 +109,9 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
             self.config["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
         if self.prior is not None:
             save_tensors(save_directory / PRIOR, {"counts": self.prior})
+        if self.growth is not None:
+            with fresh_file(save_directory / GROWN) as temporary:
+                temporary.write_bytes(self.growth)
         write_json(save_directory / "config.json", self.config)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
@@ -113,10 +125,9 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
         share of the codebook, or missing, unexpected or misshapen tensors."""
         theirs, own = self.config.get("codebook_hash"), None if tower.quantizer is None else tower.quantizer.hash()
         if theirs != own and (tower.quantizer is None or theirs != tower.quantizer.grown_from):
-            grown = self.config.get("codebook_growth")
             raise CraftError(
                 f"{self.place}: adapted to codebook {theirs or 'none'}, this model has {own or 'none'}; "
-                + (f"take --model.backbone.codebook_growth {grown}" if grown else FITS)
+                f"an encoder only fits models of its own codebook"
             )
         base, base_hash = self.config.get("base"), self.config.get("base_hash")
         if own is None and (base_hash is None or tower.base_hash is None):
@@ -161,10 +172,18 @@ def apply_encoder(tower: Tower, name: str | Path) -> tuple[dict[str, Any], Tenso
 
 def codebook_of(name: str | Path | None) -> dict[str, Any]:
     """What an encoder of a folder or hub id says of the codebook that it was adapted with, as settings of
-    :class:`.vlm_spec.VlmSpec`: the share, what it grew by; empty for the whole codebook, and without an encoder."""
-    file = None if name is None else encoder_folder(name) / "config.json"
-    facts = read_json(file) if file is not None and file.is_file() else {}
-    return {setting: facts[setting] for setting in ("codebook_share", "codebook_growth") if setting in facts}
+    :class:`.vlm_spec.VlmSpec`: the share, and the file of what it grew by; empty for the whole codebook, and without an
+    encoder."""
+    folder = None if name is None else encoder_folder(name)
+    facts = read_json(folder / "config.json") if folder and (folder / "config.json").is_file() else {}
+    found = {"codebook_share": facts["codebook_share"]} if "codebook_share" in facts else {}
+    return found | ({"codebook_growth": str(folder / GROWN)} if folder and "codebook_growth" in facts else {})
+
+
+def growth_of(spec: VlmSpec) -> str | None:
+    """What a model's codebook has grown by: the file that the spec names, else the one that comes with its encoder."""
+    found: str | None = spec.codebook_growth or codebook_of(spec.encoder).get("codebook_growth")
+    return found
 
 
 def check_whole(name: str | Path | None, why: str) -> None:
@@ -203,10 +222,10 @@ def write_encoder(
     facts["library"] = f"craft_lightning {__version__}"
     facts |= {"base_hash": base_hash} if codebook_hash is None else {}
     facts |= {"codebook_share": codebook_share} if codebook_share < 1.0 else {}
-    facts |= {"codebook_growth": codebook_growth} if codebook_growth else {}
     facts |= {"run": dict(run)} if run else {}
+    growth = growth_file(codebook_growth).read_bytes() if codebook_growth else None
     with fresh_folder(folder) as fresh:
-        AdaptedEncoder({k: v.to(dtype) for k, v in state.items()}, facts, token_prior).save_pretrained(fresh)
+        AdaptedEncoder({k: v.to(dtype) for k, v in state.items()}, facts, token_prior, growth).save_pretrained(fresh)
 
 
 def encoder_folder(name: str | Path, **hub: Any) -> Path:

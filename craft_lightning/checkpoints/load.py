@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import PROJECTOR, empty_projector, load_projector
-from craft_lightning.checkpoints.codebook_growth import grow, growth_of
+from craft_lightning.checkpoints.codebook_growth import entries_in, grow
 from craft_lightning.checkpoints.continuous_towers import clip_model, load_clip_tower, load_timm_tower, timm_tower
-from craft_lightning.checkpoints.encoder import apply_encoder, weights_hash
+from craft_lightning.checkpoints.encoder import apply_encoder, growth_of, weights_hash
 from craft_lightning.checkpoints.pretrained import base_folder, lora_of, merge_lora
 from craft_lightning.checkpoints.tensors import TensorFiles, building, listed, quiet, read_as, torch_dtype
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
@@ -53,7 +53,7 @@ def load_tower(
     root = configs.root_of(source)
     if isinstance(source, VlmSpec):
         dtype, quantizer_dtype, attention = source.dtype, source.quantizer_dtype, source.attention
-        codebook_share, codebook_growth = source.codebook_share, source.codebook_growth
+        codebook_share, codebook_growth = source.codebook_share, growth_of(source)
     kind = configs.tower_kind(root)
     with read_as(configs.tower_folder(root), "a vision tower"):
         if kind == "siglip":
@@ -165,7 +165,7 @@ def load_vlm(spec: VlmSpec) -> DiscreteVlm:
     if conversation not in CONVERSATIONS:
         raise CraftError(f"{root / 'config.json'}: conversation {conversation!r} is unknown; known: {CONVERSATIONS}")
     aspect, llm = configs.aspect_of(root), configs.llm_folder(root)
-    tower = load_tower(replace(spec, encoder=None))
+    tower = load_tower(replace(spec, encoder=None, codebook_growth=growth_of(spec)))
     language_model = load_language_model(llm, dtype=spec.dtype, attention=spec.attention)
     tokenizer = load_tokenizer(llm)
     embedding: Any = language_model.get_input_embeddings()
@@ -208,7 +208,7 @@ def skeleton(spec: VlmSpec) -> DiscreteVlm:
                 size = codebook_size(configs.tower_folder(root))
                 if size is not None and not configs.top_config_of(root).get("continuous", False):
                     levels, entries, shared = size
-                    entries += 0 if spec.codebook_growth is None else growth_of(spec.codebook_growth)
+                    entries += entries_in(growth) if (growth := growth_of(spec)) else 0
                     tables = torch.empty(1 if shared else levels, entries, tower.width)
                     quantizer = ResidualQuantizer(tables, levels, share=spec.codebook_share)
             else:

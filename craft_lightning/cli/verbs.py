@@ -115,7 +115,7 @@ def grow() -> VerbParser:
         "grow",
         "Find new entries for a model's codebook by k-means on what its own entries leave of images.",
         "The old entries stay, so encoders of the old codebook fit the grown one, and language models that read the "
-        "old one read it. An encoder that is adapted with the grown one needs it wherever it is used.",
+        "old one read it. An encoder that is adapted with the grown one brings it along.",
     )
     p.shared("--backbone", required=True)
     p.shared("--images", required=False, help="images of the domain (100 of each synthetic dataset)")

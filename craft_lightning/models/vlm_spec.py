@@ -71,7 +71,8 @@ class VlmSpec:
         codebook_share: part of the codebook that is searched, in (0, 1], see :func:`.quantizer.subset`. Codes keep
             their numbers, and nothing else changes.
         codebook_growth: new entries that stand behind those of the codebook, a file (verb ``grow``) or the name of a
-            shipped one, or None. It is another codebook then, which still takes encoders of the old one.
+            shipped one; None for those that come with the encoder, if any. It is another codebook then, which still
+            takes encoders of the old one.
         gradient_checkpointing: blocks compute their activations again in the backward pass: less memory, a third more
             time.
 

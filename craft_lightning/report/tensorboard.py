@@ -22,8 +22,8 @@ BOARD = "tensorboard"
 
 def link_table(plan: Plan) -> Path:
     """Name the runs of a table, those that are still to come included; its folder of links is returned."""
-    scale = plan.root.name.removeprefix("pocket").strip("-")
-    folder = plan.root.parent / BOARD / "-".join(filter(None, (plan.spec.name, scale)))
+    trial = plan.root.name.removeprefix(plan.spec.scale)
+    folder = plan.root.parent / BOARD / f"{plan.spec.name}{trial}"
     targets: dict[Path, Path] = {}
     for (number, _), jobs in plan.cells.items():
         row = _row_name(plan.lines[number])

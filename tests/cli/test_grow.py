@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from craft_lightning import __main__ as entry
 from craft_lightning.checkpoints.codebook_growth import grow
-from craft_lightning.checkpoints.encoder import write_encoder
+from craft_lightning.checkpoints.encoder import GROWN, AdaptedEncoder, growth_of, write_encoder
 from craft_lightning.checkpoints.load import load_tower, load_vlm, skeleton
 from craft_lightning.cli.grow import main
 from craft_lightning.errors import CraftError
@@ -74,20 +75,23 @@ def test_what_is_left_falls_at_every_level(capsys: pytest.CaptureFixture[str], g
     assert all(now < then for now, then in zip(after, before, strict=True))
 
 
-def test_an_encoder_of_before_fits_and_one_of_after_needs_the_new_entries(
+def test_an_encoder_of_before_fits_and_one_of_after_brings_the_new_entries(
     model: str, grown: str, tmp_path: Path
 ) -> None:
-    old = load_vlm(VlmSpec(model))
-    assert old.tower.quantizer is not None
-    for name, growth in (("old", None), ("new", grown)):
-        write(tmp_path / name, model, growth)
+    old, new = (write(tmp_path / name, model, growth) for name, growth in (("old", None), ("new", grown)))
     assert "codebook_growth" not in json.loads((tmp_path / "old/config.json").read_text())
-    plugged = load_vlm(VlmSpec(model, encoder=str(tmp_path / "old"), codebook_growth=grown))
+    plugged = load_vlm(VlmSpec(model, encoder=old, codebook_growth=grown))
     assert plugged.token_prior is not None
     assert plugged.token_prior.tolist() == [1] * 64 + [0] * 32, "new entries were not there to be counted"
-    load_vlm(VlmSpec(model, encoder=str(tmp_path / "new"), codebook_growth=grown))
-    with pytest.raises(CraftError, match=f"this model has {old.codebook_hash}; take .*codebook_growth {grown}"):
-        load_vlm(VlmSpec(model, encoder=str(tmp_path / "new")))
+    told = load_vlm(VlmSpec(model, encoder=new, codebook_growth=grown))
+    AdaptedEncoder.from_pretrained(new).save_pretrained(tmp_path / "handed_on")
+    Path(grown).unlink()
+    shutil.rmtree(new)
+    alone = load_vlm(VlmSpec(model, encoder=str(tmp_path / "handed_on")))
+    assert alone.codebook_hash == told.codebook_hash == plugged.codebook_hash
+    assert growth_of(VlmSpec(model, encoder=str(tmp_path / "handed_on"))) == str(tmp_path / "handed_on" / GROWN)
+    assert growth_of(VlmSpec(model, encoder=old)) is None
+    assert json.loads((tmp_path / "handed_on/config.json").read_text())["codebook_growth"] == GROWN, "no path of ours"
 
 
 def test_what_reads_images_alone_takes_an_encoder_s_codebook(model: str, grown: str, tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ def test_what_holds_the_old_codebook_alone_refuses_it(
     model: str, grown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder = write(tmp_path / "new", model, grown)
-    told = f"{encoder}: adapted with codebook_growth {grown}; "
+    told = f"{encoder}: adapted with codebook_growth {encoder}/{GROWN}; "
     out = str(tmp_path / "x.safetensors")
     assert entry.main(["grow", "--backbone", model, "--encoder", encoder, "--output", out]) == 2
     assert told + "new entries stand behind a model's own codebook" in capsys.readouterr().err
@@ -116,17 +120,8 @@ def test_what_holds_the_old_codebook_alone_refuses_it(
         VlmSpec(model, codebook_share=0.5, codebook_growth=grown)
 
 
-def test_a_card_says_how_to_use_it_with_its_codebook(model: str, grown: str, tmp_path: Path) -> None:
-    cards = [(Path(write(tmp_path / str(n), model, g)) / "README.md").read_text() for n, g in enumerate((None, grown))]
-    assert 'encoder="THIS_FOLDER_OR_REPOSITORY")' in cards[0]
-    assert f'encoder="THIS_FOLDER_OR_REPOSITORY", codebook_growth="{grown}")' in cards[1]
-    said = f"--encoder THIS_FOLDER_OR_REPOSITORY --model.backbone.codebook_growth {grown} --images photo.jpg"
-    assert said in cards[1]
-    assert "codebook_growth" not in cards[0]
-
-
-def test_a_model_that_is_only_planned_has_all_entries(model: str, grown: str) -> None:
-    quantizer = skeleton(VlmSpec(model, codebook_growth=grown)).tower.quantizer
+def test_a_model_that_is_only_planned_has_all_entries(model: str, grown: str, tmp_path: Path) -> None:
+    quantizer = skeleton(VlmSpec(model, encoder=write(tmp_path / "new", model, grown))).tower.quantizer
     assert quantizer is not None
     assert quantizer.codebooks.shape == load_tower(VlmSpec(model, codebook_growth=grown)).quantizer.codebooks.shape  # type: ignore[union-attr]
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from craft_lightning.checkpoints.encoder import growth_of
 from craft_lightning.errors import CraftError
 from craft_lightning.methods._support import resuming
 from craft_lightning.methods._support.step_accounts import StepAccounts
@@ -87,7 +88,7 @@ class Checkpointed(StepAccounts):
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
             "codebook_hash": self.vlm.codebook_hash,
             "codebook_share": self.backbone.codebook_share,
-            "codebook_growth": self.backbone.codebook_growth,
+            "codebook_growth": growth_of(self.backbone),
             "base_hash": self.vlm.tower.base_hash,
             "weights": self.weights,
             "data": self._data_digest(),
@@ -141,7 +142,7 @@ class Checkpointed(StepAccounts):
             mend = f"; take --model.backbone.codebook_growth {grown or 'null'}"
             raise CraftError(
                 f"another codebook: the checkpoint was adapted to {facts['codebook_hash']}, {backbone} has {codebook}"
-                + (mend if grown != self.backbone.codebook_growth else "")
+                + (mend if grown != growth_of(self.backbone) else "")
             )
         share, here = facts.get("codebook_share", 1.0), self.backbone.codebook_share
         if share != here:
