@@ -217,11 +217,11 @@ MUTATIONS = (
         "benchmark/test_paper_page",
     ),
     Mutation(
-        "the incomplete last batch is trained on",
-        "data_modules/samplers.py",
-        "len(dataset) // batch_size",
-        "-(-len(dataset) // batch_size)",
-        "data_modules/test_data_module",
+        "lenient accuracy minds what follows a letter",
+        f"{LIGHT}/text/scoring.py",
+        "found.group(1).lower() == normalise(answer)",
+        "normalise(text) == normalise(answer)",
+        "text/test_scoring",
     ),
     Mutation(
         "validation without pruning's prior",
