@@ -21,6 +21,10 @@ SEEDED = ("data.seed", "prune.rule.seed")
 """Settings that are the run's seed and cannot be set by hand."""
 
 
+JUDGE = "callbacks.offline_judging"
+"""The module that judges justifications while they are tested; by name, for trainings do not depend on its rules."""
+
+
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings, namespaces and dataclasses as one mapping with dotted keys."""
     if hasattr(value, "as_dict"):

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 from craft_lightning.environment import PACKAGES, ROOT
 from craft_lightning.io import write_json
 from craft_lightning.methods import METHODS
+from craft_lightning.settings import JUDGE
 from data_modules.datasets import DATASETS
 from data_modules.twins import TWINS
 
 WORKER = "craft_lightning.worker"
 SURROGATE = "craft_lightning.cli.surrogate"
-JUDGE = "callbacks.offline_judging"
 
 APART = {
     "craft_lightning.benchmark": "plans jobs; a run knows nothing of it",

@@ -36,6 +36,7 @@ from craft_lightning.models.sharding import shard
 from craft_lightning.models.vlm import DiscreteVlm
 from craft_lightning.models.vlm_spec import VlmSpec, spec_of
 from craft_lightning.optim import OptimSpec, build_optimizer
+from craft_lightning.settings import JUDGE
 from craft_lightning.text.multiple_choice import pick
 from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import MethodOutput, Prediction, VisualTokens, VqaBatch
@@ -46,9 +47,6 @@ FINAL = (
     *("configure_optimizers", "configure_gradient_clipping", "on_save_checkpoint", "on_load_checkpoint"),
     "configure_callbacks",
 )
-
-JUDGE = "callbacks.offline_judging"
-"""The module that judges justifications, where they are asked for."""
 
 # Checkpoints are read with ``weights_only``; those that Python code writes hold the specs themselves.
 torch.serialization.add_safe_globals([VlmSpec, OptimSpec])
@@ -166,7 +164,6 @@ class BaseMethod(Checkpointed, ABC):
         rehearsal = getattr(self.trainer, "fast_dev_run", False)
         # A result comes behind what it stands for.
         files = [] if rehearsal else [EncoderExport(), AdapterExport(), ResultWriter()]
-        # By name: the rules of a judge are no part of what trainings depend on.
         asked = getattr(self._data, "directive", "answer") == "justify"
         judges = [import_module(JUDGE).OfflineJudging()] if asked else []
         return [RunBanner(), LastValidation(), CodesChanged(), *judges, *files, HparamsTab()]
