@@ -150,10 +150,10 @@ def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int | None]], li
     wanted = [claim.gain] if claim.above is None else [claim.gain, claim.above]
     sides = [[number for number, line in enumerate(plan.lines) if lines.mean(line)] for lines in wanted]
     if not all(sides):
-        raise CraftError("its lines are not part of this cut of the table")
+        raise CraftError("Its lines are not part of this cut of the table")
     based = [{n: baseline_of(plan, plan.lines[n]) if claim.over_own else None for n in side} for side in sides]
     if claim.over_own and any(base is None for side in based for base in side.values()):
-        raise CraftError("one of its lines has no baseline row on its backbone")
+        raise CraftError("One of its lines has no baseline row on its backbone")
     lines = {number for side in based for pair in side.items() for number in pair if number is not None}
     places = [(number, c) for number in lines for c in plan.counted]
     if missing := sum(not any(map(store.result, plan.cells[place])) for place in places):
@@ -163,7 +163,7 @@ def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int | None]], li
     finished = [{int(j.facts["seed"]) for j in plan.cells[p] if store.result(j) is not None} for p in trained]
     seeds = sorted(set.intersection(*finished))
     if not seeds:
-        raise CraftError("no seed is finished in all of its cells")
+        raise CraftError("No seed is finished in all of its cells")
     return based, seeds, max(len(plan.cells[place]) for place in trained)
 
 

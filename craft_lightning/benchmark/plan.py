@@ -114,8 +114,8 @@ def make_plan(
 
     Args:
         spec: the table. runs: results go to ``runs/<scale>``. seeds: in place of the spec's.
-        limit: a small trial with the same code: two rows, two columns, three training steps and eight times this
-            many test items, in the folder ``runs/<scale>-limit<n>``.
+        limit: a small trial with the same code: two rows, two columns a metric, three training steps and eight times
+            this many test items, in the folder ``runs/<scale>-limit<n>``.
 
     Raises:
         CraftError: if two settings of one table would share a folder.
@@ -124,7 +124,8 @@ def make_plan(
     lines, columns = table_lines(spec), spec.columns
     if limit is not None:
         together = tuple(line for line in lines if line.backbone == lines[0].backbone)
-        lines, columns = together[:LIMIT_LINES], columns[:LIMIT_COLUMNS]
+        alike = [[column for column in spec.columns if column.metric == metric] for metric in spec.metrics]
+        lines, columns = together[:LIMIT_LINES], tuple(c for each in alike for c in each[:LIMIT_COLUMNS])
     builder = _PlanBuilder(spec, runs / scale, limit)
     cells = {}
     # What a claim is decided from is computed first.

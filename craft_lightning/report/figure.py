@@ -100,6 +100,7 @@ def draw(plan: Plan, results: Results) -> Figure | None:
                     axes.plot(list(points), list(points.values()), label=plan.lines[number].training_label)
                 axes.set_title(plan.columns[c].label, loc="left")
                 axes.set_xlabel("Step")
+                axes.xaxis.get_major_locator().set_params(integer=True)
             panels[0].set_yscale("log")
             panels[0].set_ylabel(plan.spec.trace)
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(traced))

@@ -203,7 +203,7 @@ def test_missing_and_stale_cells_are_named_and_never_counted(tmp_path: Path) -> 
 
 def test_a_cut_table_says_that_it_cannot_tell(tmp_path: Path) -> None:
     plan = make_plan(load_spec(table_kit.write_house(tmp_path, claims=CLAIMS)), tmp_path / "runs", limit=1)
-    assert unanswered(judge(plan)[0]) == "its lines are not part of this cut of the table"
+    assert unanswered(judge(plan)[0]) == "Its lines are not part of this cut of the table"
 
 
 def test_mistakes_in_claims_are_told_with_the_others(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_seeds_that_never_meet_are_no_gain(tmp_path: Path) -> None:
     assert build_report(plan, results).gain.rows[0][2] == "-"
     assert (results.verdicts[0].word, results.verdicts[0].detail) == (
         NO_ANSWER,
-        "no seed is finished in all of its cells",
+        "No seed is finished in all of its cells",
     )
 
 

@@ -45,6 +45,16 @@ def plan_of(root: Path, claims: Sequence[dict[str, object]] = CLAIMS) -> Plan:
     )
 
 
+def test_a_trial_has_two_sets_of_every_metric(tmp_path: Path) -> None:
+    spec = load_spec(table_kit.write_house(tmp_path, 3, **JUDGED))
+    assert len(make_plan(spec, tmp_path / "runs").columns) == 9
+    trial = make_plan(spec, tmp_path / "runs", limit=1)
+    assert [column.id for column in trial.columns] == [
+        *("d0", "d1", "d0-verbosity", "d1-verbosity", "d0-exact_match", "d1-exact_match")
+    ]
+    assert {job.facts["dataset"] for job in trial.jobs} == {"d0", "d1"}
+
+
 def judge(job: Job, present: Sequence[bool], failed: Sequence[int] = ()) -> None:
     """Replies of a job, all wrong, and whether each holds a justification; none is known of those that failed."""
     table_kit.write_predictions(job, [False] * len(present))
