@@ -118,10 +118,11 @@ def judge(plan: Plan) -> tuple[Verdict, ...]:
 
 def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     try:
-        sides, seeds, wanted = _compared(plan, claim)
+        columns = [c for c in plan.counted if not claim.columns or plan.columns[c].id in claim.columns]
+        sides, seeds, wanted = _compared(plan, claim, columns)
         number, base = next(iter(sides[0].items()))
         reference = number if base is None else base
-        gains = [[replies.gain(side, c, seeds, reference) for c in plan.counted] for side in sides]
+        gains = [[replies.gain(side, c, seeds, reference) for c in columns] for side in sides]
     except CraftError as error:
         return Verdict(claim.id, claim.text, NO_ANSWER, None, None, None, str(error))
     strata = [one - other for one, other in zip(*gains, strict=True)] if len(gains) > 1 else gains[0]
@@ -130,10 +131,9 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     labels = {row.id: row.label for row in plan.spec.rows}
     parts = []
     for lines, gained in zip((claim.gain, claim.above), gains, strict=False):
-        below, columns = sum(bool(outcomes.mean() < 0) for outcomes in gained), len(gained)
         name = labels[lines.row] + PAIRS[lines.pairs] if lines else ""
-        shown = sum(outcomes.mean() for outcomes in gained) / columns * scale
-        own = f"{name} is below its own {labels[plan.spec.baseline]} row on {below} of {columns} sets"
+        shown = sum(outcomes.mean() for outcomes in gained) / len(gained) * scale
+        own = f"{name} is below its own {labels[plan.spec.baseline]} row on {_on_sets(gained)}"
         parts.append(own if claim.over_own else f"{name} {shown:.2f}")
     parts += [f"It may fall short by {claim.margin:g} points"] if claim.margin else []
     whole = f"{wanted} seed{'s' if wanted > 1 else ''}"
@@ -143,19 +143,26 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     return Verdict(claim.id, claim.text, word, estimate, low, high, "; ".join(parts), luck)
 
 
-def _compared(plan: Plan, claim: Claim) -> tuple[list[dict[int, int | None]], list[int], int]:
+def _on_sets(gained: Sequence[Outcomes]) -> str:
+    """On how many sets a mean is below 0, and on how many an interval says that it is above."""
+    below = sum(bool(outcomes.mean() < 0) for outcomes in gained)
+    beyond = sum(interval([outcomes])[1] > 0 for outcomes in gained)
+    return f"{below} of {len(gained)} sets, above it beyond chance on {beyond}"
+
+
+def _compared(plan: Plan, claim: Claim, columns: Sequence[int]) -> tuple[list[dict[int, int | None]], list[int], int]:
     """The lines of each side of a claim with their baseline lines (None: the lines themselves are compared), the seeds
-    that all of them have, and the number of planned seeds. Raises CraftError: the results do not allow a verdict; says
-    why."""
+    that all of them have at the ``columns``, and the number of planned seeds. Raises CraftError: the results do not
+    allow a verdict; says why."""
     wanted = [claim.gain] if claim.above is None else [claim.gain, claim.above]
     sides = [[number for number, line in enumerate(plan.lines) if lines.mean(line)] for lines in wanted]
-    if not all(sides):
-        raise CraftError("Its lines are not part of this cut of the table")
+    if not all(sides) or not columns:
+        raise CraftError("Its lines or columns are not part of this cut of the table")
     based = [{n: baseline_of(plan, plan.lines[n]) if claim.over_own else None for n in side} for side in sides]
     if claim.over_own and any(base is None for side in based for base in side.values()):
         raise CraftError("One of its lines has no baseline row on its backbone")
     lines = {number for side in based for pair in side.items() for number in pair if number is not None}
-    places = [(number, c) for number in lines for c in plan.counted]
+    places = [(number, c) for number in lines for c in columns]
     if missing := sum(not any(map(store.result, plan.cells[place])) for place in places):
         raise CraftError(f"{missing} of {len(places)} cells are missing")
     # What trains nothing has one seed, whatever the others have.

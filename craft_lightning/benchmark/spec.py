@@ -74,7 +74,8 @@ def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> part
     paper = paper or Paper(source="")
     ids = {kind: [str(item.get("id")) for item in _mappings(raw.get(kind))] for kind in ("backbones", "columns")}
     ids["rows"] = [name for item in _mappings(raw.get("rows")) for name in table_rows.row_ids(item)]
-    context.names |= {"backbone": ids["backbones"], "row": ids["rows"], "row or all": ["all", *ids["rows"]]}
+    context.names |= {"backbone": ids["backbones"], "column": ids["columns"]}
+    context.names |= {"row": ids["rows"], "row or all": ["all", *ids["rows"]]}
     for number, kind in enumerate(("row", "surrogate", "backbone", "column")):
         context.names[f"paper's {kind}"] = [*dict.fromkeys(key[number] for key in paper.values)]
     spec = _validated(parts.TableSpec, raw | {"path": path, "paper": paper}, "", context, mistakes)
@@ -122,15 +123,15 @@ def _validated(
     return None
 
 
-def _place(loc: Sequence[int | str], raw: dict[str, Any], where: str) -> str:
+def _place(loc: Sequence[int | str], raw: Any, where: str) -> str:
     """Where a mistake is: ``rows[craft].train_on``; an item of a list is told by its id, or else by its place."""
-    words = [where] if where else []
+    words, value = [where] if where else [], raw
     for part, before in zip(loc, ("", *loc), strict=False):
+        value = value.get(part) if isinstance(value, dict) else value[part] if isinstance(part, int) else None
         if isinstance(part, str):
             words.append(part)
         elif before in PARTS:
-            item = raw[str(before)][part]
-            words[-1] += f"[{item.get('id', part) if isinstance(item, dict) else part}]"
+            words[-1] += f"[{value.get('id', part) if isinstance(value, dict) else part}]"
     return ".".join(words)
 
 

@@ -21,6 +21,7 @@ from craft_lightning.benchmark.budget import Budget, read_budget
 from craft_lightning.benchmark.table_rows import Backbone, Row, RowEntry
 from craft_lightning.benchmark.table_values import (
     BackboneName,
+    ColumnName,
     File,
     Info,
     Metric,
@@ -139,6 +140,7 @@ class Claim(Values):
     Attributes:
         over_own: False compares the lines themselves, not their gains over their own baselines; needs ``above``.
         margin: points by which they may fall short: a claim of being *no less*.
+        columns: ids of those it is decided from; empty: all that the table's means are over.
     """
 
     id: Annotated[str, Field(coerce_numbers_to_str=True)]
@@ -147,6 +149,7 @@ class Claim(Values):
     above: Lines | None = None
     over_own: bool = True
     margin: float = Field(default=0.0, ge=0)
+    columns: tuple[ColumnName, ...] = ()
 
     @model_validator(mode="after")
     def _check_sides(self) -> Claim:

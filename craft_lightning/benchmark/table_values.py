@@ -73,6 +73,7 @@ Folder = Annotated[Path, AfterValidator(lambda path, info: context_of(info).fold
 File = Annotated[Path, AfterValidator(existing)]
 RowName = Annotated[str, one_of(kind="row")]
 BackboneName = Annotated[str, one_of(kind="backbone")]
+ColumnName = Annotated[str, one_of(kind="column")]
 Settings = dict[str, Any]
 
 

@@ -62,6 +62,9 @@ def test_the_paper_s_table_5_stands_beside_ours(scale: str) -> None:
     sides = {claim.id: (claim.gain.row, claim.above and claim.above.row) for claim in five.spec.claims}
     assert {a.split("-")[0] for a, _ in sides.values()} == {"full", "no_contrastive", "no_sal"}
     assert sides["3e"] == ("no_sal-keep0.8", "no_commitment-keep0.8")
+    interaction = {claim.id: claim.columns for claim in five.spec.claims if claim.columns}
+    assert interaction == {"3f": ("vqa_rad", "iconqa"), "3g": ("stanford_dogs", "plantvillage")}
+    assert sides["3f"] == sides["3g"][::-1] == ("no_contrastive-keep0.8", "no_sal-keep0.8")
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -144,7 +144,7 @@ def test_both_kinds_of_claim_are_judged_over_the_stored_replies(tmp_path: Path) 
     assert first.high is not None
     assert 0 < first.low < gained < first.high
     assert second.estimate == pytest.approx(15, abs=4)
-    assert first.detail == "CRAFT is below its own Zero-shot row on 0 of 2 sets; 3 seeds"
+    assert first.detail == "CRAFT is below its own Zero-shot row on 0 of 2 sets, above it beyond chance on 2; 3 seeds"
     assert results.verdicts == (first, second), "the same draws each time"
     lines = build_report(plan, results).claims
     assert lines[0].startswith(f"Claim 1: holds. It adapts. {first.estimate:+.2f} points [{first.low:+.2f}, ")
@@ -152,11 +152,32 @@ def test_both_kinds_of_claim_are_judged_over_the_stored_replies(tmp_path: Path) 
     assert "10,000 bootstrap draws" in lines[-1]
 
 
+def test_a_claim_may_be_about_some_of_the_columns(tmp_path: Path) -> None:
+    claims = [CLAIMS[0] | {"id": n, "columns": columns} for n, columns in enumerate((["d1"], ["d0"], []))]
+    plan = make_plan(load_spec(table_kit.write_house(tmp_path, claims=claims)), tmp_path / "runs", (0, 1, 2))
+    fill(plan, big=0.2, small=0.0)
+    for job in plan.jobs:
+        if job.facts["dataset"].endswith("d0") and job.facts["surrogate"] == "big" and job.kind != "train":
+            table_kit.write_predictions(job, [False] * ITEMS)
+    one, other, both = judge(plan)
+    assert (one.word, other.word) == (HOLDS, FAILS)
+    assert one.estimate is not None
+    assert other.estimate is not None
+    assert both.estimate == pytest.approx((one.estimate + other.estimate) / 2, abs=1e-3)
+    assert one.detail.startswith("CRAFT is below its own Zero-shot row on 0 of 1 sets, above it beyond chance on 1")
+    claims[0]["columns"] = ["d2"]
+    with pytest.raises(CraftError, match=r"claims\[0\]\.columns\[0\]: unknown name 'd2'"):
+        load_spec(table_kit.write_house(tmp_path / "odd", claims=claims))
+
+
 def test_a_claim_that_is_wrong_does_not_hold_and_an_even_one_is_open(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path)
     fill(plan, big=-0.1, small=0.1)
     assert [v.word for v in judge(plan)] == [FAILS, FAILS]
-    assert judge(plan)[0].detail == "CRAFT is below its own Zero-shot row on 2 of 2 sets; 3 seeds"
+    assert (
+        judge(plan)[0].detail
+        == "CRAFT is below its own Zero-shot row on 2 of 2 sets, above it beyond chance on 0; 3 seeds"
+    )
     fill(plan, big=0.1, small=0.1)
     assert [v.word for v in judge(plan)] == [HOLDS, UNDECIDED]
 
@@ -203,7 +224,7 @@ def test_missing_and_stale_cells_are_named_and_never_counted(tmp_path: Path) -> 
 
 def test_a_cut_table_says_that_it_cannot_tell(tmp_path: Path) -> None:
     plan = make_plan(load_spec(table_kit.write_house(tmp_path, claims=CLAIMS)), tmp_path / "runs", limit=1)
-    assert unanswered(judge(plan)[0]) == "Its lines are not part of this cut of the table"
+    assert unanswered(judge(plan)[0]) == "Its lines or columns are not part of this cut of the table"
 
 
 def test_mistakes_in_claims_are_told_with_the_others(tmp_path: Path) -> None:

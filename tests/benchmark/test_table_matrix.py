@@ -90,7 +90,7 @@ def test_claims_about_pairs_are_decided_item_by_item(tmp_path: Path) -> None:
     assert (home.word, home.estimate) == (HOLDS, 22.0)
     assert (less.word, less.estimate) == (FAILS, -22.0)
     assert home.detail.startswith(
-        "CRAFT behind its own surrogate is below its own Zero-shot row on 0 of 2 sets; CRAFT "
+        "CRAFT behind its own surrogate is below its own Zero-shot row on 0 of 2 sets, above it beyond chance on 2; "
     )
     assert "CRAFT behind other models is below its own Zero-shot row on 1 of 2 sets" in home.detail
 
