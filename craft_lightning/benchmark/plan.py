@@ -1,9 +1,9 @@
 """From a table's spec to jobs: what to train and to test, each named by its folder, keyed by what it depends on.
 
 A **train** job is one adapted model: (method, surrogate, dataset, seed, overrides), and where sets are adapted to in
-turn, those before. A **stage2** job has a model learn to read an adapter from elsewhere. An **eval** job tests what
-was adapted (the encoder, unless the row says otherwise), or an untouched model, on a backbone. Rows, tables and
-backbones share jobs: a folder says what a job is, not who asked.
+turn, those before, or the encoder that it stands behind. A **stage2** job has a model learn to read an adapter from
+elsewhere. An **eval** job tests what was adapted (the encoder, unless the row says otherwise), or an untouched model,
+on a backbone. Rows, tables and backbones share jobs: a folder says what a job is, not who asked.
 """
 
 from __future__ import annotations
@@ -213,7 +213,14 @@ class _PlanBuilder:
         flags = {**longer, **_overrides(row, column), **({} if self.limit is None else LIMIT_TRAINING)}
         before = column.datasets[: column.datasets.index(adapted)] if column.in_turn else ()
         parent = self.training(row, surrogate, column, before[-1], seed) if before else None
-        name = self._place(row, surrogate.id, column, adapted, seed, before)
+        behind = ""
+        if row.behind is not None:
+            chosen = row.behind
+            other = next(other for other in self.spec.rows if other.id == chosen.row)
+            model = self.spec.backbone(chosen.surrogate) if chosen.surrogate else surrogate
+            parent = self.training(other, model, column, adapted, seed)
+            behind = f"-behind-{model.id}-{other.method.stem}{_suffix(other.overrides)}"
+        name = self._place(row, surrogate.id, column, adapted, seed, before, behind)
         return self._job("train", name, row, surrogate, adapted, seed, flags, parent)
 
     def stage2(self, row: Row, model: Backbone, adapter: str | None, training: Job | None) -> Job:
@@ -239,15 +246,22 @@ class _PlanBuilder:
         return self._once(Job(STAGE2, name, self.root / name, arguments, key, facts, training))
 
     def _place(
-        self, row: Row, model: str, column: Column, dataset: Dataset, seed: int, before: tuple[Dataset, ...] = ()
+        self,
+        row: Row,
+        model: str,
+        column: Column,
+        dataset: Dataset,
+        seed: int,
+        before: tuple[Dataset, ...] = (),
+        behind: str = "",
     ) -> str:
         """A job's folder. What a user's table, method or dataset changes of a shipped one of its name is marked; sets
-        that were adapted to ``before`` are named."""
+        that were adapted to ``before``, and the encoder that it stands ``behind``, are named."""
         budget = "" if not row.train_on or self.spec.budget.name == SHORT else f"-{self.spec.budget.name}"
         method = row.method.stem + budget + ("" if _shipped(row.method) else self._mark(row.method))
         column_only = {**column.overrides.get("all", {}), **column.overrides.get(row.id, {})}
         changed = f"-{digest(column_only)[:6]}" if column_only and not _shipped(self.spec.path) else ""
-        after = "-".join(("", "after", *map(self._dataset_name, before))) if before else ""
+        after = "-".join(("", "after", *map(self._dataset_name, before))) if before else behind
         return f"{self._dataset_name(dataset)}/{model}/{method}{_suffix(row.overrides)}{changed}{after}/seed{seed}"
 
     def _dataset_name(self, dataset: Dataset) -> str:
@@ -293,7 +307,8 @@ class _PlanBuilder:
             flags["model.init_args.backbone.name"] = parent.folder
         elif parent and row.tested_from == "checkpoint":
             setting = "model.init_args.start_from" if kind == "train" else "ckpt_path"
-            taken = [f"--{setting}={parent.folder / CHECKPOINT}"]
+            taken = [f"--{setting}={parent.folder / CHECKPOINT}"] if kind == "eval" or not row.behind else []
+            taken += [f"--encoder={parent.lineage[0].folder / 'encoder'}"] if row.behind else []
         elif parent:
             taken = [f"--{row.tested_from}={parent.folder / row.tested_from}"]
         given = [f"--{flag}={_text(value)}" for flag, value in flags.items()]

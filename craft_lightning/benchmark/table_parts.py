@@ -211,6 +211,19 @@ class TableSpec(Values):
             raise ValueError(f"columns: none shows the table's metric {self.metric.name}")
         return self.model_copy(update={"columns": tuple(own)})
 
+    @model_validator(mode="after")
+    def _check_behind(self) -> TableSpec:
+        for row in self.rows:
+            if row.behind is None:
+                continue
+            other = next((other for other in self.rows if other.id == row.behind.row), row)
+            models = [row.behind.surrogate] if row.behind.surrogate else row.train_on
+            if missing := [model for model in models if model not in other.train_on]:
+                raise ValueError(f"rows[{row.id}].behind: row {other.id} is not trained with {missing[0]}")
+            if other.behind or other.tested_from != "encoder" or any(column.in_turn for column in self.columns):
+                raise ValueError(f"rows[{row.id}].behind: needs a row that leaves an encoder, and no column in turn")
+        return self
+
     @property
     def rows(self) -> tuple[Row, ...]:
         """The rows of the table."""

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from craft_lightning.benchmark.table_values import BackboneName, File, Folder, Named, Settings, one_of, unknown_name
+from craft_lightning.benchmark.table_values import (
+    BackboneName,
+    File,
+    Folder,
+    Named,
+    RowName,
+    Settings,
+    Values,
+    one_of,
+    unknown_name,
+)
 from craft_lightning.errors import CraftError
 from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, models_root, resolve
 
@@ -55,6 +65,14 @@ class Backbone(Named):
         return self._origin
 
 
+class Behind(Values):
+    """Whose training leaves the encoder that another row's trainings stand behind: of a ``row`` with a ``surrogate``,
+    by default with the model that is trained."""
+
+    row: RowName
+    surrogate: BackboneName = ""
+
+
 class RowEntry(Named):
     """A row of the file: a method with the surrogates it trains on and the backbones it is tested on.
 
@@ -65,6 +83,8 @@ class RowEntry(Named):
         tested_from: what a test takes from the training: the adapted ``encoder``, which any backbone of its codebook
             reads; the ``adapter``, a LangBridge that any language model behind its tower reads; or the ``checkpoint``,
             for a method that leaves both as they were and is tested on its surrogate.
+        behind: what is trained stands behind an encoder that another row has adapted to the same set with the same
+            seed; for rows that are ``tested_from: checkpoint``.
         stage2: a family's plan (verb ``surrogate``): before a test, the tested model goes through its stage 2 ``again``
             with the row's adapter, that of the training or one that the overrides name.
         overrides: settings of this row, for training and testing. eval: settings for testing only.
@@ -77,6 +97,7 @@ class RowEntry(Named):
     train_on: tuple[BackboneName, ...] = ()
     eval_on: tuple[BackboneName, ...] = ()
     tested_from: Annotated[str, one_of("encoder", "adapter", "checkpoint")] = "encoder"
+    behind: Behind | None = None
     stage2: File | None = None
     overrides: Settings = {}
     eval: Settings = {}
@@ -97,6 +118,8 @@ class RowEntry(Named):
             raise ValueError("needs train_on, eval_on or both")
         if self.tested_from == "checkpoint" and (self.eval_on or not self.train_on):
             raise ValueError("a checkpoint is tested where it was trained: needs train_on and no eval_on")
+        if self.behind is not None and self.tested_from != "checkpoint":
+            raise ValueError("behind: what is trained behind an encoder is tested_from: checkpoint")
         named = self.tested_from == "adapter" if self.train_on else ADAPTER in self.overrides
         if self.stage2 is not None and not named:
             raise ValueError(f"stage2 needs an adapter: tested_from: adapter, or {ADAPTER} without train_on")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,27 +115,49 @@ def test_the_table_lorsu_shows_few_examples_of_five_sets(tmp_path: Path) -> None
     assert not {dataset.name for dataset in sets} & {dataset.name for dataset in plan.columns[3].others}
 
 
-def rehearsed(tmp_path: Path, method: str) -> tuple[Path, Path]:
-    """Folders of two real trainings of a tiny model: a method of the table lorsu on one set, and then on the next."""
+def rehearsed(tmp_path: Path, name: str, rows: Callable[[Any], Any], twin: bool, **changes: Any) -> Path:
+    """Where the real trainings of a tiny model are: a trial of a table of which some ``rows`` are left."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
-    write_tiny(tmp_path / "twin", continuous=True)
-    table = tmp_path / "experiments/tables/lorsu.yaml"
-    spec = yaml.safe_load(table.read_text())
-    spec["backbones"] = [{"id": backbone["id"], "name": str(tmp_path / "twin")} for backbone in spec["backbones"]]
-    spec["rows"] = [row for row in spec["rows"] if row["id"] in ("zero_shot", method)]
+    write_tiny(tmp_path / "model", continuous=twin)
+    table = tmp_path / f"experiments/tables/{name}.yaml"
+    spec = yaml.safe_load(table.read_text()) | changes
+    spec["backbones"] = [{"id": backbone["id"], "name": str(tmp_path / "model")} for backbone in spec["backbones"]]
+    spec["rows"] = rows({row["id"]: row for row in spec["rows"]})
     table.write_text(yaml.safe_dump(spec))
-    command = [sys.executable, "-m", "craft_lightning", "table", "run", "lorsu", "--limit=1", "--seeds=0", "--jobs=1"]
+    command = [sys.executable, "-m", "craft_lightning", "table", "run", name, "--limit=1", "--seeds=0", "--jobs=1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 of 6 jobs done" in done.stdout
-    first, second = sorted((tmp_path / "runs/pocket-limit1").glob(f"*/pocket-vila/{method}*/seed0"))
+    return tmp_path / "runs/pocket-limit1"
+
+
+def in_turn(tmp_path: Path, method: str) -> tuple[Path, Path]:
+    """Folders of two trainings: a method of the table lorsu on one set, and then on the next."""
+    runs = rehearsed(tmp_path, "lorsu", lambda rows: [rows["zero_shot"], rows[method]], twin=True)
+    first, second = sorted(runs.glob(f"*/pocket-vila/{method}*/seed0"))
     assert second.parent.name.startswith(f"{method}-after-eurosat")
     return first, second
 
 
+def test_a_projector_learns_again_behind_an_adapted_encoder(tmp_path: Path) -> None:
+    def rows(known: Any) -> Any:
+        craft = {key: value for key, value in known["old"].items() if key != "keep"} | {"eval_on": ["pocket-vila-u"]}
+        return [craft, known["projector_old"] | {"behind": {"row": "old"}, "train_on": ["pocket-vila-u"]}]
+
+    runs = rehearsed(tmp_path, "codebook_growth", rows, twin=False, baseline="", claims=[])
+    craft, again = (
+        runs / "vqa_rad/pocket-vila-u" / name / "seed0" for name in ("craft", "projector_ft-behind-pocket-vila-u-craft")
+    )
+    results = [json.loads(f.read_text()) for f in (again / "result.json", again / "eval/pocket-vila-u/result.json")]
+    adapted = json.loads((craft / "encoder/config.json").read_text())
+    assert [result["encoder"] for result in results] == [adapted, adapted]
+    trained = torch.load(again / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert trained
+    assert all(".projector." in name for name in trained)
+
+
 def test_lorsu_goes_on_from_its_encoder(tmp_path: Path) -> None:
-    first, second = rehearsed(tmp_path, "lorsu")
+    first, second = in_turn(tmp_path, "lorsu")
     assert json.loads((second / "result.json").read_text())["encoder"] is not None
     states = [load_file(folder / "encoder/encoder.safetensors") for folder in (first, second)]
     assert states[0].keys() == states[1].keys()
@@ -145,7 +168,7 @@ def test_lorsu_goes_on_from_its_encoder(tmp_path: Path) -> None:
 
 def test_llm_lora_goes_on_from_its_updates(tmp_path: Path) -> None:
     """What is tested at the end on an earlier set is the language model that all trainings have moved."""
-    first, second = rehearsed(tmp_path, "llm_lora")
+    first, second = in_turn(tmp_path, "llm_lora")
     states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (first, second)]
     factors = [{n: v for n, v in state.items() if ".lora_A." in n} for state in states]
     assert factors[0].keys() == factors[1].keys()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import table_kit
@@ -17,7 +18,7 @@ import yaml
 from craft_lightning.benchmark import cache_key as fingerprint
 from craft_lightning.benchmark import plan, store
 from craft_lightning.benchmark.budget import Budget, read_budget
-from craft_lightning.benchmark.plan import Plan, make_plan, select
+from craft_lightning.benchmark.plan import Job, Plan, make_plan, select
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.cli import table as verbs
 from craft_lightning.environment import versions
@@ -365,6 +366,44 @@ def test_a_method_that_leaves_the_encoder_is_tested_from_its_checkpoint(tmp_path
         assert job.parent is not None
         assert job.arguments[-1] == f"--ckpt_path={job.parent.folder}/checkpoints/last.ckpt"
         assert not any("--encoder" in argument for argument in job.arguments)
+
+
+AGAIN = {"id": "again", "label": "Again", "method": "../methods/zero_shot.yaml", "tested_from": "checkpoint"}
+
+
+def test_a_row_may_stand_behind_the_encoder_of_another(tmp_path: Path) -> None:
+    def planned(**row: Any) -> dict[str, Job]:
+        rows = [*table_kit.spec_value()["rows"], *([row] if row else [])]
+        path = table_kit.write_house(tmp_path, rows=rows)
+        return {job.name: job for job in make_plan(load_spec(path), tmp_path / "runs", (3,)).jobs}
+
+    again, runs = {**AGAIN, "train_on": ["small", "big"]}, tmp_path / "runs/pocket"
+    jobs = planned(**again, behind={"row": "craft", "surrogate": "big"})
+    craft, mine = "d1/big/craft/seed3", "d1/small/zero_shot-behind-big-craft/seed3"
+    tested = jobs[f"{mine}/eval/small"]
+    assert [job.name for job in tested.lineage] == [craft, mine, tested.name]
+    assert jobs[mine].arguments[-1] == f"--encoder={runs / craft}/encoder"
+    taken = [f"--ckpt_path={runs / mine}/checkpoints/last.ckpt", f"--encoder={runs / craft}/encoder"]
+    assert list(tested.arguments[-2:]) == taken
+    assert jobs[craft].key == planned()[craft].key, "it is shared"
+    own = planned(**again, behind={"row": "craft"})["d1/small/zero_shot-behind-small-craft/seed3"]
+    assert own.parent is not None
+    assert own.parent.name == "d1/small/craft/seed3"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"behind": {"row": "zero_shot"}}, r"rows\[again\].behind: row zero_shot is not trained with big"),
+        ({"behind": {"row": "again"}}, r"rows\[again\].behind: needs a row that leaves an encoder"),
+        ({"tested_from": "encoder"}, "behind: what is trained behind an encoder is tested_from: checkpoint"),
+    ],
+)
+def test_a_row_behind_what_leaves_no_encoder_is_a_mistake(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    row = AGAIN | {"train_on": ["big"], "behind": {"row": "craft"}} | change
+    path = table_kit.write_house(tmp_path, rows=[*table_kit.spec_value()["rows"], row])
+    with pytest.raises(CraftError, match=words):
+        load_spec(path)
 
 
 def test_an_adapter_is_tested_behind_other_language_models(tmp_path: Path) -> None:
