@@ -116,7 +116,7 @@ class Comparison(Part):
         return "better" if self.difference > 0 else "worse"
 
     def __str__(self) -> str:
-        points = f"{100 * self.difference:+.2f} points [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
+        points = f"{100 * self.difference:+z.2f} points [{100 * self.low:+z.2f}, {100 * self.high:+z.2f}]"
         told = f"{self.before:.2%} -> {self.after:.2%} of {self.items} items, {points} ({LEVEL:.0%} interval)"
         return f"{told}; {self.better} gained, {self.worse} lost (McNemar {p_text(self.p_value)}): {self.verdict}"
 

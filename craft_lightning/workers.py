@@ -146,7 +146,7 @@ def cluster_launcher(folder: Path, cluster: str = "slurm", settings: Sequence[st
     try:
         import submitit
     except ImportError:
-        raise CraftError("--launcher slurm needs submitit: pip install 'craft-lightning[slurm]'") from None
+        raise CraftError("--launcher slurm needs submitit: pip install -e '.[slurm]' in the checkout") from None
     values = {}
     for setting in settings:
         key, equals, value = setting.partition("=")

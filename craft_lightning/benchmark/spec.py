@@ -27,6 +27,7 @@ PARTS: dict[str, type[Values]] = {
     "gain": parts.Lines,
     "above": parts.Lines,
     "replies": parts.Replies,
+    "behind": table_rows.Behind,
     **dict.fromkeys(("before", "after", "beside"), parts.Lines),
 }
 """What a table's keys hold that is more than a value."""

@@ -58,7 +58,7 @@ class ApiJudge:
     def __init__(self, model: str, url: str | None = None, timeout: float = 60.0, retries: int = 4) -> None:
         self.model, name = model, "anthropic" if model.startswith("claude") else "openai"
         if find_spec(name) is None:
-            raise CraftError(f"{model} is asked through {name}: pip install 'craft-lightning[judge]'")
+            raise CraftError(f"{model} is asked through {name}: pip install -e '.[judge]' in the checkout")
         self._key = os.environ.get(KEYS[name], "")
         if not self._key:
             raise CraftError(f"{KEYS[name]} is not set (an endpoint that needs no key takes any)")

@@ -78,7 +78,9 @@ def draw(plan: Plan, results: Results) -> Figure | None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise CraftError("the figure of a table needs matplotlib: pip install 'craft-lightning[figures]'") from error
+        raise CraftError(
+            "the figure of a table needs matplotlib: pip install -e '.[figures]' in the checkout"
+        ) from error
     from matplotlib import rc_context
 
     with rc_context(fname=STYLE):
@@ -185,7 +187,7 @@ def _map(matrix: Matrix, axes: Axes, limit: float) -> None:
     axes.imshow(grid, cmap="BrBG", vmin=-limit, vmax=limit)
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
-            text = "-" if math.isnan(value) else f"{value:+.1f}"
+            text = "-" if math.isnan(value) else f"{value:+z.1f}"
             colour = "white" if abs(value) > 0.7 * limit else "black"
             weight = "bold" if matrix.surrogates[x] == matrix.backbones[y] else "normal"
             axes.text(x, y, text, ha="center", va="center", color=colour, weight=weight)

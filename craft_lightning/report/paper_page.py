@@ -18,6 +18,7 @@ from craft_lightning.benchmark.table_parts import Collection, PaperClaim, TableS
 from craft_lightning.io import write_text
 from craft_lightning.report import figure
 from craft_lightning.report.page import WORDS
+from craft_lightning.report.render import drawn, fill_block
 from craft_lightning.report.sections import DECIDED, Report, Section, build_report, claim_texts
 from craft_lightning.report.templates import fill, to_page
 
@@ -48,16 +49,25 @@ class ShownTable:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is said of a claim of the paper at a budget: a verdict a part, with the name of its page."""
+    """What is said of a claim of the paper at a budget: a verdict a part, with the name of its page; and the tables
+    that decide it."""
 
     claim: PaperClaim
     parts: tuple[tuple[str, Verdict], ...]
+    tables: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:
         """The worst of its parts': a claim holds where all of them hold."""
         found = {verdict.word for _, verdict in self.parts}
         return next((word for word in WORST_FIRST if word in found), NOTHING)
+
+    @property
+    def short(self) -> str:
+        """Its word, and the number of its only part."""
+        (_, only), *more = self.parts or [("", None)]
+        number = "" if more or only is None or only.estimate is None else f", {only.estimate:+z.1f} points"
+        return f"{self.word}{number}"
 
     @property
     def said(self) -> list[tuple[str, str, str, str]]:
@@ -67,17 +77,23 @@ class Decision:
 
 @dataclass(frozen=True)
 class PaperPage:
-    """The collection with its parts; tables are shown at the first of the ``budgets``, claims at all of them."""
+    """The collection with its parts; tables are shown at the first of the ``budgets``, claims at all of them.
+
+    Attributes:
+        deciding: claims of the paper, or parts of them, with the name of the table that decides each.
+    """
 
     collection: Collection
     parts: tuple[ShownTable, ...]
     budgets: tuple[str, ...]
+    deciding: tuple[tuple[str, str], ...]
 
     def decide(self, claim: PaperClaim, budget: str) -> Decision:
         """What is said of a claim at a budget; what was measured counts at all of them."""
         counted = [part for part in self.parts if part.budget in ("", budget)]
         found = [(part.name, v) for part in counted for v in part.verdicts if claim.has_part(v.id)]
-        return Decision(claim, tuple(found))
+        tables = dict.fromkeys(name for part, name in self.deciding if claim.has_part(part))
+        return Decision(claim, tuple(found), tuple(tables))
 
     def values(self) -> dict[str, Any]:
         """What both templates show."""
@@ -95,9 +111,12 @@ class PaperPage:
         return [write_text(folder / f"{self.collection.name}{suffix}", text) for suffix, text in texts.items()]
 
     def publish(self, tables: Path) -> list[Path]:
-        """Write the page of ``docs/``, beside ``experiments/tables``."""
-        text = fill("paper.md", **self.values(), pictures=self.collection.pictures)
-        return [write_text(tables.parent.parent / "docs" / f"{self.collection.name}.md", text)]
+        """Write the page of ``docs/``, beside ``experiments/tables``, and the claims that the README marks a place
+        for."""
+        root, name, values = tables.parent.parent, self.collection.name, self.values()
+        text = fill("paper.md", **values, pictures=self.collection.pictures)
+        page = write_text(root / "docs" / f"{name}.md", text)
+        return [page, *fill_block(root / "README.md", name, fill("claims.md", **values))]
 
 
 def collect(
@@ -105,12 +124,14 @@ def collect(
 ) -> PaperPage:
     """The page of a collection whose tables lie in a folder, from what is ``made`` of each at each budget; ``budget``
     comes first."""
-    parts = []
+    parts, deciding = list[ShownTable](), list[tuple[str, str]]()
     for each in sorted(budgets(), key=lambda name: name != budget):
         specs = [load_spec(folder / f"{name}.yaml", collection.scale, each) for name in collection.tables]
         parts += [part for part in map(made, specs) if part is not None]
+        deciding += [(claim.id, spec.path.stem) for spec in specs for claim in spec.claims]
     parts += [part for name in collection.measured if (part := measured(folder, name)) is not None]
-    return PaperPage(collection, tuple(parts), tuple(dict.fromkeys([budget, *(p.budget for p in parts if p.budget)])))
+    shown = dict.fromkeys([budget, *(part.budget for part in parts if part.budget)])
+    return PaperPage(collection, tuple(parts), tuple(shown), tuple(deciding))
 
 
 def computed_part(plan: Plan) -> ShownTable | None:
@@ -118,7 +139,9 @@ def computed_part(plan: Plan) -> ShownTable | None:
     the others are the same at every budget."""
     results = gather(plan)
     told = [n for n, line in enumerate(plan.lines) if line.surrogate] or range(len(plan.lines))
-    return _part(plan, results) if any(cell.seeds for (n, _), cell in results.cells.items() if n in told) else None
+    return (
+        _part(plan, results, True) if any(cell.seeds for (n, _), cell in results.cells.items() if n in told) else None
+    )
 
 
 def stored_part(spec: TableSpec) -> ShownTable | None:
@@ -127,12 +150,13 @@ def stored_part(spec: TableSpec) -> ShownTable | None:
     if not path.is_file():
         return None
     plan = make_plan(spec, seeds=stored_seeds(path))
-    return _part(plan, read(plan, path))
+    return _part(plan, read(plan, path), False)
 
 
-def _part(plan: Plan, results: Results) -> ShownTable:
-    report = build_report(plan, results)
-    svg = figure.to_section(plan, figure.draw(plan, results))
+def _part(plan: Plan, results: Results, computed: bool) -> ShownTable:
+    report, picture = drawn(plan, results)
+    report = report if computed else build_report(plan, results)  # whose figure was published with it
+    svg = figure.to_section(plan, picture)
     return ShownTable(plan.spec.name, plan.spec.budget.name, results.verdicts, report, svg)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,9 @@ from craft_lightning.report import figure
 from craft_lightning.report.page import to_html
 from craft_lightning.report.sections import MISSING, Report, Section, TableReport, build_report
 from craft_lightning.report.templates import fill
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 README_ROWS = 8
 
@@ -127,14 +131,18 @@ def _printed(section: Section, columns: Sequence[int]) -> Table:
     return table
 
 
+def drawn(plan: Plan, results: Results) -> tuple[TableReport, Figure | None]:
+    """The report of a table and its figure; without one, because there is nothing to draw yet, it names none."""
+    picture, report = figure.draw(plan, results), build_report(plan, results)
+    return (report if picture else replace(report, picture="")), picture
+
+
 def save(plan: Plan, results: Results) -> list[Path]:
     """Write ``<name>.md``, ``.csv``, ``.tex`` and ``.html`` into the plan's output folder; their paths are returned.
 
     A table with curves has a ``.png``, too.
     """
-    picture = figure.draw(plan, results)
-    report = build_report(plan, results)
-    report = report if picture else replace(report, picture="")
+    report, picture = drawn(plan, results)
     texts = {
         ".md": to_markdown(report),
         ".csv": to_csv(plan, results),
@@ -172,13 +180,7 @@ def publish(plan: Plan, stored: Path | None = None) -> list[Path]:
     written.append(write_text(docs, to_markdown(report)))
     if (picture := figure.draw(plan, results)) is not None:
         written.append(figure.write_png(docs.with_name(report.picture), picture))
-    readme = _root(plan) / "README.md"
-    if readme.is_file():
-        text = readme.read_text(encoding="utf-8")
-        changed = replace_block(text, plan.spec.name, to_readme(plan, results))
-        if changed is not None:
-            written.append(write_text(readme, changed))
-    return written
+    return written + fill_block(_root(plan) / "README.md", plan.spec.name, to_readme(plan, results))
 
 
 def _store(plan: Plan) -> list[Path]:
@@ -193,6 +195,12 @@ def _store(plan: Plan) -> list[Path]:
             f"{path.name} holds seeds {seeds}, some would be lost; run and publish --seeds {seeds}, or remove the file"
         )
     return [write_text(path, to_csv(plan, results)), write_text(path.with_suffix(".json"), to_json(results))]
+
+
+def fill_block(page: Path, name: str, block: str) -> list[Path]:
+    """Put a block between a table's marks on a page; the page's path is returned where it is there and has them."""
+    changed = replace_block(page.read_text(encoding="utf-8"), name, block) if page.is_file() else None
+    return [] if changed is None else [write_text(page, changed)]
 
 
 def replace_block(text: str, name: str, block: str) -> str | None:

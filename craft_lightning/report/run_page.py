@@ -151,7 +151,7 @@ def _named(run: StoredRun) -> str:
 
 def change(part: Part) -> str:
     """Points with their interval: ``+12.5 [+3.1, +21.0]``."""
-    return f"{100 * part.difference:+.1f} [{100 * part.low:+.1f}, {100 * part.high:+.1f}]"
+    return f"{100 * part.difference:+z.1f} [{100 * part.low:+z.1f}, {100 * part.high:+z.1f}]"
 
 
 def _section(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Section:

@@ -92,7 +92,7 @@ def score_text(score: Score | None, digits: int, signed: bool = False, spread: b
     """``"49.13 ± 0.42"``, with one seed ``"49.13"``, and :data:`MISSING` for nothing."""
     if score is None:
         return MISSING
-    text = f"{score.mean:{'+' if signed else ''}.{digits}f}"
+    text = f"{score.mean:{'+z' if signed else 'z'}.{digits}f}"
     return text if score.std is None or not spread else f"{text} ± {score.std:.{digits}f}"
 
 
@@ -110,14 +110,15 @@ def made_text(made: Made) -> str:
         here = f"{made.machines[0].rpartition(', ')[0]}, " if len(made.machines) == 1 else ""
         parts.append("; ".join(told.removeprefix(here) for told in made.arithmetic))
     if made.commits:
-        parts.append(f"commit {', '.join(f'`{commit}`' for commit in made.commits)}")
+        changed = " (+: with changes that were not committed)" if any(c.endswith("+") for c in made.commits) else ""
+        parts.append(f"commit {', '.join(f'`{commit}`' for commit in made.commits)}{changed}")
     return "; ".join(parts)
 
 
 def claim_texts(verdict: Verdict) -> tuple[str, str]:
     """``"Claim 1: holds"``, and what there is to say of it."""
     v = verdict
-    numbers = "" if v.estimate is None else f" {v.estimate:+.2f} points [{v.low:+.2f}, {v.high:+.2f}]."
+    numbers = "" if v.estimate is None else f" {v.estimate:+z.2f} points [{v.low:+z.2f}, {v.high:+z.2f}]."
     warning = f" {v.warning}." if v.warning else ""
     return f"Claim {v.id}: {v.word}", f"{v.text}.{numbers} {v.detail}.{warning}"
 

@@ -37,7 +37,7 @@ def sentences(found: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f}"
+    return f"{100 * difference:+z.1f}"
 
 
 def _part(part: Part) -> str:

@@ -109,6 +109,7 @@ def test_claims_stand_beside_each_other_at_all_budgets_that_have_results(
         "3": ["Claim 3 / of the paper", "Table 3", NOTHING, NOTHING],
         "4": ["Claim 4 / of the paper", "Table 4", NOTHING, NOTHING],
     }
+    assert "- **Claim 3: not computed.**\n" in page.read_text(), "no table decides it"
     assert "**Claim 1b: does not hold** ([toy](toy.md)). on the small one, too. -10.00 points" in page.read_text()
     assert "\n## Toy, long budget\n" in page.read_text(), "a table is shown at the budget that was asked for"
     assert "\n## Toy\n" not in page.read_text()
@@ -127,7 +128,16 @@ def test_what_a_program_measured_counts_at_every_budget(house: Path) -> None:
     stored.write_text(json.dumps(told))
     publish(plan)
     shutil.rmtree("runs")
+    readme = house / "README.md"
+    readme.write_text("# Toy\n\n<!-- paper:begin -->\nbefore\n<!-- paper:end -->\n")
     assert main(["render", "all", "--publish"]) == 0, "what is published needs no runs"
+    assert lines(readme) == {
+        "1": ["Claim 1 / of the paper", "Table 1", HOLDS],
+        "2": ["Claim 2 / of the paper", "Table 2", f"{UNDECIDED}, +0.0 points"],
+        "3": ["Claim 3 / of the paper", "Table 3", NOTHING],
+        "4": ["Claim 4 / of the paper", "Table 4", f"{HOLDS}, +1.0 points"],
+    }
+    assert "before" not in readme.read_text()
     page = house / "docs/paper.md"
     assert lines(page)["1"][-1] == lines(page)["4"][-1] == HOLDS
     assert "\n## Costs\n" in page.read_text()

@@ -88,7 +88,6 @@ def test_publishing_writes_the_pages_from_the_stored_table_and_the_verb_prints_t
     assert "| Method | Pairs | All pairs | Same model | Different models | Sets below 0 |" in readme
     assert "a loom, 2 shafts; " in readme
     assert "commit `0123456789`, `0123456789+`" in readme
-    assert "- **Claim 1: " in readme
     assert "ValueError: planted" in readme
     assert "[docs/toy.md](docs/toy.md)" in readme
     (house / "docs/toy.md").unlink()
