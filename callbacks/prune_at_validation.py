@@ -101,8 +101,7 @@ class PruneAtValidation(Callback):
             raise CraftError(f"{module.backbone.name} has no codes to prune by; use --prune.rule.variant random")
         if self.prior not in ("domain", "generic"):
             return read_counts(Path(self.prior), quantizer.entries)
-        own: Tensor | None = module.vlm.token_prior
-        return None if moved or self.prior == "generic" else own
+        return None if moved or self.prior == "generic" else module.vlm.token_prior
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any

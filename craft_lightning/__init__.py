@@ -23,32 +23,16 @@ compare
 CraftError is every mistake that has one line of explanation. From a shell: python -m craft_lightning --help
 """
 
+import ast as _ast
 from importlib import import_module as _import_module
+from pathlib import Path as _Path
 
 __version__ = "0.1.0"
 
-_PLACES = {
-    **dict.fromkeys(("VisionLanguageModel", "VisualTokenizer", "Reply"), "craft_lightning.inference"),
-    "AdaptedEncoder": "craft_lightning.checkpoints.encoder",
-    "Craft": "craft_lightning.methods.craft",
-    "VisionFineTuning": "craft_lightning.methods.vision_ft",
-    "ProjectorFineTuning": "craft_lightning.methods.projector_ft",
-    "Ldifs": "craft_lightning.methods.ldifs",
-    "LlmLora": "craft_lightning.methods.llm_lora",
-    "ZeroShot": "craft_lightning.methods.zero_shot",
-    "Lorsu": "craft_lightning.methods.lorsu",
-    "CraftLorsu": "craft_lightning.methods.craft_lorsu",
-    "BaseMethod": "craft_lightning.methods.base",
-    "VqaDataModule": "data_modules.datamodule",
-    "DatasetFacts": "data_modules.datasets.facts",
-    "VlmSpec": "craft_lightning.models.vlm_spec",
-    "OptimSpec": "craft_lightning.optim",
-    "add_gain": "craft_lightning.encoder_gain",
-    **dict.fromkeys(("compare", "Comparison", "run_table"), "craft_lightning.comparison"),
-    "CraftError": "craft_lightning.errors",
-}
-"""Where each name is. ``__init__.pyi`` tells static checkers the same; without ``__all__``, help() prints no class of
-theirs in full (a LightningModule has hundreds of lines)."""
+_STUB = _ast.parse(_Path(__file__).with_suffix(".pyi").read_text("utf-8")).body
+_PLACES = {alias.name: n.module or "" for n in _STUB if isinstance(n, _ast.ImportFrom) for alias in n.names}
+"""Where each name is, as ``__init__.pyi`` tells it to static checkers, too; without ``__all__``, help() prints no class
+of theirs in full (a LightningModule has hundreds of lines)."""
 
 
 def __getattr__(name: str) -> object:

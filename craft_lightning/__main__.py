@@ -70,7 +70,7 @@ def dispatch(argv: Sequence[str]) -> int:
     try:
         if whole and import_module("craft_lightning.cli.early").tell(argv[0], argv[1:]):
             return 0
-        result: int = import_module(f"craft_lightning.cli.{module}").main(list(arguments))
+        return import_module(f"craft_lightning.cli.{module}").main(list(arguments))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in PACKAGES:
             raise
@@ -80,7 +80,6 @@ def dispatch(argv: Sequence[str]) -> int:
             raise
         hint = "if memory is short, fewer of them: --workers N"
         raise CraftError(f"a process that reads images was lost ({' '.join(str(error).split())}); {hint}") from error
-    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -69,6 +69,21 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; an empty one if it is not there or not whole."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines; none if it is not there. Raises ValueError: a line is none."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.split("\n") if line]  # a text may hold other ends of lines
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from itertools import chain, count
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.errors import CraftError
+from craft_lightning.io import read_json
 
 EVENTS = "events"
 """The folder of event files in a run's folder."""
@@ -90,11 +90,7 @@ def used(folder: Path) -> str | None:
 
 def result(folder: Path) -> dict[str, Any]:
     """``result.json``; empty if there is none that can be read."""
-    try:
-        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(folder / "result.json")
 
 
 def claim(folder: Path, checkpoint: str | None, overwrite: bool, asked: bool = False) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -36,6 +36,9 @@ LAST = ("done", "failed")
 """Events after which a worker has done with a job."""
 
 Event = tuple["Worker", dict[str, Any]]
+Launcher = Callable[[Sequence[str], queue.Queue[Event], str | None], "Worker"]
+"""Starts a worker, given the command of a worker process, the queue for its events, and the GPU of this machine that is
+its own, if any."""
 
 
 def surroundings() -> dict[str, str]:
@@ -47,33 +50,6 @@ def surroundings() -> dict[str, str]:
 def last_line(text: str) -> str:
     """The last line that is not empty, or an empty text."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
-class Worker(Protocol):
-    """What computes one job after the other, wherever it runs.
-
-    Its events arrive in the queue it was started with as (worker, mapping); the last one is ``{"event": "exit"}``.
-    ``ready`` says that it has started well.
-    """
-
-    ready: bool
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Hand over one job."""
-
-    def kill(self) -> None:
-        """End it now."""
-
-    def how_it_ended(self) -> str:
-        """The end in words."""
-
-    def last_words(self) -> str:
-        """The last line that it said outside of any job."""
-
-
-Launcher = Callable[[Sequence[str], queue.Queue[Event], str | None], Worker]
-"""Starts a worker, given the command of a worker process, the queue for its events, and the GPU of this machine that is
-its own, if any."""
 
 
 class LocalWorker:
@@ -201,6 +177,11 @@ class SubmittedWorker:
 
     def last_words(self) -> str:
         return last_line(self.job.stderr() or "") if self.job is not None else ""
+
+
+Worker = LocalWorker | SubmittedWorker
+"""What computes one job after the other, wherever it runs. Its events arrive in the queue it was started with as
+(worker, mapping); the last one is ``{"event": "exit"}``. ``ready`` says that it has started well."""
 
 
 def answer_one(command: Sequence[str], message: Mapping[str, Any], answers: str) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from craft_lightning import __main__ as entry
 from craft_lightning.benchmark.spec import find_table
-from craft_lightning.cli.table import build_parser
+from craft_lightning.cli import verbs
 from craft_lightning.io import read_settings
 from craft_lightning.models.vlm_spec import BACKBONES, POCKET
 from craft_lightning.pretraining.family_report import weights
@@ -186,7 +186,7 @@ def test_the_flags_named_in_the_text_exist() -> None:
     sizes = VqaDataModule.__init__.__code__.co_varnames
     assert {f for f in re.findall(r"--data\.(\w+)", TEXT) if f not in sizes} == set()
     command = shlex.split(dry_run('make reproduce-table1 SEEDS="0 1 2" LIMIT=1'))
-    given = build_parser().parse_args(command[command.index("table") + 1 :])
+    given = verbs.table().parse_args(command[command.index("table") + 1 :])
     assert (given.table, given.seeds, given.limit) == ("table1", [0, 1, 2], 1)
 
 
@@ -211,7 +211,7 @@ def test_the_steps_to_paper_scale_name_what_there_is() -> None:
     names = [f"table{number}" for number in (1, 2, 3, 5, 6, 7)]
     assert [find_table(name, "paper").name for name in names] == [f"{name}-paper.yaml" for name in names]
     for command in re.findall(r"`python -m craft_lightning table (run \S+ --scale paper[^`]*)`", page):
-        assert build_parser().parse_args(command.split()).scale == "paper"
+        assert verbs.table().parse_args(command.split()).scale == "paper"
 
 
 def test_the_picture_is_small_and_the_blocks_to_fill_are_marked() -> None:

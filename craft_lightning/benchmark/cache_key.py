@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.errors import CraftError
-from craft_lightning.io import write_json
+from craft_lightning.io import read_json, write_json
 from craft_lightning.models.vlm_spec import BACKBONES, LORA, VlmSpec, cache_root, growth_file, language_base
 from craft_lightning.models.vlm_spec import resolve as resolve_model
 
@@ -167,12 +167,3 @@ def _marks(file: Path) -> list[int]:
 def _read_whole(file: Path) -> bytes:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; an empty one if it is not there or not whole."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -178,7 +178,7 @@ class _Replies:
     """The replies behind printed lines; each file is read once, and all are checked to answer the same items."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.read, self.judged = plan, cache(read_predictions), Judged(plan)
+        self.plan, self.read, self.judged = plan, cache(store.read_replies), Judged(plan)
 
     def gain(self, bases: Mapping[int, int | None], column: int, seeds: Sequence[int], reference: int) -> Outcomes:
         """Mean gain of some lines over their own baselines (``bases``; None: over 0) at a column, item by item:
@@ -193,8 +193,7 @@ class _Replies:
                 return np.zeros(())
             return np.array([self._outcomes(self._file(number, column, seed), asked, column) for seed in seeds])
 
-        mean: Outcomes = np.mean([found(n) - found(base) for n, base in bases.items()], axis=0)
-        return mean
+        return np.mean([found(n) - found(base) for n, base in bases.items()], axis=0)
 
     def _file(self, number: int, column: int, seed: int) -> Path:
         """Of a line at a column; what trains nothing has the same file for every seed."""
@@ -205,19 +204,15 @@ class _Replies:
     def _outcomes(self, file: Path, reference: Path, column: int) -> list[float]:
         """For each of the reference's items, in their order, 1 if the reply is right, or what the judge says of it."""
         mine, theirs = self.read(file), self.read(reference)
-        odd = next((key for key in (theirs | mine) if mine.get(key, (0,))[0] != theirs.get(key, (0,))[0]), None)
+        asked = [{key: row["item"] for key, row in rows.items()} for rows in (theirs, mine)]
+        odd = next((key for key in (theirs | mine) if asked[0].get(key, 0) != asked[1].get(key, 0)), None)
         if odd is not None:
             names = [path.parent.relative_to(self.plan.root).as_posix() for path in (file, reference)]
             raise CraftError(f"item {odd} was asked differently in {names[0]} and in {names[1]}")
         dimension = self.plan.spec.metric.judged
         if not dimension:
-            return [float(mine[key][1]) for key in theirs]
+            return [float(mine[key]["correct"]) for key in theirs]
         judged = self.judged.of(file, column)
         if not judged:
             raise CraftError(f"{file.parent.relative_to(self.plan.root).as_posix()} is not judged")
         return [float(getattr(judged[key], dimension)) for key in theirs if key in judged]
-
-
-def read_predictions(path: Path) -> dict[str, tuple[str | None, bool]]:
-    """Item hash and correctness by key, in the order of the file. Raises CraftError: see :func:`.read_replies`."""
-    return {key: (row["item"], row["correct"]) for key, row in store.read_replies(path).items()}

@@ -332,8 +332,7 @@ _fragment = cache(read_mapping)
 @cache
 def _merged(files: tuple[Path, ...]) -> dict[str, Any]:
     """Config fragments, one laid over the other; nobody changes the result."""
-    config: dict[str, Any] = resolve(map(_fragment, files), {})["config"]
-    return config
+    return resolve(map(_fragment, files), {})["config"]
 
 
 def _overrides(row: Row, column: Column) -> dict[str, Any]:

@@ -5,7 +5,6 @@ It stands beside what the run itself writes (``result.json``, ``predictions.json
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.plan import CHECKPOINT, Job
 from craft_lightning.environment import LIBRARIES, versions
 from craft_lightning.errors import CraftError
-from craft_lightning.io import write_json
+from craft_lightning.io import read_json, read_lines, write_json
 
 RESULT = "job.json"
 FAILURE = "failure.json"
@@ -82,7 +80,8 @@ def predictions(job: Job, keep_ratio: float | None) -> Path:
 def read_replies(path: Path) -> dict[str, dict[str, Any]]:
     """The rows of a file of replies by key. Raises CraftError: the file is not there or not whole."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        path.stat()
+        rows = read_lines(path)
         return {row["key"]: {**row, "item": row["item"], "correct": bool(row["correct"])} for row in rows}
     except (OSError, ValueError, KeyError) as error:
         raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
@@ -90,9 +89,7 @@ def read_replies(path: Path) -> dict[str, dict[str, Any]]:
 
 def curves(job: Job) -> list[dict[str, Any]]:
     """What a finished training logged, a step at a time; nothing where it has no result or kept no curves."""
-    path = job.folder / "curves.jsonl"
-    known = path.is_file() and result(job) is not None
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if known else []
+    return [] if result(job) is None else read_lines(job.folder / "curves.jsonl")
 
 
 def write_failure(job: Job, error: str) -> None:

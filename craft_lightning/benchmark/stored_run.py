@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning import run_folder
-from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.store import read_replies
 from craft_lightning.errors import CraftError
+from craft_lightning.io import read_json, read_lines
 from craft_lightning.text.scoring import normalise
 
 REPLIES = ("predictions.test.jsonl", "predictions.jsonl")
@@ -81,8 +80,7 @@ class StoredRun:
 
     @property
     def _plugged_in(self) -> str | None:
-        found: str | None = self.result.get("settings", {}).get("backbone", {}).get("encoder")
-        return found
+        return self.result.get("settings", {}).get("backbone", {}).get("encoder")
 
 
 def read_runs(runs: Sequence[str | Path]) -> list[StoredRun]:
@@ -122,9 +120,7 @@ def _read(file: Path, name: str) -> StoredRun:
         file.with_name(f"{stem.replace('predictions', part)}{end}")
         for part, end in (("items", ".jsonl"), ("result", ".json"))
     ]
-    asked: dict[str, Any] = {}
-    if beside[0] != file and beside[0].is_file():
-        asked = {item["key"]: item for item in map(json.loads, beside[0].read_text(encoding="utf-8").splitlines())}
+    asked = {item["key"]: item for item in (read_lines(beside[0]) if beside[0] != file else ())}
     items = {key: _answered(row, asked.get(key, {})) for key, row in rows.items()}
     return StoredRun(file, name, read_json(beside[1]), items)
 

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.claims import Verdict
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import (
@@ -31,6 +30,7 @@ from craft_lightning.benchmark.results import (
 )
 from craft_lightning.benchmark.table_parts import Line
 from craft_lightning.errors import CraftError
+from craft_lightning.io import read_json
 
 RESULTS = "results"
 """Folder of stored tables, beside the specs."""

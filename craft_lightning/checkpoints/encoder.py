@@ -182,8 +182,7 @@ def codebook_of(name: str | Path | None) -> dict[str, Any]:
 
 def growth_of(spec: VlmSpec) -> str | None:
     """What a model's codebook has grown by: the file that the spec names, else the one that comes with its encoder."""
-    found: str | None = spec.codebook_growth or codebook_of(spec.encoder).get("codebook_growth")
-    return found
+    return spec.codebook_growth or codebook_of(spec.encoder).get("codebook_growth")
 
 
 def check_whole(name: str | Path | None, why: str) -> None:

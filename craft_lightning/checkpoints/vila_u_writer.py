@@ -17,7 +17,7 @@ from craft_lightning.checkpoints.vila_u import CODEBOOKS, CONVERSATIONS, SCALARS
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
 from craft_lightning.models.langbridge import LangBridge
-from craft_lightning.models.vlm import Projector
+from craft_lightning.models.vlm import DiscreteVlm, Projector
 
 
 @dataclass(frozen=True)
@@ -171,3 +171,19 @@ def write_vlm(
             "mm_projector_cfg": projector_facts,
         }
         write_json(fresh / "config.json", host | ours | parts)
+
+
+def write_model(folder: Path, vlm: DiscreteVlm, tower: str, dtype: torch.dtype = torch.float16) -> None:
+    """:func:`write_vlm` of a model that reads the tower of this folder, as it stands in memory."""
+    write_vlm(
+        folder,
+        tower=tower,
+        projector=vlm.projector,
+        language_model=vlm.language_model,
+        tokenizer=vlm.tokenizer,
+        dtype=dtype,
+        image_wrap=vlm.wrap_ids is not None,
+        conversation=vlm.conversation,
+        continuous=vlm.tower.quantizer is None,
+        aspect="resize" if vlm.aspect == "resize" else "pad",
+    )

@@ -184,8 +184,7 @@ def _open(settings: Mapping[str, Any]) -> VqaDataModule:
     argv = (f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in named)
     cli = run.build_cli(["fit", *argv], run=False)
     cli.config["fit"].pop("trainer")
-    data: VqaDataModule = cli.parser.instantiate_classes(cli.config)["fit"].data
-    return data
+    return cli.parser.instantiate_classes(cli.config)["fit"].data
 
 
 def _ask(settings: Mapping[str, Any], data: VqaDataModule) -> dict[str, str]:

@@ -131,12 +131,13 @@ def settings() -> dict[str, list[str]]:
 
 
 def _taken(file: Path, cls: str | None = None) -> list[str]:
-    """What the constructor of a class takes, or of all classes in a file that write one."""
+    """What the constructor of a class takes, or by keyword alone (as methods do) those of all classes in a file."""
     found: list[str] = []
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and cls in (None, node.name):
             made = [part.args for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
-            found += [a.arg for args in made for a in (*args.args, *args.kwonlyargs) if a.arg != "self"]
+            taken = [a for args in made for a in (*(args.args[1:] if cls else ()), *args.kwonlyargs)]
+            found += [a.arg for a in taken]
             if cls and not made:  # a dataclass
                 found += [ast.unparse(part.target) for part in node.body if isinstance(part, ast.AnnAssign)]
     return found

@@ -9,23 +9,15 @@ from operator import or_
 from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
-from callbacks.last_step import LastCheckpoint
-from callbacks.prune_at_validation import PruneAtValidation
-from callbacks.ste_check import SteCheck
-from callbacks.token_map import TokenMap
-from craft_lightning.cli.early import unknown_setting
+from craft_lightning.cli import early
 from craft_lightning.errors import CraftError, unknown
 from craft_lightning.methods.base import BaseMethod
-from craft_lightning.models.pruning import PruneRule
-from craft_lightning.models.vlm_spec import VlmSpec
-from craft_lightning.optim import OptimSpec
 from craft_lightning.plugins import subclasses
-from data_modules.datamodule import VqaDataModule
 
 
 class CraftParser(LightningArgumentParser):
@@ -67,7 +59,7 @@ class CraftParser(LightningArgumentParser):
         return str(super().format_help(formatter))
 
     def _unknown(self, name: str) -> NoReturn:
-        raise unknown_setting(name, settings())
+        raise early.unknown_setting(name, settings())
 
 
 def whole_numbers_first(parser: LightningArgumentParser) -> None:
@@ -86,13 +78,11 @@ def whole_numbers_first(parser: LightningArgumentParser) -> None:
 
 
 def settings() -> list[str]:
-    """What can be set, as ``model.optim.lr``."""
-    parts: list[tuple[str, Any]] = [("trainer", Trainer), ("data", VqaDataModule), ("checkpoint", LastCheckpoint)]
-    parts += [("token_map", TokenMap), ("ste_check", SteCheck)]
-    parts += [("model.optim", OptimSpec), ("model.backbone", VlmSpec)]
-    parts += [("prune", PruneAtValidation), ("prune.rule", PruneRule)]
-    parts += [("model", cls) for cls in [BaseMethod, *subclasses(BaseMethod)]]
-    names = [f"{part}.{name}" for part, cls in parts for name in inspect.signature(cls).parameters if name != "kwargs"]
+    """What can be set, as ``model.optim.lr``; by methods of others, too, once they are imported."""
+    known = early.settings()
+    others = [inspect.signature(cls).parameters for cls in subclasses(BaseMethod)]
+    known["model"] += [name for taken in others for name in taken if name != "kwargs"]
+    names = [f"{part}.{name}" for part, taken in known.items() for name in taken]
     return list(dict.fromkeys(["seed_everything", "ckpt_path", "overwrite", "encoder", "adapter", *names]))
 
 

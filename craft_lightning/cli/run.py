@@ -227,10 +227,9 @@ class CraftCLI(LightningCLI):
         if config["enable_checkpointing"] is False:
             callbacks = [c for c in callbacks if not isinstance(c, LastCheckpoint)]
         try:
-            trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+            return super()._instantiate_trainer(config, callbacks)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise CraftError(f"trainer: {' '.join(str(error).split())}") from error
-        return trainer
 
     def _lay_out(self) -> list[Callback]:
         """Choose what ``strategy: auto`` leaves open, and write it into the run's config."""

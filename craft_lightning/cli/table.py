@@ -8,62 +8,34 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from craft_lightning.cli.arguments import VerbParser, at_least_one, command, verb_parser
+from rich.console import Console
+
+from craft_lightning.benchmark import scheduler, store
+from craft_lightning.benchmark.cache_key import NO_WEIGHTS
+from craft_lightning.benchmark.estimate import make_view
+from craft_lightning.benchmark.plan import Plan, make_plan, select
+from craft_lightning.benchmark.results import beside, collect, gather
+from craft_lightning.benchmark.spec import find_table, load_collection, load_spec
+from craft_lightning.benchmark.table_files import read, stored_seeds, stored_table
+from craft_lightning.benchmark.table_parts import Collection, TableSpec
+from craft_lightning.cli import verbs
+from craft_lightning.cli.arguments import command
 from craft_lightning.errors import CraftError
-
-if TYPE_CHECKING:
-    from craft_lightning.benchmark.plan import Plan
-    from craft_lightning.benchmark.table_parts import Collection, TableSpec
-
-# What a verb needs is imported in it, so that --help starts at once.
+from craft_lightning.report import paper_page, render
+from craft_lightning.report.sections import build_report
+from craft_lightning.report.tensorboard import link_table
+from craft_lightning.workers import Launcher, LocalWorker, cluster_launcher
 
 INTERRUPTED = 130
 JOBS_FOLDER = ".jobs"
 REHEARSAL = "craft_lightning.cli.dry_run"
 
 
-def build_parser() -> VerbParser:
-    """The parser of the ``table`` verbs."""
-    parser = verb_parser("table", "Compute and print a table of the paper.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="plan|run|status|render")
-    shared, only = VerbParser(add_help=False), VerbParser(add_help=False)
-    shared.add_argument("table", help="a file, or a name below experiments/tables; all: the whole paper")
-    shared.shared("--scale", choices=None, default=None, help="pocket or paper (default: the table's own)")
-    shared.shared("--budget")
-    shared.shared("--seeds")
-    shared.add_argument("--limit", type=at_least_one, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
-    shared.shared("--runs")
-    only.add_argument("--only", metavar="PATTERN", help="jobs whose name contains this, or matches it as in a shell")
-    verbs.add_parser("plan", parents=[shared, only], help="list the jobs and their commands")
-    run = verbs.add_parser("run", parents=[shared, only], help="compute what is missing, then render")
-    run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a GPU or core)")
-    run.add_argument("--dry_run", action="store_true", help="say what would be computed; at paper scale examine it")
-    run.add_argument("--commands", action="store_true", help="with --dry_run: then list the jobs and their commands")
-    run.add_argument("--devices", metavar="8x40gb", help="what --dry_run estimates for (default: what is here)")
-    run.add_argument("--keep_going", action="store_true", help="do not stop after three failures in a row")
-    run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the jobs are computed")
-    run.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=120")
-    verbs.add_parser("status", parents=[shared, only], help="count done, stale, failed and missing")
-    render = verbs.add_parser("render", parents=[shared], help="print the table and save it")
-    render.add_argument("--from", dest="stored", type=Path, metavar="CSV", help="a stored table in place of the runs")
-    render.add_argument("--format", choices=["markdown", "readme", "latex", "csv"], help="print this, and save nothing")
-    publish = "store the results beside the table (not with --from), write docs page and README"
-    render.add_argument("--publish", action="store_true", help=publish)
-    return parser
-
-
-def _jobs(text: str) -> int | None:
-    return None if text == "auto" else at_least_one(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 if a job failed, 130 after Ctrl-C. Raises CraftError: a mistake in the
     call, the table or its fragments."""
-    args = build_parser().parse_args(argv)
-    from craft_lightning.benchmark.spec import find_table, load_collection
-
+    args = verbs.table().parse_args(argv)
     path = find_table(args.table, args.scale)
     collection = load_collection(path)
     return _one(path, args) if collection is None else _all(collection, path.parent, args)
@@ -71,8 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _all(collection: Collection, folder: Path, args: argparse.Namespace) -> int:
     """Each table in turn, then the page that holds them all."""
-    from craft_lightning.benchmark import store
-
     if one := next((f for f in ("only", "stored", "format") if getattr(args, f, None)), None):
         raise CraftError(f"--{one.replace('stored', 'from')} is for one table: {', '.join(collection.tables)}")
     code, publish = 0, args.verb == "render" and args.publish
@@ -94,17 +64,11 @@ def _all(collection: Collection, folder: Path, args: argparse.Namespace) -> int:
 
 
 def _plan_of(path: Path, args: argparse.Namespace) -> Plan:
-    from craft_lightning.benchmark.plan import make_plan
-    from craft_lightning.benchmark.spec import load_spec
-
     return make_plan(load_spec(path, args.scale, args.budget), args.runs, args.seeds, args.limit)
 
 
 def _page(collection: Collection, folder: Path, args: argparse.Namespace) -> None:
     """Write the common page: tables at the budget that is asked for, claims at every one that has results."""
-    from craft_lightning.benchmark.plan import make_plan
-    from craft_lightning.benchmark.spec import load_spec
-    from craft_lightning.report import paper_page
 
     def computed(spec: TableSpec) -> paper_page.ShownTable | None:
         return paper_page.computed_part(make_plan(spec, args.runs, args.seeds, args.limit))
@@ -118,10 +82,6 @@ def _page(collection: Collection, folder: Path, args: argparse.Namespace) -> Non
 
 
 def _one(path: Path, args: argparse.Namespace) -> int:
-    from craft_lightning.benchmark.plan import make_plan, select
-    from craft_lightning.benchmark.spec import load_spec
-    from craft_lightning.benchmark.table_files import stored_seeds
-
     spec = load_spec(path, args.scale, args.budget)
     stored = args.stored if args.verb == "render" else None
     whole = make_plan(spec, args.runs, stored_seeds(stored) if stored else args.seeds, args.limit)
@@ -146,8 +106,6 @@ def _one(path: Path, args: argparse.Namespace) -> int:
 
 
 def _plan(plan: Plan, missing_only: bool, commands: bool) -> None:
-    from craft_lightning.benchmark import store
-
     jobs = [job for job in plan.jobs if not missing_only or store.state(job) != "done"]
     kinds = Counter(job.kind for job in jobs)
     more = "" if commands else "; --commands lists them"
@@ -166,18 +124,12 @@ def _kinds(plan: Plan) -> list[str]:
 
 def _tell_missing(plan: Plan) -> None:
     """A line for each backbone that is not there."""
-    from craft_lightning.benchmark.cache_key import NO_WEIGHTS
-    from craft_lightning.benchmark.scheduler import no_weights
-
     waiting = Counter(job.facts["backbone"] for job in plan.jobs if job.facts["weights"] == NO_WEIGHTS)
     for name, count in waiting.items():
-        print(f"{no_weights(plan.spec.backbone(name))} ({count} jobs wait for them)")
+        print(f"{scheduler.no_weights(plan.spec.backbone(name))} ({count} jobs wait for them)")
 
 
 def _status(plan: Plan) -> None:
-    from craft_lightning.benchmark import store
-    from craft_lightning.benchmark.cache_key import NO_WEIGHTS
-
     found = {job.name: store.state(job) for job in plan.jobs}
     for kind in _kinds(plan):
         states = Counter(found[job.name] for job in plan.jobs if job.kind == kind)
@@ -196,42 +148,27 @@ def _status(plan: Plan) -> None:
 
 def _beside_published(plan: Plan) -> None:
     """Where the table has published results: how the computed ones compare, and what the sums of both hang on."""
-    from craft_lightning.benchmark import store
-    from craft_lightning.benchmark.results import collect
-    from craft_lightning.benchmark.table_files import read, stored_table
-    from craft_lightning.report.published import compare
-
     path, cells = stored_table(plan), collect(plan)
     if not path.is_file() or not any(cell.score for cell in cells.values()):
         return
     stored = read(plan, path)
-    print(f"beside {path}: {compare(plan, cells, stored.cells)}")
+    print(f"beside {path}: {beside(plan, cells, stored.cells)}")
     print(f"computed with {'; '.join(store.arithmetic(plan.jobs)) or 'arithmetic that is not told'}")
     if stored.made is not None:
         print(f"published with {'; '.join(stored.made.arithmetic or stored.made.machines)}")
 
 
 def _run(plan: Plan, args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from craft_lightning.benchmark import store
-    from craft_lightning.benchmark.estimate import make_view
-    from craft_lightning.benchmark.scheduler import run_plan, worker_count
-    from craft_lightning.report.tensorboard import link_table
-    from craft_lightning.workers import Launcher, LocalWorker
-
     link_table(plan)
     if (other := store.other_libraries(plan.jobs)) is not None:
         print(other, file=sys.stderr)
     launcher: Launcher = LocalWorker
-    workers = worker_count(plan.jobs, args.jobs)
+    workers = scheduler.worker_count(plan.jobs, args.jobs)
     if args.launcher == "slurm":
-        from craft_lightning.workers import cluster_launcher
-
         launcher = cluster_launcher(plan.root / JOBS_FOLDER, "slurm", args.slurm)
         workers = args.jobs or max(1, len(plan.jobs))  # the queue decides how many run at a time
     try:
-        progress = run_plan(plan, workers, make_view(Console()), args.keep_going, launcher=launcher)
+        progress = scheduler.run_plan(plan, workers, make_view(Console()), args.keep_going, launcher=launcher)
     except KeyboardInterrupt:
         print("stopped; the same command continues where it was", file=sys.stderr)
         return INTERRUPTED
@@ -242,11 +179,6 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
 def _render(
     plan: Plan, args: argparse.Namespace, stored: Path | None = None, wanted: str | None = None, publish: bool = False
 ) -> int:
-    from craft_lightning.benchmark.results import gather
-    from craft_lightning.benchmark.table_files import read
-    from craft_lightning.report import render
-    from craft_lightning.report.sections import build_report
-
     if publish:
         if wanted or args.limit:
             raise CraftError("--publish stores the results of whole runs: no --format or --limit with it")

@@ -175,6 +175,40 @@ def surrogate() -> VerbParser:
     return p
 
 
+def table() -> VerbParser:
+    """Of the verbs of a table."""
+    parser = verb_parser("table", "Compute and print a table of the paper.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="plan|run|status|render")
+    shared, only = VerbParser(add_help=False), VerbParser(add_help=False)
+    shared.add_argument("table", help="a file, or a name below experiments/tables; all: the whole paper")
+    shared.shared("--scale", choices=None, default=None, help="pocket or paper (default: the table's own)")
+    shared.shared("--budget")
+    shared.shared("--seeds")
+    shared.add_argument("--limit", type=at_least_one, metavar="N", help="a trial: 2 rows, 2 columns, 3 steps, 8N items")
+    shared.shared("--runs")
+    only.add_argument("--only", metavar="PATTERN", help="jobs whose name contains this, or matches it as in a shell")
+    verbs.add_parser("plan", parents=[shared, only], help="list the jobs and their commands")
+    run = verbs.add_parser("run", parents=[shared, only], help="compute what is missing, then render")
+    run.add_argument("--jobs", type=_jobs, metavar="N", help="worker processes (default: auto, one a GPU or core)")
+    run.add_argument("--dry_run", action="store_true", help="say what would be computed; at paper scale examine it")
+    run.add_argument("--commands", action="store_true", help="with --dry_run: then list the jobs and their commands")
+    run.add_argument("--devices", metavar="8x40gb", help="what --dry_run estimates for (default: what is here)")
+    run.add_argument("--keep_going", action="store_true", help="do not stop after three failures in a row")
+    run.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where the jobs are computed")
+    run.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=120")
+    verbs.add_parser("status", parents=[shared, only], help="count done, stale, failed and missing")
+    render = verbs.add_parser("render", parents=[shared], help="print the table and save it")
+    render.add_argument("--from", dest="stored", type=Path, metavar="CSV", help="a stored table in place of the runs")
+    render.add_argument("--format", choices=["markdown", "readme", "latex", "csv"], help="print this, and save nothing")
+    publish = "store the results beside the table (not with --from), write docs page and README"
+    render.add_argument("--publish", action="store_true", help=publish)
+    return parser
+
+
+def _jobs(text: str) -> int | None:
+    return None if text == "auto" else at_least_one(text)
+
+
 def tokenize() -> VerbParser:
     """Of tokens in a file."""
     p = verb_parser(
@@ -238,7 +272,5 @@ def vocabulary() -> VerbParser:
     return p
 
 
-PARSERS: dict[str, Callable[[], VerbParser]] = {
-    verb.__name__: verb
-    for verb in (adapt, board, compare, draw, export, grow, judge, predict, surrogate, tokenize, tokens, vocabulary)
-}
+_VERBS = (adapt, board, compare, draw, export, grow, judge, predict, surrogate, table, tokenize, tokens, vocabulary)
+PARSERS: dict[str, Callable[[], VerbParser]] = {verb.__name__: verb for verb in _VERBS}

@@ -50,5 +50,4 @@ def load_method(path: str | Path, **overrides: Any) -> BaseMethod:
         warnings.filterwarnings(
             "ignore", message="Found keys that are in the model state dict but not in the checkpoint"
         )
-        loaded: BaseMethod = method.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides)
-    return loaded
+        return method.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides)

@@ -287,8 +287,7 @@ class BaseMethod(Checkpointed, ABC):
 
     def predict_step(self, batch: VqaBatch, batch_idx: int) -> list[Prediction]:
         """Scored replies; nothing is logged."""
-        predictions: list[Prediction] = self._evaluate(batch, count=False)["predictions"]
-        return predictions
+        return self._evaluate(batch, count=False)["predictions"]
 
     def configure_optimizers(self) -> Any:
         """AdamW over :meth:`param_groups`; steps are the trainer's. Raises CraftError: the method trains nothing, or

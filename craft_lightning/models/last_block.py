@@ -31,11 +31,9 @@ def hidden_at(decoder: Any, at: Tensor, **inputs: Any) -> Tensor:
     filled with all positions. Models of other families than Llama's and Qwen2's run as a whole."""
     layer: Any = [*blocks(decoder)][-1]
     if not isinstance(layer, LlamaDecoderLayer | Qwen2DecoderLayer):
-        whole: Tensor = decoder(**inputs).last_hidden_state
-        return whole[torch.arange(len(at), device=at.device)[:, None], at]
+        return decoder(**inputs).last_hidden_state[torch.arange(len(at), device=at.device)[:, None], at]
     with layer.register_forward_pre_hook(partial(_only_at, at), with_kwargs=True):
-        few: Tensor = decoder(**inputs).last_hidden_state
-    return few
+        return decoder(**inputs).last_hidden_state
 
 
 def _only_at(at: Tensor, layer: Any, args: tuple[Tensor], kwargs: dict[str, Any]) -> Any:

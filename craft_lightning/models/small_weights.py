@@ -58,8 +58,7 @@ class Int8Linear(bnb.nn.Linear8bitLt):
     the gradient through a whole model a percent), and its scales go along where the model around it moves."""
 
     def forward(self, x: Tensor) -> Tensor:
-        product: Tensor = MatMul8bitFp.apply(x, self.weight, None, self.bias, self.state)
-        return product
+        return MatMul8bitFp.apply(x, self.weight, None, self.bias, self.state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

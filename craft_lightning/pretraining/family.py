@@ -22,7 +22,7 @@ from craft_lightning.checkpoints import configs
 from craft_lightning.checkpoints.adapter import WORDS, read_words, write_words
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.checkpoints.tokenizer import load_tokenizer
-from craft_lightning.checkpoints.vila_u_writer import write_tower, write_vlm
+from craft_lightning.checkpoints.vila_u_writer import write_model, write_tower
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_json
 from craft_lightning.models.sharding import blocks
@@ -110,18 +110,8 @@ class FamilyBuilder:
         more = f", {model} with {tensors_digest(vlm.language_model.state_dict())[:12]}"
         more += adapter_digest(vlm.projector, taken=True)
         seconds = self._see(vlm, {"last": self.plan.again}, folder / "checkpoints", self.plan.seed, more)
-        write_vlm(
-            folder / "model",
-            tower=os.path.relpath(configs.tower_folder(root).resolve(), (folder / "model").resolve()),
-            projector=vlm.projector,
-            language_model=vlm.language_model,
-            tokenizer=vlm.tokenizer,
-            dtype=torch.float16,
-            image_wrap=vlm.wrap_ids is not None,
-            conversation=vlm.conversation,
-            continuous=vlm.tower.quantizer is None,
-            aspect=configs.top_config_of(root).get("image_aspect_ratio", "resize"),
-        )
+        own_tower = os.path.relpath(configs.tower_folder(root).resolve(), (folder / "model").resolve())
+        write_model(folder / "model", vlm, own_tower)
         parameters = sum(p.numel() for part in (vlm.projector, vlm.language_model) for p in part.parameters())
         cost = {"steps": self.plan.again.steps, "seconds": round(seconds, 3), "parameters": parameters}
         write_json(folder / "result.json", {"adapter": adapter, "model": model, **cost})
@@ -185,16 +175,7 @@ class FamilyBuilder:
             more += f", {plan.pretrained} with updates {tensors_digest(model.state_dict())[:12]}"
         stages = {name: getattr(plan, name) for name in ("projector", "joint", "questions")[taken:]}
         self._see(vlm, stages, self.plan.work / plan.name, self.plan.seed + plan.seed, more)
-        write_vlm(
-            folder,
-            tower=f"../{TOWER}",
-            projector=projector,
-            language_model=model,
-            tokenizer=tokenizer,
-            dtype=torch.float16,
-            continuous=plan.continuous,
-            **chat,
-        )
+        write_model(folder, vlm, f"../{TOWER}")
 
     def _read(self, plan: LanguagePlan, model: Any, encoder: ConversationEncoder) -> None:
         """The text-only stages: ``text`` (a word is looked up after the list) and ``match`` (before it)."""

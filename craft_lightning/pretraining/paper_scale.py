@@ -24,7 +24,7 @@ from craft_lightning.checkpoints.configs import aspect_of, checkpoint_root, towe
 from craft_lightning.checkpoints.load import language_config, load_language_model, load_tower
 from craft_lightning.checkpoints.pretrained import base_folder, start_lora
 from craft_lightning.checkpoints.tokenizer import load_tokenizer, tokenizer_bytes
-from craft_lightning.checkpoints.vila_u_writer import write_vlm
+from craft_lightning.checkpoints.vila_u_writer import write_model
 from craft_lightning.errors import CraftError
 from craft_lightning.models.image_processing import READING, Aspect, to_pixels
 from craft_lightning.models.image_workers import in_order
@@ -226,16 +226,7 @@ class SurrogateBuilder:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             # The parent's links are followed, since the way up leads through real folders.
             place = self.output.parent.resolve() / self.output.name
-            write_vlm(
-                self.output,
-                tower=os.path.relpath(tower_folder(self.host).resolve(), place),
-                projector=vlm.projector,
-                language_model=vlm.language_model,
-                tokenizer=vlm.tokenizer,
-                dtype=torch.bfloat16,
-                aspect="resize" if vlm.aspect == "resize" else "pad",
-                **CHAT,
-            )
+            write_model(self.output, vlm, os.path.relpath(tower_folder(self.host).resolve(), place), torch.bfloat16)
             self.log(f"wrote {self.output}")
         self.fabric.barrier()
 

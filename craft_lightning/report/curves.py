@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from craft_lightning.io import read_lines
 from craft_lightning.run_folder import EVENTS
 
 POINTS = 50
@@ -18,18 +18,12 @@ TRAINING, ACCURACY = "train/", "val/accuracy"
 
 def curves(folder: Path) -> dict[str, list[list[float]]]:
     """Scalars of a training by name, as at most :data:`POINTS` pairs of step and value."""
-    stored = folder / "curves.jsonl"
     found: dict[str, list[tuple[int, float]]] = {}
-    for row in read_lines(stored) if stored.is_file() else _events(folder):
+    for row in read_lines(folder / "curves.jsonl") or _events(folder):
         for name, value in row.items():
             if name.startswith(TRAINING) or name == ACCURACY:
                 found.setdefault(name, []).append((int(row["step"]), float(value)))
     return {name: _thinned(points) for name, points in found.items()}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines; none if it is not there."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ from craft_lightning.benchmark.plan import Job, Plan, baseline_of
 from craft_lightning.benchmark.results import Results, Score, by_seed, gains, paper_scores
 from craft_lightning.benchmark.table_rows import Row
 from craft_lightning.benchmark.table_values import Metric
-from craft_lightning.report.curves import curves, read_lines
+from craft_lightning.io import read_lines
+from craft_lightning.report.curves import curves
 from craft_lightning.report.figure import to_section
 from craft_lightning.report.sections import DECIDED, MISSING, Section, TableReport, claim_texts, score_text
 from craft_lightning.report.templates import png_address, to_page
@@ -112,7 +112,7 @@ class _Panels:
     """What the panels of a table's cells show; each file is read once."""
 
     def __init__(self, plan: Plan, results: Results) -> None:
-        self.plan, self.results, self.replies, self.judged = plan, results, cache(_read_replies), Judged(plan)
+        self.plan, self.results, self.replies, self.judged = plan, results, cache(read_lines), Judged(plan)
         self.images: list[str] = []
         self.examples = [self._examples(c) for c in range(len(plan.columns))]
 
@@ -186,11 +186,12 @@ class _Panels:
         exact match."""
         jobs, keep_ratio = _done(self.plan.cells[number, column]), self.plan.lines[number].row.keep_ratio
         if self.metric(column).judged:
-            files = [store.predictions(job, keep_ratio) for job in jobs]
-            judged = [(reply_texts(file), self.judged.of(file, column)) for file in files]
+            places = [store.predictions(job, keep_ratio) for job in jobs]
+            judged = [(reply_texts(file), self.judged.of(file, column)) for file in places]
             keys = [e["key"] for e in self.examples[column]]
             return [[(said[k], found[k].correctness) for said, found in judged if k in found] for k in keys]
-        found = [self.replies(store.predictions(job, keep_ratio)) for job in jobs]
+        files = [self.replies(store.predictions(job, keep_ratio)) for job in jobs]
+        found = [{row["key"]: (row["prediction"], bool(row["correct"])) for row in rows} for rows in files]
         return [[known[e["key"]] for known in found if e["key"] in known] for e in self.examples[column]]
 
     def _parts(self, row: Row, jobs: Sequence[Job], metric: Metric) -> list[list[str]]:
@@ -206,8 +207,3 @@ class _Panels:
 def _done(jobs: Sequence[Job]) -> list[Job]:
     """Those with a result of the present settings, code and weights."""
     return [job for job in jobs if store.result(job) is not None]
-
-
-def _read_replies(path: Path) -> dict[str, tuple[str, bool]]:
-    """Reply and correctness by key."""
-    return {row["key"]: (row["prediction"], bool(row["correct"])) for row in read_lines(path)}

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from craft_lightning.benchmark.budget import budgets
-from craft_lightning.benchmark.cache_key import read_json
 from craft_lightning.benchmark.claims import FAILS, HOLDS, NO_ANSWER, UNDECIDED, Verdict
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import Results, gather
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.benchmark.table_files import RESULTS, read, stored_seeds, stored_table
 from craft_lightning.benchmark.table_parts import Collection, PaperClaim, TableSpec
-from craft_lightning.io import write_text
+from craft_lightning.io import read_json, write_text
 from craft_lightning.report import figure
 from craft_lightning.report.page import WORDS
 from craft_lightning.report.render import drawn, fill_block

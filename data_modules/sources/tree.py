@@ -80,11 +80,10 @@ class Tree(Shelf):
         from scipy.io.matlab import MatReadError
 
         try:
-            found: dict[str, Any] = loadmat(BytesIO(self.read(name)), squeeze_me=True)
+            return loadmat(BytesIO(self.read(name)), squeeze_me=True)
         except (MatReadError, ValueError, TypeError, IndexError, NotImplementedError, OSError) as error:
             # Empty, no such file, its head cut off in two places, one in HDF5, its body cut off.
             raise CraftError(f"{self.root}: {name} is no MATLAB file that is read ({error})") from error
-        return found
 
     def place(self, name: str) -> str:
         """Where a file or folder is, for messages."""

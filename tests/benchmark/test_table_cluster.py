@@ -19,7 +19,7 @@ from craft_lightning.benchmark.estimate import TableProgress, View
 from craft_lightning.benchmark.plan import Plan, make_plan, select
 from craft_lightning.benchmark.scheduler import run_plan
 from craft_lightning.benchmark.spec import load_spec
-from craft_lightning.cli.table import build_parser
+from craft_lightning.cli import verbs
 from craft_lightning.errors import CraftError
 from craft_lightning.workers import Event, SubmittedWorker, cluster_launcher
 
@@ -146,8 +146,8 @@ def test_a_mistaken_setting_is_one_line(settings: list[str], expected: str, tmp_
 
 
 def test_the_verb_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = build_parser().parse_args(["run", "table1", "--launcher", "slurm", "--slurm", "timeout_min=9", "nodes=1"])
+    given = verbs.table().parse_args(["run", "table1", "--launcher", "slurm", "--slurm", "timeout_min=9", "nodes=1"])
     assert (given.launcher, given.slurm) == ("slurm", ["timeout_min=9", "nodes=1"])
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(CraftError, match=r"needs submitit: pip install 'craft-lightning\[slurm\]'"):
+    with pytest.raises(CraftError, match=r"needs submitit: pip install -e '\.\[slurm\]'"):
         cluster_launcher(tmp_path, "slurm")

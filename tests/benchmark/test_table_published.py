@@ -16,13 +16,12 @@ import table_kit
 from table_kit import write_house
 
 from craft_lightning import workers as pool
-from craft_lightning.benchmark import store
+from craft_lightning.benchmark import results, store
 from craft_lightning.benchmark.plan import Plan, make_plan
-from craft_lightning.benchmark.results import Cell, Score
+from craft_lightning.benchmark.results import Cell, PublishedMatch, Score, reach
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.benchmark.table_files import read, stored_table
 from craft_lightning.cli.table import main
-from craft_lightning.report.published import PublishedMatch, compare, reach
 from craft_lightning.report.render import publish
 from craft_lightning.report.sections import made_text
 
@@ -53,11 +52,11 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return made
 
 
-def beside(plan: Plan, seeds: tuple[int, ...] = (0, 1, 2)) -> PublishedMatch:
+def matched(plan: Plan, seeds: tuple[int, ...] = (0, 1, 2)) -> PublishedMatch:
     from craft_lightning.benchmark.results import collect
 
     plan = make_plan(plan.spec, Path("runs"), seeds)
-    return compare(plan, collect(plan), read(plan, stored_table(plan)).cells)
+    return results.beside(plan, collect(plan), read(plan, stored_table(plan)).cells)
 
 
 @pytest.mark.parametrize(
@@ -67,14 +66,14 @@ def beside(plan: Plan, seeds: tuple[int, ...] = (0, 1, 2)) -> PublishedMatch:
 )
 def test_each_value_is_equal_near_or_outside(luck: float, expected: tuple[int, int, int], plan: Plan) -> None:
     fill(plan, luck)
-    found = beside(plan)
+    found = matched(plan)
     assert (found.equal, found.near, len(found.outside)) == expected
 
 
 def test_a_seed_that_was_not_published_is_as_good_as_a_near_one(plan: Plan) -> None:
     more = make_plan(plan.spec, Path("runs"), (7,))
     fill(more, luck=-0.07)
-    found = beside(plan, (7,))
+    found = matched(plan, (7,))
     assert (found.equal, found.near, found.outside) == (2, 4, ())
 
 
@@ -82,7 +81,7 @@ def test_what_trains_nothing_is_equal_or_outside(plan: Plan) -> None:
     """One value has no spread, and nothing in it is drawn."""
     job = next(n for n in plan.jobs if n.facts["surrogate"] is None)
     table_kit.write_result(job, {"test/exact_match": 0.4025})
-    assert beside(plan).outside == ("Zero-shot on big, d0, seed 0: 40.25, published 40.00 (seed 0)",)
+    assert matched(plan).outside == ("Zero-shot on big, d0, seed 0: 40.25, published 40.00 (seed 0)",)
 
 
 def test_the_reach_holds_what_it_promises() -> None:
@@ -99,7 +98,7 @@ def test_the_reach_holds_what_it_promises() -> None:
 
 def test_holes_are_not_compared(plan: Plan) -> None:
     nothing: dict[Any, Cell] = dict.fromkeys(plan.cells, Cell())
-    assert compare(plan, nothing, read(plan, stored_table(plan)).cells) == PublishedMatch(0, 0, ())
+    assert results.beside(plan, nothing, read(plan, stored_table(plan)).cells) == PublishedMatch(0, 0, ())
 
 
 def test_status_says_how_results_compare(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
