@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from craft_lightning import run_facts
+from craft_lightning.checkpoints.codebook_growth import growth_bytes
 from craft_lightning.checkpoints.encoder import growth_of, write_encoder
 from craft_lightning.evaluation.prior import domain_counts
 
@@ -45,7 +46,7 @@ class EncoderExport(Callback):
             method=module.name,
             base_hash=module.vlm.tower.base_hash,
             codebook_share=module.backbone.codebook_share,
-            codebook_growth=growth_of(module.backbone),
+            codebook_growth=growth_bytes(module.vlm.tower.quantizer),
             token_prior=prior,
             run=training(trainer, module),
         )

@@ -7,11 +7,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from craft_lightning.evaluation.judgement import OFFLINE, judgements_file, means, to_line
+from craft_lightning.evaluation.judgement import judgements_file, means, to_line
 from craft_lightning.evaluation.offline_judge import OfflineJudge
 from craft_lightning.evaluation.predictions import everywhere
 from craft_lightning.io import write_text
-from craft_lightning.run_folder import result_files
+from craft_lightning.run_folder import OFFLINE, result_files
 from craft_lightning.types import Prediction
 from data_modules.twins import facts_of_all
 
@@ -53,7 +53,7 @@ class OfflineJudging(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the judgements beside the replies."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         replies = result_files(Path(trainer.default_root_dir), "test")[1]
         for keep, lines in self._lines.items():

@@ -26,9 +26,10 @@ def open_images(run: StoredRun, keys: Collection[str]) -> dict[str, Image.Image]
     return {key: example.image for key, example in open_items(run, keys).items()}
 
 
-def open_items(run: StoredRun, keys: Collection[str]) -> dict[str, VqaExample]:
-    """Some items by key as they were asked, out of the data that the run was tested on, images at the side of its
-    model. Raises CraftError: the run does not say what its data were, or they are not there or others by now."""
+def open_items(run: StoredRun, keys: Collection[str] | None = None) -> dict[str, VqaExample]:
+    """Some items by key as they were asked (by default all that the test could ask), out of the data that the run was
+    tested on, images at the side of its model. Raises CraftError: the run does not say what its data were, or they are
+    not there or others by now."""
     settings: Mapping[str, Any] = run.result.get("data_settings", {})
     if not settings:
         raise CraftError(f"{run.file.parent} does not say where its images are: test it again")
@@ -41,8 +42,9 @@ def open_items(run: StoredRun, keys: Collection[str]) -> dict[str, VqaExample]:
         ) from error
     data.setup(stage)
     examples = data.splits[split]  # type: ignore[index]
-    found = {item.key: examples.example(i) for i, item in enumerate(examples.items) if item.key in keys}
-    if other := [key for key in keys if key not in found or item_hash(found[key]) != run.items[key].item]:
+    found = {item.key: examples.example(i) for i, item in enumerate(examples.items) if keys is None or item.key in keys}
+    asked = run.items if keys is None else keys
+    if other := [key for key in asked if key not in found or item_hash(found[key]) != run.items[key].item]:
         raise CraftError(f"the data of {run.file.parent} are others by now: {len(other)} items, {other[0]} for one")
     return found
 

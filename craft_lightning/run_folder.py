@@ -20,6 +20,9 @@ MARK = "craft_lightning=="
 FINDINGS = ("checkpoints", "encoder", "adapter", "result.json", "result.*.json")
 """What makes a folder a used one."""
 
+OFFLINE = "offline"
+"""Name of the judge by rules. Its judgements go with the replies; those of a model were paid for, and stay."""
+
 OUTPUTS = (
     *(*FINDINGS, "config.yaml", "config.*.yaml", "predictions.jsonl", "predictions.*.jsonl"),
     *("judgements.*.jsonl", "items.jsonl", "items.*.jsonl", "token_map.*.png", EVENTS),
@@ -153,6 +156,6 @@ def claim_evaluation(folder: Path, verb: str, overwrite: bool) -> None:
             f"{folder} holds an evaluation ({kept[0].name}); name another folder with --output, or "
             "replace it with --overwrite true"
         )
-    judged = lines.stem.replace("predictions", "judgements")
-    for path in [*kept, *folder.glob(f"{lines.stem}.keep*.jsonl"), *folder.glob(f"{judged}.*.jsonl")]:
+    judged = f"{lines.stem.replace('predictions', 'judgements')}*.{OFFLINE}.jsonl"
+    for path in [*kept, *folder.glob(f"{lines.stem}.keep*.jsonl"), *folder.glob(judged)]:
         path.unlink()

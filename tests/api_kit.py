@@ -16,14 +16,14 @@ STALL = 0.6
 
 
 class Api:
-    """What it was asked, and what it does next; ``RIGHT`` once nothing is left: a status, a text, ``"stall"``, or bytes
-    in place of a message."""
+    """What it was asked, and what it does next; ``RIGHT`` once nothing is left: a status, alone or with
+    what it says, a text, ``"stall"``, or bytes in place of a message."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.versions: list[str | None] = []
-        self.next: list[int | str | bytes] = []
+        self.next: list[int | tuple[int, str] | str | bytes] = []
         self.url = ""
         self.lock = threading.Lock()
 
@@ -56,11 +56,11 @@ def serving() -> Iterator[Api]:
                 what = api.next.pop(0) if api.next else json.dumps(RIGHT)
             if what == "stall":
                 time.sleep(STALL)
-            status = what if isinstance(what, int) else 200
+            status, told = what if isinstance(what, tuple) else (what if isinstance(what, int) else 200, "no")
             if isinstance(what, bytes):
                 said = what
             else:
-                found = _answer(self.path, what) if isinstance(what, str) else {"error": {"message": "no"}}
+                found = _answer(self.path, what) if isinstance(what, str) else {"error": {"message": told}}
                 said = json.dumps(found).encode()
             try:
                 self.send_response(status)

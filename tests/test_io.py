@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from craft_lightning.io import fresh_file, write_json, write_text
+from craft_lightning.io import fresh_file, read_lines, write_json, write_text
 
 
 def _die_in_the_middle(path: Path) -> None:
@@ -24,6 +24,13 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path) -> None:
         _die_in_the_middle(path)
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    rows = [{"prediction": "one\u2028two"}, {"prediction": "a\x85b\x0c"}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert read_lines(tmp_path / "x.jsonl") == rows
+    assert read_lines(tmp_path / "y.jsonl") == []
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

@@ -30,22 +30,24 @@ class Judged:
         found = read_judgements(judgements_file(file, self.plan.spec.judge), texts)
         return {key: said for key, said in found.items() if said} if found.keys() == texts.keys() else {}
 
-    def files(self, column: int) -> list[Path]:
-        """The replies of all finished jobs of a column that are judged."""
-        lines = enumerate(self.plan.lines)
-        places = [(line.row.keep_ratio, job) for n, line in lines for job in self.plan.cells[n, column]]
-        done = [store.predictions(job, ratio) for ratio, job in places if store.result(job) is not None]
-        return [file for file in done if self._read(file)]
+    def files(self, column: int) -> dict[str, list[Path]]:
+        """The replies of all finished jobs of a column that are judged, by their dataset."""
+        found: dict[str, list[Path]] = {}
+        for number, line in enumerate(self.plan.lines):
+            for job in filter(store.result, self.plan.cells[number, column]):
+                if self._read(file := store.predictions(job, line.row.keep_ratio)):
+                    found.setdefault(str(job.facts["dataset"]), []).append(file)
+        return found
 
     def _kept(self, column: int) -> frozenset[str]:
-        """Keys of the items of a column that are judged in every one of its files: what a judge failed at for one is
-        left out for all."""
-        keys = [frozenset(self._read(file)) for file in self.files(column)]
-        return frozenset.intersection(*keys) if keys else frozenset()
+        """Keys of the items of a column that are judged in every file of their dataset: what a judge failed at for one
+        is left out for all."""
+        keys = [map(frozenset, map(self._read, files)) for files in self.files(column).values()]
+        return frozenset().union(*(frozenset.intersection(*each) for each in keys))
 
     def _dropped(self, column: int) -> int:
         """How many items of a column are left out."""
-        asked = {key for file in self.files(column) for key in reply_texts(file)}
+        asked = {key for files in self.files(column).values() for file in files for key in reply_texts(file)}
         return len(asked) - len(self.kept(column))
 
     def of(self, file: Path, column: int) -> dict[str, Judgement]:

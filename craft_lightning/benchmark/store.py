@@ -15,7 +15,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from craft_lightning.benchmark.plan import CHECKPOINT, Job
 from craft_lightning.environment import LIBRARIES, versions
 from craft_lightning.errors import CraftError
-from craft_lightning.io import read_json, read_lines, write_json
+from craft_lightning.io import read_json, read_lines, write_json, write_text
+from craft_lightning.run_folder import OFFLINE
 
 RESULT = "job.json"
 FAILURE = "failure.json"
@@ -101,13 +102,18 @@ def prepare(job: Job) -> bool:
     """Make the job's folder ready; True if an interrupted training of the same key left a checkpoint to go on from.
 
     Otherwise everything in it goes, and with a training the tests below it: they tested the encoder that is replaced.
+    Of a test what models said of its replies stays: it was paid for, and holds of the replies that come out the same.
     """
     mine = read_json(job.folder / STARTED).get("key") == job.key
     if mine and job.kind != "eval" and (job.folder / CHECKPOINT).is_file():
         return True
+    judged = job.folder.glob("judgements*.jsonl") if job.kind == "eval" else ()
+    kept = {path.name: path.read_text(encoding="utf-8") for path in judged if path.suffixes[-2] != f".{OFFLINE}"}
     if job.folder.exists():
         shutil.rmtree(job.folder)
     write_json(job.folder / STARTED, {"key": job.key})
+    for name, text in kept.items():
+        write_text(job.folder / name, text)
     return False
 
 

@@ -34,7 +34,7 @@ from craft_lightning.benchmark.table_values import (
     one_of,
     unknown_name,
 )
-from craft_lightning.evaluation.judgement import OFFLINE
+from craft_lightning.run_folder import OFFLINE
 from data_modules.datasets import DATASETS
 
 

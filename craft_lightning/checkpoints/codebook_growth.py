@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from craft_lightning.checkpoints.tensors import save_tensors
@@ -53,5 +54,13 @@ def grow(quantizer: ResidualQuantizer | None, name: str | Path) -> ResidualQuant
         raise CraftError(f"{SETTING} {name}: grown from codebook {theirs or 'none'}, this model has {own or 'none'}")
     tables = torch.cat([quantizer.codebooks, entries.float()], dim=1)
     grown = ResidualQuantizer(tables, quantizer.levels, quantizer.dtype, quantizer.share)
-    grown.grown_from = own
+    grown.grown_from, grown.grown_at = own, quantizer.entries
     return grown
+
+
+def growth_bytes(quantizer: ResidualQuantizer | None) -> bytes | None:
+    """The file of entries that a quantiser's tables have grown by; None where they have not."""
+    if quantizer is None or quantizer.grown_from is None:
+        return None
+    entries = quantizer.codebooks[:, quantizer.grown_at :].half().cpu().contiguous()
+    return save({ENTRIES: entries}, {"format": "pt", "codebook_hash": quantizer.grown_from})

@@ -13,7 +13,6 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from craft_lightning import __version__
 from craft_lightning.checkpoints.tensors import (
@@ -29,7 +28,7 @@ from craft_lightning.checkpoints.tensors import (
 from craft_lightning.errors import CraftError
 from craft_lightning.io import fresh_file, write_json
 from craft_lightning.models.towers.tower import Tower
-from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec, growth_file
+from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
 
 WEIGHTS, PRIOR, GROWN = "encoder.safetensors", "token_prior.safetensors", "codebook_growth.safetensors"
 SPLITS = {"val/accuracy": ("val", "validation"), "test/exact_match": ("test", "test")}
@@ -165,8 +164,8 @@ def apply_encoder(tower: Tower, name: str | Path) -> tuple[dict[str, Any], Tenso
     encoder = AdaptedEncoder.from_pretrained(name)
     encoder.plug_into(tower)
     prior = encoder.prior
-    if prior is not None and tower.quantizer is not None and tower.quantizer.grown_from is not None:
-        prior = F.pad(prior, (0, tower.quantizer.entries - len(prior)))  # new entries were not there to be counted
+    if prior is not None and tower.quantizer is not None and len(prior) != tower.quantizer.entries:
+        prior = None  # counted before the codebook grew: who needs one counts anew
     return encoder.config, prior
 
 
@@ -202,7 +201,7 @@ def write_encoder(
     method: str,
     base_hash: str | None = None,
     codebook_share: float = 1.0,
-    codebook_growth: str | None = None,
+    codebook_growth: bytes | None = None,
     dtype: torch.dtype = torch.float32,
     token_prior: Tensor | None = None,
     run: Mapping[str, Any] | None = None,
@@ -213,7 +212,7 @@ def write_encoder(
         state: the adapted parameters by the names of :meth:`.tower.Tower.used_parameters`, all of them.
         base: checkpoint that it was adapted from. method: name of the method. dtype: of the stored parameters.
         codebook_hash: SHA-256 of the codebook it was adapted to; None for a continuous tower, whose own is
-            ``base_hash``. codebook_share, codebook_growth: part of it that was searched, and what it grew by.
+            ``base_hash``. codebook_share: part of it that was searched. codebook_growth: the file of what it grew by.
         token_prior: ``[K]`` counts of first-level codes on the training split. run: what its training was, for the
             card.
     """
@@ -222,9 +221,10 @@ def write_encoder(
     facts |= {"base_hash": base_hash} if codebook_hash is None else {}
     facts |= {"codebook_share": codebook_share} if codebook_share < 1.0 else {}
     facts |= {"run": dict(run)} if run else {}
-    growth = growth_file(codebook_growth).read_bytes() if codebook_growth else None
     with fresh_folder(folder) as fresh:
-        AdaptedEncoder({k: v.to(dtype) for k, v in state.items()}, facts, token_prior, growth).save_pretrained(fresh)
+        AdaptedEncoder({k: v.to(dtype) for k, v in state.items()}, facts, token_prior, codebook_growth).save_pretrained(
+            fresh
+        )
 
 
 def encoder_folder(name: str | Path, **hub: Any) -> Path:

@@ -24,9 +24,10 @@ from craft_lightning.cli import doctor
 from craft_lightning.cli.config_layers import named_settings, read_layers
 from craft_lightning.cli.run import build_cli
 from craft_lightning.errors import CraftError
-from craft_lightning.evaluation.judgement import OFFLINE, cost
+from craft_lightning.evaluation.judgement import cost
 from craft_lightning.methods import METHODS
 from craft_lightning.models.vlm_spec import SMALL_PACKAGE, VlmSpec, hub_folder
+from craft_lightning.run_folder import OFFLINE
 from craft_lightning.strategies import flops
 from craft_lightning.strategies.choose import GIB, Choice, Machine, settle
 from craft_lightning.strategies.memory import Profile, profile
@@ -96,6 +97,7 @@ class Rehearsal:
 
     Attributes:
         configs: number of parsed ones. kinds: by label. data: expected rows of each dataset, and where they come from.
+        items: what each test asks, by the job's name.
         wrong: what would fail, with the reason. missing: what is not there, with the command that gets it.
         layouts: by kind of job, method and its settings.
     """
@@ -105,6 +107,7 @@ class Rehearsal:
     layouts: dict[str, Layout] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
     data: dict[str, tuple[Expected, str]] = field(default_factory=dict)
+    items: dict[str, int] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -136,11 +139,11 @@ def examine(plan: Plan, devices: str | None = None) -> Rehearsal:
 
 
 def _add(found: Rehearsal, job: Job, arguments: tuple[str, ...], config: Any) -> None:
-    data = config.data
+    data, facts = config.data, DATASETS[config.data.dataset]
+    rows, card = facts.expected(data.as_dict()), found.cards.card
     if data.dataset not in found.data:
-        facts = DATASETS[data.dataset]
         place = facts.hub[0].id if data.source == "hub" else str(data.root)
-        found.data[data.dataset] = (facts.expected(data.as_dict()), f"{data.source} {place}")
+        found.data[data.dataset] = (rows, f"{data.source} {place}")
         _data_missing(found, data)
     key = json.dumps([job.kind, config.model.class_path, config.model.init_args.as_dict()], default=str)
     if key not in found.layouts:
@@ -150,14 +153,14 @@ def _add(found: Rehearsal, job: Job, arguments: tuple[str, ...], config: Any) ->
     adapted = f" adapted with {surrogate}" if surrogate and surrogate != job.facts["backbone"] else ""
     label = f"{job.kind.replace('eval', 'test')} {job.facts['method']} on {job.facts['backbone']}{adapted}"
     kind = found.kinds.setdefault(label, Kind(label, layout))
-    rows, card = found.data[data.dataset][0], found.cards.card
     if job.kind == "train":
         steps = rows.train // data.batch_size if config.trainer.max_steps < 0 else config.trainer.max_steps
-        questions = DATASETS[data.dataset].questions if data.group_by_image else 1.0
+        questions = facts.questions if data.group_by_image else 1.0
         spent = training_seconds(layout, card, steps, data.batch_size, questions)
     else:
         keeps = {config.prune.keep or layout.keep, *(config.prune.also or ())} if config.prune.enabled else {1.0}
         steps, spent = -(-rows.test // layout.choice.eval_rows), eval_seconds(layout, card, rows.test, keeps)
+        found.items[job.name] = rows.test
     kind.jobs, kind.steps, kind.seconds = kind.jobs + 1, kind.steps + steps, kind.seconds + spent
 
 
@@ -239,11 +242,10 @@ def judged_items(plan: Plan, found: Rehearsal) -> int:
     """Replies that a language model is to judge, 0 where rules do or nobody does."""
     columns = [c for c, column in enumerate(plan.columns) if column.metric.judged and plan.spec.judge != OFFLINE]
     replies = {
-        (job.name, line.row.keep_ratio): found.data[str(job.facts["dataset"])][0].test
+        (job.name, line.row.keep_ratio): found.items.get(job.name, 0)
         for n, line in enumerate(plan.lines)
         for c in columns
         for job in plan.cells[n, c]
-        if job.facts["dataset"] in found.data
     }
     return sum(replies.values())
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.judged import reply_texts
@@ -18,7 +19,6 @@ from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.api_judge import ApiJudge
 from craft_lightning.evaluation.judgement import (
     DIMENSIONS,
-    OFFLINE,
     Judgement,
     cost,
     judgements_file,
@@ -31,7 +31,7 @@ from craft_lightning.io import write_text
 from craft_lightning.item_images import open_items
 from craft_lightning.report.render import show_report
 from craft_lightning.report.sections import MISSING, Report, Section
-from craft_lightning.types import VqaExample
+from craft_lightning.run_folder import OFFLINE
 from data_modules.twins import facts_of_all
 
 IN_A_ROW = 5
@@ -48,8 +48,10 @@ def main(argv: Sequence[str]) -> int:
             continue
         spec = load_spec(find_table(test, args.scale), args.scale, args.budget)
         plan, named = make_plan(spec, args.runs, args.seeds), spec.judge
-        cells = ((plan.lines[n].row.keep_ratio, job) for (n, _), jobs in plan.cells.items() for job in jobs)
-        files += [store.predictions(job, keep) for keep, job in cells if store.result(job) is not None]
+        for (number, column), jobs in plan.cells.items():
+            if plan.columns[column].metric.judged:
+                keep = plan.lines[number].row.keep_ratio
+                files += [store.predictions(job, keep) for job in jobs if store.result(job) is not None]
     if not files:
         raise CraftError(
             f"{', '.join(args.tests)}: no test is computed; python -m craft_lightning table run comes first"
@@ -88,11 +90,11 @@ def _known(run: StoredRun, judge: str) -> dict[str, Judgement | None]:
 
 
 def _by_rules(run: StoredRun) -> None:
-    items, said = open_items(run, run.items), reply_texts(run.file)
+    items, said = open_items(run), reply_texts(run.file)
     judge = OfflineJudge((item.meta["facts"] for item in items.values()), facts_of_all())
     if not judge.known:
         raise CraftError(f"nothing is written down about the images of {run.file}: name a model (--judge)")
-    lines = (to_line(key, said[key], judge.judge(said[key], item)) for key, item in items.items())
+    lines = (to_line(key, said[key], judge.judge(said[key], items[key])) for key in run.items)
     write_text(judgements_file(run.file, OFFLINE), "".join(lines))
 
 
@@ -103,32 +105,29 @@ def _by_model(judge: ApiJudge, run: StoredRun, keys: Sequence[str], at_once: int
     items, said, path = open_items(run, keys), reply_texts(run.file), judgements_file(run.file, judge.model)
     # A line that was cut off, or is of a reply that is no more, goes.
     write_text(path, "".join(to_line(key, said[key], known) for key, known in _known(run, judge.model).items()))
-    failed = 0
-    with path.open("a", encoding="utf-8") as file:
-        for number, (key, judgement) in enumerate(_answers(judge, {k: items[k] for k in keys}, said, at_once), 1):
-            failed = 0 if judgement else failed + 1
+    failed, writing = 0, Lock()
+
+    def ask(key: str) -> Judgement | None:
+        judgement = judge.judge(said[key], items[key])
+        with writing:  # by whoever got it, so that nothing that was answered is lost when the others stop
             file.write(to_line(key, said[key], judgement))
             file.flush()
-            if failed == IN_A_ROW:
-                raise CraftError(
-                    f"{failed} items in a row got no judgement: the API cannot be reached, takes more than --timeout "
-                    "or answers nothing of the schema (--url, --judge); the same command goes on where it was"
-                )
-            print(f"\r{run.name}: {number} of {len(keys)}", end="", file=sys.stderr)
-    print(file=sys.stderr)
+        return judgement
 
-
-def _answers(
-    judge: ApiJudge, items: Mapping[str, VqaExample], said: Mapping[str, str], at_once: int
-) -> Iterator[tuple[str, Judgement | None]]:
-    """Judgements by key as they come; what was not begun is not asked once nobody wants more."""
-    with ThreadPoolExecutor(at_once) as pool:
-        asked = {pool.submit(judge.judge, said[key], item): key for key, item in items.items()}
+    with path.open("a", encoding="utf-8") as file, ThreadPoolExecutor(at_once) as pool:
         try:
-            for future in as_completed(asked):
-                yield asked[future], future.result()
+            for number, future in enumerate(as_completed([pool.submit(ask, key) for key in keys]), 1):
+                failed = 0 if future.result() else failed + 1
+                if failed == IN_A_ROW:
+                    silent = "the API cannot be reached, takes more than --timeout or answers nothing of the schema"
+                    raise CraftError(
+                        f"{failed} items in a row got no judgement: {judge.refusal or silent} (--url, --judge); "
+                        "the same command goes on where it was"
+                    )
+                print(f"\r{run.name}: {number} of {len(keys)}", end="", file=sys.stderr)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    print(file=sys.stderr)
 
 
 def _report(runs: Sequence[StoredRun], judge: str) -> Report:

@@ -52,7 +52,13 @@ def _all(collection: Collection, folder: Path, args: argparse.Namespace) -> int:
         if publish and not any(map(store.result, _plan_of(path, args).jobs)):
             print("nothing computed here: what is published stays")
             continue
-        code = max(code, _one(path, args))
+        try:
+            code = max(code, _one(path, args))
+        except CraftError as error:
+            if not publish:
+                raise
+            print(f"what is published stays: {error}", file=sys.stderr)
+            code = 1
         if code == INTERRUPTED:
             return code
     if args.verb == "run" and args.dry_run:

@@ -23,6 +23,8 @@ from craft_lightning.types import VqaExample
 TEMPERATURE, MAX_TOKENS = 0.6, 1024
 ATTEMPTS = 3
 """How often a judge is asked that does not answer in the schema."""
+OF_ONE_ITEM = (400, 413, 422)
+"""Refusals that may be of an item: filters of content, or an image that is too large."""
 KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 
 SYSTEM = """You are a careful, unbiased multimodal judge proficient in analyzing vision reasoning problems.
@@ -51,6 +53,9 @@ class ApiJudge:
         url: of the endpoint; None is the library's own. timeout: seconds of a request. retries: of one that failed, by
             the library.
 
+    Attributes:
+        refusal: what the endpoint said of the last item that it refused.
+
     Raises:
         CraftError: the library is not installed, or its key is not in the environment.
     """
@@ -68,22 +73,31 @@ class ApiJudge:
         # OpenAI's newer models refuse the old name, servers that speak like it often the new one.
         openais = self._client.base_url.host == "api.openai.com"
         self._limit = {"max_completion_tokens" if openais else "max_tokens": MAX_TOKENS}
+        self._sampling = {"temperature": TEMPERATURE}
+        self.refusal = ""
         self._ask: Callable[[str, str], str] = self._ask_claude if name == "anthropic" else self._ask_openai
 
     def judge(self, reply: str, example: VqaExample) -> Judgement | None:
-        """What the model says of a reply; None if it cannot be reached, or answers nothing of the schema. Raises
-        CraftError: the endpoint refuses requests of this kind (a wrong key, model or address)."""
+        """What the model says of a reply; None if it cannot be reached, refuses this item (a filter of content) or
+        answers nothing of the schema. Raises CraftError: the endpoint refuses all requests (a wrong key, model or
+        address)."""
         asked, image = user_prompt(reply, example), _png(example)
         for _ in range(ATTEMPTS):
             try:
                 return parse(self._ask(asked, image))
-            except ValueError:  # not of the schema (pydantic's), or no JSON at all (the library's)
+            except (ValueError, TypeError, AttributeError):  # not of the schema, no JSON at all, or no message
                 continue
             except self._library.APIStatusError as error:
                 if error.status_code in (408, 409, 429) or error.status_code >= 500:
                     return None
                 told = " ".join(str(error).replace(self._key, "***").split())
-                raise CraftError(f"the endpoint of {self.model} refuses: {told}") from None
+                if error.status_code == 400 and "temperature" in told and self._sampling:
+                    self._sampling = {}  # some models think, and take none
+                    continue
+                self.refusal = f"the endpoint of {self.model} refuses: {told}"
+                if error.status_code in OF_ONE_ITEM:
+                    return None
+                raise CraftError(self.refusal) from None
             except self._library.APIConnectionError:
                 return None
         return None
@@ -98,7 +112,7 @@ class ApiJudge:
             messages=[{"role": "user", "content": content}],
             # Later versions of the API refuse a temperature, and the library has none since its version 1.
             extra_headers={"anthropic-version": "2023-06-01"},
-            extra_body={"temperature": TEMPERATURE},
+            extra_body=self._sampling,
         )
         # What is no message (the page of a proxy, say) comes as a text, or with nothing in it.
         return "".join(block.text for block in getattr(said, "content", None) or () if block.type == "text")
@@ -109,7 +123,7 @@ class ApiJudge:
         said = self._client.chat.completions.create(
             model=self.model,
             **self._limit,
-            temperature=TEMPERATURE,
+            **self._sampling,
             messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}],
         )
         choices = getattr(said, "choices", None)  # none of what is no completion, as above

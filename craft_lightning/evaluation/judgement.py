@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from craft_lightning.errors import CraftError
 
-OFFLINE = "offline"
-"""Name of the judge by rules (:mod:`.offline_judge`)."""
 DIMENSIONS = ("correctness", "presence", "relevance", "faithfulness", "verbosity", "overall")
 """In the order of the paper's Table 2."""
 

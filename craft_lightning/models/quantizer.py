@@ -69,7 +69,7 @@ class ResidualQuantizer(nn.Module):
             Codes are rows of the whole tables all the same, and so is the hash of these.
 
     Attributes:
-        grown_from: hash of the codebook that its first entries are, or None.
+        grown_from: hash of the codebook that its first entries are, or None. grown_at: number of these entries.
         shared: one table serves all levels. entries: K. width: d.
     """
 
@@ -86,6 +86,7 @@ class ResidualQuantizer(nn.Module):
             raise ValueError(f"distances are computed in float32 or bfloat16, not {dtype}")
         self.levels, self.dtype, self.share = levels, dtype, share
         self.grown_from: str | None = None
+        self.grown_at = codebooks.shape[1]
         tables, self.entries, self.width = codebooks.shape
         self.shared = tables == 1
         self.register_buffer("codebooks", codebooks.detach().to(torch.float32))

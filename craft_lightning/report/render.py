@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from craft_lightning.benchmark.plan import Plan
-from craft_lightning.benchmark.results import Results, gather
+from craft_lightning.benchmark.results import Cell, Place, Results, gather
 from craft_lightning.benchmark.table_files import read, stored_seeds, stored_table, to_csv, to_json
 from craft_lightning.environment import in_checkout
 from craft_lightning.errors import CraftError
@@ -194,7 +194,25 @@ def _store(plan: Plan) -> list[Path]:
         raise CraftError(
             f"{path.name} holds seeds {seeds}, some would be lost; run and publish --seeds {seeds}, or remove the file"
         )
+    lost = sum(not _seeds(cell) <= _seeds(results.cells[place]) for place, cell in _published(plan, path).items())
+    if known and lost:
+        raise CraftError(
+            f"{path.name} holds {lost} cells that are not computed here, or of fewer seeds: they would be lost; "
+            f"table run {plan.spec.name} computes them, or remove the file"
+        )
     return [write_text(path, to_csv(plan, results)), write_text(path.with_suffix(".json"), to_json(results))]
+
+
+def _seeds(cell: Cell) -> set[int]:
+    return set(cell.score.by_seed) if cell.score else set()
+
+
+def _published(plan: Plan, path: Path) -> Mapping[Place, Cell]:
+    """Published cells of a table; none if it was published with other rows or columns."""
+    try:
+        return read(plan, path).cells
+    except CraftError:
+        return {}
 
 
 def fill_block(page: Path, name: str, block: str) -> list[Path]:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from craft_lightning.benchmark import store
 from craft_lightning.benchmark.claims import DRAWS, LEAST_SEEDS, LEVEL, Verdict
-from craft_lightning.benchmark.plan import Plan, baseline_of
+from craft_lightning.benchmark.plan import Job, Plan, baseline_of
 from craft_lightning.benchmark.results import (
     KEPT_DIGITS,
     Cell,
@@ -371,13 +371,22 @@ class _SectionBuilder:
             if cell.score and before and (alone := sorted(cell.score.by_seed.keys() - before.by_seed.keys())):
                 seeds = f"seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))}"
                 found.append(f"No gain at {seeds}: {where}: {self.baseline} is not finished there.")
-        empty = [place for place, cell in self.results.cells.items() if cell.score is None]
-        judged = [(n, c) for n, c in empty if c in self.plan.counted and self.spec.metric.judged]
-        if waiting := sum(any(map(store.result, self.plan.cells[place])) for place in judged):
+        judged = self.plan.counted if self.spec.metric.judged else ()
+        tested = {place: _seeds_done(self.plan.cells[place]) for place in self.results.cells if place[1] in judged}
+        if waiting := sum(self.results.cells[place].seeds < len(done) for place, done in tested.items()):
             call = f"python -m craft_lightning judge {self.spec.path.as_posix()} --budget {self.spec.budget.name}"
-            found.append(f"Cells that are not judged yet, {waiting}: {call}")
+            given = " ".join(map(str, sorted(set().union(*tested.values()))))
+            found.append(
+                f"Cells that are not judged yet, {waiting}: {call} --seeds {given} --runs {self.plan.root.parent}"
+            )
         missing = sum(cell.seeds == 0 for cell in self.results.cells.values())
         return found + ([f"{missing} of {len(self.results.cells)} cells are missing ({MISSING})."] if missing else [])
+
+
+def _seeds_done(jobs: Sequence[Job]) -> set[int]:
+    """Seeds of which every job is done."""
+    left = {job.facts["seed"] for job in jobs if store.result(job) is None}
+    return {job.facts["seed"] for job in jobs} - left
 
 
 def _cost_texts(cells: Sequence[Cell]) -> list[str]:

@@ -18,13 +18,14 @@ from craft_lightning.benchmark.plan import Job, Plan, make_plan
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.errors import CraftError
-from craft_lightning.evaluation.judgement import OFFLINE, Judgement, judgements_file, to_line
+from craft_lightning.evaluation.judgement import Judgement, judgements_file, to_line
 from craft_lightning.io import write_json, write_text
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.report import before_after
 from craft_lightning.report.figure import draw, write_png
 from craft_lightning.report.page import page_data
 from craft_lightning.report.render import save
+from craft_lightning.run_folder import OFFLINE
 from craft_lightning.text.multiple_choice import item_hash
 from data_modules.datamodule import VqaDataModule
 

@@ -145,6 +145,18 @@ def test_what_a_program_measured_counts_at_every_budget(house: Path) -> None:
     assert page.read_text().endswith("\n## Figure 9\n\n![Figure 9: A cat](x.png)\n\nA cat.\n")
 
 
+def test_what_is_partly_computed_leaves_the_published_table(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = compute("short", {"big": 70, "small": 60})
+    stored = publish(plan)[0]
+    text = stored.read_text()
+    (job,) = [job for job in plan.jobs if job.name == "d0/big/craft/seed1/eval/small"]
+    (job.folder / "job.json").unlink()
+    assert main(["render", "all", "--publish", "--seeds", "0", "1", "2"]) == 1
+    assert "what is published stays: toy.csv holds 1 cells that are not computed here" in capsys.readouterr().err
+    assert stored.read_text() == text
+    assert lines(house / "docs/paper.md")["1"][-1] == HOLDS
+
+
 def test_all_tables_are_planned_and_counted(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "all", "--dry_run", "--seeds", "0"]) == 0
     told = capsys.readouterr().out

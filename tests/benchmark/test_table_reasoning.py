@@ -18,10 +18,11 @@ from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.benchmark.table_values import Metric
 from craft_lightning.cli.table import main
 from craft_lightning.errors import CraftError
-from craft_lightning.evaluation.judgement import OFFLINE, Judgement, judgements_file, to_line
+from craft_lightning.evaluation.judgement import Judgement, judgements_file, to_line
 from craft_lightning.report.page import page_data, to_html
 from craft_lightning.report.render import save, to_markdown
 from craft_lightning.report.sections import build_report
+from craft_lightning.run_folder import OFFLINE
 
 TABLES = Path(__file__).resolve().parents[2] / "experiments" / "tables"
 JUDGED = {
@@ -197,6 +198,20 @@ def test_the_paper_s_gain_is_that_of_the_table_s_metric(tmp_path: Path) -> None:
     assert rows["LLM-LoRA"][4] == "-47.08", "of VILA-7B: 6.34, 2.18, 0.01 and 2.37 beside 82.34, 44.03, 46.18 and 26.66"
 
 
+def test_what_a_judge_left_out_of_one_set_is_left_out_of_that_set_alone(tmp_path: Path) -> None:
+    columns = [{"id": "both", "datasets": ["../datasets/d0.yaml", "../datasets/d1.yaml"], "test_on": "same"}]
+    spec = load_spec(table_kit.write_house(tmp_path, columns=columns, metric=JUDGED["metric"]))
+    plan = make_plan(spec, tmp_path / "runs", seeds=[0])
+    for job in plan.jobs:
+        if job.kind == "eval":
+            lost = [0] if "d1" in job.name and "craft" in job.name else []
+            judge(job, [n % 2 == 0 for n in range(10)], lost)
+    results = gather(plan)
+    # Five of ten of the first set; of the second's nine that are left, four.
+    expected = pytest.approx(100 * (0.5 + 4 / 9) / 2, abs=0.01)
+    assert [cell.score.mean for cell in results.cells.values() if cell.score] == [expected] * len(results.cells)
+
+
 def test_a_claim_about_replies_that_are_not_judged_says_so(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     judge_all(plan)
@@ -207,7 +222,7 @@ def test_a_claim_about_replies_that_are_not_judged_says_so(tmp_path: Path) -> No
     assert "is not judged" in results.verdicts[0].detail
     problems = build_report(plan, results).problems
     call = f"python -m craft_lightning judge {plan.spec.path.as_posix()} --budget short"
-    assert f"Cells that are not judged yet, 1: {call}" in problems
+    assert f"Cells that are not judged yet, 1: {call} --seeds 0 1 2 --runs {plan.root.parent}" in problems
 
 
 @pytest.mark.parametrize(

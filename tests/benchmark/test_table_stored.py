@@ -147,6 +147,18 @@ def test_no_seed_is_lost_by_publishing_fewer(house: Path) -> None:
     assert path.read_text() == stored
 
 
+def test_no_cell_is_lost_by_publishing_a_part(house: Path) -> None:
+    plan = toy_plan()
+    fill(plan)
+    path = publish(plan)[0]
+    stored = path.read_text()
+    (gone, *_) = [job for job in plan.jobs if job.kind == "eval" and store.result(job) is not None]
+    (gone.folder / store.RESULT).unlink()
+    with pytest.raises(CraftError, match=r"toy.csv holds 1 cells that are not computed here, or of fewer seeds"):
+        publish(plan)
+    assert path.read_text() == stored
+
+
 def test_a_readme_without_marks_is_left_alone() -> None:
     assert replace_block("# x\n", "toy", "new\n") is None
     assert replace_block("a<!-- toy:begin -->\n<!-- toy:end -->b", "toy", "x\n") == (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,8 +74,7 @@ def test_devices_that_say_nothing_are_one_line(devices: str) -> None:
 
 def test_what_a_language_model_is_to_judge_is_counted() -> None:
     """Four sets: two untouched models, and three seeds of six trained rows, of which CRAFT replies twice."""
-    sets = ("vqa_rad", "flowers102", "stanford_cars", "stanford_dogs")
-    found = Rehearsal(cards("8x40gb"), data={name: (SimpleNamespace(test=350), "") for name in sets})  # type: ignore[misc]
     paper, pocket = (make_plan(load_spec(find_table("table2", scale))) for scale in ("paper", "pocket"))
+    found = Rehearsal(cards("8x40gb"), items={job.name: 350 for job in paper.jobs if job.kind == "eval"})
     assert judged_items(paper, found) == 350 * 4 * (2 + 6 * 3)
     assert judged_items(pocket, found) == 0, "rules judge these"

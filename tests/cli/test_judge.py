@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from craft_lightning import __main__ as entry
+from craft_lightning.cli import judge as verb
 from craft_lightning.evaluation.api_judge import KEYS
 from tests.api_kit import RIGHT, Api, serving
 
@@ -92,15 +93,37 @@ def test_what_fails_for_one_run_is_left_out_for_all(run: Path, api: Api, capsys:
     assert "other: 1 of 6 items are left out" in text
 
 
-def test_an_endpoint_that_only_fails_ends_the_call(run: Path, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_endpoint_that_only_fails_ends_the_call(
+    run: Path, api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verb, "IN_A_ROW", 3)
     api.next = ["no JSON"] * 99
     assert judge(api, run) == 2
-    assert "5 items in a row got no judgement: the API cannot be reached" in capsys.readouterr().err
-    assert len(api.asked) <= 3 * ITEMS
-    assert len(in_vain := {str(row["key"]) for row in stored(run)}) == ITEMS - 1
-    api.next = []
+    assert "3 items in a row got no judgement: the API cannot be reached" in capsys.readouterr().err
+    in_vain = [row["key"] for row in stored(run)]
+    assert 3 <= len(in_vain) <= 4, "what was being asked is stored, too"
+    assert len(api.asked) == 3 * len(in_vain)
+    api.next = [(400, "a filter")] * 3
+    assert judge(api, run) == 2
+    assert "got no judgement: the endpoint of some-model refuses: " in capsys.readouterr().err
+    assert stored(run)[len(in_vain)]["key"] not in in_vain, "what was never asked comes first"
     assert judge(api, run) == 0
-    assert str(stored(run)[ITEMS - 1]["key"]) not in in_vain, "what was never asked comes first"
+
+
+def test_an_answer_that_is_under_way_when_others_end_the_call_is_stored(run: Path, api: Api) -> None:
+    api.next = ["stall", 401]
+    assert entry.main(["judge", str(run), "--judge", MODEL, "--url", api.url, "--at_once", "2", "--yes"]) == 2
+    assert sum(len(row) > 2 for row in stored(run)) >= 1, "it was paid for"
+
+
+def test_judgements_of_a_model_outlive_a_test_of_the_same_replies(run: Path, api: Api) -> None:
+    assert judge(api, run) == 0
+    asked = len(api.asked)
+    assert (
+        entry.main(["test", "--config", str(run / "config.test.yaml"), "--output", str(run), "--overwrite=true"]) == 0
+    )
+    assert judge(api, run) == 0
+    assert len(api.asked) == asked
 
 
 def test_the_key_is_nowhere(run: Path, api: Api, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,11 @@ pytest.importorskip("openai")
 
 SECRET = "sk-very-secret"
 CLAUDE, OTHER = "claude-sonnet-4-5", "qwen3-vl"
+ODD = (
+    b'{"choices": [{"message": null}], "content": "hi"}',
+    b'{"choices": [{"text": "x"}], "content": [{"type": "text"}]}',
+)
+"""Messages of shapes that are none of the two interfaces'."""
 ITEM = justify(
     VqaExample(
         key="f/0",
@@ -84,7 +89,7 @@ def test_trouble_that_passes_is_tried_again(judge: ApiJudge, api: Api, trouble: 
 
 @pytest.mark.parametrize(
     ("trouble", "times"),
-    [(500, 3), (429, 3), *((said, ATTEMPTS) for said in ("no JSON", "{}", b"<html>", b"{", b"{}"))],
+    [(500, 3), (429, 3), *((said, ATTEMPTS) for said in ("no JSON", "{}", b"<html>", b"{", b"{}", *ODD))],
 )
 def test_trouble_that_stays_is_no_judgement(judge: ApiJudge, api: Api, trouble: int | str | bytes, times: int) -> None:
     api.next = [trouble] * 20
@@ -92,7 +97,25 @@ def test_trouble_that_stays_is_no_judgement(judge: ApiJudge, api: Api, trouble: 
     assert len(api.asked) == times
 
 
-@pytest.mark.parametrize("status", [400, 401, 404])
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_an_item_that_is_refused_gets_no_judgement(judge: ApiJudge, api: Api, status: int) -> None:
+    """A filter of content refuses this image, and not the next."""
+    api.next = [(status, f"not this one, {SECRET}")]
+    assert judge.judge("B", ITEM) is None
+    assert "not this one" in judge.refusal
+    assert SECRET not in judge.refusal
+    assert len(api.asked) == 1
+    assert judge.judge("B", ITEM) == Judgement(**RIGHT)
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without(judge: ApiJudge, api: Api) -> None:
+    api.next = [(400, "Unsupported value: 'temperature' does not support 0.6")]
+    assert judge.judge("B", ITEM) == Judgement(**RIGHT)
+    assert judge.judge("B", ITEM) == Judgement(**RIGHT)
+    assert [body.get("temperature") for body in api.asked] == [TEMPERATURE, None, None]
+
+
+@pytest.mark.parametrize("status", [401, 404])
 def test_what_no_second_try_mends_ends_it_and_names_no_key(judge: ApiJudge, api: Api, status: int) -> None:
     api.next = [status]
     with pytest.raises(CraftError, match=f"the endpoint of {judge.model} refuses") as error:

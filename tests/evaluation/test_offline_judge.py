@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.judgement import (
     DIMENSIONS,
-    OFFLINE,
     Judgement,
     judgements_file,
     means,
@@ -20,6 +19,7 @@ from craft_lightning.evaluation.judgement import (
     to_line,
 )
 from craft_lightning.evaluation.offline_judge import OfflineJudge
+from craft_lightning.run_folder import OFFLINE
 from craft_lightning.text.prompts import justify
 from craft_lightning.types import Fact, VqaExample
 
