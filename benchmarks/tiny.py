@@ -26,8 +26,11 @@ from transformers import (
 )
 
 from craft_lightning.checkpoints.load import load_tower
+from craft_lightning.checkpoints.tensors import fresh_folder, save_tensors
 from craft_lightning.checkpoints.vila_u_writer import TowerParts, write_tower, write_vlm
+from craft_lightning.io import write_json
 from craft_lightning.models.langbridge import LangBridge, token_texts
+from craft_lightning.models.towers.continuous import TimmTower
 from craft_lightning.models.vlm import WRAP_TOKENS, Projector
 
 Family = Literal["llama", "qwen2"]
@@ -206,3 +209,11 @@ def write_middle(folder: Path, layers: Sequence[int] = (12, 30), side: int = 224
         tie_word_embeddings=True,
     )
     return write_random(folder, {**vision, "image_size": side, "patch_size": 16}, llama, torch.float32)
+
+
+def write_timm_tower(folder: str | Path, tower: TimmTower) -> None:
+    """A tower folder that :func:`.load.load_tower` reads and that a checkpoint may name in ``vision_tower_cfg``."""
+    facts = {"name": tower.name, "image_size": tower.image_size}
+    with fresh_folder(folder) as fresh:
+        save_tensors(fresh / "model.safetensors", tower.vision.state_dict())
+        write_json(fresh / "config.json", {"model_type": "timm", "hidden_size": tower.width, "timm": facts})

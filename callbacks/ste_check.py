@@ -63,7 +63,7 @@ class SteCheck(Callback):
         self._say(checks.check_modes(module), trainer)
         if module.vlm.tower.quantizer is None:
             return
-        self._say(checks.check_codebook(module, step), trainer)
+        self._say(checks.check_codebook(module), trainer)
         # What the probe draws belongs to the training.
         devices = [module.device] if module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), trainer.precision_plugin.forward_context():
@@ -78,7 +78,7 @@ class SteCheck(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The codebook once more: it is what makes the encoder fit other models."""
         if self.enabled:
-            self._say(checks.check_codebook(pl_module, trainer.global_step), trainer)
+            self._say(checks.check_codebook(pl_module), trainer)
 
     def _look(self, trainer: Trainer, module: Any, batch: VqaBatch) -> None:
         keys, pixels = self._pictures(trainer, module, batch)

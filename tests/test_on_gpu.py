@@ -112,7 +112,7 @@ def test_the_checks_of_a_step(checkpoints: Path, data: VqaDataModule) -> None:
         pixels = next(iter(data.val_dataloader())).pixel_values.to(gpu)
         visual = ste_checks.see(method, pixels)
         assert ste_checks.check_gradient(method, visual)[2] == []
-        assert [*ste_checks.check_codes(method, visual), *ste_checks.check_codebook(method, 0)] == []
+        assert [*ste_checks.check_codes(method, visual), *ste_checks.check_codebook(method)] == []
         watcher = CodesChanged()
         assert visual.codes is not None
         watcher.before = dict(zip("abcd", visual.codes[..., 0].int().cpu(), strict=True))

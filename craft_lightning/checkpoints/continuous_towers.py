@@ -11,9 +11,8 @@ from typing import Any
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from craft_lightning.checkpoints.configs import KNOWN_CLIP, is_single, top_config_of, tower_folder
-from craft_lightning.checkpoints.tensors import TensorFiles, building, fresh_folder, load_strict, read_as, save_tensors
+from craft_lightning.checkpoints.tensors import TensorFiles, building, load_strict, read_as
 from craft_lightning.errors import CraftError
-from craft_lightning.io import write_json
 from craft_lightning.models.towers.continuous import ClipTower, TimmTower
 
 TOWER = "model.vision_tower.vision_tower."
@@ -84,11 +83,3 @@ def load_timm_tower(root: Path) -> TimmTower:
     state = {k: v for k, v in files.under("").items() if not k.startswith(("head.", "fc_norm."))}
     load_strict(tower.vision, state, files.folder)
     return tower
-
-
-def write_timm_tower(folder: str | Path, tower: TimmTower) -> None:
-    """A tower folder that :func:`.load.load_tower` reads and that a checkpoint may name in ``vision_tower_cfg``."""
-    facts = {"name": tower.name, "image_size": tower.image_size}
-    with fresh_folder(folder) as fresh:
-        save_tensors(fresh / "model.safetensors", tower.vision.state_dict())
-        write_json(fresh / "config.json", {"model_type": "timm", "hidden_size": tower.width, "timm": facts})

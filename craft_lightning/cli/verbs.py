@@ -71,7 +71,6 @@ def export() -> VerbParser:
         "(the original code casts what it loads); every other tensor and file is copied as it is. OUTPUT/adaptation/ "
         "holds the encoder's config.json and its prior for --prune.prior.",
     )
-    p.add_argument("--layout", default="vila-u", choices=["vila-u"], help="of the checkpoint (%(default)s)")
     p.shared("--backbone", help="with --output: a name of `list backbones`, or the folder of a checkpoint")
     p.shared(
         "--encoder", required=True, help="adapted encoder: a folder, its encoder.safetensors, or OWNER/NAME of the hub"

@@ -85,7 +85,7 @@ def check_codes(module: Any, visual: VisualTokens) -> Iterator[str]:
         )
 
 
-def check_codebook(module: Any, step: int) -> Iterator[str]:
+def check_codebook(module: Any) -> Iterator[str]:
     """The codebook has the hash that it was loaded with, and takes no gradient."""
     quantizer = module.vlm.tower.quantizer
     if quantizer is None:

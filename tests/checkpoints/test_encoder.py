@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from craft_lightning import __main__ as entry
-from craft_lightning.checkpoints.continuous_towers import write_timm_tower
 from craft_lightning.checkpoints.encoder import apply_encoder, write_encoder
 from craft_lightning.checkpoints.load import load_tower, load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.models.towers.continuous import TimmTower
 from craft_lightning.models.vlm_spec import VlmSpec
-from tiny import write_tiny
+from tiny import write_timm_tower, write_tiny
 
 SMOKE = str(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 

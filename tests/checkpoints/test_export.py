@@ -28,7 +28,7 @@ FORMS: list[tuple[kit.Form, kit.Books, int]] = [("safetensors", "copied", 2), ("
 
 
 def export(*args: object) -> int:
-    return entry.main(["export", "--layout", "vila-u", *map(str, args)])
+    return entry.main(["export", *map(str, args)])
 
 
 def adapted(checkpoint: Path, folder: Path, scale: float = 0.3) -> Path:

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from craft_lightning.checkpoints.continuous_towers import write_timm_tower
 from craft_lightning.checkpoints.load import load_tower
 from craft_lightning.errors import CraftError
 from craft_lightning.models.towers.continuous import TimmTower
+from tiny import write_timm_tower
 
 NAME = "test_vit"
 
