@@ -141,7 +141,7 @@ def test_watching_changes_no_weight(fit: Any) -> None:
 
 def test_it_looks_at_the_first_step_and_every_n(fit: Any, monkeypatch: Any) -> None:
     seen = []
-    monkeypatch.setattr(ste_check.checks, "check_codebook", lambda module, step: seen.append(step) or iter(()))
+    monkeypatch.setattr(ste_check.checks, "check_codebook", lambda module: seen.append(module.global_step) or iter(()))
     fit("--trainer.max_steps=7", "--trainer.val_check_interval=7", "--ste_check.every=3")
     assert seen == [0, 3, 6, 7]  # and once more at the end
     seen.clear()
