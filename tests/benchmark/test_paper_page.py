@@ -114,6 +114,7 @@ def test_claims_stand_beside_each_other_at_all_budgets_that_have_results(
     assert "\n## Toy, long budget\n" in page.read_text(), "a table is shown at the budget that was asked for"
     assert "\n## Toy\n" not in page.read_text()
     html = page.with_suffix(".html").read_text()
+    assert "not computed</span>" not in html.partition("<ul")[2], "no table decides claims 3 and 4"
     assert html.count('<span class="word fails">') == 2
     assert 'href="toy-long.html"' in html
     assert (page.parent / "toy-long.html").is_file()
