@@ -28,7 +28,7 @@ from lightning.pytorch import Callback
 from craft_lightning.benchmark.claims import FAILS, HOLDS, Verdict
 from craft_lightning.io import write_json, write_text
 from craft_lightning.report.render import to_markdown
-from craft_lightning.report.sections import MISSING, Report, Section, claim_texts
+from craft_lightning.report.report import MISSING, Report, Section, claim_texts
 from pruning import LLAMA_2_7B, Measured, largest, paper_shape, pocket
 from timing import Peak, memory, where
 from training_step import MIB, WARM_UP, fit

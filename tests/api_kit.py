@@ -25,6 +25,8 @@ class Api:
         self.versions: list[str | None] = []
         self.next: list[int | tuple[int, str] | str | bytes] = []
         self.url = ""
+        self.hot = False
+        """Whether a temperature is refused."""
         self.lock = threading.Lock()
 
     def texts(self) -> list[str]:
@@ -54,6 +56,8 @@ def serving() -> Iterator[Api]:
                 api.paths.append(self.path)
                 api.versions.append(self.headers["anthropic-version"])
                 what = api.next.pop(0) if api.next else json.dumps(RIGHT)
+                if api.hot and "temperature" in body:
+                    what = (400, "Unsupported value: 'temperature' does not support 0.6")
             if what == "stall":
                 time.sleep(STALL)
             status, told = what if isinstance(what, tuple) else (what if isinstance(what, int) else 200, "no")

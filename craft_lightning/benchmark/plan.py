@@ -209,18 +209,21 @@ class _PlanBuilder:
         return self._job("eval", name, row, line.backbone, tested, seed, flags, parent)
 
     def training(self, row: Row, surrogate: Backbone, column: Column, adapted: Dataset, seed: int) -> Job:
+        """The job that adapts a model to a dataset, and as its parent the one whose encoder or weights it begins with:
+        that of the set before, where sets are adapted to in turn, or that of the row it stands behind."""
         longer = self.spec.budget.of(row.method.stem)
         flags = {**longer, **_overrides(row, column), **({} if self.limit is None else LIMIT_TRAINING)}
         before = column.datasets[: column.datasets.index(adapted)] if column.in_turn else ()
-        parent = self.training(row, surrogate, column, before[-1], seed) if before else None
-        behind = ""
-        if row.behind is not None:
-            chosen = row.behind
-            other = next(other for other in self.spec.rows if other.id == chosen.row)
-            model = self.spec.backbone(chosen.surrogate) if chosen.surrogate else surrogate
+        parent, origin, behind = None, "", row.behind
+        if before:
+            parent = self.training(row, surrogate, column, before[-1], seed)
+            origin = "-".join(("", "after", *map(self._dataset_name, before)))
+        elif behind is not None:
+            other = next(other for other in self.spec.rows if other.id == behind.row)
+            model = self.spec.backbone(behind.surrogate) if behind.surrogate else surrogate
             parent = self.training(other, model, column, adapted, seed)
-            behind = f"-behind-{model.id}-{other.method.stem}{_suffix(other.overrides)}"
-        name = self._place(row, surrogate.id, column, adapted, seed, before, behind)
+            origin = f"-behind-{model.id}-{other.method.stem}{_suffix(other.overrides)}"
+        name = self._place(row, surrogate.id, column, adapted, seed, origin)
         return self._job("train", name, row, surrogate, adapted, seed, flags, parent)
 
     def stage2(self, row: Row, model: Backbone, adapter: str | None, training: Job | None) -> Job:
@@ -245,24 +248,14 @@ class _PlanBuilder:
         key = digest({**facts, "parent": training.key if training else None})
         return self._once(Job(STAGE2, name, self.root / name, arguments, key, facts, training))
 
-    def _place(
-        self,
-        row: Row,
-        model: str,
-        column: Column,
-        dataset: Dataset,
-        seed: int,
-        before: tuple[Dataset, ...] = (),
-        behind: str = "",
-    ) -> str:
-        """A job's folder. What a user's table, method or dataset changes of a shipped one of its name is marked; sets
-        that were adapted to ``before``, and the encoder that it stands ``behind``, are named."""
+    def _place(self, row: Row, model: str, column: Column, dataset: Dataset, seed: int, origin: str = "") -> str:
+        """A job's folder. What a user's table, method or dataset changes of a shipped one of its name is marked; the
+        ``origin`` of what it begins with is named."""
         budget = "" if not row.train_on or self.spec.budget.name == SHORT else f"-{self.spec.budget.name}"
         method = row.method.stem + budget + ("" if _shipped(row.method) else self._mark(row.method))
         column_only = {**column.overrides.get("all", {}), **column.overrides.get(row.id, {})}
         changed = f"-{digest(column_only)[:6]}" if column_only and not _shipped(self.spec.path) else ""
-        after = "-".join(("", "after", *map(self._dataset_name, before))) if before else behind
-        return f"{self._dataset_name(dataset)}/{model}/{method}{_suffix(row.overrides)}{changed}{after}/seed{seed}"
+        return f"{self._dataset_name(dataset)}/{model}/{method}{_suffix(row.overrides)}{changed}{origin}/seed{seed}"
 
     def _dataset_name(self, dataset: Dataset) -> str:
         return dataset.name + (self._mark(dataset.config) if dataset.config and DATASETS.place(dataset.name) else "")

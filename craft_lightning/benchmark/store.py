@@ -15,7 +15,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from craft_lightning.benchmark.plan import CHECKPOINT, Job
 from craft_lightning.environment import LIBRARIES, versions
 from craft_lightning.errors import CraftError
-from craft_lightning.io import read_json, read_lines, write_json, write_text
+from craft_lightning.io import read_json, read_lines, write_json
 from craft_lightning.run_folder import OFFLINE
 
 RESULT = "job.json"
@@ -81,7 +81,7 @@ def predictions(job: Job, keep_ratio: float | None) -> Path:
 def read_replies(path: Path) -> dict[str, dict[str, Any]]:
     """The rows of a file of replies by key. Raises CraftError: the file is not there or not whole."""
     try:
-        path.stat()
+        path.stat()  # raises where there is none
         rows = read_lines(path)
         return {row["key"]: {**row, "item": row["item"], "correct": bool(row["correct"])} for row in rows}
     except (OSError, ValueError, KeyError) as error:
@@ -108,12 +108,11 @@ def prepare(job: Job) -> bool:
     if mine and job.kind != "eval" and (job.folder / CHECKPOINT).is_file():
         return True
     judged = job.folder.glob("judgements*.jsonl") if job.kind == "eval" else ()
-    kept = {path.name: path.read_text(encoding="utf-8") for path in judged if path.suffixes[-2] != f".{OFFLINE}"}
-    if job.folder.exists():
-        shutil.rmtree(job.folder)
+    kept = {path for path in judged if not path.stem.endswith(f".{OFFLINE}")}
+    for path in job.folder.iterdir() if job.folder.exists() else ():
+        if path not in kept:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     write_json(job.folder / STARTED, {"key": job.key})
-    for name, text in kept.items():
-        write_text(job.folder / name, text)
     return False
 
 

@@ -30,7 +30,7 @@ from craft_lightning.evaluation.offline_judge import OfflineJudge
 from craft_lightning.io import write_text
 from craft_lightning.item_images import open_items
 from craft_lightning.report.render import show_report
-from craft_lightning.report.sections import MISSING, Report, Section
+from craft_lightning.report.report import MISSING, Report, Section
 from craft_lightning.run_folder import OFFLINE
 from data_modules.twins import facts_of_all
 

@@ -83,6 +83,7 @@ class ApiJudge:
         address)."""
         asked, image = user_prompt(reply, example), _png(example)
         for _ in range(ATTEMPTS):
+            sent = self._sampling
             try:
                 return parse(self._ask(asked, image))
             except (ValueError, TypeError, AttributeError):  # not of the schema, no JSON at all, or no message
@@ -91,7 +92,7 @@ class ApiJudge:
                 if error.status_code in (408, 409, 429) or error.status_code >= 500:
                     return None
                 told = " ".join(str(error).replace(self._key, "***").split())
-                if error.status_code == 400 and "temperature" in told and self._sampling:
+                if error.status_code == 400 and "temperature" in told and sent:
                     self._sampling = {}  # some models think, and take none
                     continue
                 self.refusal = f"the endpoint of {self.model} refuses: {told}"

@@ -23,7 +23,7 @@ from craft_lightning.benchmark.table_values import Metric
 from craft_lightning.io import read_lines
 from craft_lightning.report.curves import curves
 from craft_lightning.report.figure import to_section
-from craft_lightning.report.sections import DECIDED, MISSING, Section, TableReport, claim_texts, score_text
+from craft_lightning.report.report import DECIDED, MISSING, Section, TableReport, claim_texts, score_text
 from craft_lightning.report.templates import png_address, to_page
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from craft_lightning.benchmark.budget import budgets
 from craft_lightning.benchmark.claims import FAILS, HOLDS, NO_ANSWER, UNDECIDED, Verdict
@@ -18,8 +18,12 @@ from craft_lightning.io import read_json, write_text
 from craft_lightning.report import figure
 from craft_lightning.report.page import WORDS
 from craft_lightning.report.render import drawn, fill_block
-from craft_lightning.report.sections import DECIDED, Report, Section, build_report, claim_texts
+from craft_lightning.report.report import DECIDED, Report, Section, claim_texts
+from craft_lightning.report.sections import build_report
 from craft_lightning.report.templates import fill, to_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NOTHING = "not computed"
 OF_PARTS = (
@@ -138,9 +142,9 @@ def computed_part(plan: Plan) -> ShownTable | None:
     the others are the same at every budget."""
     results = gather(plan)
     told = [n for n, line in enumerate(plan.lines) if line.surrogate] or range(len(plan.lines))
-    return (
-        _part(plan, results, True) if any(cell.seeds for (n, _), cell in results.cells.items() if n in told) else None
-    )
+    if not any(cell.seeds for (n, _), cell in results.cells.items() if n in told):
+        return None
+    return _part(plan, results, *drawn(plan, results))
 
 
 def stored_part(spec: TableSpec) -> ShownTable | None:
@@ -149,12 +153,11 @@ def stored_part(spec: TableSpec) -> ShownTable | None:
     if not path.is_file():
         return None
     plan = make_plan(spec, seeds=stored_seeds(path))
-    return _part(plan, read(plan, path), False)
+    results = read(plan, path)
+    return _part(plan, results, build_report(plan, results), figure.draw(plan, results))
 
 
-def _part(plan: Plan, results: Results, computed: bool) -> ShownTable:
-    report, picture = drawn(plan, results)
-    report = report if computed else build_report(plan, results)  # whose figure was published with it
+def _part(plan: Plan, results: Results, report: Report, picture: Figure | None) -> ShownTable:
     svg = figure.to_section(plan, picture)
     return ShownTable(plan.spec.name, plan.spec.budget.name, results.verdicts, report, svg)
 

@@ -18,7 +18,8 @@ from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
 from craft_lightning.report import figure
 from craft_lightning.report.page import to_html
-from craft_lightning.report.sections import MISSING, Report, Section, TableReport, build_report
+from craft_lightning.report.report import MISSING, Report, Section, TableReport
+from craft_lightning.report.sections import build_report
 from craft_lightning.report.templates import fill
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _store(plan: Plan) -> list[Path]:
             f"{path.name} holds seeds {seeds}, some would be lost; run and publish --seeds {seeds}, or remove the file"
         )
     lost = sum(not _seeds(cell) <= _seeds(results.cells[place]) for place, cell in _published(plan, path).items())
-    if known and lost:
+    if lost:
         raise CraftError(
             f"{path.name} holds {lost} cells that are not computed here, or of fewer seeds: they would be lost; "
             f"table run {plan.spec.name} computes them, or remove the file"

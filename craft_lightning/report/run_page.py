@@ -16,7 +16,7 @@ from craft_lightning.benchmark.claims import LEVEL
 from craft_lightning.benchmark.stored_run import Answered, StoredRun
 from craft_lightning.comparison import Comparison, Part, grouped, p_text, wrong_replies
 from craft_lightning.report.curves import ACCURACY, curves
-from craft_lightning.report.sections import MISSING, Report, Section
+from craft_lightning.report.report import MISSING, Report, Section
 from craft_lightning.report.templates import png_address, to_page
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.benchmark.table_files import read, stored_table
 from craft_lightning.cli.table import main
 from craft_lightning.report.render import publish
-from craft_lightning.report.sections import made_text
+from craft_lightning.report.report import made_text
 
 ROOT = Path(__file__).resolve().parents[2]
 ARITHMETIC = {"processor": "a loom", "threads": 1, "torch": "AVX2", "onednn": "AVX2", "mkl": "as it likes"}

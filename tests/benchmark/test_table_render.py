@@ -17,7 +17,8 @@ from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.benchmark.table_files import to_csv
 from craft_lightning.report.render import print_report, printed_width, save, to_latex, to_markdown
-from craft_lightning.report.sections import Report, build_report
+from craft_lightning.report.report import Report
+from craft_lightning.report.sections import build_report
 
 ZERO_SHOT = {"big": 0.40, "small": 0.30}
 GAIN = {"big": 0.25, "small": 0.10}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import pytest
@@ -109,10 +110,17 @@ def test_an_item_that_is_refused_gets_no_judgement(judge: ApiJudge, api: Api, st
 
 
 def test_a_model_that_takes_no_temperature_is_asked_without(judge: ApiJudge, api: Api) -> None:
-    api.next = [(400, "Unsupported value: 'temperature' does not support 0.6")]
+    api.hot = True
     assert judge.judge("B", ITEM) == Judgement(**RIGHT)
     assert judge.judge("B", ITEM) == Judgement(**RIGHT)
     assert [body.get("temperature") for body in api.asked] == [TEMPERATURE, None, None]
+
+
+def test_all_that_were_asked_at_once_with_a_temperature_are_asked_without(judge: ApiJudge, api: Api) -> None:
+    api.hot = True
+    with ThreadPoolExecutor(6) as pool:
+        said = [*pool.map(lambda reply: judge.judge(reply, ITEM), "ABCDEF")]
+    assert said == [Judgement(**RIGHT)] * 6
 
 
 @pytest.mark.parametrize("status", [401, 404])
