@@ -11,13 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 RIGHT = {"correctness": True, "presence": True, "relevance": 4, "faithfulness": 3, "verbosity": 2, "notes": "Fine."}
-STALL = 0.6
-"""Seconds that it takes for an answer when it stalls."""
+LATE = 0.6
+"""Seconds that a late answer takes."""
 
 
 class Api:
     """What it was asked, and what it does next; ``RIGHT`` once nothing is left: a status, alone or with
-    what it says, a text, ``"stall"``, or bytes in place of a message."""
+    what it says, a text, ``"late"``, ``"never"`` (no answer while it serves), or bytes in place of a message."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -28,6 +28,7 @@ class Api:
         self.hot = False
         """Whether a temperature is refused."""
         self.lock = threading.Lock()
+        self.over = threading.Event()
 
     def texts(self) -> list[str]:
         """All that was said to it, each request as a text."""
@@ -58,8 +59,11 @@ def serving() -> Iterator[Api]:
                 what = api.next.pop(0) if api.next else json.dumps(RIGHT)
                 if api.hot and "temperature" in body:
                     what = (400, "Unsupported value: 'temperature' does not support 0.6")
-            if what == "stall":
-                time.sleep(STALL)
+            if what == "late":
+                time.sleep(LATE)
+            if what == "never":
+                api.over.wait()
+                return
             status, told = what if isinstance(what, tuple) else (what if isinstance(what, int) else 200, "no")
             if isinstance(what, bytes):
                 said = what
@@ -86,5 +90,6 @@ def serving() -> Iterator[Api]:
     try:
         yield api
     finally:
+        api.over.set()
         server.shutdown()
         server.server_close()

@@ -111,7 +111,7 @@ def test_an_endpoint_that_only_fails_ends_the_call(
 
 
 def test_an_answer_that_is_under_way_when_others_end_the_call_is_stored(run: Path, api: Api) -> None:
-    api.next = ["stall", 401]
+    api.next = ["late", 401]
     assert entry.main(["judge", str(run), "--judge", MODEL, "--url", api.url, "--at_once", "2", "--yes"]) == 2
     assert sum(len(row) > 2 for row in stored(run)) >= 1, "it was paid for"
 
