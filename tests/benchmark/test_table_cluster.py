@@ -128,7 +128,7 @@ def test_ctrl_c_cancels_the_jobs(house: Path) -> None:
     workers = [pid for job in jobs for task in children(job) for pid in children(task)]
     assert len(workers) == 1
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=10)
+    process.wait(timeout=30)
     wait_until_gone([*jobs, *workers])
 
 
