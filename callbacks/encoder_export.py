@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from craft_lightning import run_facts
 from craft_lightning.checkpoints.codebook_growth import growth_bytes
 from craft_lightning.checkpoints.encoder import growth_of, write_encoder
+from craft_lightning.errors import CraftError
 from craft_lightning.evaluation.prior import domain_counts
 
 
@@ -34,10 +35,16 @@ class EncoderExport(Callback):
         if module.beside_encoder or not any(p.requires_grad for _, p in module.vlm.tower.used_parameters()):
             return
         used = dict(module.vlm.tower.used_weights())
-        countable = module.vlm.tower.quantizer is not None and getattr(trainer, "datamodule", None) is not None
-        prior = domain_counts(trainer, module) if countable else None
+        prior, told = None, ""
+        if module.vlm.tower.quantizer is not None and getattr(trainer, "datamodule", None) is not None:
+            try:
+                prior = domain_counts(trainer, module)
+            except CraftError as error:  # an image that no step drew is broken: no reason to lose the training
+                told = f"the encoder is exported without the prior of its codes, which a test counts anew: {error}"
         if not trainer.is_global_zero:
             return
+        if told:
+            print(f"craft_lightning: {told}", file=sys.stderr)
         write_encoder(
             Path(trainer.default_root_dir) / "encoder",
             used,

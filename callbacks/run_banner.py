@@ -15,7 +15,6 @@ from craft_lightning.checkpoints.encoder import growth_of
 from craft_lightning.models.image_files import told
 from craft_lightning.strategies.choose import Choice
 from craft_lightning.text.prompts import message
-from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from data_modules.datasets import OWN
 
 _NAMES = 8
@@ -96,7 +95,7 @@ def banner(trainer: Trainer, module: Any) -> dict[str, str]:
         "codebook": f"{codebook}, distances in {kind}{grown}{searched}" if codebook else "none (continuous tower)",
         "strategy": run_facts.strategy(trainer),
         "pruning": _pruning_line(run_facts.pruning(trainer, module)),
-        "data": _data_line(run_facts.data_facts(trainer)),
+        "data": _data_line(run_facts.data_facts(trainer), module.max_new_tokens),
         **(_wording(trainer.datamodule) if trainer.state.fn == "fit" and hasattr(trainer, "datamodule") else {}),
         "folder": "none: fast_dev_run keeps nothing" if fast else trainer.default_root_dir,
     }
@@ -134,7 +133,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _data_line(data: dict[str, Any]) -> str:
+def _data_line(data: dict[str, Any], decoded: int) -> str:
     if not data:
         return ""
     splits = ", ".join(f"{name} {count:,}" for name, count in data.get("splits", {}).items())
@@ -144,7 +143,7 @@ def _data_line(data: dict[str, Any]) -> str:
     few = [f"{name} ({count})" for name, count in data.get("untested", {}).items()]
     notes += [f"labels without a test item: {_few(few)}"] if few else []
     long = " and ".join(f"{n} of {data['splits'][name]} {name}" for name, n in data.get("too_long", {}).items())
-    notes += [f"{long} answers are longer than the {MAX_NEW_TOKENS} tokens of a reply"] if long else []
+    notes += [f"{long} answers are longer than the {decoded} tokens of a reply"] if long else []
     notes += [f"limited to {limit} {name} batches" for name, limit in data.get("limits", {}).items()]
     skipped = data.get("skipped")
     notes += [f"left out: {told(skipped)}"] if skipped else []

@@ -9,6 +9,12 @@ from difflib import get_close_matches
 class CraftError(Exception):
     """A user's mistake or a broken input. The command line prints its message as one line, without a traceback."""
 
+    def __str__(self) -> str:
+        told = super().__str__()
+        if told.startswith("Caught "):  # PyTorch's, around the traceback of a process that loads data
+            told = told.splitlines()[-1].partition(": ")[2]
+        return told
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like ``name`` (case-insensitively), or None."""

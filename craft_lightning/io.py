@@ -47,9 +47,11 @@ def check_root(root: str | None, dataset: str) -> Path:
     if not root:
         raise CraftError(f"source 'folder' of {dataset} needs a folder: --data.root FOLDER")
     path = Path(root).expanduser()
-    if path.exists():
+    if os.path.exists(path):  # unlike Path's, it takes a name that is too long for one that is not there
         return path
-    parent = next(p for p in path.absolute().parents if p.exists())
+    parent = next(p for p in path.absolute().parents if os.path.exists(p))
+    if parent.is_file():
+        raise CraftError(f"--data.root {root}: {parent} is a file; give that, and all of it is read")
     close = nearest(path.absolute().relative_to(parent).parts[0], (p.name for p in parent.iterdir()))
     hint = f"did you mean {parent / close}?" if close else f"{parent} has no such entry"
     raise CraftError(f"no folder {root!r} for --data.root; {hint}")
@@ -102,6 +104,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_settings(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; one with ``like: FILE`` says only what differs from that file beside it. Raises
     CraftError: see :func:`read_mapping`."""
-    settings = read_mapping(path)
-    like = settings.pop("like", None)
-    return settings if like is None else {**read_settings(path.parent / like), **settings}
+    settings: dict[str, Any] = {}
+    seen: list[Path] = []
+    while path not in seen:
+        seen.append(path)
+        settings = {**read_mapping(path), **settings}
+        if (like := settings.pop("like", None)) is None:
+            return settings
+        path = path.parent / str(like)
+    raise CraftError(f"{seen[0]} is like itself: {' is like '.join(map(str, [*seen, path]))}")

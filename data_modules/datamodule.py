@@ -22,6 +22,7 @@ from craft_lightning.models.image_workers import usual_workers
 from craft_lightning.models.vlm_spec import VlmSpec, spec_of
 from craft_lightning.optim import rows_per_pass
 from craft_lightning.text import multiple_choice as mcq
+from craft_lightning.text.scoring import MAX_NEW_TOKENS
 from craft_lightning.types import VqaExample
 from data_modules.backbone_reader import Reader, read_backbone
 from data_modules.captioning.captioner import agree, captioned
@@ -33,7 +34,7 @@ from data_modules.samplers import EpochSampler, StoredSampler, TrainLoader, worl
 from data_modules.sources.drawn import TwinSource, draw_studio
 from data_modules.sources.folder import Place, open_folder
 from data_modules.sources.images import LazyImages
-from data_modules.sources.items import OnBad, Problems, Source, SplitName
+from data_modules.sources.items import OnBad, Problems, Source, Split, SplitName
 from data_modules.sources.records import RecordSource, Unit
 from data_modules.sources.rows import open_hub
 
@@ -138,6 +139,8 @@ class VqaDataModule(LightningDataModule):
             raise CraftError(f"holdout is a share of the labels in [0, 1), not {holdout}")
         if source != "hub" and (hub_id or hub_revision):
             raise CraftError("--data.hub_id and --data.hub_revision need --data.source hub")
+        if source == "twin" and root:
+            raise CraftError(f"images of {root} are read with --data.source folder or hub, not with twin (drawn ones)")
         self.dataset = dataset_name(dataset)
         self.backbone, self.source, self.root, self.look = backbone, source, root, look
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision
@@ -230,9 +233,7 @@ class VqaDataModule(LightningDataModule):
 
     def _split(self, name: SplitName) -> VqaDataset:
         source, reader = self.open()
-        split = source.split(name)
-        if self.look == "grey":
-            split = split.without_images(reader.side)
+        split = self._read(name)
         # A handful of training images leaves nothing to validate on; the run is none the worse for it.
         need = {"train": self.batch_size, "val": 0 if "train" in self.splits else 1, "test": 1}[name]
         if len(split.items) < need:
@@ -255,6 +256,11 @@ class VqaDataModule(LightningDataModule):
         justified = self.directive == "justify" and name != "train"
         made = (split, name, source, self.dataset, reader.builder, chosen, self.seed, rows, shares, justified)
         return VqaDataset(*made)
+
+    def _read(self, name: SplitName) -> Split:
+        source, reader = self.open()
+        split = source.split(name)
+        return split.without_images(reader.side) if self.look == "grey" else split
 
     def _agree_with_model(self) -> None:
         """A link that failed must not end in a batch made for another model."""
@@ -320,7 +326,8 @@ class VqaDataModule(LightningDataModule):
     def training_images(self) -> Iterator[Tensor]:
         """Every training image once, ``[b, 3, S, S]`` in [-1, 1]: what the prior of token pruning is counted on.
         Raises CraftError: see :meth:`open`."""
-        split = self.splits.get("train") or self.open()[0].split("train")
+        kept, split = self._problems.skipped.copy(), self.splits.get("train") or self._read("train")
+        self._problems.skipped = kept  # what is left out here is no part of what is tested
         for part in torch.arange(len(split.images)).split(self.eval_batch_size):
             yield to_pixels(torch.stack([split.images[i] for i in part.tolist()]))
 
@@ -360,6 +367,8 @@ class VqaDataModule(LightningDataModule):
         """What the run banner and ``result.json`` say of the data: source, sizes, labels, hashes, skipped inputs.
         Raises CraftError: see :meth:`open`."""
         (source, reader), facts = self.open(), self.facts
+        model = None if self.trainer is None else self.trainer.lightning_module
+        decoded = int(getattr(model, "max_new_tokens", MAX_NEW_TOKENS))
         stored = {name: data for name, data in self.splits.items() if name != "train"}
         return {
             "dataset": self.dataset,
@@ -374,7 +383,7 @@ class VqaDataModule(LightningDataModule):
             "items": {name: mcq.items_hash(self.asked(name)) for name in stored},
             "classes": len(source.class_names),
             "held_out": [source.class_names[label] for label in sorted(source.held_out)],
-            "too_long": {name: data.too_long for name, data in stored.items() if data.too_long},
+            "too_long": {name: count for name, data in stored.items() if (count := data.too_long(decoded))},
             "distractors": next((data.distractors for data in self.splits.values()), self.distractors),
             "captions": len(self.captions),
             "captioner": self.captioned_by,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset
 from craft_lightning.models.image_processing import to_pixels
 from craft_lightning.text import multiple_choice as mcq
 from craft_lightning.text.prompts import Encoded, PromptBuilder, collate_text, justify
-from craft_lightning.text.scoring import MAX_NEW_TOKENS, normalise
+from craft_lightning.text.scoring import normalise
 from craft_lightning.types import VqaBatch, VqaExample
 from data_modules.sources.images import to_pil
 from data_modules.sources.items import Item, Source, Split, SplitName
@@ -81,11 +80,10 @@ class VqaDataset(Dataset[ItemRow]):
     def __len__(self) -> int:
         return len(self.items)
 
-    @functools.cached_property
-    def too_long(self) -> int:
+    def too_long(self, decoded: int) -> int:
         """Items whose answer has more tokens than are decoded, as it stands and normalised: no reply can be right."""
         answers = [item.answer for item in self.items if item.label < 0 and not item.options]
-        return sum(self.builder.tokens(a) > MAX_NEW_TOKENS < self.builder.tokens(normalise(a)) for a in answers)
+        return sum(self.builder.tokens(a) > decoded < self.builder.tokens(normalise(a)) for a in answers)
 
     def __getitem__(self, draw: Draw) -> ItemRow:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)

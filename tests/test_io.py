@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from craft_lightning.io import fresh_file, read_lines, write_json, write_text
+from craft_lightning.errors import CraftError
+from craft_lightning.io import check_root, fresh_file, read_lines, read_settings, write_json, write_text
 
 
 def _die_in_the_middle(path: Path) -> None:
@@ -39,3 +40,21 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
     write_json(tmp_path / "a.json", {})
     assert (tmp_path / "a.json").read_text() == "{}\n"
+
+
+def test_a_place_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(CraftError, match=r"photos\.zip is a file; give that, and all of it is read"):
+        check_root(str(tmp_path / "photos.zip" / "train"), "folder")
+    with pytest.raises(CraftError, match="has no such entry"):
+        check_root(str(tmp_path / ("long" * 100)), "folder")
+
+
+def test_settings_that_are_like_themselves_are_one_line(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.yaml", "like: b.yaml\nx: 1\n")
+    write_text(tmp_path / "b.yaml", "like: c.yaml\nx: 2\ny: 2\n")
+    write_text(tmp_path / "c.yaml", "x: 3\nz: 3\n")
+    assert read_settings(tmp_path / "a.yaml") == {"x": 1, "y": 2, "z": 3}
+    write_text(tmp_path / "c.yaml", "like: a.yaml\n")
+    with pytest.raises(CraftError, match=r"a\.yaml is like itself: \S+a\.yaml is like \S+b\.yaml is like \S+c\.yaml"):
+        read_settings(tmp_path / "a.yaml")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -189,7 +188,9 @@ def _open_torch(path: Path) -> dict[str, Callable[[str], Tensor]]:
     try:
         # Only files of the old format cannot be mapped.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the reader of a damaged file raises whatever its bytes lead it to
         raise CraftError(f"{path}: not a torch file of plain tensors; it will not be unpickled") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CraftError(f"{path}: holds more than named tensors")

@@ -37,6 +37,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Aspect = Literal["resize", "pad", "pad_clip"]
+STRIP = 10_000_000
+"""Pixels of a padded image that are in memory at once."""
 PAD_COLOURS = {"pad": (127, 127, 127), "pad_clip": (122, 116, 104)}
 """The mean colour of the tower's pre-training."""
 _UPRIGHT = {
@@ -213,13 +215,24 @@ def square(image: Image.Image, side: int, aspect: Aspect = "resize") -> Tensor:
     CLIP's mean colour."""
     image = to_rgb(image)
     if aspect != "resize" and image.width != image.height:
-        longer = max(image.size)
-        canvas = Image.new("RGB", (longer, longer), PAD_COLOURS[aspect])
-        canvas.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
-        image = canvas
+        image = _padded(image, side, PAD_COLOURS[aspect])
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _padded(image: Image.Image, side: int, colour: tuple[int, int, int]) -> Image.Image:
+    """An image in the middle of a square, the square's rows already resized to ``side``: PIL resizes rows before
+    columns, so all that follows is the same to the bit, and the square of a long thin image is never whole in memory.
+    """
+    longer = max(image.size)
+    left, top, strip = (longer - image.width) // 2, (longer - image.height) // 2, max(1, STRIP // longer)
+    found = Image.new("RGB", (side, longer), colour)
+    for row in range(0, image.height, strip):
+        rows = Image.new("RGB", (longer, min(strip, image.height - row)), colour)
+        rows.paste(image.crop((0, row, image.width, row + rows.height)), (left, 0))
+        found.paste(rows.resize((side, rows.height), Image.Resampling.BICUBIC), (0, top + row))
+    return found
 
 
 def to_pixels(images: Tensor) -> Tensor:

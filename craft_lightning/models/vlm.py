@@ -296,7 +296,7 @@ class DiscreteVlm(nn.Module):
         if batch.input_ids.shape[1] > room:
             batch, rows = trim_prompts(batch, room)
             if rows:
-                logger.warning("%d prompts lost text: the context is %d positions", rows, self.context)
+                logger.warning("%d items lost text: the context is %d positions", rows, self.context)
         counts = None if selection is None else selection.counts
         embeds, mask, positions = self.embed(visual.tokens, batch.input_ids, batch.attention_mask, counts)
         gaps, masked = None, {}
@@ -341,9 +341,9 @@ def prompts_only(batch: VqaBatch) -> VqaBatch:
 def trim_prompts(batch: VqaBatch, room: int) -> tuple[VqaBatch, int]:
     """The batch with at most ``room`` positions per row (the placeholder counts as one), and the number of rows cut.
 
-    The beginning of the question goes first (after the placeholder), then text before the image; the first token of the
-    row, the placeholder, the last :data:`PROMPT_TAIL` prompt tokens and the reply stay. Raises CraftError: what has to
-    stay is longer than ``room``.
+    The beginning of the question goes first (after the placeholder), then text before the image, then the end of the
+    reply; the first token of the row, the placeholder, the last :data:`PROMPT_TAIL` prompt tokens and the reply's first
+    stay. Raises CraftError: what has to stay is longer than ``room``.
     """
     lengths, prompts = batch.attention_mask.sum(dim=1), batch.prompt_lengths
     kept = []
@@ -351,18 +351,18 @@ def trim_prompts(batch: VqaBatch, room: int) -> tuple[VqaBatch, int]:
         places = torch.arange(length, device=ids.device)
         if (excess := length - room) > 0:
             image, end = int((ids == IMAGE_TOKEN_ID).int().argmax()), prompt - PROMPT_TAIL
-            expendable = [*range(image + 1, end), *range(1, min(image, end))]
+            expendable = [*range(image + 1, end), *range(1, min(image, end)), *range(length - 1, prompt, -1)]
             if excess > len(expendable):
-                raise CraftError(f"{key}: image and answer do not fit the context, {excess - len(expendable)} too many")
+                raise CraftError(f"{key}: the image does not fit the context, {excess - len(expendable)} too many")
             places = places[~torch.isin(places, torch.tensor(expendable[:excess], device=ids.device))]
         kept.append(places)
     new = torch.tensor([len(places) for places in kept], device=lengths.device)
     input_ids = pad_sequence([ids[places] for ids, places in zip(batch.input_ids, kept, strict=True)], True)
     labels = pad_sequence([row[at] for row, at in zip(batch.labels, kept, strict=True)], True, IGNORED_LABEL)
     mask = torch.arange(input_ids.shape[1], device=new.device) < new[:, None]
-    left = prompts - (lengths - new)
+    left = torch.tensor([int((at < end).sum()) for at, end in zip(kept, prompts, strict=True)], device=prompts.device)
     trimmed = replace(batch, input_ids=input_ids, labels=labels, attention_mask=mask, prompt_lengths=left)
-    return trimmed, int((left < prompts).sum())
+    return trimmed, int((new < lengths).sum())
 
 
 def context_length(config: Any) -> int:

@@ -294,10 +294,9 @@ def read_plan(path: Path, **given: Any) -> FamilyPlan | SurrogatePlan:
     settings = read_settings(path)
     if "language_model" in settings:
         return parse(SurrogatePlan, {**settings, **given})
-    shared, parts = settings.pop("stages", {}), dict[Any, dict[str, Any]]()
+    shared, parts = parse(dict[str, Any], settings.pop("stages", {})), dict[str, dict[str, Any]]()
     for entry in parse(list[dict[str, Any]], settings.get("language", [])):
-        name = entry.get("name")
-        parts[name] = {**parts.get(entry.get("like"), shared), **entry, "name": name}
+        parts[str(entry.get("name"))] = {**parts.get(str(entry.get("like")), shared), "name": None, **entry}
     return parse(FamilyPlan, {**settings, "language": list(parts.values())})
 
 

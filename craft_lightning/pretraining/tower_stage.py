@@ -269,7 +269,8 @@ def grouped_rows(size: int, groups: int, batch_size: int, per_batch: int, step: 
     """Rows of a batch: ``per_batch`` groups, equally many images of each, a pure function of the step.
 
     An image's negatives should be of its own kind, and a batch of all groups would have few of those. Row ``i``
-    belongs to group ``i % groups``. Groups take turns; within a group rows repeat only after a full pass.
+    belongs to group ``i % groups``. Groups take turns. Within a group steps read on along one order after the other,
+    and neighbouring steps may read the same part: over a training some images come twice as often as others.
     """
     share, rounds = batch_size // per_batch, groups // math.gcd(groups, per_batch)
     turn = torch.Generator().manual_seed(seed * 1_000_003 + step // rounds)

@@ -128,6 +128,10 @@ class PromptBuilder:
 
     def _reply(self, answer: str) -> tuple[int, ...]:
         """Reply tokens: what follows the prompt's own tokens. Every prompt ends alike, so any message will do."""
+        if self.end_id in self._piece(_plain(answer)):
+            raise CraftError(
+                f"the answer {answer!r} holds what ends a reply, and would end there; write it in another way"
+            )
         prompt, full = self._write("Which?", None), self._write("Which?", _plain(answer))
         if full[: len(prompt)] != prompt:
             raise CraftError(f"the tokenizer merges the reply {answer!r} with the prompt; its span cannot be found")

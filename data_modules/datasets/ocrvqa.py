@@ -18,6 +18,7 @@ from data_modules.sources.rows import turns_as_records
 from data_modules.sources.tree import Tree
 from data_modules.sources.values import as_index
 
+_FIELDS = ("questions", "answers")
 _NUMBERED: dict[Any, SplitName] = {1: "train", 2: "val", 3: "test"}
 
 
@@ -40,8 +41,8 @@ def official(tree: Tree, problems: Problems) -> Found | None:
 
 
 def _pairs(row: Record) -> list[dict[str, Any]]:
-    pairs = zip_longest(row.get("questions") or (), row.get("answers") or ())
-    return [{"question": question, "answer": answer} for question, answer in pairs]
+    questions, answers = ([said] if isinstance(said := row.get(name), str) else said or () for name in _FIELDS)
+    return [{"question": question, "answer": answer} for question, answer in zip_longest(questions, answers)]
 
 
 def hub_records(rows: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:

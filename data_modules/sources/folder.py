@@ -187,7 +187,7 @@ def _accept(name: str, root: str, inside: bool, there: bool, why: str = "") -> N
 def _object(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line, object_pairs_hook=_object_of)
-        if b"\\u" in line:
+        if b"\\u" in line or b"\xed" in line:
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair may stand in JSON, but in no text
     except (ValueError, RecursionError) as e:
         raise BadRecordError("no JSON", f"no JSON ({str(e) or type(e).__name__})") from e

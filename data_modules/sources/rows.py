@@ -5,6 +5,7 @@ A result names the snapshot's commit: a set that was read from an older local co
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 from collections import Counter
@@ -119,7 +120,8 @@ class _Table:
 
         table, broken = self.table, (OSError, datasets.exceptions.DatasetsError, pyarrow.ArrowException)
         try:
-            rows = datasets.load_dataset("parquet", data_files={"rows": [str(path) for path in paths]}, split="rows")
+            files = {"rows": [glob.escape(str(path)) for path in paths]}  # it reads names of files as patterns
+            rows = datasets.load_dataset("parquet", data_files=files, split="rows")
         except broken as error:
             cause = error if isinstance(error, OSError) else error.__cause__ or error
             if isinstance(cause, OSError):
@@ -128,10 +130,14 @@ class _Table:
         for column in (table.image, table.label if self.facts.kind == "classification" else table.image):
             kind = rows.features.get(column)
             if kind is None or (column == table.image and getattr(kind, "dtype", "") == "string"):
-                have = ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in rows.features.items())
-                lacks = f"{'images in' if kind else 'column'} {column!r} of {self.facts.title}"
-                raise CraftError(f"{self.place} has no {lacks}; it has {have}; {further(self.facts, table)}")
+                raise CraftError(
+                    self._lacks(rows, f"{'images in' if kind else 'column'} {column!r} of {self.facts.title}")
+                )
         return rows
+
+    def _lacks(self, rows: datasets.Dataset, what: str) -> str:
+        have = ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in rows.features.items())
+        return f"{self.place} has no {what}; it has {have}; {further(self.facts, self.table)}"
 
     def _labelled(self, paths: list[Path], split: SplitName | None) -> list[Labelled]:
         rows, label = self._load(paths), self.table.label
@@ -153,10 +159,15 @@ class _Table:
 
     def _asked(self, paths: list[Path], split: SplitName | None) -> list[Asked]:
         rows = self._load(paths)
-        texts = rows.select_columns([name for name in rows.column_names if _FIELD.fullmatch(name)]).to_list()
+        named = [name for name in rows.column_names if _FIELD.fullmatch(name)]
+        texts: list[dict[str, Any]] = rows.select_columns(named).to_list() if named else [{}] * len(rows)
+        try:
+            found = list(self.facts.hub_records(texts))
+        except (KeyError, TypeError) as error:
+            lacks = f"the questions of {self.facts.title} ({type(error).__name__}: {error})"
+            raise CraftError(self._lacks(rows, lacks)) from error
         asked: list[Asked] = []
-        pairs = zip(self.facts.hub_records(texts), self._images(rows, split), strict=True)
-        for number, (records, image) in enumerate(pairs):
+        for number, (records, image) in enumerate(zip(found, self._images(rows, split), strict=True)):
             where, key = f"{self.place}, row {number}", f"{self.facts.name}/{split or 'all'}/{number}"
             asked += [Asked(where, f"{key}/{i}" if i else key, record, image) for i, record in enumerate(records)]
             self.problems.leave_out("row of another task", 0 if records else 1)
@@ -208,7 +219,7 @@ class _Table:
         words: dict[Any, str] = {}
         for value, count in counts.items():
             known = facts.class_words(names[value]) if value in names else None
-            if known is None and table.by_index and value in names and len(names) == size:
+            if known is None and table.by_index and isinstance(value, int) and len(names) == size:
                 known = facts.label_words(facts.labels[value])
             if known is None:
                 said = facts.no_class(str(names.get(value, value)))

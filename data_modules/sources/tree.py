@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import lzma
 import os
 import posixpath
 import re
@@ -189,8 +190,8 @@ class ZipTree(Tree):
             raise CraftError(f"{self.root}: {key} unpacks to {member.file_size:,} bytes, more than {MAX_BYTES:,}")
         try:
             return self._archive().read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            # Damaged (the first three), with a password, or packed in a way that Python lacks.
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+            # Damaged (the first four), with a password, or packed in a way that Python lacks.
             raise OSError(str(error)) from error
 
     def _archive(self) -> zipfile.ZipFile:
@@ -232,5 +233,5 @@ def _archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
     """An open archive as it was at a time, of this process: a position in a file must not be shared with a worker."""
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
         raise CraftError(f"{path} is neither a folder, a .jsonl file nor a zip archive ({error})") from error

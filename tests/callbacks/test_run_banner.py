@@ -12,11 +12,11 @@ from craft_lightning.types import VqaExample
 DATA = {"dataset": "folder", "source": "folder", "root": "pets", "splits": {"val": 4, "test": 9}, "classes": 12}
 
 
-def data_line(**said):
+def data_line(decoded=5, **said):
     """The line of the data, for what a data module says of itself."""
     data, state = SimpleNamespace(describe=lambda: DATA | said), SimpleNamespace(fn="test")
     trainer: Any = SimpleNamespace(datamodule=data, state=state, limit_test_batches=1.0)
-    return _data_line(run_facts.data_facts(trainer))
+    return _data_line(run_facts.data_facts(trainer), decoded)
 
 
 def test_held_out_classes_are_named():
@@ -35,6 +35,7 @@ def test_classes_without_a_test_item_are_named_with_their_pictures():
 def test_answers_that_no_reply_can_spell_are_counted():
     line = data_line(too_long={"val": 1, "test": 2})
     assert line.endswith("1 of 4 val and 2 of 9 test answers are longer than the 5 tokens of a reply)")
+    assert "than the 64 tokens of a reply" in data_line(64, too_long={"val": 1})
     assert "longer" not in data_line(too_long={})
 
 

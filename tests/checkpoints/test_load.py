@@ -529,3 +529,13 @@ def test_names_resolve_or_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
     assert resolve(VlmSpec(str(tmp_path))) == tmp_path
     with pytest.raises(CraftError, match="is no checkpoint"):
         load_vlm(VlmSpec(str(tmp_path)))
+
+
+@pytest.mark.parametrize("said", [b"Repository not found", b"hello", b"", b"\x80\x02}q\x00."])
+def test_what_is_no_torch_file_is_one_line(folder: Path, said: bytes) -> None:
+    """An error page that a download left behind, say: the restricted reader raises what its letters lead it to."""
+    file = folder / "llm" / "model.safetensors"
+    file.with_name("pytorch_model.bin").write_bytes(said)
+    file.unlink()
+    with pytest.raises(CraftError, match=r"pytorch_model\.bin: not a torch file of plain tensors|missing"):
+        load_vlm(VlmSpec(str(folder)))

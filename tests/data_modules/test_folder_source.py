@@ -591,3 +591,50 @@ def test_an_empty_picture_says_so(class_folder):
     (root / "train" / "elk" / "03.png").write_bytes(b"")
     with pytest.raises(CraftError, match=r"elk/03.png: broken image \(an empty file\)"):
         own(root, holdout=0.0)
+
+
+def test_a_picture_that_breaks_a_process_that_loads_it_is_one_line(class_folder, monkeypatch):
+    root = class_folder(CLASSES)
+    monkeypatch.setattr(records_module, "CACHE_BYTES", 0)
+    data = own(root, "test", num_workers=1)
+    for path in root.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(CraftError, match=r"\.png: broken image") as error:
+        next(iter(data.test_dataloader()))
+    assert "\n" not in str(error.value)
+
+
+def test_drawn_datasets_have_no_folder():
+    with pytest.raises(CraftError, match=r"images of my/pictures are read with --data.source folder or hub, not with"):
+        VqaDataModule(dataset="eurosat", root="my/pictures")
+
+
+@pytest.mark.parametrize("damage", ["member", "name"])
+def test_archives_packed_otherwise_and_damaged_are_one_line(class_folder, tmp_path, damage):
+    root, archive = class_folder(CLASSES), tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as file:
+        for path in sorted(root.rglob("*.png")):
+            file.write(path, path.relative_to(root))
+        file.writestr("\u00e9.txt", "x")
+    told = archive.read_bytes()
+    if damage == "name":
+        archive.write_bytes(told.replace("\u00e9".encode(), b"\xff\xff"))
+        with pytest.raises(CraftError, match=r"neither a folder, a .jsonl file nor a zip archive"):
+            own(archive, "test")
+    else:
+        for member in zipfile.ZipFile(archive).infolist()[:-1]:
+            body = member.header_offset + 30 + len(member.filename) + 12
+            told = told[:body] + b"\xff" * 20 + told[body + 20 :]
+        archive.write_bytes(told)
+        with pytest.raises(CraftError, match=r"\.png: broken image"):
+            own(archive, holdout=0.0)
+
+
+def test_the_prior_is_counted_on_what_is_shown_and_apart_from_what_is_tested(class_folder):
+    root = class_folder(CLASSES, each=10)
+    break_picture(root)
+    data = own(root, "test", on_bad="skip", look="grey")
+    before = data.describe()["skipped"]
+    for _ in range(2):
+        assert max(float(pixels.std()) for pixels in data.training_images()) == 0.0
+    assert data.describe()["skipped"] == before

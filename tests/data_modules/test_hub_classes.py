@@ -302,3 +302,12 @@ def test_everything_in_one_piece_beside_splits_is_not_read_twice(tmp_path):
     data = opened("eurosat", eurosat(tmp_path, splits=("full", "train", "test")), "hub", ("test",), holdout=0.0)
     assert data.describe()["splits"] == {"test": 10}
     assert data.describe()["skipped"] == {"row of 'full', no split of its own": 10}
+
+
+def test_an_unknown_name_among_labels_is_one_line(tmp_path):
+    kinds = {"image": Image(), "label": Value("string")}
+    columns = {"image": [stored(i) for i in range(196)], "label": [*labels.LABELS["stanford_cars"][1:], "Trabant"]}
+    write_table(tmp_path / "data" / "test-00000-of-00001.parquet", kinds, **columns)
+    write_table(tmp_path / "data" / "train-00000-of-00001.parquet", kinds, **columns)
+    with pytest.raises(CraftError, match="1 images: Stanford Cars has no class 'Trabant'"):
+        opened("stanford_cars", tmp_path, "hub", ("test",))

@@ -230,3 +230,34 @@ def test_conversations_of_the_cauldron(tmp_path):
     assert data.describe()["splits"] == {"train": 3, "val": 1, "test": 1}
     assert data.describe()["skipped"] == {"question without an image": 1}
     assert set(texts(data, "train").values()) == {"War and Peace"}
+
+
+def test_a_table_with_one_question_a_row_is_read_by_questions(tmp_path):
+    columns = {"image": [stored(i) for i in range(3)], "questions": ["Who?"] * 3, "answers": ["Ann", "Bo", "Cy"]}
+    kinds = {"image": Image(), "questions": STRING, "answers": STRING}
+    write_table(tmp_path / "data" / "test-00000-of-00001.parquet", kinds, **columns)
+    data = opened("ocrvqa", tmp_path, "hub", ("test",))
+    assert [*texts(data, "test").values()] == ["Ann", "Bo", "Cy"]
+    assert {example.question for example in data.examples("test")} == {"Who?"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "column", "value", "said"),
+    [
+        ("iconqa", "foo", "x", "the questions of IconQA .KeyError: 'ques_type'.; it has query_image"),
+        ("iconqa", "question", "What?", "the questions of IconQA .KeyError: 'ques_type'.; it has .*, question "),
+        ("ocrvqa", "texts", ["What?"], "the questions of OCR-VQA .TypeError: string indices"),
+    ],
+)
+def test_columns_that_are_no_questions_are_one_line(tmp_path, dataset, column, value, said):
+    named = "query_image" if dataset == "iconqa" else "image"
+    kinds = {named: Image(), column: List(STRING) if isinstance(value, list) else STRING}
+    columns = {named: [stored(0)], column: [value]}
+    write_table(tmp_path / "data" / "test-00000-of-00001.parquet", kinds, **columns)
+    with pytest.raises(CraftError, match=f"has no {said}"):
+        opened(dataset, tmp_path, "hub", ("test",))
+
+
+def test_a_place_may_have_signs_of_patterns(tmp_path):
+    data = opened("ocrvqa", ocrvqa(tmp_path / "copy [1] *"), "hub", ("test",))
+    assert data.describe()["splits"] == {"test": 18}

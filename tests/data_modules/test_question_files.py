@@ -455,3 +455,13 @@ def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_half_a_pair_of_bytes_is_no_text(question_folder):
+    root = question_folder({"train": GOOD})
+    line = b'{"image": "images/0.png", "question": "Is it?", "answer": "\xed\xa0\xbd\xed\xb8\x80"}\n'
+    with (root / "train.jsonl").open("ab") as file:
+        file.write(line)
+    with pytest.raises(CraftError, match=r"no JSON .*surrogates not allowed"):
+        own(root)
+    assert own(root, on_bad="skip").describe()["skipped"] == {"no JSON": 1}

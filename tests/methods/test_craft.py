@@ -187,6 +187,15 @@ def test_long_sentences_lose_their_beginning_never_their_answer(checkpoints: Pat
     torch.testing.assert_close(table.embeddings, tower.embed_texts([cut, "A river."]))
 
 
+def test_a_long_sentence_without_blanks_keeps_its_end(checkpoints: Path) -> None:
+    spec = VlmSpec(name=str(checkpoints / "host"))
+    tower, long = load_text_tower(spec), "\u8fd9\u662f" * 60 + "\u7ea2"
+    table = CaptionTable.embed([long], spec, torch.device("cpu"))
+    kept = next(long[start:] for start in range(len(long)) if len(tower.token_ids(long[start:])) <= tower.positions)
+    assert 1 < len(kept) < len(long)
+    torch.testing.assert_close(table.embeddings, tower.embed_texts([kept]))
+
+
 def test_gathered_ranks_equal_one_device(craft: Any) -> None:
     """Two processes of three images, each against all six texts: the mean is the one-device loss."""
     table = craft().captions

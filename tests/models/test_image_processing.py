@@ -1,4 +1,5 @@
 import logging
+import resource
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ from craft_lightning.errors import CraftError
 from craft_lightning.models import image_processing as pixels
 from craft_lightning.models.image_processing import (
     FORMATS,
+    PAD_COLOURS,
+    Aspect,
     opened,
     preprocess,
     read_image,
+    square,
     suffixes,
     to_pixels,
     to_rgb,
@@ -388,3 +392,27 @@ def test_damage_is_one_line_whatever_pillow_raises(form: str, tmp_path: Path) ->
             told.append(str(error))
     assert told
     assert all(line.startswith(f"{file}: ") and "\n" not in line for line in told)
+
+
+@pytest.mark.parametrize("aspect", ["pad", "pad_clip"])
+@pytest.mark.parametrize("size", [(90, 31), (31, 90), (200, 3), (3, 201), (64, 40)])
+def test_strips_of_a_padded_picture_are_the_whole_one(
+    size: tuple[int, int], aspect: Aspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image, longer = Image.fromarray(values), max(size)
+    canvas = Image.new("RGB", (longer, longer), PAD_COLOURS[aspect])
+    canvas.paste(image, ((longer - size[0]) // 2, (longer - size[1]) // 2))
+    wanted = torch.from_numpy(np.array(canvas.resize((64, 64), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    for strip in (pixels.STRIP, 7 * longer, 1):
+        monkeypatch.setattr(pixels, "STRIP", strip)
+        assert torch.equal(square(image, 64, aspect), wanted)
+
+
+@pytest.mark.parametrize("size", [(20_000, 20), (20, 20_000)])
+def test_a_long_thin_picture_is_padded_in_little_memory(size: tuple[int, int]) -> None:
+    """The padded square would have 400 million pixels."""
+    image = Image.new("RGB", size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    square(image, 64, "pad")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from craft_lightning.checkpoints.load import load_vlm
 from craft_lightning.errors import CraftError
 from craft_lightning.models.pruning import PruneRule, prune
-from craft_lightning.models.vlm import DiscreteVlm, prompts_only
+from craft_lightning.models.vlm import DiscreteVlm, prompts_only, trim_prompts
 from craft_lightning.models.vlm_spec import VlmSpec
 from craft_lightning.types import IGNORED_LABEL, IMAGE_TOKEN_ID, VisualTokens, VqaBatch
 
@@ -210,8 +210,15 @@ def test_long_prompts_lose_text_of_the_question_only(
     at, excess = ids.index(IMAGE_TOKEN_ID), len(ids) - room
     kept = ids[: at + 1] + ids[at + 1 + excess :]
     torch.testing.assert_close(seen[0][0, : vlm.context], spliced(vlm, visual.tokens[0], kept))
-    monkeypatch.setattr(vlm, "context", vlm.num_visual + 8)
-    with pytest.raises(CraftError, match="do not fit the context"):
+    short, lost = trim_prompts(batch, 8)
+    assert lost == 3
+    learnt = [labels[labels != IGNORED_LABEL].tolist() for labels in batch.labels]
+    left = [labels[labels != IGNORED_LABEL].tolist() for labels in short.labels]
+    assert left == [ids[:2] for ids in learnt], "its end is cut"
+    assert short.prompt_lengths.tolist() == [6, 6, 6]
+    assert short.input_ids[:, 6:].tolist() == [ids[:2] for ids in learnt]
+    monkeypatch.setattr(vlm, "context", vlm.num_visual + 5)
+    with pytest.raises(CraftError, match="image does not fit the context"):
         vlm(visual, batch)
 
 

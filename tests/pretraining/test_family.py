@@ -103,6 +103,8 @@ def test_a_family_is_built_once_and_loads(
         (("codes: 8", "codes: many"), "tower.shape.codes: .* valid integer.*got 'many'"),
         (("like: small", "like: small\n    shape: 3"), "language.1.shape: .*got 3"),
         (("- name: twin\n   ", "-"), "language.1.name: .*got None"),
+        (("name: twin", "name: [1]"), r"language.1.name: .*got \[1\]"),
+        (("stages:", "stages: 3\nstagez:"), "settings: .* valid dictionary, got 3"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path: Path, change: tuple[str, str], message: str) -> None:

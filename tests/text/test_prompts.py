@@ -153,3 +153,12 @@ def test_collate_pads_on_the_right_and_labels_the_reply_only(builders):
     asked = collate_text(rows, builder.pad_id, with_reply=False)
     assert asked["input_ids"].shape[1] == max(len(row.prompt) for row in rows)
     assert bool((asked["labels"] == IGNORED_LABEL).all())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen"])
+def test_an_answer_that_would_end_the_reply_is_refused(builders, name):
+    builder = builders[name]
+    end = builder.tokenizer.decode([builder.end_id])
+    for answer in (end, f"a{end}b"):
+        with pytest.raises(CraftError, match="holds what ends a reply, and would end there"):
+            builder.encode_text("Which?", answer)

@@ -87,11 +87,11 @@ class CaptionTable:
 
 
 def _fitting(sentence: str, tower: TextTower) -> str:
-    """A sentence without its first words if all do not fit: what states the answer stands at the end."""
-    words = sentence.split(" ")
-    while len(words) > 1 and len(tower.token_ids(" ".join(words))) > tower.positions:
-        words = words[1:]
-    return " ".join(words)
+    """A sentence without its first words if all do not fit: what states the answer stands at the end. Of one word that
+    is too long (a sentence without blanks) the end is left."""
+    while len(tower.token_ids(sentence)) > tower.positions:
+        sentence = sentence.partition(" ")[2] or sentence[1:]
+    return sentence
 
 
 class ContrastiveMethod(BaseMethod):
