@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from craft_lightning.errors import CraftError
 from craft_lightning.io import read_json
@@ -25,19 +29,43 @@ OFFLINE = "offline"
 
 OUTPUTS = (
     *(*FINDINGS, "config.yaml", "config.*.yaml", "predictions.jsonl", "predictions.*.jsonl"),
-    *("judgements.*.jsonl", "items.jsonl", "items.*.jsonl", "token_map.*.png", EVENTS),
+    *(f"judgements*.{OFFLINE}.jsonl", "items.jsonl", "items.*.jsonl", "token_map.*.png", EVENTS),
 )
 """What a run writes into its folder, and all that ``--overwrite`` removes."""
 
 
-def check_folder(folder: Path) -> None:
-    """Make sure that a run can write into its folder, which need not exist yet. Raises CraftError: a file is in the
-    way, or the folder is not the user's to write."""
+@contextmanager
+def alone(lock: Path, work: str) -> Iterator[None]:
+    """Keep other processes from the same work while the block runs, by a file that goes with it. Raises CraftError:
+    another one is at it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise CraftError(f"{work} already, in another process: wait for its end") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.release()
+
+
+def paid_judgements(folder: Path) -> set[Path]:
+    """What models have said of replies below a folder. It was paid for, and holds of the replies that come out the same
+    again."""
+    found = folder.rglob("judgements*.jsonl")
+    return {path for path in found if not path.stem.endswith(f".{OFFLINE}")}
+
+
+def check_folder(folder: Path, flag: str = "--output") -> None:
+    """Make sure that a run can write into the folder of a flag, which need not exist yet. Raises CraftError: a file is
+    in the way, or the folder is not the user's to write."""
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return
     why = f"no permission to write in {there}" if there.is_dir() else f"{there} is no folder"
-    raise CraftError(f"cannot write to {folder}: {why}; name another folder with --output")
+    raise CraftError(f"cannot write to {folder}: {why}; name another folder with {flag}")
 
 
 def result_files(folder: Path, verb: str) -> tuple[Path, Path]:
@@ -131,7 +159,7 @@ def claim(folder: Path, checkpoint: str | None, overwrite: bool, asked: bool = F
         )
     # What a run left that found nothing would mix with the new one's curves.
     for path in named:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _marked(config: Path) -> bool:

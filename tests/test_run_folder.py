@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from craft_lightning.errors import CraftError
-from craft_lightning.run_folder import claim, claim_evaluation, result_files, unused
+from craft_lightning.run_folder import alone, claim, claim_evaluation, result_files, unused
 
 
 def write(path: Path, text: str = "kept") -> Path:
@@ -77,3 +79,40 @@ def test_an_evaluation_is_never_written_over_unasked(beside_fit: bool, tmp_path:
     claim_evaluation(tmp_path, "test", overwrite=True)
     assert not any(path.exists() for path in ours)
     assert all(path.read_text() == "kept" for path in fits)
+
+
+def test_a_run_has_its_folder_alone(tmp_path: Path) -> None:
+    lock = tmp_path / "run" / ".lock"
+    hold = (
+        "import sys\nfrom pathlib import Path\nfrom craft_lightning.run_folder import alone\n"
+        "with alone(Path(sys.argv[1]), 'it'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", hold, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        told = "^a run is at work in x already, in another process: wait for its end"
+        with pytest.raises(CraftError, match=told), alone(lock, "a run is at work in x"):
+            pass
+        other.communicate()
+    with alone(lock, "a run is at work in x"):
+        pass
+    assert list(lock.parent.iterdir()) == []
+
+
+def test_a_link_to_another_disk_is_taken_away_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    there = write(tmp_path / "scratch" / "last.ckpt")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(there.parent)
+    claim(tmp_path / "run", None, overwrite=True)
+    assert there.exists()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_a_model_judged_outlives_a_training(tmp_path: Path) -> None:
+    paid = write(tmp_path / "judgements.test.claude-x.jsonl")
+    ruled = [write(tmp_path / f"judgements{tag}.offline.jsonl") for tag in ("", ".test")]
+    write(tmp_path / "result.json")
+    claim(tmp_path, None, overwrite=True)
+    assert paid.exists()
+    assert not any(path.exists() for path in ruled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -37,10 +38,15 @@ FOLDERS = (".data.root", ".backbone.encoder", ".backbone.adapter")
 """Settings that may name a folder whose files count."""
 
 
+_FROM_SHELL = re.compile(r"\$\{oc\.env:(\w+)(?:,([^}]*))?\}")
+"""What OmegaConf reads from the environment, with what it takes where that has none."""
+
+
 def named_files(value: Any, setting: str = "") -> dict[str, str]:
     """SHA-256 by name of the files that some settings name (a prior, an archive of images); ``setting`` is the dotted
     name of the value. A folder counts only as one of :data:`FOLDERS`, by what :func:`_named_folder` sees of it."""
     if isinstance(value, str):
+        value = _FROM_SHELL.sub(lambda found: os.environ.get(found[1], found[2] or ""), value)
         found = _named_file(value) or (_named_folder(value) if setting.endswith(FOLDERS) else None)
         if setting.endswith(".backbone.adapter") and value in BACKBONES:
             found = _known_model(value)

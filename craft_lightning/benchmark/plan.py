@@ -9,8 +9,9 @@ on a backbone. Rows, tables and backbones share jobs: a folder says what a job i
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -75,7 +76,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in the order of running, and those behind each cell (line, column number): one a seed and dataset."""
+    """Jobs in the order of running, and those behind each cell (line, column number): one a seed and dataset.
+    ``began``: when their files were first read, in seconds since 1970."""
 
     spec: TableSpec
     root: Path
@@ -83,6 +85,7 @@ class Plan:
     columns: tuple[Column, ...]
     jobs: tuple[Job, ...]
     cells: Mapping[tuple[int, int], tuple[Job, ...]]
+    began: float = field(default=0.0, compare=False)
 
     @property
     def counted(self) -> list[int]:
@@ -136,7 +139,7 @@ def make_plan(
         # What trains nothing has one job for a tested set, whatever it would have adapted to.
         cells[n, c] = tuple({job.name: job for job in made}.values())
     printed = {(n, c): cells[n, c] for c in range(len(columns)) for n in range(len(lines))}
-    return Plan(spec, runs / scale, lines, columns, tuple(builder.jobs.values()), printed)
+    return Plan(spec, runs / scale, lines, columns, tuple(builder.jobs.values()), printed, builder.began)
 
 
 def _claimed(spec: TableSpec, line: Line) -> bool:
@@ -176,6 +179,8 @@ class _PlanBuilder:
     def __init__(self, spec: TableSpec, root: Path, limit: int | None) -> None:
         self.spec, self.root, self.limit = spec, root, limit
         self.jobs: dict[str, Job] = {}
+        self.began, self.fragment = time.time(), cache(read_mapping)
+        self.merged = cache(lambda files: resolve(map(self.fragment, files), {})["config"])
 
     def pairs(self, column: Column) -> list[tuple[Dataset, Dataset]]:
         """Datasets that a column adapts to and tests on."""
@@ -230,7 +235,7 @@ class _PlanBuilder:
         """The job in which a model learns to read the adapter of a training, or one by name."""
         assert row.stage2 is not None
         place = training.name if training else f"{STAGE2}/{row.method.stem}{_suffix(row.overrides)}"
-        name, plan = f"{place}/{STAGE2}/{model.id}", _fragment(row.stage2)
+        name, plan = f"{place}/{STAGE2}/{model.id}", self.fragment(row.stage2)
         own = {part: plan.get(part) for part in ("again", "pictures_per_twin", "seed")}
         trial = ["--trial"] if self.limit is not None else []
         known: Mapping[str, Any] = training.facts if training else {"dataset": STAGE2, "backbone": None, "seed": 0}
@@ -279,7 +284,7 @@ class _PlanBuilder:
         named = {"model.init_args.backbone.name": model.name}
         named |= {} if dataset.config else {"data.dataset": dataset.name}
         flags = {**named, **model.overrides, **flags, "seed_everything": seed}
-        settings = resolve([_merged(files)], flags)
+        settings = resolve([self.merged(files)], flags)
         facts = {
             "kind": kind,
             "method": row.method.stem,
@@ -317,15 +322,6 @@ class _PlanBuilder:
             told = f"two different settings share the folder {job.name}"
             raise CraftError(f"{told}: give the rows their own method fragments")
         return known
-
-
-_fragment = cache(read_mapping)
-
-
-@cache
-def _merged(files: tuple[Path, ...]) -> dict[str, Any]:
-    """Config fragments, one laid over the other; nobody changes the result."""
-    return resolve(map(_fragment, files), {})["config"]
 
 
 def _overrides(row: Row, column: Column) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock
@@ -175,6 +177,11 @@ class _Runner:
                 self._release(process)
                 if store.result(running.job) is None:
                     self._failed(running.job, "the worker wrote no result")
+                elif edited := _edited(running.job, self.plan.began):
+                    (running.job.folder / store.RESULT).unlink()
+                    self._failed(
+                        running.job, f"{edited} was edited after the jobs were planned; the same command computes it"
+                    )
                 else:
                     self._done(running.job, float(event["seconds"]))
             case "failed" if running:
@@ -216,6 +223,12 @@ class _Runner:
         for child in [j for j in self.progress.waiting if any(needed.name == job.name for needed in j.lineage)]:
             self.progress.waiting.remove(child)
             self.progress.failed[child.name] = "its training failed"
+
+
+def _edited(job: Job, planned: float) -> str | None:
+    """A config file of a job that was changed after it was planned: the result would be stored as that of the plan."""
+    files = (Path(value) for flag, value in pairwise(job.arguments) if flag == "--config")
+    return next((str(file) for file in files if file.stat().st_mtime > planned), None)
 
 
 def no_weights(backbone: Backbone) -> str:

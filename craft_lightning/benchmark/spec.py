@@ -32,6 +32,8 @@ PARTS: dict[str, type[Values]] = {
 }
 """What a table's keys hold that is more than a value."""
 
+STEPS = "trainer.max_steps"
+
 Model = TypeVar("Model", bound=Values)
 
 
@@ -87,9 +89,21 @@ def load_spec(path: Path, scale: str | None = None, budget: str = SHORT) -> part
         mistakes.append("claims: compare gains, so the table needs a baseline")
     if raw.get("claims") and all(map(_of_several_sets, _mappings(raw.get("columns")))):
         mistakes.append("claims: are decided item by item, so some column needs one dataset, and to test it")
+    mistakes += _lineless(spec) if spec is not None else []
+    if spec is not None and budget != SHORT and (own := [row.id for row in spec.rows if STEPS in row.overrides]):
+        mistakes.append(f"budget: {own[0]} and others say their own {STEPS}, so this table has no {budget!r} one")
     if spec is not None and scale not in (None, spec.scale):
         mistakes.append(f"scale: this table is made for {spec.scale!r}, not for {scale!r}")
     return _faultless(spec, path, mistakes)
+
+
+def _lineless(spec: parts.TableSpec) -> list[str]:
+    """What is compared and no row of the table is."""
+    wanted = {f"claims[{claim.id}].{side}": getattr(claim, side) for claim in spec.claims for side in ("gain", "above")}
+    if spec.replies is not None:
+        wanted |= {f"replies.{side}": getattr(spec.replies, side) for side in ("before", "after", "beside")}
+    lines = parts.table_lines(spec)
+    return [f"{at}: no printed row is that" for at, one in wanted.items() if one and not any(map(one.mean, lines))]
 
 
 def _faultless(found: Model | None, path: Path, mistakes: Sequence[str]) -> Model:

@@ -5,7 +5,7 @@ It stands beside what the run itself writes (``result.json``, ``predictions.json
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from craft_lightning.benchmark.plan import CHECKPOINT, Job
 from craft_lightning.environment import LIBRARIES, versions
 from craft_lightning.errors import CraftError
 from craft_lightning.io import read_json, read_lines, write_json
-from craft_lightning.run_folder import OFFLINE
+from craft_lightning.run_folder import paid_judgements
 
 RESULT = "job.json"
 FAILURE = "failure.json"
@@ -102,16 +102,18 @@ def prepare(job: Job) -> bool:
     """Make the job's folder ready; True if an interrupted training of the same key left a checkpoint to go on from.
 
     Otherwise everything in it goes, and with a training the tests below it: they tested the encoder that is replaced.
-    Of a test what models said of its replies stays: it was paid for, and holds of the replies that come out the same.
+    What models said of replies stays, see :func:`.paid_judgements`.
     """
     mine = read_json(job.folder / STARTED).get("key") == job.key
     if mine and job.kind != "eval" and (job.folder / CHECKPOINT).is_file():
         return True
-    judged = job.folder.glob("judgements*.jsonl") if job.kind == "eval" else ()
-    kept = {path for path in judged if not path.stem.endswith(f".{OFFLINE}")}
-    for path in job.folder.iterdir() if job.folder.exists() else ():
-        if path not in kept:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    kept = paid_judgements(job.folder)
+    for home, folders, files in os.walk(job.folder, topdown=False):
+        for path in (Path(home, name) for name in (*files, *folders)):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink() if path not in kept else None
+            elif not any(path.iterdir()):
+                path.rmdir()
     write_json(job.folder / STARTED, {"key": job.key})
     return False
 

@@ -112,6 +112,8 @@ class Metric(Values):
     def _check_dimension(cls, name: str) -> str:
         if name.startswith("judge/") and name.removeprefix("judge/") not in DIMENSIONS:
             raise ValueError(unknown_name(name, [f"judge/{dimension}" for dimension in DIMENSIONS], "metric"))
+        if "/" not in name:
+            raise ValueError(f"must say what measures it, as test/{name} or val/{name}")
         return name
 
     @property

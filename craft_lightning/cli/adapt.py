@@ -34,7 +34,7 @@ from craft_lightning.comparison import Comparison
 from craft_lightning.encoder_gain import add_gain
 from craft_lightning.errors import CraftError
 from craft_lightning.io import write_text
-from craft_lightning.models.vlm_spec import VlmSpec
+from craft_lightning.models.vlm_spec import BACKBONES, VlmSpec
 from craft_lightning.report.verdict import sentences
 from data_modules.datamodule import VqaDataModule
 from data_modules.datasets import OWN
@@ -97,12 +97,12 @@ def main(argv: Sequence[str]) -> int:
     given = _given(args, root, others)
     settings = _stored(folder, given) or given
     begun = settings is not given
-    data = _open(settings)
+    data = _open({"data.batch_size": 1} | settings)  # how many items there are says how large a batch may be
     if data.kind == "question" and (args.query or args.domain):
         raise CraftError(f"{args.data} asks its own questions: --query and --domain are for class folders")
     if not (begun or args.dry_run or data.kind == "question"):
         settings |= _ask(settings, data)
-        data = _open(settings)
+        data = _open({"data.batch_size": 1} | settings)
     data.setup("fit")
     data.setup("test")
     settings = settings if begun else _usual(len(data.splits["train"]), settings)
@@ -235,16 +235,23 @@ def _steps(folder: Path, plugged: Sequence[str]) -> Iterator[Step]:
     yield run_to("test the same items again", folder / "after", "test", encoder)
     yield comparison(folder)
     for name in plugged:
-        place, backbone = folder / Path(name).name, f"--backbone={name}"
+        place, backbone = folder / _short(name), f"--backbone={name}"
         yield run_to(f"test {name} as it is", place / "before", "test", backbone)
         yield run_to(f"test {name} with the encoder", place / "after", "test", backbone, encoder)
         yield comparison(place)
 
 
+def _short(name: str) -> str:
+    """The name of a model, or of the folder that its checkpoint is in."""
+    return name if name in BACKBONES else Path(name).expanduser().resolve().name
+
+
 def _check_plugged(names: Sequence[str], backbone: str) -> None:
     """Raises CraftError: a model that the encoder would not fit, before anything is trained; two of one name."""
-    if len({Path(name).name for name in names}) < len(names):
+    if len(set(map(_short, names))) < len(names):
         raise CraftError(f"--plug {' '.join(names)}: two of one name, whose results would be in one folder")
+    if taken := next((name for name in names if _short(name) in ("before", "after", "", *run_folder.FINDINGS)), None):
+        raise CraftError(f"--plug {taken}: a run has a folder {_short(taken)!r} of its own; rename the checkpoint's")
     towers = {name: tower_facts(load_tower(root_of(VlmSpec(name)))) for name in (backbone, *names) if names}
     for name in names:
         if towers[name] != towers[backbone]:
@@ -274,7 +281,7 @@ def _conclude(folder: Path, plugged: Sequence[str], settings: Mapping[str, Any],
     """The verdict on each model, on the encoder's card, too, and the next command."""
     training, encoder, found = run_folder.result(folder), folder / "encoder", list[Comparison]()
     for name in ("", *plugged):
-        place = folder / Path(name).name
+        place = folder / _short(name) if name else folder
         found.append(add_gain(encoder, place / "before", place / "after"))
         tests = " and ".join(duration(run.result["seconds"]) for run in found[-1].runs)
         trained = "" if name else f"training {duration(training['seconds'])}, "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from craft_lightning.cli import verbs
 from craft_lightning.errors import CraftError
-from craft_lightning.io import fresh_file
+from craft_lightning.io import check_file, fresh_file
 from data_modules.twins.contact_sheet import contact_sheet
 
 
@@ -15,6 +15,7 @@ def main(argv: Sequence[str]) -> int:
     given = verbs.draw().parse_args(argv)
     if given.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise CraftError(f"draw: --output {given.output} is no image file; name a .png")
+    check_file(given.output, "--output")
     with fresh_file(given.output) as temporary:
         contact_sheet(given.side, given.per_look).save(temporary)
     print(given.output)

@@ -31,7 +31,7 @@ from craft_lightning.io import write_text
 from craft_lightning.item_images import open_items
 from craft_lightning.report.render import show_report
 from craft_lightning.report.report import MISSING, Report, Section
-from craft_lightning.run_folder import OFFLINE
+from craft_lightning.run_folder import OFFLINE, alone
 from data_modules.twins import facts_of_all
 
 IN_A_ROW = 5
@@ -79,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"{judge} is asked about {cost(count, judge, args.price)}" if asked else f"{judge} has judged all items")
         for run in runs if asked else ():
             assert asked is not None
-            _by_model(asked, run, left[run.file], args.at_once)
+            lock = judgements_file(run.file, judge).with_suffix(".lock")
+            with alone(lock, f"{judge} is asked about {run.file}"):
+                _by_model(asked, run, left[run.file], args.at_once)
     report = _report(runs, judge)
     show_report(report)
     return 1 if report.problems else 0

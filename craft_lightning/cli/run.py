@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,6 +79,7 @@ class CraftCLI(LightningCLI):
     callbacks: Sequence[Callback] = ()
     layers: Sequence[config_layers.Layer] = ()
     rehearsal: TemporaryDirectory[str] | None = None
+    held: ExitStack
     shows = True
 
     @staticmethod
@@ -178,6 +180,8 @@ class CraftCLI(LightningCLI):
             config.trainer.default_root_dir = self.rehearsal.name
         folder = Path(config.trainer.default_root_dir)
         run_folder.check_folder(folder)
+        if first and self.rehearsal is None:
+            self.held.enter_context(run_folder.alone(folder / ".lock", f"a run is at work in {folder}"))
         if config.get("ckpt_path") is not None:
             config.ckpt_path = run_folder.find_checkpoint(str(config.ckpt_path), fit_folder)
         if self.subcommand == "fit" and first:
@@ -312,24 +316,27 @@ def build_cli(argv: Sequence[str], run: bool = True, callbacks: Sequence[Callbac
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # The parser of a verb takes longer to build than the rest of a parse: only the one asked for is made.
     asked = {verb: skipped for verb, skipped in CraftCLI.subcommands().items() if verb in argv[:1]}
+    held = ExitStack()  # the run's folder, until it is over
     parts = {
         "callbacks": callbacks,
         "layers": layers,
+        "held": held,
         "subcommands": staticmethod(lambda: asked or CraftCLI.subcommands()),
     }
     cls = type("CraftCLI", (CraftCLI if run else _DryCLI,), parts)
     try:
-        return cls(
-            BaseMethod,
-            VqaDataModule,
-            subclass_mode_model=True,
-            parser_class=CraftParser,
-            auto_configure_optimizers=False,
-            seed_everything_default=defaults.SEED,
-            save_config_callback=SaveConfig,
-            parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False, "version": __version__},
-            args=list(argv),
-        )
+        with held:
+            return cls(
+                BaseMethod,
+                VqaDataModule,
+                subclass_mode_model=True,
+                parser_class=CraftParser,
+                auto_configure_optimizers=False,
+                seed_everything_default=defaults.SEED,
+                save_config_callback=SaveConfig,
+                parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False, "version": __version__},
+                args=list(argv),
+            )
     except MisconfigurationException as error:
         raise CraftError(" ".join(str(error).split())) from error
 

@@ -25,6 +25,7 @@ from craft_lightning.errors import CraftError
 from craft_lightning.report import paper_page, render
 from craft_lightning.report.sections import build_report
 from craft_lightning.report.tensorboard import link_table
+from craft_lightning.run_folder import check_folder
 from craft_lightning.workers import Launcher, LocalWorker, cluster_launcher
 
 INTERRUPTED = 130
@@ -165,6 +166,7 @@ def _beside_published(plan: Plan) -> None:
 
 
 def _run(plan: Plan, args: argparse.Namespace) -> int:
+    check_folder(args.runs, "--runs")
     link_table(plan)
     if (other := store.other_libraries(plan.jobs)) is not None:
         print(other, file=sys.stderr)
@@ -178,6 +180,8 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues where it was", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        raise CraftError(f"{error.filename}: {error.strerror}; the same command goes on where it was") from error
     print(progress.summary())
     return 1 if progress.failed else 0
 

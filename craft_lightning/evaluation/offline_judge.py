@@ -85,7 +85,7 @@ def is_right(answer: str, example: VqaExample) -> bool:
     wanted = normalise(example.meta["answer_text"])
     if not example.options:
         words, place = _words(answer), _words(wanted)
-        starts = range(1 if wanted in ("yes", "no") else max(1, OPEN_WORDS - len(place)))
+        starts = range(1 if wanted in ("yes", "no") else max(1, OPEN_WORDS - len(place) + 1))
         return any(words[start : start + len(place)] == place for start in starts)
     return _chosen(answer, example.options) == {LETTERS.index(example.answer)}
 

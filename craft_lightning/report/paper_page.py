@@ -30,7 +30,7 @@ OF_PARTS = (
     "A claim of several parts holds where all of them hold. What a program has measured has no interval: its page says "
     "what decides."
 )
-WORST_FIRST = (FAILS, NO_ANSWER, UNDECIDED, HOLDS)
+WORST_FIRST = (FAILS, NO_ANSWER, NOTHING, UNDECIDED, HOLDS)
 
 
 @dataclass(frozen=True)
@@ -52,25 +52,26 @@ class ShownTable:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is said of a claim of the paper at a budget: a verdict a part, with the name of its page; and the tables
-    that decide it."""
+    """What is said of a claim of the paper at a budget: a verdict a part, with the name of its page; and the parts that
+    are missing, with the name of the table that decides each."""
 
     claim: PaperClaim
     parts: tuple[tuple[str, Verdict], ...]
-    tables: tuple[str, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
 
     @property
     def word(self) -> str:
-        """The worst of its parts': a claim holds where all of them hold."""
-        found = {verdict.word for _, verdict in self.parts}
+        """The worst of its parts': a claim holds where all of them hold, and none is missing."""
+        found = {verdict.word for _, verdict in self.parts} | ({NOTHING} if self.missing else set())
         return next((word for word in WORST_FIRST if word in found), NOTHING)
 
     @property
     def short(self) -> str:
         """Its word, and the number of its only part."""
         (_, only), *more = self.parts or [("", None)]
-        number = "" if more or only is None or only.estimate is None else f", {only.estimate:+z.1f} points"
-        return f"{self.word}{number}"
+        if only is None or only.estimate is None or more or self.missing:
+            return self.word
+        return f"{self.word}, {only.estimate:+z.1f} points"
 
     @property
     def said(self) -> list[tuple[str, str, str, str]]:
@@ -95,12 +96,14 @@ class PaperPage:
         """What is said of a claim at a budget; what was measured counts at all of them."""
         counted = [part for part in self.parts if part.budget in ("", budget)]
         found = [(part.name, v) for part in counted for v in part.verdicts if claim.has_part(v.id)]
-        tables = dict.fromkeys(name for part, name in self.deciding if claim.has_part(part))
-        return Decision(claim, tuple(found), tuple(tables))
+        there = {(name.removesuffix(f"-{budget}"), v.id) for name, v in found}
+        wanted = dict.fromkeys((part, name) for part, name in self.deciding if claim.has_part(part))
+        return Decision(claim, tuple(found), tuple((part, name) for part, name in wanted if (name, part) not in there))
 
-    def values(self) -> dict[str, Any]:
-        """What both templates show."""
+    def values(self, linked: bool) -> dict[str, Any]:
+        """What both templates show; ``linked``: whether pages that a program measured stand beside."""
         return {
+            "pages": [part.name for part in self.parts if linked or part.budget],
             "report": Report(self.collection.title, self.collection.note, "", (), remarks=(DECIDED, OF_PARTS)),
             "budgets": self.budgets,
             "claims": [[self.decide(claim, budget) for budget in self.budgets] for claim in self.collection.claims],
@@ -109,14 +112,15 @@ class PaperPage:
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.html`` and ``<name>.md`` into a folder, beside the tables' own pages."""
-        html = to_page("paper.html", (), **self.values(), words=WORDS, data={})
-        texts = {".html": html, ".md": fill("paper.md", **self.values(), pictures={})}
+        values = self.values(linked=False)
+        html = to_page("paper.html", (), **values, words=WORDS, data={})
+        texts = {".html": html, ".md": fill("paper.md", **values, pictures={})}
         return [write_text(folder / f"{self.collection.name}{suffix}", text) for suffix, text in texts.items()]
 
     def publish(self, tables: Path) -> list[Path]:
         """Write the page of ``docs/``, beside ``experiments/tables``, and the claims that the README marks a place
         for."""
-        root, name, values = tables.parent.parent, self.collection.name, self.values()
+        root, name, values = tables.parent.parent, self.collection.name, self.values(linked=True)
         text = fill("paper.md", **values, pictures=self.collection.pictures)
         page = write_text(root / "docs" / f"{name}.md", text)
         return [page, *fill_block(root / "README.md", name, fill("claims.md", **values))]

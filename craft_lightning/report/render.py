@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import Cell, Place, Results, gather
@@ -124,11 +125,12 @@ def _broken(name: str) -> str:
 
 
 def _printed(section: Section, columns: Sequence[int]) -> Table:
-    table = Table(title=section.title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    # As texts: what people and models write may hold the signs of rich's markup.
+    table = Table(title=Text(section.title), title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
     for number in columns:
-        table.add_column(_broken(section.header[number]), justify="left" if number < 2 else "right", no_wrap=True)
+        table.add_column(Text(_broken(section.header[number])), justify="left" if number < 2 else "right", no_wrap=True)
     for row, quoted in zip(section.rows, section.paper, strict=True):
-        table.add_row(*(row[number] for number in columns), style="dim italic" if quoted else None)
+        table.add_row(*(Text(row[number]) for number in columns), style="dim italic" if quoted else None)
     return table
 
 

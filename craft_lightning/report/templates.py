@@ -54,8 +54,9 @@ def _environment() -> Environment:
 
 
 def markdown(text: str, quoted: bool = False) -> str:
-    """A cell of a Markdown table, in italics if it is quoted; a bar in it would end the cell."""
-    escaped = text.replace("|", r"\|")
+    """A cell of a Markdown table, in italics if it is quoted; a bar or the end of a line in it would end the cell, and
+    a tag would be read."""
+    escaped = " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
     return f"*{escaped}*" if quoted else escaped
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.store import LOCKS
 from craft_lightning.benchmark.table_parts import Line
+from craft_lightning.io import fresh_file
 from craft_lightning.run_folder import EVENTS
 
 BOARD = "tensorboard"
@@ -69,8 +70,8 @@ def _link(targets: Mapping[Path, Path]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         relative = os.path.relpath(target, path.parent)
         if not (path.is_symlink() and os.readlink(path) == relative):
-            path.unlink(missing_ok=True)
-            path.symlink_to(relative, target_is_directory=True)
+            with fresh_file(path) as temporary:  # another runner may make the same
+                temporary.symlink_to(relative, target_is_directory=True)
 
 
 def _unlink(paths: Iterable[Path], kept: Container[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,10 @@ def test_a_claim_is_as_good_as_the_worst_of_its_parts() -> None:
     assert word(HOLDS, HOLDS) == HOLDS
     assert word(HOLDS, UNDECIDED) == UNDECIDED
     assert word(UNDECIDED, HOLDS, FAILS) == FAILS
+    for words, said in (([], NOTHING), ([HOLDS], NOTHING), ([UNDECIDED], NOTHING), ([FAILS], FAILS)):
+        parts = tuple(("costs", verdict("3b", each)) for each in words)
+        found = Decision(claim, parts, missing=(("3a", "toy"),))
+        assert (found.word, found.short) == (said, said), "what was measured beside it decides no claim"
 
 
 def test_claims_stand_beside_each_other_at_all_budgets_that_have_results(
@@ -144,6 +149,30 @@ def test_what_a_program_measured_counts_at_every_budget(house: Path) -> None:
     assert "\n## Costs\n" in page.read_text()
     assert "| a | b | 1 |" in page.read_text()
     assert page.read_text().endswith("\n## Figure 9\n\n![Figure 9: A cat](x.png)\n\nA cat.\n")
+
+
+def test_a_claim_of_which_a_part_was_measured_says_what_decides_the_other(house: Path) -> None:
+    section = {"title": "Seconds", "header": ["", "", "s"], "rows": [["a", "b", "1"]], "paper": [False]}
+    told = {
+        "title": "Costs",
+        "note": "",
+        "made": "Today",
+        "sections": [section],
+        "claims": [vars(verdict("2b", HOLDS))],
+    }
+    stored = house / "experiments/tables/results/costs.json"
+    stored.parent.mkdir()
+    stored.write_text(json.dumps(told))
+    assert main(["render", "all"]) == 0
+    page = house / "runs/pocket/tables/paper.md"
+    assert lines(page)["2"][-1] == NOTHING
+    assert "- **Claim 2b: holds** (costs). text" in page.read_text(), "its page is in docs/ alone"
+    assert "- **Claim 2: not computed.** `table run toy` decides it." in page.read_text()
+    html = page.with_suffix(".html").read_text()
+    assert "Claim 2: not computed</span><code>table run toy</code>" in html
+    for text, pattern in ((page.read_text(), r"\]\(([^)#]+)\)"), (html, r'href="([^#"]+)"')):
+        dead = [link for link in re.findall(pattern, text) if ":" not in link and not (page.parent / link).exists()]
+        assert dead == []
 
 
 def test_what_is_partly_computed_leaves_the_published_table(house: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,10 +141,6 @@ def _short_plan(house: Path, runs: str, train_size: int = 24, table: str = "tabl
     settings["data"] |= {"train_size": train_size, "val_size": 8, "test_size": 8}
     settings["checkpoint"] = {"every_n_train_steps": 2}
     base.write_text(yaml.safe_dump(settings))
-    from craft_lightning.benchmark import plan
-
-    plan._fragment.cache_clear()
-    plan._merged.cache_clear()
     return make_plan(load_spec(house / f"experiments/tables/{table}.yaml"), house / runs)
 
 

@@ -16,9 +16,10 @@ from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.results import gather
 from craft_lightning.benchmark.spec import load_spec
 from craft_lightning.benchmark.table_files import to_csv
-from craft_lightning.report.render import print_report, printed_width, save, to_latex, to_markdown
-from craft_lightning.report.report import Report
+from craft_lightning.report.render import print_report, printed_width, save, show_report, to_latex, to_markdown
+from craft_lightning.report.report import Report, Section
 from craft_lightning.report.sections import build_report
+from craft_lightning.report.templates import markdown
 
 ZERO_SHOT = {"big": 0.40, "small": 0.30}
 GAIN = {"big": 0.25, "small": 0.10}
@@ -249,3 +250,13 @@ def test_durations(seconds: float | None, text: str) -> None:
     from craft_lightning.benchmark.estimate import duration
 
     assert duration(seconds) == text
+
+
+def test_what_people_and_models_write_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Square brackets are rich's markup, and the end of a line is that of a row of Markdown."""
+    cells = ("[/INST] dog", "[bold]wolf", "a\nb")
+    section = Section("[red]Replies", ("Key", "Item", "[b]reply"), (cells,), (False,))
+    show_report(Report("[i]Title", "", "", (section,)))
+    told = capsys.readouterr().out
+    assert all(text in told for text in ("[red]Replies", "[b]reply", "[/INST] dog", "[bold]wolf"))
+    assert markdown("It is\na <b>dog</b> | cat\n") == r"It is a &lt;b>dog&lt;/b> \| cat"

@@ -294,6 +294,20 @@ def test_stale_results_are_named_and_computed_anew(house: Path) -> None:
     assert {store.state(n) for n in plan.jobs} == {"done"}
 
 
+def test_what_was_edited_while_it_ran_is_no_result(house: Path) -> None:
+    plan, base = toy_plan(house), house / "experiments/base.yaml"
+    before = base.read_text()
+    base.write_text(before + "# another\n")
+    found = run(plan, keep_going=True)
+    assert len(found.failed) == JOBS
+    why = [error for error in found.failed.values() if error != "its training failed"]
+    assert why
+    assert all("base.yaml was edited after the jobs were planned" in error for error in why)
+    base.write_text(before)
+    assert not any(map(store.result, toy_plan(house).jobs)), "nothing is stored under what was planned"
+    assert not run(toy_plan(house)).failed
+
+
 def test_two_runners_share_the_work(house: Path) -> None:
     plan = toy_plan(house)
     command = [sys.executable, table_kit.__file__, "run", str(plan.spec.path), str(house / "runs"), "1", "0.05"]

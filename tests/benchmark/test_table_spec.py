@@ -58,6 +58,29 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
         assert expected in text, expected
 
 
+def test_what_no_row_can_show_is_a_mistake(tmp_path: Path) -> None:
+    claims = [
+        {"id": 1, "text": "a", "gain": {"row": "zero_shot", "surrogate": "big"}},
+        {"id": 2, "text": "b", "gain": {"row": "craft"}, "above": {"row": "zero_shot", "pairs": "same"}},
+    ]
+    with pytest.raises(CraftError) as caught:
+        load_spec(table_kit.write_house(tmp_path, claims=claims, metric={"name": "exact_match"}))
+    assert "metric.name: must say what measures it, as test/exact_match or val/exact_match" in str(caught.value)
+    with pytest.raises(CraftError) as caught:
+        load_spec(table_kit.write_house(tmp_path, claims=claims))
+    assert str(caught.value).splitlines()[1:] == [
+        "  claims[1].gain: no printed row is that",
+        "  claims[2].above: no printed row is that",
+    ]
+
+
+def test_a_table_that_says_its_steps_has_no_other_budget() -> None:
+    path = find_table("steps")
+    assert load_spec(path).budget.name == "short"
+    with pytest.raises(CraftError, match=r"say their own trainer\.max_steps, so this table has no 'long' one"):
+        load_spec(path, budget="long")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("rows: [", "cannot be read"), ("- a", "must hold a mapping, got list"), ("rows: []", "rows: is empty")],

@@ -216,6 +216,26 @@ def test_what_does_not_fit_is_refused_before_anything_runs(run, called, checkpoi
     assert called == []
 
 
+def test_few_images_are_one_batch(checkpoints, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        folder = tmp_path / "pets" / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    assert adapt.main([str(tmp_path / "pets"), f"--backbone={checkpoints / 'small'}", "--dry_run"]) == 0
+    found = re.search(r"items +train (\d+), .*steps of (\d+) items", capsys.readouterr().out, re.DOTALL)
+    assert found[1] == found[2]
+
+
+def test_a_plugged_model_has_a_folder_of_its_own(checkpoints, monkeypatch):
+    monkeypatch.chdir(checkpoints / "host")
+    assert [adapt._short(name) for name in (".", "../small", "pocket-qwen2-xs")] == ["host", "small", "pocket-qwen2-xs"]
+    (step,) = [step for step in adapt._steps(Path("mine"), ["."]) if step.title == "test . as it is"]
+    assert step.result == Path("mine/host/before/result.json")
+    with pytest.raises(CraftError, match=r"--plug \S+/encoder: a run has a folder 'encoder' of its own; rename"):
+        adapt._check_plugged([str(checkpoints / "encoder")], str(checkpoints / "host"))
+
+
 def test_wording_is_asked_for_once_and_only_on_a_terminal(run, called, monkeypatch, capsys):
     asked = []
 

@@ -12,6 +12,7 @@ import pytest
 from craft_lightning import __main__ as entry
 from craft_lightning.cli import judge as verb
 from craft_lightning.evaluation.api_judge import KEYS
+from craft_lightning.run_folder import alone
 from tests.api_kit import RIGHT, Api, serving
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -114,6 +115,18 @@ def test_an_answer_that_is_under_way_when_others_end_the_call_is_stored(run: Pat
     api.next = ["late", 401]
     assert entry.main(["judge", str(run), "--judge", MODEL, "--url", api.url, "--at_once", "2", "--yes"]) == 2
     assert sum(len(row) > 2 for row in stored(run)) >= 1, "it was paid for"
+
+
+def test_a_second_call_for_the_same_replies_is_refused_and_loses_nothing(
+    run: Path, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(api, run) == 0
+    kept = (run / f"judgements.{MODEL}.jsonl").read_text()
+    (run / f"judgements.{MODEL}.jsonl").write_text(kept[: kept.index("\n") + 1])
+    with alone(run / f"judgements.{MODEL}.lock", "the first"):
+        assert judge(api, run) == 2
+    assert "already, in another process: wait for its end" in capsys.readouterr().err
+    assert len(stored(run)) == 1
 
 
 def test_judgements_of_a_model_outlive_a_test_of_the_same_replies(run: Path, api: Api) -> None:

@@ -18,7 +18,7 @@ from craft_lightning.evaluation.judgement import (
     read_judgements,
     to_line,
 )
-from craft_lightning.evaluation.offline_judge import OfflineJudge
+from craft_lightning.evaluation.offline_judge import OfflineJudge, is_right
 from craft_lightning.run_folder import OFFLINE
 from craft_lightning.text.prompts import justify
 from craft_lightning.types import Fact, VqaExample
@@ -135,3 +135,12 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
     path.write_text(to_line("x", "B", None) + f"{damage}\n" + to_line("y", "B", None))
     with pytest.raises(CraftError, match=r"judgements.offline.jsonl, line 2 is no judgement: remove the line"):
         read_judgements(path, {"x": "B"})
+
+
+def test_the_eighth_word_still_answers_and_the_ninth_does_not() -> None:
+    asked = flower(question="Which organ?", answer="liver", options=(), meta={"facts": (), "answer_text": "liver"})
+    assert is_right("in this image we can see the liver", asked)
+    assert not is_right("in this image we can also see the liver", asked)
+    asked = flower(question="Which?", answer="left lobe", options=(), meta={"facts": (), "answer_text": "left lobe"})
+    assert is_right("in this image there is the left lobe", asked)
+    assert not is_right("in this image we can see the left lobe", asked)
