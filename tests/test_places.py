@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -51,6 +52,28 @@ def test_a_checkpoint_is_a_file_or_the_last_of_a_training(tmp_path: Path) -> Non
             find_checkpoint(word, tmp_path)
     with pytest.raises(CraftError, match=f"no checkpoint {tmp_path}/best.ckpt; there is none in {tmp_path}:"):
         find_checkpoint(str(tmp_path / "best.ckpt"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["table", "run", "table1", "--limit", "1", "--runs", "FILE"], "FILE is no folder; name another .* --runs"),
+        (["board", "--runs", "FILE"], "FILE is no folder; name another folder with --runs"),
+        (["draw", "--output", "NONE/x.png"], "--output NONE/x.png: no folder NONE"),
+        (["draw", "--output", "FILE/x.png"], "--output FILE/x.png: no folder FILE"),
+    ],
+)
+def test_other_verbs_say_so_too(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    named = {"FILE": str(tmp_path / "file"), "NONE": str(tmp_path / "none")}
+    for word, path in named.items():
+        arguments, told = [text.replace(word, path) for text in arguments], told.replace(word, path)
+    assert entry.main(arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(told, line)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("verb", ["fit", "test"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,12 @@ import table_kit
 
 from craft_lightning.benchmark.plan import Plan, make_plan
 from craft_lightning.benchmark.scheduler import TableProgress
-from craft_lightning.benchmark.spec import load_spec
+from craft_lightning.benchmark.spec import find_table, load_spec
 from craft_lightning.cli import board as verb
 from craft_lightning.cli.table import main
 from craft_lightning.report.tensorboard import link_others, link_table
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def links(folder: Path) -> dict[str, Path]:
@@ -58,6 +62,29 @@ def test_a_row_s_tests_are_its_own(tmp_path: Path) -> None:
     ]
     assert found["d0/pruned/seed0"] == found["d0/whole/seed0"]
     assert [p for p in found.values() if any(q in p.parents for q in found.values())] == []
+
+
+def test_the_page_names_runs_as_they_are_named(tmp_path: Path) -> None:
+    for table in ("table1", "table3"):
+        link_table(make_plan(load_spec(find_table(table)), tmp_path))
+    there = {path.relative_to(tmp_path / "tensorboard").as_posix() for path in tmp_path.rglob("*") if path.is_symlink()}
+    told = re.findall(r"^\| `(table\S+)`", (ROOT / "docs/tensorboard.md").read_text(), re.MULTILINE)
+    assert len(told) == 3
+    assert set(told) <= there
+
+
+def test_another_runner_that_makes_the_same_links_ends_nothing(toy: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, before = Path.unlink, links(link_table(toy))
+    shutil.rmtree(toy.root.parent / "tensorboard")
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        """The other one is a step ahead."""
+        real(path, missing_ok)
+        if not path.name.startswith(".") and not os.path.lexists(path):
+            path.symlink_to("elsewhere")
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert links(link_table(toy)) == before
 
 
 def test_links_follow_the_table(toy: Plan) -> None:

@@ -498,3 +498,33 @@ def test_what_a_claim_is_decided_from_comes_first(tmp_path: Path) -> None:
         ("vision_ft", "pocket-vila"),
         ("craft", "pocket-vila-u"),
     ]
+
+
+def test_a_file_that_the_environment_names_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tables at paper scale name archives."""
+    for name, text in (("a", "one"), ("b", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "all.zip").write_text(text)
+    settings = {"data": {"root": "${oc.env:SOMEWHERE," + str(tmp_path / "a") + "}/all.zip"}}
+    monkeypatch.delenv("SOMEWHERE", raising=False)
+    usual = fingerprint.named_files(settings)
+    assert [*usual] == [str(tmp_path / "a" / "all.zip")]
+    monkeypatch.setenv("SOMEWHERE", str(tmp_path / "b"))
+    assert fingerprint.named_files(settings) != usual
+    assert [*fingerprint.named_files(settings)] == [str(tmp_path / "b" / "all.zip")]
+
+
+def test_judgements_that_were_paid_for_outlive_their_training(tmp_path: Path) -> None:
+    made = make_plan(load_spec(table_kit.write_house(tmp_path)), tmp_path / "runs")
+    training = next(job for job in made.jobs if job.kind == "train")
+    test = next(job for job in made.jobs if job.parent == training)
+    for job in (training, test):
+        table_kit.write_result(job, {})
+    paid = [test.folder / f"judgements{tag}.claude-x.jsonl" for tag in ("", ".keep0.8")]
+    for path in (*paid, test.folder / "judgements.offline.jsonl", training.folder / "events" / "x"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    assert not store.prepare(training)
+    left = sorted(path for path in training.folder.rglob("*") if path.is_file())
+    assert left == sorted([*paid, training.folder / "started.json"])
+    assert not (training.folder / "events").exists()
