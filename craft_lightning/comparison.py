@@ -32,8 +32,10 @@ class Part:
         name: of the class, the kind of question..., or of the second run. items: number of them.
         before, after: share that each run answers right. difference: after - before.
         low, high: its 95 % interval for paired shares (Agresti and Min 2005: Wald's with half an item more in each of
-            the four outcomes), which keeps its promise for few items, too.
+            the four outcomes), which keeps its promise for few items, too; wider by as much as items of one image flip
+            together (Kish's design effect).
         better, worse: number of items that only the second, or only the first, answers right.
+        flips: their difference within each image where it is not 0; None: no two items share an image.
     """
 
     name: str
@@ -45,14 +47,26 @@ class Part:
     high: float
     better: int
     worse: int
+    flips: tuple[int, ...] | None
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test, two-sided: how often chance alone flips the items at least this unevenly."""
+        """McNemar's exact test, two-sided: how often chance alone flips the items at least this unevenly. Items that
+        share an image flip together: its sign is drawn, which for single items is the same."""
         from scipy.stats import binomtest
 
-        flips = self.better + self.worse
-        return float(binomtest(self.better, flips).pvalue) if flips else 1.0
+        if self.flips is None:
+            flips = self.better + self.worse
+            return float(binomtest(self.better, flips).pvalue) if flips else 1.0
+        import numpy as np
+
+        most = sum(map(abs, self.flips))
+        chances = np.zeros(2 * most + 1)  # of every sum from -most to most
+        chances[most] = 1.0
+        for flip in self.flips:
+            chances = (np.roll(chances, flip) + np.roll(chances, -flip)) / 2
+        far = np.abs(np.arange(-most, most + 1)) >= abs(self.better - self.worse)
+        return min(1.0, float(chances[far].sum()))
 
 
 @dataclass(frozen=True)
@@ -176,18 +190,28 @@ def wrong_replies(runs: Sequence[StoredRun]) -> list[tuple[tuple[str, str], list
 
 
 def _part(name: str, rows: Iterable[tuple[Answered, Answered]]) -> Part:
-    return part_of(name, Counter((before.correct, after.correct) for before, after in rows))
+    pairs, images = list(rows), dict[str, list[int]]()
+    for before, after in pairs:
+        images.setdefault(before.image or before.key, []).append(after.correct - before.correct)
+    shared = images.values() if len(images) < len(pairs) else ()
+    return part_of(name, Counter((before.correct, after.correct) for before, after in pairs), shared)
 
 
-def part_of(name: str, outcomes: Mapping[tuple[bool, bool], int]) -> Part:
-    """A part from the number of items by whether the first and whether the second run answers them right."""
+def part_of(name: str, outcomes: Mapping[tuple[bool, bool], int], images: Iterable[Sequence[int]] = ()) -> Part:
+    """A part from the number of items by whether the first and whether the second run answers them right; where some
+    share an image, ``images`` has 1, 0 or -1 for each of an image's items: what the second run gains."""
     both, better, worse = (outcomes.get(kind, 0) for kind in ((True, True), (False, True), (True, False)))
     n = sum(outcomes.values())
     # With half an item more in each of the four outcomes.
     centre = (better - worse) / (n + 2)
     half = Z * sqrt(better + worse + 1 - (n + 2) * centre**2) / (n + 2)
+    mean, sums = (better - worse) / n, [(sum(items), len(items)) for items in images]
+    alone = better + worse - n * mean**2
+    if sums and alone:
+        half *= sqrt(max(1.0, sum((total - count * mean) ** 2 for total, count in sums) / alone))
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
-    return Part(name, n, (both + worse) / n, (both + better) / n, (better - worse) / n, low, high, better, worse)
+    flips = tuple(total for total, _ in sums if total) if sums else None
+    return Part(name, n, (both + worse) / n, (both + better) / n, mean, low, high, better, worse, flips)
 
 
 def grouped(run: StoredRun) -> dict[str, dict[str, list[str]]]:

@@ -246,7 +246,8 @@ class MethodOutput:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A scored reply: key of the example, generated text, correct by exact match, seen label, letter likelihoods."""
+    """A scored reply: key of the example, generated text, correct by exact match, seen label, letter likelihoods, and
+    what the image is called in the run (several questions may share one)."""
 
     key: str
     text: str
@@ -254,6 +255,7 @@ class Prediction:
     correct: bool
     seen: bool
     letter_correct: bool | None = None
+    image: str = ""
 
     def to(self, *args: Any, **kwargs: Any) -> Prediction:
         """Itself: nothing in it lives on a device (Lightning moves what ``predict`` returns)."""

@@ -68,14 +68,18 @@ class Verdict:
         )
 
 
-def interval(strata: Sequence[Outcomes], draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
+def interval(
+    strata: Sequence[Outcomes], draws: int = DRAWS, seed: int = 0, images: Sequence[Sequence[str]] | None = None
+) -> tuple[float, float, float]:
     """Mean over datasets of the mean difference, and its interval by the bootstrap.
 
-    A draw resamples items within each dataset (the same ones for all seeds) and seeds jointly for all datasets. Items
-    whose outcomes are equal in all seeds are interchangeable, so a draw of n items is a multinomial draw of outcomes.
+    A draw resamples images within each dataset, with all that is asked about them (the same ones for all seeds), and
+    seeds jointly for all datasets. Images whose outcomes are equal in all seeds are interchangeable, so a draw of n
+    images is a multinomial draw of outcomes.
 
     Args:
         strata: for each dataset the paired differences ``[seeds, items]``. draws: number of resamples.
+        images: for each dataset the name of each item's image; None: each item has an image of its own.
 
     Returns:
         Estimate, lower and upper end of the interval of :data:`LEVEL`.
@@ -86,11 +90,12 @@ def interval(strata: Sequence[Outcomes], draws: int = DRAWS, seed: int = 0) -> t
     seeds = len(strata[0])
     chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
     total = np.zeros(draws)
-    for outcomes in strata:
-        patterns, counts = np.unique(outcomes, axis=1, return_counts=True)
-        items = counts.sum()
-        drawn = rng.multinomial(items, counts / items, size=draws) / items
-        total += (drawn @ patterns.T * chosen).sum(axis=1)
+    for number, outcomes in enumerate(strata):
+        index = np.arange(outcomes.shape[1]) if images is None else np.unique(images[number], return_inverse=True)[1]
+        sums = [np.bincount(index, row) for row in (*outcomes, np.ones(outcomes.shape[1]))]
+        patterns, counts = np.unique(sums, axis=1, return_counts=True)
+        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=draws) @ patterns.T
+        total += (drawn[:, :-1] * chosen).sum(axis=1) / drawn[:, -1]
     low, high = np.quantile(total / len(strata), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(np.mean([outcomes.mean() for outcomes in strata])), float(low), float(high)
 
@@ -123,17 +128,18 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
         number, base = next(iter(sides[0].items()))
         reference = number if base is None else base
         gains = [[replies.gain(side, c, seeds, reference) for c in columns] for side in sides]
+        images = [replies.images(reference, c, seeds[0]) for c in columns]
     except CraftError as error:
         return Verdict(claim.id, claim.text, NO_ANSWER, None, None, None, str(error))
     strata = [one - other for one, other in zip(*gains, strict=True)] if len(gains) > 1 else gains[0]
     scale = plan.spec.metric.scale
-    estimate, low, high = (round(value * scale, 4) for value in interval(strata))
+    estimate, low, high = (round(value * scale, 4) for value in interval(strata, images=images))
     labels = {row.id: row.label for row in plan.spec.rows}
     parts = []
     for lines, gained in zip((claim.gain, claim.above), gains, strict=False):
         name = labels[lines.row] + PAIRS[lines.pairs] if lines else ""
         shown = sum(outcomes.mean() for outcomes in gained) / len(gained) * scale
-        own = f"{name} is below its own {labels[plan.spec.baseline]} row on {_on_sets(gained)}"
+        own = f"{name} is below its own {labels[plan.spec.baseline]} row on {_on_sets(gained, images)}"
         parts.append(own if claim.over_own else f"{name} {shown:.2f}")
     parts += [f"It may fall short by {claim.margin:g} points"] if claim.margin else []
     whole = f"{wanted} seed{'s' if wanted > 1 else ''}"
@@ -143,10 +149,10 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     return Verdict(claim.id, claim.text, word, estimate, low, high, "; ".join(parts), luck)
 
 
-def _on_sets(gained: Sequence[Outcomes]) -> str:
+def _on_sets(gained: Sequence[Outcomes], images: Sequence[Sequence[str]]) -> str:
     """On how many sets a mean is below 0, and on how many an interval says that it is above."""
     below = sum(bool(outcomes.mean() < 0) for outcomes in gained)
-    beyond = sum(interval([outcomes])[1] > 0 for outcomes in gained)
+    beyond = sum(interval([each], images=[names])[1] > 0 for each, names in zip(gained, images, strict=True))
     return f"{below} of {len(gained)} sets, above it beyond chance on {beyond}"
 
 
@@ -194,6 +200,12 @@ class _Replies:
             return np.array([self._outcomes(self._file(number, column, seed), asked, column) for seed in seeds])
 
         return np.mean([found(n) - found(base) for n, base in bases.items()], axis=0)
+
+    def images(self, number: int, column: int, seed: int) -> list[str]:
+        """The image of each item of a line that counts at a column; of replies that do not tell it, its own."""
+        file = self._file(number, column, seed)
+        judged = self.judged.of(file, column) if self.plan.spec.metric.judged else None
+        return [row.get("image") or key for key, row in self.read(file).items() if judged is None or key in judged]
 
     def _file(self, number: int, column: int, seed: int) -> Path:
         """Of a line at a column; what trains nothing has the same file for every seed."""

@@ -28,6 +28,7 @@ class Answered:
         question: empty where only the replies are left. options: empty for open questions.
         answer, reply: the option's text where there are options, else the text itself.
         correct: by exact match. seen: False if the label was held out of training.
+        image: its name in the run, which questions may share; empty where the run did not tell.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Answered:
     reply: str
     correct: bool
     seen: bool
+    image: str = ""
 
     @property
     def said(self) -> tuple[str, str]:
@@ -141,6 +143,7 @@ def _answered(row: Mapping[str, Any], asked: Mapping[str, Any]) -> Answered:
         reply=text(row.get("prediction", "")),
         correct=row["correct"],
         seen=bool(row.get("seen", True)),
+        image=row.get("image", ""),
     )
 
 

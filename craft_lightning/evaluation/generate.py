@@ -18,10 +18,10 @@ def scored_replies(
         None if letter is None else letter == normalise(answer)
         for letter, answer in zip(likely_letters(vlm, logits, batch), batch.answers, strict=True)
     ]
-    rows = zip(batch.keys, texts, batch.answers, batch.seen.tolist(), likely, strict=True)
-    return [
-        Prediction(key, text, right, exact_match(text, right), seen, letter) for key, text, right, seen, letter in rows
-    ]
+    places = range(len(batch)) if batch.image_of is None else batch.image_of.tolist()
+    images = [batch.image_names[place] if batch.image_names else "" for place in places]
+    rows = zip(batch.keys, texts, batch.answers, batch.seen.tolist(), likely, images, strict=True)
+    return [Prediction(key, text, right, exact_match(text, right), *told) for key, text, right, *told in rows]
 
 
 def likely_letters(vlm: DiscreteVlm, logits: Tensor, batch: VqaBatch) -> list[str | None]:

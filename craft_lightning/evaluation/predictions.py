@@ -22,7 +22,7 @@ def to_jsonl(predictions: Iterable[Prediction], items: Mapping[str, str]) -> str
     for p in predictions:
         said = {"key": p.key, "item": items.get(p.key), "prediction": p.text, "answer": p.answer}
         scored = {"correct": p.correct, "seen": p.seen, "letter_correct": p.letter_correct}
-        lines.append(json.dumps(said | scored, ensure_ascii=False) + "\n")
+        lines.append(json.dumps(said | scored | {"image": p.image}, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 

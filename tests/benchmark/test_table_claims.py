@@ -78,6 +78,16 @@ def test_it_is_the_bootstrap_over_items_and_seeds() -> None:
     assert np.quantile(means, [0.025, 0.975]) == pytest.approx([low, high], abs=0.015)
 
 
+def test_images_are_drawn_with_all_that_is_asked_about_them() -> None:
+    few = strata(0.2, 0.1, 0.15, items=80)
+    many, names = [np.repeat(o, 5, axis=1) for o in few], [[f"i{n // 5}" for n in range(400)]] * 3
+    assert interval(many, images=names) == pytest.approx(interval(few)), "five questions each that flip together"
+    own = [[f"i{n}" for n in range(80)]] * 3
+    assert interval(few, images=own) == pytest.approx(interval(few), abs=0.004)
+    uneven = [np.array([[1.0, 1.0, 1.0, 0.0]])]
+    assert interval(uneven, images=[["a", "a", "a", "b"]])[1:] == (0.0, 1.0)
+
+
 def test_seeds_that_disagree_decide_nothing() -> None:
     outcomes = strata(0.3, -0.25, 0.1, items=4000)
     as_one = [o.mean(axis=0, keepdims=True) for o in outcomes]

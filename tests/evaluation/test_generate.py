@@ -47,9 +47,9 @@ class Batch(SimpleNamespace):
 
 def batch(counts: tuple[int, ...] = COUNTS) -> Any:
     answers = ("B", "a roof", "A", "H")
-    return Batch(
-        keys=tuple("wxyz"), answers=answers, seen=torch.tensor([True, True, False, True]), option_counts=counts
-    )
+    seen, shared = torch.tensor([True, True, False, True]), torch.tensor([0, 1, 1, 1])
+    named = {"image_names": ("test/3", "test/5"), "image_of": shared}
+    return Batch(keys=tuple("wxyz"), answers=answers, seen=seen, option_counts=counts, **named)
 
 
 def test_only_the_item_s_own_letters_compete() -> None:
@@ -61,6 +61,7 @@ def test_only_the_item_s_own_letters_compete() -> None:
 def test_replies_and_letters_are_scored_apart() -> None:
     model: Any = Model()
     found = scored_replies(model, None, batch())  # type: ignore[arg-type]
+    assert [p.image for p in found] == ["test/3", "test/5", "test/5", "test/5"]
     assert [(p.key, p.text, p.correct, p.seen, p.letter_correct) for p in found] == [
         ("w", "b", True, True, True),
         ("x", "B. it", False, True, None),
