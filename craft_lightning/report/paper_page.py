@@ -53,7 +53,7 @@ class ShownTable:
 @dataclass(frozen=True)
 class Decision:
     """What is said of a claim of the paper at a budget: a verdict a part, with the name of its page; and the parts that
-    are missing, with the name of the table that decides each."""
+    are missing, with the name of the table that decides them."""
 
     claim: PaperClaim
     parts: tuple[tuple[str, Verdict], ...]
@@ -97,8 +97,11 @@ class PaperPage:
         counted = [part for part in self.parts if part.budget in ("", budget)]
         found = [(part.name, v) for part in counted for v in part.verdicts if claim.has_part(v.id)]
         there = {(name.removesuffix(f"-{budget}"), v.id) for name, v in found}
-        wanted = dict.fromkeys((part, name) for part, name in self.deciding if claim.has_part(part))
-        return Decision(claim, tuple(found), tuple((part, name) for part, name in wanted if (name, part) not in there))
+        left: dict[str, dict[str, None]] = {}
+        for part, name in self.deciding:
+            if claim.has_part(part) and (name, part) not in there:
+                left.setdefault(name, {})[part] = None
+        return Decision(claim, tuple(found), tuple((", ".join(parts), name) for name, parts in left.items()))
 
     def values(self, linked: bool) -> dict[str, Any]:
         """What both templates show; ``linked``: whether pages that a program measured stand beside."""

@@ -99,7 +99,7 @@ def claim_texts(verdict: Verdict) -> tuple[str, str]:
 
 DECIDED = (
     f"Decided by the {LEVEL:.0%} interval of the paired difference, mean over the sets ({DRAWS:,} bootstrap draws, "
-    f"items resampled within a set, seeds jointly): it has to exclude 0 over at least {LEAST_SEEDS} seeds. Seeds of "
+    f"images resampled within a set, seeds jointly): it has to exclude 0 over at least {LEAST_SEEDS} seeds. Seeds of "
     "one family of models do not measure the spread over families."
 )
 """What stands below the claims."""
