@@ -139,8 +139,6 @@ class VqaDataModule(LightningDataModule):
             raise CraftError(f"holdout is a share of the labels in [0, 1), not {holdout}")
         if source != "hub" and (hub_id or hub_revision):
             raise CraftError("--data.hub_id and --data.hub_revision need --data.source hub")
-        if source == "twin" and root:
-            raise CraftError(f"images of {root} are read with --data.source folder or hub, not with twin (drawn ones)")
         self.dataset = dataset_name(dataset)
         self.backbone, self.source, self.root, self.look = backbone, source, root, look
         self.query, self.domain, self.hub_id, self.hub_revision = query, domain, hub_id, hub_revision

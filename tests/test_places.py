@@ -82,6 +82,7 @@ def test_other_verbs_say_so_too(
     [
         ("--ckpt_path=best", "no checkpoint best"),
         ("--output=FILE/run", "name another folder with --output"),
+        ("--data.root=FILE/mine", "images are drawn by default; --data.source folder or hub reads those there"),
     ],
 )
 def test_a_run_says_so_in_one_line(

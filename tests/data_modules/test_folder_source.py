@@ -604,11 +604,6 @@ def test_a_picture_that_breaks_a_process_that_loads_it_is_one_line(class_folder,
     assert "\n" not in str(error.value)
 
 
-def test_drawn_datasets_have_no_folder():
-    with pytest.raises(CraftError, match=r"images of my/pictures are read with --data.source folder or hub, not with"):
-        VqaDataModule(dataset="eurosat", root="my/pictures")
-
-
 @pytest.mark.parametrize("damage", ["member", "name"])
 def test_archives_packed_otherwise_and_damaged_are_one_line(class_folder, tmp_path, damage):
     root, archive = class_folder(CLASSES), tmp_path / "a.zip"

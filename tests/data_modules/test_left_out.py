@@ -108,7 +108,7 @@ def test_what_class_folders_leave_out(class_folder, tmp_path, spoil):
     else:
         assert said["skipped"] == wanted
     assert data.describe()["skipped"] == said["skipped"], "counted once"
-    line = _data_line(said)
+    line = _data_line(said, 5)
     assert all(f"{count} x {kind}" in line for kind, count in said["skipped"].items())
     assert ("left out: " in line) == bool(said["skipped"])
 
