@@ -161,11 +161,10 @@ class CraftCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fix the run folder and the checkpoint, and refuse a folder that is used."""
         config = self.config[self.subcommand]
-        if config.data.source == "twin" and any(where == "--data.root" for where, _ in self.layers):
-            told = (
-                f"--data.root {config.data.root}: twin draws its images; --data.source folder or hub reads those there"
-            )
-            raise CraftError(told)
+        given = {where for where, _ in self.layers}
+        if config.data.source == "twin" and "--data.root" in given and "--data.source" not in given:
+            told = f"--data.root {config.data.root}: images are drawn by default"
+            raise CraftError(f"{told}; --data.source folder or hub reads those there")
         fit_folder = Path("runs") / _run_name(config)
         first = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
         if config.trainer.default_root_dir is not None:
