@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ def alone(lock: Path, work: str) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         held.release()
+        with suppress(OSError):  # of a run that ended before it wrote anything nothing is left
+            lock.parent.rmdir()
 
 
 def paid_judgements(folder: Path) -> set[Path]:
