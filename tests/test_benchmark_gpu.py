@@ -57,7 +57,7 @@ def test_a_part_is_a_process_that_ends_in_time(tmp_path: Path) -> None:
     command = [gpu.sys.executable, gpu.__file__, "--device", "cpu", "--quick", "--folder", str(tmp_path)]
     assert in_time.start(command, tmp_path, "sharded", 0.2) == {"rows": [], "left_out": "cut off after 0 s"}
     gpu.write_tiny(tmp_path / "model")
-    found = in_time.start(command, tmp_path, "sharded", 120.0)
+    found = in_time.start(command, tmp_path, "sharded", 300.0)
     assert found["left_out"] is None
     loss, _ = (Row(**row) for row in found["rows"])
     assert loss.ours < 1e-5 * loss.theirs
