@@ -228,7 +228,7 @@ class _Runner:
 def _edited(job: Job, planned: float) -> str | None:
     """A config file of a job that was changed after it was planned: the result would be stored as that of the plan."""
     files = (Path(value) for flag, value in pairwise(job.arguments) if flag == "--config")
-    return next((str(file) for file in files if file.stat().st_mtime > planned), None)
+    return next((str(file) for file in files if not file.is_file() or file.stat().st_mtime > planned), None)
 
 
 def no_weights(backbone: Backbone) -> str:

@@ -109,9 +109,9 @@ def prepare(job: Job) -> bool:
         return True
     kept = paid_judgements(job.folder)
     for home, folders, files in os.walk(job.folder, topdown=False):
-        for path in (Path(home, name) for name in (*files, *folders)):
+        for path in {Path(home, name) for name in (*files, *folders)} - kept:
             if path.is_symlink() or not path.is_dir():
-                path.unlink() if path not in kept else None
+                path.unlink()
             elif not any(path.iterdir()):
                 path.rmdir()
     write_json(job.folder / STARTED, {"key": job.key})

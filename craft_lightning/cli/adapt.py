@@ -250,7 +250,7 @@ def _check_plugged(names: Sequence[str], backbone: str) -> None:
     """Raises CraftError: a model that the encoder would not fit, before anything is trained; two of one name."""
     if len(set(map(_short, names))) < len(names):
         raise CraftError(f"--plug {' '.join(names)}: two of one name, whose results would be in one folder")
-    if taken := next((name for name in names if _short(name) in ("before", "after", "", *run_folder.FINDINGS)), None):
+    if taken := next((name for name in names if _short(name) in ("before", "after", "", *run_folder.OUTPUTS)), None):
         raise CraftError(f"--plug {taken}: a run has a folder {_short(taken)!r} of its own; rename the checkpoint's")
     towers = {name: tower_facts(load_tower(root_of(VlmSpec(name)))) for name in (backbone, *names) if names}
     for name in names:
