@@ -157,6 +157,10 @@ class FamilyBuilder:
         if plan.shape is not None:
             tokenizer: Any = self.tokenizer(plan.tokenizer or plan.reader, plan.vocabulary, plan.shape.style)
             model, chat = new_language_model(plan.shape, tokenizer, self.plan.seed + plan.seed), CHAT
+        elif plan.start_from is not None:
+            finished = load_vlm(VlmSpec(str(self.plan.output / plan.start_from)))
+            model, tokenizer, chat = finished.language_model, finished.tokenizer, CHAT
+            model.set_attn_implementation(FLOAT32_SDPA)
         else:
             model, tokenizer = updated_language_model(plan, self.plan.seed + plan.seed)
             chat = CHAT | {"image_wrap": False}  # the marks would be new words, and those of the base are not trained
@@ -171,8 +175,8 @@ class FamilyBuilder:
             self._read(plan, model, ConversationEncoder(tokenizer))
         vlm, taken = DiscreteVlm(tower, projector, model, tokenizer, **chat), plan.adapter_of is not None
         more = adapter_digest(projector, taken)
-        if plan.pretrained is not None:
-            more += f", {plan.pretrained} with updates {tensors_digest(model.state_dict())[:12]}"
+        if plan.shape is None:
+            more += f", {plan.pretrained or plan.start_from} with {tensors_digest(model.state_dict())[:12]}"
         stages = {name: getattr(plan, name) for name in ("projector", "joint", "questions")[taken:]}
         self._see(vlm, stages, self.plan.work / plan.name, self.plan.seed + plan.seed, more)
         write_model(folder, vlm, f"../{TOWER}")
@@ -258,8 +262,10 @@ class FamilyBuilder:
         return read_words(file)
 
     def tokenizer(self, name: str, size: int, style: Any = "siglip") -> PreTrainedTokenizerBase:
-        """The tokenizer of a part, trained on first use and kept in the work folder."""
-        folder = self.plan.work / name / "tokenizer"
+        """The tokenizer of a part: that of the finished one, or trained on first use and kept in the work folder."""
+        finished, folder = self.plan.output / name / "llm", self.plan.work / name / "tokenizer"
+        if (finished / "tokenizer.json").is_file():
+            return load_tokenizer(finished)
         if not (folder / "tokenizer.json").is_file():
             rng, images = rng_of("tokenizer"), [i % len(self.studio) for i in range(_TOKENIZER_IMAGES)]
             if style == "siglip":

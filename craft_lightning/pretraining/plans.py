@@ -170,6 +170,7 @@ class LanguagePlan:
         phases: of the text-only stages.
         shape: of a new language model. pretrained, lora: in its place a published one (hub id or folder), which stays
             as it is but for updates that stage 2 trains; it has its own tokenizer and no text-only stages.
+        start_from: in place of both a finished model of the family, whose language model and tokenizer go on.
         like: name of a model whose plan, tokenizer and text-only stages it shares (a continuous twin).
         tokenizer: name of a model whose tokenizer it shares; None: its reader's.
         continuous: reads features instead of codewords. seed: is added to the family's.
@@ -188,6 +189,7 @@ class LanguagePlan:
     shape: LanguageSpec | None = None
     pretrained: str | None = None
     lora: LoraSpec | None = None
+    start_from: str | None = None
     like: str | None = None
     tokenizer: str | None = None
     continuous: bool = False
@@ -196,8 +198,9 @@ class LanguagePlan:
     adapter_of: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.shape is None) == (self.pretrained is None) or (self.pretrained is None) != (self.lora is None):
-            raise CraftError(f"{self.name}: give a shape (of a new language model), or pretrained and lora")
+        one = (self.shape, self.pretrained, self.start_from).count(None) == 2
+        if not one or (self.pretrained is None) != (self.lora is None):
+            raise CraftError(f"{self.name}: give a shape (of a new language model), start_from, or pretrained and lora")
         _one_adapter(self)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from craft_lightning.models.vlm_spec import POCKET, VlmSpec
 from craft_lightning.pretraining.family import TOWER, FamilyBuilder
 from craft_lightning.pretraining.language_stage import ConversationEncoder, Shown, VisionLanguageStage, store_tokens
 from craft_lightning.pretraining.plans import LangBridgeSpec
+from craft_lightning.pretraining.shards import tensors_digest
 from craft_lightning.pretraining.tokenizers import train_tokenizer
 from craft_lightning.pretraining.words import adapter_digest, common_words, file_texts, first_projector, tokenizer_of
 from tests.pretraining.surrogate_kit import talk, write_rows
@@ -39,6 +41,14 @@ BRIDGES = """
     continuous: true
     adapter_of: bridged
 """
+LATER = """
+  - name: later
+    start_from: receiver
+    continuous: true
+    langbridge: {{words: 40, hidden: 24}}
+    joint: {{steps: 2, batch_size: 2, lr: 0.0}}
+    questions: {{steps: 2, batch_size: 2, lr: 0.0}}
+"""
 
 
 def trained(style: Any) -> Any:
@@ -47,10 +57,12 @@ def trained(style: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tower, ``bridged`` (Qwen2-shaped) and ``receiver`` (Llama-shaped): ``family/`` and ``work/``."""
+    """A tower, ``bridged`` (Qwen2-shaped), ``receiver`` (Llama-shaped) and ``later``: ``family/`` and ``work/``."""
     root = tmp_path_factory.mktemp("bridges")
-    config = write_plan(root, PLAN + BRIDGES)
+    config = write_plan(root, PLAN + BRIDGES + LATER)
     assert dispatch(["surrogate", "--config", str(config), "--only", TOWER, "bridged", "receiver"]) == 0
+    shutil.rmtree(root / "work" / "receiver" / "tokenizer")  # what goes on from finished models needs no work folder
+    assert dispatch(["surrogate", "--config", str(config), "--only", "later"]) == 0
     return root
 
 
@@ -137,11 +149,26 @@ def test_the_receiver_begins_with_the_adapter_as_it_ended(family: Path) -> None:
     recipe = stage(family, "receiver/joint")["recipe"]
     weights = {k: v.float() for k, v in load_file(family / "family/bridged/mm_projector/model.safetensors").items()}
     taken = first_projector(
-        plan_of(family / "family.yaml").language[-1], load_tower(VlmSpec(str(family / "family/bridged"))), 48, (),
+        plan_of(family / "family.yaml").language[-2], load_tower(VlmSpec(str(family / "family/bridged"))), 48, (),
         family / "family",
     )  # fmt: skip
     assert all(torch.equal(value, weights[name]) for name, value in taken.state_dict().items())
     assert recipe["data"] == "seed 0, 40 pictures a twin, 5 exchanges" + adapter_digest(taken, taken=True)
+
+
+def test_a_finished_language_model_goes_on(family: Path) -> None:
+    """With its tokenizer and weights, behind a new adapter; at a rate of 0 it ends as it was."""
+    before, after = (load_vlm(VlmSpec(str(family / "family" / name))) for name in ("receiver", "later"))
+    assert after.tokenizer.get_vocab() == before.tokenizer.get_vocab()
+    wanted = before.language_model.state_dict()
+    found = after.language_model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert not torch.equal(after.projector.layers[0].weight, before.projector.layers[0].weight)
+    assert not (family / "work/receiver/tokenizer").exists()
+    said = stage(family, "later/joint")["recipe"]["data"]
+    assert said.endswith(f"receiver with {tensors_digest(wanted)[:12]}")
+    with pytest.raises(CraftError, match=r"later: give a shape \(of a new language model\), start_from, or pretrained"):
+        replace(plan_of(family / "family.yaml").language[-1], start_from=None)
 
 
 def test_the_usual_recipes_are_what_they_were(family: Path) -> None:
