@@ -78,4 +78,4 @@ def _told(found: Comparison) -> dict[str, Any]:
 
 
 def _numbers(part: Part) -> dict[str, Any]:
-    return {field.name: getattr(part, field.name) for field in fields(Part)}
+    return {field.name: getattr(part, field.name) for field in fields(Part) if field.name != "flips"}

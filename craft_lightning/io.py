@@ -81,9 +81,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines; none if it is not there. Raises ValueError: a line is none."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.split("\n") if line]  # a text may hold other ends of lines
+    """Objects of a file of JSON lines; none if it is not there. Raises CraftError: a line is none, with its number."""
+    text, rows = path.read_bytes() if path.is_file() else b"", []
+    for number, line in enumerate(text.split(b"\n"), start=1):  # a text may hold other ends of lines
+        try:
+            row = json.loads(line) if line else None
+        except ValueError:
+            row = line
+        if isinstance(row, dict):
+            rows.append(row)
+        elif row is not None:
+            raise CraftError(f"{path} cannot be read: line {number} is no JSON object")
+    return rows
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

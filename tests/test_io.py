@@ -32,6 +32,10 @@ def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     assert read_lines(tmp_path / "x.jsonl") == rows
     assert read_lines(tmp_path / "y.jsonl") == []
+    for line in ('"text"', '{"key": 1', "[1]", "\udcff"):
+        (tmp_path / "x.jsonl").write_text(f'{{"key": 0}}\n{line}\n', errors="surrogateescape")
+        with pytest.raises(CraftError, match=r"x\.jsonl cannot be read: line 2 is no JSON object"):
+            read_lines(tmp_path / "x.jsonl")
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ class Budget:
 
 
 def budgets() -> dict[str, Path | None]:
-    """Names of the budgets with their files, ``short`` first."""
-    return {SHORT: None} | {file.stem: file for place in places(BUDGETS) for file in sorted(place.glob("*.yaml"))}
+    """Names of the budgets with their files, ``short`` first; one's own hides a shipped one."""
+    files = (file for place in reversed(places(BUDGETS)) for file in sorted(place.glob("*.yaml")))
+    return {SHORT: None} | {file.stem: file for file in files}
 
 
 def read_budget(name: str) -> Budget:

@@ -84,7 +84,7 @@ def read_replies(path: Path) -> dict[str, dict[str, Any]]:
         path.stat()  # raises where there is none
         rows = read_lines(path)
         return {row["key"]: {**row, "item": row["item"], "correct": bool(row["correct"])} for row in rows}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, KeyError) as error:
         raise CraftError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 

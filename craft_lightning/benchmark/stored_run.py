@@ -118,13 +118,10 @@ def _read(file: Path, name: str) -> StoredRun:
     if not rows:
         raise CraftError(f"{file} holds no replies")
     stem = file.name.partition(".keep")[0].removesuffix(".jsonl")
-    beside = [
-        file.with_name(f"{stem.replace('predictions', part)}{end}")
-        for part, end in (("items", ".jsonl"), ("result", ".json"))
-    ]
-    asked = {item["key"]: item for item in (read_lines(beside[0]) if beside[0] != file else ())}
-    items = {key: _answered(row, asked.get(key, {})) for key, row in rows.items()}
-    return StoredRun(file, name, read_json(beside[1]), items)
+    told = file.with_name(f"{stem.replace('predictions', 'items')}.jsonl")
+    result = read_json(file.with_name(f"{stem.replace('predictions', 'result')}.json"))
+    asked = {item.get("key"): item for item in (read_lines(told) if told != file else ())}
+    return StoredRun(file, name, result, {key: _answered(row, asked.get(key, {})) for key, row in rows.items()})
 
 
 def _answered(row: Mapping[str, Any], asked: Mapping[str, Any]) -> Answered:

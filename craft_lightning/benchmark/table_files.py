@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from craft_lightning.benchmark.claims import Verdict
 from craft_lightning.benchmark.plan import Plan
 from craft_lightning.benchmark.results import (
@@ -145,8 +147,8 @@ def read(plan: Plan, path: Path) -> Results:
             except (KeyError, ValueError, TypeError) as error:
                 named = ", ".join(str(row.get(name)) for name in WHO)
                 raise CraftError(f"{path}: {named} is no cell of table {plan.spec.name} ({error})") from error
-    told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (beside.get("made") or {}).items()}
-    return Results(cells, tuple(Verdict(**c) for c in beside.get("claims", ())), Made(**told) if told else None)
+    verdicts = TypeAdapter(tuple[Verdict, ...]).validate_python(beside.get("claims", ()))
+    return Results(cells, verdicts, TypeAdapter(Made | None).validate_python(beside.get("made") or None))
 
 
 def _read_cell(row: Mapping[str, str], wanted: int) -> Cell:

@@ -206,14 +206,12 @@ def _ask(settings: Mapping[str, Any], data: VqaDataModule) -> dict[str, str]:
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """As a run's config has them."""
-    found: dict[str, Any] = {}
+    from jsonargparse import Namespace
+
+    found = Namespace()
     for name, value in settings.items():
-        *parts, last = re.sub(r"^model\.(?!class_path)", "model.init_args.", name).split(".")
-        inner = found
-        for part in parts:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return found
+        found[re.sub(r"^model\.(?!class_path)", "model.init_args.", name)] = value
+    return dict(found.as_dict())
 
 
 # steps

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
@@ -116,42 +116,25 @@ def python() -> CheckResult:
 
 
 def declared() -> list[str]:
-    """The packages that every run needs, as the checkout's project file or the installed package writes them.
-
-    Those of extras are among them, each with a marker that names its extra.
-    """
+    """The packages that every run needs, as the checkout's project file or the installed package writes them."""
     if not in_checkout():
         return list(metadata.requires(NAME) or ())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project.get("optional-dependencies", {}).items()
-    marked = [(*line.partition(";")[::2], extra) for extra, lines in extras for line in lines]
-    return project["dependencies"] + [
-        f'{text} ; {f"({marker}) and " if marker else ""}extra == "{extra}"' for text, marker, extra in marked
-    ]
+    return list(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
 
 
-def requirements(lines: Sequence[str], extras: Iterable[str] = ("",)) -> Iterator[Requirement]:
-    """What lines of requirements, in any form that the standard knows, ask for on this machine, with what they take
-    from this project's own extras; of those the named ones are asked for, an empty name for none."""
+def requirements() -> list[Requirement]:
+    """What of them is asked for on this machine; those of extras are not."""
     from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
 
-    asked = set(extras)
-    for line in lines:
-        wanted = Requirement(line)
-        if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in asked):
-            continue
-        if canonicalize_name(wanted.name) != NAME:
-            yield wanted
-        elif more := wanted.extras - asked:
-            yield from requirements(lines, asked | more)
+    found = map(Requirement, declared())
+    return [wanted for wanted in found if wanted.marker is None or wanted.marker.evaluate({"extra": ""})]
 
 
 def packages() -> CheckResult:
     """Whether every package is there, in a version that will do."""
     if importlib.util.find_spec("packaging") is None:
         return CheckResult(False, "packaging is missing, by which the others are checked", f"{PIP} packaging")
-    wanted = {str(wanted): wanted for wanted in requirements(declared())}
+    wanted = {str(wanted): wanted for wanted in requirements()}
     have: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for text, requirement in wanted.items():

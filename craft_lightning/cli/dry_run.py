@@ -154,7 +154,8 @@ def _add(found: Rehearsal, job: Job, arguments: tuple[str, ...], config: Any) ->
     label = f"{job.kind.replace('eval', 'test')} {job.facts['method']} on {job.facts['backbone']}{adapted}"
     kind = found.kinds.setdefault(label, Kind(label, layout))
     if job.kind == "train":
-        steps = rows.train // data.batch_size if config.trainer.max_steps < 0 else config.trainer.max_steps
+        epochs = rows.train // data.batch_size * max(config.trainer.max_epochs or 1, 1)
+        steps = epochs if config.trainer.max_steps < 0 else config.trainer.max_steps
         questions = facts.questions if data.group_by_image else 1.0
         spent = training_seconds(layout, card, steps, data.batch_size, questions)
     else:

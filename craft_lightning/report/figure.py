@@ -136,7 +136,7 @@ def _curve(plan: Plan, results: Results, numbers: Sequence[int], left: Axes, rig
     method = next(row.label.rsplit(", keep", 1)[0] for row in plan.spec.rows if row.id == line.row.id)
     trained = f", trained with {line.surrogate.label}" if line.surrogate else ""
     left.set_title(f"{method}{trained}, read by {line.backbone.label}", loc="left")
-    left.set_ylabel("Exact match, per cent" if plan.spec.metric.scale == 100.0 else plan.spec.metric.name)
+    left.set_ylabel(plan.spec.metric.title)
     right.set_title(f"Change from keep {ratios[-1]}, points", loc="left")
     right.axhline(0.0, color="#888888", linewidth=0.8, zorder=1)
     for axes in (left, right):

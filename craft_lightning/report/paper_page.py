@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from craft_lightning.benchmark.budget import budgets
 from craft_lightning.benchmark.claims import FAILS, HOLDS, NO_ANSWER, UNDECIDED, Verdict
 from craft_lightning.benchmark.plan import Plan, make_plan
@@ -174,10 +176,6 @@ def measured(folder: Path, name: str) -> ShownTable | None:
     found = read_json(folder / RESULTS / f"{name}.json")
     if not found:
         return None
-    sections = tuple(Section(**{key: _tuples(value) for key, value in one.items()}) for one in found["sections"])
-    verdicts = tuple(Verdict(**verdict) for verdict in found["claims"])
+    sections = TypeAdapter(tuple[Section, ...]).validate_python(found["sections"])
+    verdicts = TypeAdapter(tuple[Verdict, ...]).validate_python(found["claims"])
     return ShownTable(name, "", verdicts, Report(found["title"], found["note"], found["made"], sections))
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

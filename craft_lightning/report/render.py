@@ -54,7 +54,7 @@ def to_readme(plan: Plan, results: Results) -> str:
 
 def _short(report: TableReport) -> list[list[str]]:
     """A header and the first rows that the paper has (all, if it has none): their mean over the sets, and gains."""
-    means = {row[:2]: row[-1] for row in report.accuracy.rows}
+    means = {row[:2]: row[-1] for row in report.scores[0].rows}
     gains = [name for name in ("Mean gain", "Paper's gain") if name in report.summary.header]
     places = [report.summary.header.index(name) for name in gains]
     kept = [row for row in report.summary.rows if row[places[-1]] != MISSING] or report.summary.rows

@@ -51,16 +51,6 @@ class TableReport(Report):
     summary: Section = field(kw_only=True)
     pairs: Section = field(kw_only=True)
 
-    @property
-    def accuracy(self) -> Section:
-        """The scores of the first metric."""
-        return self.scores[0]
-
-    @property
-    def gain(self) -> Section:
-        """The gains in the first metric."""
-        return self.gains[0]
-
 
 def score_text(score: Score | None, digits: int, signed: bool = False, spread: bool = True) -> str:
     """``"49.13 ± 0.42"``, with one seed ``"49.13"``, and :data:`MISSING` for nothing."""

@@ -18,6 +18,7 @@ from craft_lightning.comparison import Comparison, Part, grouped, p_text, wrong_
 from craft_lightning.report.curves import ACCURACY, curves
 from craft_lightning.report.report import MISSING, Report, Section
 from craft_lightning.report.templates import png_address, to_page
+from craft_lightning.text.scoring import normalise
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -285,8 +286,11 @@ def _matrix(run: StoredRun) -> dict[str, Any] | None:
     classes = grouped(run).get("class", {})
     if not 0 < len(classes) <= CLASSES:
         return None
-    replies = {name: Counter(run.items[key].reply for key in keys) for name, keys in classes.items()}
-    others = any(set(counts) - set(classes) for counts in replies.values())
+    known = {normalise(name): name for name in classes}
+    replies = {
+        name: Counter(known.get(normalise(run.items[key].reply), "") for key in keys) for name, keys in classes.items()
+    }
+    others = any(counts[""] for counts in replies.values())
     rows = []
     for name, counts in replies.items():
         cells = [counts[reply] for reply in classes]

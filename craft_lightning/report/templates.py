@@ -64,4 +64,5 @@ def latex(text: str, quoted: bool = False) -> str:
     """A cell of a LaTeX table, in italics if it is quoted."""
     escaped = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
     escaped = re.sub(r"(?<![\w-])-(?=[\d.])", "$-$", escaped).replace("±", r"$\pm$").replace("~", r"\textasciitilde{}")
+    escaped = escaped.replace("^", r"\^{}")
     return f"\\textit{{{escaped}}}" if quoted else escaped

@@ -67,7 +67,7 @@ def test_a_column_is_the_mean_over_its_datasets_and_nothing_while_one_is_missing
     assert cells[1, 2].items == 6 * 8
     assert cells[1, 2].unseen is None, "labels of another set are neither seen nor unseen"
     report = build_report(plan, gather(plan))
-    assert report.accuracy.header == ("Backbone", "Method", "same", "studio", "others"), "a mean of these is no number"
+    assert report.scores[0].header == ("Backbone", "Method", "same", "studio", "others"), "a mean of these is no number"
     assert [s.title for s in report.sections] == [
         "Exact match, per cent",
         "Gain over Zero-shot on the same backbone, points",

@@ -54,7 +54,7 @@ def test_a_missing_baseline_leaves_its_seed_out(tmp_path: Path, gone: tuple[int,
     assert gain.by_seed == pytest.approx(dict.fromkeys(kept, 5.0))
     report = build_report(plan, results)
     shown = "+5.00 ± 0.00" if len(kept) > 1 else "+5.00"
-    assert report.gain.rows[0][2] == shown
+    assert report.gains[0].rows[0][2] == shown
     told = [line for line in report.problems if line.startswith("No gain at ")]
     names = "seeds " + ", ".join(map(str, gone))
     assert told == ([f"No gain at {names}: New on big, d0: Old is not finished there."] if gone else [])
@@ -79,7 +79,7 @@ def test_seeds_that_never_meet_are_no_gain(tmp_path: Path) -> None:
             (job.folder / store.RESULT).unlink()
     results = gather(plan)
     assert gains(plan, results.cells, 1) == [None]
-    assert build_report(plan, results).gain.rows[0][2] == "-"
+    assert build_report(plan, results).gains[0].rows[0][2] == "-"
     assert (results.verdicts[0].word, results.verdicts[0].detail) == (
         NO_ANSWER,
         "No seed is finished in all of its cells",
@@ -89,7 +89,7 @@ def test_seeds_that_never_meet_are_no_gain(tmp_path: Path) -> None:
 def test_a_mean_is_over_the_same_seeds_in_every_column(tmp_path: Path) -> None:
     """The columns have different seeds behind them, and seeds differ by more than methods."""
     plan = trained_baseline(tmp_path, gone=(1, 2), columns=2)
-    rows = build_report(plan, gather(plan)).gain.rows
+    rows = build_report(plan, gather(plan)).gains[0].rows
     assert rows[0][2:] == ("+5.00", "+5.00 ± 0.00", "+5.00")
     assert mean_of([Score({0: 1.0, 1: 3.0}), Score({1: 5.0, 2: 9.0})]) == Score({1: 4.0})
     assert mean_of([Score({0: 1.0}), Score({1: 5.0})]) is None

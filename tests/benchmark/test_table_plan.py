@@ -462,6 +462,14 @@ def test_a_longer_budget_is_a_table_of_its_own_with_other_trainings(tmp_path: Pa
     assert all("--trainer.max_steps=3" in job.arguments for job in trial.jobs if job.kind == "train")
 
 
+def test_a_budget_of_ones_own_hides_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments/budgets").mkdir(parents=True)
+    (tmp_path / "experiments/budgets/long.yaml").write_text("all: {trainer.max_steps: 7}\n")
+    (tmp_path / "experiments/budgets/mine.yaml").write_text("all: {trainer.max_steps: 8}\n")
+    assert [read_budget(name).of("craft") for name in ("long", "mine")] == [{"trainer.max_steps": n} for n in (7, 8)]
+
+
 def test_a_budget_has_rates_by_method_which_rows_may_change(tmp_path: Path) -> None:
     held = Budget("long", {"all": {"steps": 4, "lr": 1}, "craft": {"lr": 2}})
     assert held.of("craft") == {"steps": 4, "lr": 2}

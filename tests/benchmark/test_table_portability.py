@@ -170,8 +170,8 @@ def test_what_receivers_gain_and_pay(filled: Plan) -> None:
 def test_means_and_claims_are_over_the_columns_that_test_the_set_adapted_to(filled: Plan) -> None:
     assert filled.counted == [0, 1]
     report = build_report(filled, gather(filled))
-    assert report.accuracy.header[2:] == ("d0", "d1", "others", "Mean")
-    again = next(row for row in report.accuracy.rows if row[1].startswith("Again"))
+    assert report.scores[0].header[2:] == ("d0", "d1", "others", "Mean")
+    again = next(row for row in report.scores[0].rows if row[1].startswith("Again"))
     assert again[2:] == ("61.00 ± 1.00", "61.00 ± 1.00", "35.00 ± 0.00", "61.00 ± 1.00")
     (verdict,) = judge(filled)
     assert (verdict.word, verdict.estimate) == (HOLDS, 10.0)

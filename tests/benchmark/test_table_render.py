@@ -219,11 +219,11 @@ def test_latex_escapes_and_has_a_tabular_a_section(tmp_path: Path) -> None:
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(report.sections) == 6
     assert r"big & CRAFT, trained with big & 66.0 $\pm$ 1.4 & 76.0 $\pm$ 1.4 & 71.0 $\pm$ 1.4 \\" in text
     assert r"\textit{BIG} & \textit{paper: Zero-shot} & \textit{40.0}" in text
-    row = report.accuracy.rows[0]
+    row = report.scores[0].rows[0]
     odd = replace(
-        report, sections=(replace(report.accuracy, rows=(("a_b", "50 % & more #1", *row[2:]),), paper=(False,)),)
+        report, sections=(replace(report.scores[0], rows=(("a_b^c", "50 % & more #1", *row[2:]),), paper=(False,)),)
     )
-    assert r"a\_b & 50 \% \& more \#1 &" in to_latex(odd)
+    assert r"a\_b\^{}c & 50 \% \& more \#1 &" in to_latex(odd)
 
 
 def test_rows_of_one_training_tested_in_two_ways_stand_together(tmp_path: Path) -> None:

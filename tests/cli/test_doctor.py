@@ -107,7 +107,7 @@ def test_old_and_missing_packages(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(doctor.metadata, "version", version)
     found = crosses()["packages"]
-    wanted = {requirement.name: requirement for requirement in doctor.requirements(doctor.declared())}
+    wanted = {requirement.name: requirement for requirement in doctor.requirements()}
     assert found.text == f"torch 2.9.9+cu128 is not {wanted['torch'].specifier}; timm is missing"
     assert found.mend.endswith(f"-m pip install --upgrade '{wanted['torch']}' '{wanted['timm']}'")
     assert {"torch", "jsonargparse", "pyyaml"} <= set(wanted)
@@ -128,9 +128,6 @@ FORMS = [
     ("torch; python_version < '3'", {}, ""),
     ("torch>=2.9; python_version >= '3'", {"torch": "2.8"}, "torch 2.8 is not >=2.9"),
     ("torch; extra == 'gpu'", {}, ""),
-    ("craft_lightning[gpu]|torch>=2.9; extra == 'gpu'", {"torch": "2.8"}, "torch 2.8 is not >=2.9"),
-    ("craft-lightning[all]|craft-lightning[gpu]; extra == 'all'|torch; extra == 'gpu'", {}, "torch is missing"),
-    ("craft-lightning[a]|craft-lightning[b]; extra == 'a'|craft-lightning[a]; extra == 'b'", {}, ""),
 ]
 
 
@@ -147,17 +144,6 @@ def test_every_form_of_a_requirement_is_read(lines: str, have: dict[str, str], w
     assert (found.ok, found.text if wrong else "") == (not wrong, wrong)
     if wrong:
         assert found.mend.endswith(f"--upgrade '{lines.split('|')[-1].partition(';')[0].strip()}'")
-
-
-def test_extras_of_the_checkout_carry_their_name(monkeypatch: Any, tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text(
-        '[project]\ndependencies = ["a"]\n'
-        '[project.optional-dependencies]\nmore = ["b>=1; python_version < \'3\'", "c"]\n'
-    )
-    monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    lines = doctor.declared()
-    assert [r.name for r in doctor.requirements(lines)] == ["a"]
-    assert [r.name for r in doctor.requirements(lines, ["more"])] == ["a", "c"]
 
 
 def test_the_token_is_never_told(here: Path, monkeypatch: Any, capsys: Any) -> None:
