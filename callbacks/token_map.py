@@ -120,10 +120,12 @@ class TokenMap(Callback):
             return watcher.before
         if module.backbone.encoder is None and not module.moved:
             return {}
-        tower = load_tower(replace(module.backbone, encoder=None))
-        codes = tower.encode(torch.stack([preprocess(e.image, tower.image_size) for e in self._wanted])).codes
+        tower = load_tower(replace(module.backbone, encoder=None)).to(module.device)
+        images = torch.stack([preprocess(e.image, tower.image_size) for e in self._wanted]).to(module.device)
+        with trainer.precision_plugin.forward_context():  # as the codes after it, or rounding would change some
+            codes = tower.encode(images).codes
         assert codes is not None
-        return dict(zip([example.key for example in self._wanted], codes[..., 0], strict=True))
+        return dict(zip([example.key for example in self._wanted], codes[..., 0].cpu(), strict=True))
 
 
 def _lines(example: VqaExample, reply: Prediction) -> list[tuple[str, str]]:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
+from craft_lightning.methods.base import BaseMethod
 from craft_lightning.metrics import CodebookUsage, ExactMatch
 from craft_lightning.types import Prediction
 
@@ -24,6 +28,18 @@ def test_repeated_rows_count_once() -> None:
         "well_formed": 1.0,
         "lenient": 0.5,
     }
+
+
+def test_a_process_that_counted_nothing_gathers_with_the_others() -> None:
+    """Its items may all be repeated ones; without it the gathering of the others would wait for ever."""
+    logged: dict[str, Any] = {}
+    usage = CodebookUsage(4, 2, shared=True)
+    usage.compute = lambda: {"perplexity": (torch.tensor(2.0),) * 2, "dead": torch.tensor(1)}  # type: ignore[method-assign]
+    method = SimpleNamespace(
+        accuracy=SimpleNamespace(compute=dict), usage=usage, log_dict=lambda v, **_: logged.update(v)
+    )
+    BaseMethod._log_metrics(method, "val", "accuracy")  # type: ignore[arg-type]
+    assert logged == {"val/codebook_perplexity": 2.0, "val/codebook_dead": 1.0}
 
 
 def test_nothing_counted_is_nothing_reported() -> None:

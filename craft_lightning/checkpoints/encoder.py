@@ -123,7 +123,8 @@ class AdaptedEncoder(ModelHubMixin, library_name="craft_lightning", tags=["craft
         codewords make two of them alike. Raises CraftError: another codebook or base tower (both hashes named), another
         share of the codebook, or missing, unexpected or misshapen tensors."""
         theirs, own = self.config.get("codebook_hash"), None if tower.quantizer is None else tower.quantizer.hash()
-        if theirs != own and (tower.quantizer is None or theirs != tower.quantizer.grown_from):
+        grown_from = None if tower.quantizer is None else tower.quantizer.grown_from
+        if theirs != own and (theirs is None or theirs != grown_from):
             raise CraftError(
                 f"{self.place}: adapted to codebook {theirs or 'none'}, this model has {own or 'none'}; "
                 f"an encoder only fits models of its own codebook"

@@ -328,8 +328,8 @@ class BaseMethod(Checkpointed, ABC):
         found = self.accuracy.compute()
         named = {"all": name, "seen": f"{name}_seen", "unseen": f"{name}_unseen", "letter": "letter_likelihood"}
         values = {f"{stage}/{named.get(part, part)}": value for part, value in found.items()}
-        if self.usage is not None and bool(self.usage.counts.any()):
-            usage = self.usage.compute()
+        if self.usage is not None:
+            usage = self.usage.compute()  # of all processes, also where this one's items were all repeated ones
             values[f"{stage}/codebook_perplexity"] = usage["perplexity"][0]
             values[f"{stage}/codebook_dead"] = usage["dead"].float()
         self.log_dict(values, sync_dist=True)  # equal on all processes already; this says so to Lightning

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 
 from craft_lightning.checkpoints.vila_u_writer import TowerParts
+from craft_lightning.losses import contrastive
 from craft_lightning.models.quantizer import ResidualQuantizer, straight_through
 from craft_lightning.models.towers.siglip import SiglipTower
 from craft_lightning.pretraining.plans import TowerSpec
@@ -226,7 +227,8 @@ class TowerPretraining(nn.Module):
         terms["quiz"] = spec.quiz * self.quiz(tokens, batch.asked, batch.answers, batch.places)
         if batch.step % spec.contrast_every == 0:
             text = self.text(input_ids=batch.text_ids).pooler_output  # SigLIP attends to its padding: no mask
-            terms["contrastive"] = self.contrastive(self.tower.pooled(tokens), text, batch.same)
+            image, own = self.tower.pooled(tokens), torch.arange(len(text), device=text.device)
+            terms["contrastive"] = contrastive(image, text, own, ~batch.same, self.logit_scale, self.logit_bias)
         return terms
 
     def _ready(self, z: Tensor, step: int) -> bool:
@@ -243,14 +245,6 @@ class TowerPretraining(nn.Module):
     def _generator(self, step: int) -> torch.Generator:
         """Randomness of a step, so that a resumed run restarts the same entries."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-
-    def contrastive(self, image: Tensor, text: Tensor, same: Tensor) -> Tensor:
-        """SigLIP's pairwise sigmoid loss, mean over images; pairs that may match are no negatives."""
-        logits = F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).t()
-        logits = logits * self.logit_scale.exp().clamp(max=100.0) + self.logit_bias
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        negatives = F.softplus(logits).masked_fill(same | own, 0.0)
-        return (F.softplus(-logits.diagonal()) + negatives.sum(1)).mean()
 
     def parts(self, tokenizer: Any) -> TowerParts:
         """What a checkpoint folder keeps."""

@@ -7,7 +7,6 @@ checkpoints every few hundred steps, a line of progress with an estimate, the pa
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from craft_lightning.errors import CraftError
 from craft_lightning.models.sharding import shard
+from craft_lightning.optim import lr_factor
 from craft_lightning.pretraining.plans import LoopSpec
 
 FLOAT32_SDPA = "sdpa_float32"
@@ -68,14 +68,6 @@ def fabric_of(precision: Any, devices: str | int = "auto", strategy: str = "auto
     """Devices, precision and how several devices share the work (``fsdp2``: :class:`ShardedFabric`)."""
     chosen: Any = ShardedFabric() if strategy == "fsdp2" else strategy
     return Fabric(accelerator="auto", devices=devices, strategy=chosen, precision=precision)
-
-
-def schedule(step: int, spec: LoopSpec) -> float:
-    """Factor on the learning rate at a step (0-based): linear warm-up, then cosine to 0."""
-    warm = max(1, math.ceil(spec.warmup * spec.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, spec.steps - warm)))
 
 
 class _Stage(nn.Module):
@@ -129,9 +121,12 @@ def run_stage(
     first, start, mean = state["step"], time.monotonic(), dict[str, float]()
     for step in range(first, spec.steps):
         for group in optimizer.param_groups:
-            group["lr"] = spec.lr * schedule(step, spec)
+            group["lr"] = spec.lr * lr_factor(step, spec.steps, spec.warmup)
         terms = _gradients(fabric, stage, range(step * passes, (step + 1) * passes))
-        fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
+        try:
+            fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
+        except RuntimeError as error:  # torch's, where the norm is no number
+            raise CraftError(f"{name}: the training diverged at step {step}; lower its lr from {spec.lr:g}") from error
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         told: Any = fabric.all_reduce(terms)  # the mean over processes, as of their gradients

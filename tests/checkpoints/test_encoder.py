@@ -107,6 +107,15 @@ def test_a_codebook_makes_two_towers_one(tmp_path: Path, caplog: Any) -> None:
     assert not caplog.records
 
 
+def test_an_encoder_without_a_codebook_is_none_for_a_model_with_one(tmp_path: Path) -> None:
+    """Names and shapes fit where both read one tower; its features were never drawn to codewords."""
+    tower = load_tower(write_tiny(tmp_path / "model"))
+    state = {name: p.detach() + 0.1 for name, p in tower.used_parameters()}
+    write_encoder(tmp_path / "e", state, base="x", codebook_hash=None, method="vision_ft")
+    with pytest.raises(CraftError, match=r"adapted to codebook none, this model has \w+"):
+        apply_encoder(tower, tmp_path / "e")
+
+
 def test_a_training_names_the_tower_that_it_began_with(tmp_path: Path, capsys: Any) -> None:
     """Also where it goes on from an encoder; the larger model on that tower takes both, another tower's takes none."""
     siglip(tmp_path / "own", 0)

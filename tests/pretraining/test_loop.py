@@ -1,4 +1,4 @@
-"""The training loop: its schedule, and that a resumed run is the same run."""
+"""The training loop: how it ends, and that a resumed run is the same run."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from craft_lightning.errors import CraftError
 from craft_lightning.pretraining.plans import LoopSpec
-from craft_lightning.pretraining.training_loop import run_stage, schedule
+from craft_lightning.pretraining.training_loop import run_stage
 
 
 class Regression(nn.Module):
@@ -44,12 +44,9 @@ def train(
     return model
 
 
-def test_the_schedule_warms_up_and_ends_at_zero() -> None:
-    spec = LoopSpec(steps=100, batch_size=1, warmup=0.03)
-    assert [schedule(s, spec) for s in range(3)] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert schedule(3, spec) == pytest.approx(1.0)
-    assert schedule(99, spec) < 1e-3
-    assert all(schedule(s, spec) >= schedule(s + 1, spec) for s in range(3, 99))
+def test_a_training_that_diverges_ends_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CraftError, match=r"stage: the training diverged at step \d+; lower its lr from 1e\+30"):
+        train(tmp_path, 9, lr=1e30)
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,6 +72,11 @@ class Checkpointed(StepAccounts):
         self.moved = False
         self._planned: tuple[int | None, int] = (None, 0)  # steps, when the checkpoint was written and now
 
+    @cached_property
+    def _growth(self) -> str | None:
+        """Asked for once: an encoder of the hub would be looked up again at every checkpoint."""
+        return growth_of(self.backbone)
+
     def _tell_plan(self) -> None:
         """Say that the learning rate of a training that goes on is planned anew."""
         before, now = self._planned
@@ -88,7 +94,7 @@ class Checkpointed(StepAccounts):
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
             "codebook_hash": self.vlm.codebook_hash,
             "codebook_share": self.backbone.codebook_share,
-            "codebook_growth": growth_of(self.backbone),
+            "codebook_growth": self._growth,
             "base_hash": self.vlm.tower.base_hash,
             "weights": self.weights,
             "data": self._data_digest(),
@@ -142,7 +148,7 @@ class Checkpointed(StepAccounts):
             mend = f"; take --model.backbone.codebook_growth {grown or 'null'}"
             raise CraftError(
                 f"another codebook: the checkpoint was adapted to {facts['codebook_hash']}, {backbone} has {codebook}"
-                + (mend if grown != growth_of(self.backbone) else "")
+                + (mend if grown != self._growth else "")
             )
         share, here = facts.get("codebook_share", 1.0), self.backbone.codebook_share
         if share != here:

@@ -162,4 +162,5 @@ class TextTower(nn.Module):
         if not rows:
             return torch.empty(0, self.width, device=device)
         parts = torch.tensor(rows, device=device).split(TEXTS_AT_A_TIME)
-        return torch.cat([self.model(part).pooler_output for part in parts])
+        with torch.autocast(device.type, enabled=False):  # no precision of a training makes other sentences
+            return torch.cat([self.model(part).pooler_output for part in parts])
