@@ -139,7 +139,7 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
     for lines, gained in zip((claim.gain, claim.above), gains, strict=False):
         name = labels[lines.row] + PAIRS[lines.pairs] if lines else ""
         shown = sum(outcomes.mean() for outcomes in gained) / len(gained) * scale
-        own = f"{name} is below its own {labels[plan.spec.baseline]} row on {_on_sets(gained, images)}"
+        own = f"{name} gains over its own {labels[plan.spec.baseline]} row {_on_sets(gained, images)}"
         parts.append(own if claim.over_own else f"{name} {shown:.2f}")
     parts += [f"It may fall short by {claim.margin:g} points"] if claim.margin else []
     whole = f"{wanted} seed{'s' if wanted > 1 else ''}"
@@ -150,10 +150,10 @@ def _judge(plan: Plan, claim: Claim, replies: _Replies) -> Verdict:
 
 
 def _on_sets(gained: Sequence[Outcomes], images: Sequence[Sequence[str]]) -> str:
-    """On how many sets a mean is below 0, and on how many an interval says that it is above."""
+    """On how many sets an interval says that a mean is above 0, and on how many the mean is below."""
     below = sum(bool(outcomes.mean() < 0) for outcomes in gained)
     beyond = sum(interval([each], images=[names])[1] > 0 for each, names in zip(gained, images, strict=True))
-    return f"{below} of {len(gained)} sets, above it beyond chance on {beyond}"
+    return f"beyond chance on {beyond} of {len(gained)} sets, and loses on {below}"
 
 
 def _compared(plan: Plan, claim: Claim, columns: Sequence[int]) -> tuple[list[dict[int, int | None]], list[int], int]:

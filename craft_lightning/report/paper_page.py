@@ -69,11 +69,13 @@ class Decision:
 
     @property
     def short(self) -> str:
-        """Its word, and the number of its only part."""
-        (_, only), *more = self.parts or [("", None)]
-        if only is None or only.estimate is None or more or self.missing:
-            return self.word
-        return f"{self.word}, {only.estimate:+z.1f} points"
+        """Its word, and the number of its only part, or how many of several hold."""
+        verdicts = [verdict for _, verdict in self.parts]
+        count = len(verdicts) + sum(len(parts.split(", ")) for parts, _ in self.missing)
+        if count > 1 and verdicts and self.word != HOLDS:
+            return f"{self.word}: {sum(v.word == HOLDS for v in verdicts)} of {count} parts hold"
+        only = verdicts[0].estimate if count == 1 and verdicts else None
+        return self.word if only is None else f"{self.word}, {only:+z.1f} points"
 
     @property
     def said(self) -> list[tuple[str, str, str, str]]:

@@ -203,7 +203,7 @@ class _SectionBuilder:
             cells = [self.by_column[c][number] for c in self.plan.counted]
             rows.append((line.backbone.label, line.label, *texts, *_cost_texts(cells)))
         items, unseen = (sum(counts[c] for c in self.labelled) for counts in (self.items, self.unseen))
-        header = ["Backbone", "Method", "Mean gain", "Sets above"]
+        header = ["Backbone", "Method", "Mean gain", "Sets with a gain"]
         header += ["Paper's gain"] if self.spec.paper.values else []
         header += [f"Seen labels (n {items - unseen})", f"Unseen labels (n {unseen})"] if self.labelled else []
         header += ["Trained parameters", "Seconds", "Peak MB"]
@@ -226,12 +226,12 @@ class _SectionBuilder:
         if failed:
             remarks.append(f"Left out for all rows, because one of them is not judged there: {', '.join(failed)}.")
         if frequent:
-            remarks.append(f"Share of the most frequent answer, per cent: {', '.join(frequent)}.")
+            remarks.append(f"Always giving the most frequent answer would score, per cent: {', '.join(frequent)}.")
         remarks.append(f"Seeds: {wanted}." + ("" if wanted == 1 else " ± is the standard deviation over them."))
         if self.spec.averaged and any(cell.cost for cell in cells):
             remarks.append(
-                "Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other "
-                "runs beside it. Peak memory is that of the process, the highest of any set."
+                "Seconds and parameters are means over sets and seeds. Seconds: training steps without validation, "
+                "while other runs shared the machine. Peak MB: memory of the whole process, the highest of any set."
             )
         remarks += self.best_of_sweeps()
         remarks += [f"Paper: {self.spec.paper.source}."] if self.spec.paper.source else []

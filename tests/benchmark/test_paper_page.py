@@ -93,7 +93,12 @@ def test_a_claim_is_as_good_as_the_worst_of_its_parts() -> None:
     for words, said in (([], NOTHING), ([HOLDS], NOTHING), ([UNDECIDED], NOTHING), ([FAILS], FAILS)):
         parts = tuple(("costs", verdict("3b", each)) for each in words)
         found = Decision(claim, parts, missing=(("3a", "toy"),))
-        assert (found.word, found.short) == (said, said), "what was measured beside it decides no claim"
+        assert found.word == said, "what was measured beside it decides no claim"
+        assert found.short == (f"{said}: {words.count(HOLDS)} of 2 parts hold" if words else said)
+    several = (("toy", verdict("3a", HOLDS)), ("toy", verdict("3b", FAILS)), ("toy", verdict("3c", HOLDS)))
+    assert Decision(claim, several).short == f"{FAILS}: 2 of 3 parts hold"
+    assert Decision(claim, several[:1], missing=(("3b, 3c", "toy"),)).short == f"{NOTHING}: 1 of 3 parts hold"
+    assert Decision(claim, several[::2]).short == HOLDS
 
 
 def test_claims_stand_beside_each_other_at_all_budgets_that_have_results(

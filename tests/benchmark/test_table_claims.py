@@ -154,7 +154,9 @@ def test_both_kinds_of_claim_are_judged_over_the_stored_replies(tmp_path: Path) 
     assert first.high is not None
     assert 0 < first.low < gained < first.high
     assert second.estimate == pytest.approx(15, abs=4)
-    assert first.detail == "CRAFT is below its own Zero-shot row on 0 of 2 sets, above it beyond chance on 2; 3 seeds"
+    assert (
+        first.detail == "CRAFT gains over its own Zero-shot row beyond chance on 2 of 2 sets, and loses on 0; 3 seeds"
+    )
     assert results.verdicts == (first, second), "the same draws each time"
     lines = build_report(plan, results).claims
     assert lines[0].startswith(f"Claim 1: holds. It adapts. {first.estimate:+.2f} points [{first.low:+.2f}, ")
@@ -174,7 +176,7 @@ def test_a_claim_may_be_about_some_of_the_columns(tmp_path: Path) -> None:
     assert one.estimate is not None
     assert other.estimate is not None
     assert both.estimate == pytest.approx((one.estimate + other.estimate) / 2, abs=1e-3)
-    assert one.detail.startswith("CRAFT is below its own Zero-shot row on 0 of 1 sets, above it beyond chance on 1")
+    assert one.detail.startswith("CRAFT gains over its own Zero-shot row beyond chance on 1 of 1 sets, and loses on 0")
     claims[0]["columns"] = ["d2"]
     with pytest.raises(CraftError, match=r"claims\[0\]\.columns\[0\]: unknown name 'd2'"):
         load_spec(table_kit.write_house(tmp_path / "odd", claims=claims))
@@ -186,7 +188,7 @@ def test_a_claim_that_is_wrong_does_not_hold_and_an_even_one_is_open(tmp_path: P
     assert [v.word for v in judge(plan)] == [FAILS, FAILS]
     assert (
         judge(plan)[0].detail
-        == "CRAFT is below its own Zero-shot row on 2 of 2 sets, above it beyond chance on 0; 3 seeds"
+        == "CRAFT gains over its own Zero-shot row beyond chance on 0 of 2 sets, and loses on 2; 3 seeds"
     )
     fill(plan, big=0.1, small=0.1)
     assert [v.word for v in judge(plan)] == [HOLDS, UNDECIDED]

@@ -90,9 +90,10 @@ def test_claims_about_pairs_are_decided_item_by_item(tmp_path: Path) -> None:
     assert (home.word, home.estimate) == (HOLDS, 22.0)
     assert (less.word, less.estimate) == (FAILS, -22.0)
     assert home.detail.startswith(
-        "CRAFT behind its own surrogate is below its own Zero-shot row on 0 of 2 sets, above it beyond chance on 2; "
+        "CRAFT behind its own surrogate gains over its own Zero-shot row beyond chance on 2 of 2 sets, and loses on 0; "
     )
-    assert "CRAFT behind other models is below its own Zero-shot row on 1 of 2 sets" in home.detail
+    assert "CRAFT behind other models gains over its own Zero-shot row beyond chance on" in home.detail
+    assert home.detail.endswith("of 2 sets, and loses on 1; 3 seeds")
 
 
 def test_a_claim_about_other_pairs_is_a_mistake(tmp_path: Path) -> None:

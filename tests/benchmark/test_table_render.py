@@ -116,7 +116,7 @@ Toys are not comparable.
 
 ## Mean gain over Zero-shot, points, and cost of a training
 
-| Backbone | Method | Mean gain | Sets above | Paper's gain | Seen labels (n 8) | Unseen labels (n 2) | Trained parameters | Seconds | Peak MB |
+| Backbone | Method | Mean gain | Sets with a gain | Paper's gain | Seen labels (n 8) | Unseen labels (n 2) | Trained parameters | Seconds | Peak MB |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | big | CRAFT, trained with small | +10.0 | 2 of 2 | +12.5 | +10.0 | +10.0 | 1,000,000 | 30 | 1,500 |
 | big | CRAFT, trained with big | +25.0 | 2 of 2 | +12.5 | +25.0 | +25.0 | 1,000,000 | 30 | 1,500 |
@@ -125,7 +125,7 @@ Toys are not comparable.
 
 - Test items: d0 8, d1 10 (2 unseen).
 - Seeds: 1.
-- Cost of a training, mean over sets and seeds: seconds of its steps without validation, with other runs beside it. Peak memory is that of the process, the highest of any set.
+- Seconds and parameters are means over sets and seeds. Seconds: training steps without validation, while other runs shared the machine. Peak MB: memory of the whole process, the highest of any set.
 - Paper: a paper.
 - Failed: CRAFT, trained with small on small, d1: ValueError: planted
 - 1 of 12 cells are missing (-).
