@@ -31,7 +31,7 @@ WIDE = 3.0
 """Points of spread over the seeds beyond which the interval is too short: resampling three seeds knows nothing of what
 others would do. A test counts how often it holds a planted difference."""
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this number of seeds"
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 NO_ANSWER = "cannot be judged"
 LEFT_OUT = "the others are not finished in all of its cells"
 PAIRS = {"any": "", "same": " behind its own surrogate", "different": " behind other models"}
