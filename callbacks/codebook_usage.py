@@ -46,7 +46,7 @@ class CodesChanged(Callback):
             if new := data.item_hashes("val").keys() - self.before.keys():
                 raise CraftError(
                     f"{len(new)} validation items, {min(new)} for one, are none of those that this training began "
-                    "with: bring those back, or train anew without --ckpt_path"
+                    "with: bring those back, or start again without --ckpt_path"
                 )
             return
         self.images = data.digest()["val"]["pictures"]

@@ -40,7 +40,7 @@ class EncoderExport(Callback):
             try:
                 prior = domain_counts(trainer, module)
             except CraftError as error:  # an image that no step drew is broken: no reason to lose the training
-                told = f"the encoder is exported without the prior of its codes, which a test counts anew: {error}"
+                told = f"the encoder is exported without the prior of its codes, which a test counts again: {error}"
         if not trainer.is_global_zero:
             return
         if told:

@@ -140,7 +140,7 @@ def claim(folder: Path, checkpoint: str | None, overwrite: bool, asked: bool = F
     if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(folder.resolve()):
         if asked:
             raise CraftError(
-                f"--overwrite true would remove {checkpoint}, which --ckpt_path goes on from: give one of the two"
+                f"--overwrite true would remove {checkpoint}, which --ckpt_path resumes from: give one of the two"
             )
         return
     kept = sorted(path for pattern in FINDINGS for path in folder.glob(pattern))

@@ -149,7 +149,7 @@ class View:
         """Before the first job; ``stale`` says which results are computed anew, and why."""
         self.line(f"{progress.already} of {progress.total} jobs were already done")
         for text in stale:
-            self.line(f"stale, computed anew: {text}")
+            self.line(f"stale, computed again: {text}")
 
     def update(self, progress: TableProgress) -> None:
         """Several times a second."""

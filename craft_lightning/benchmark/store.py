@@ -62,7 +62,7 @@ def other_libraries(jobs: Iterable[Job]) -> str | None:
         for name, other in others.items():
             differences.setdefault(name, set()).add(other)
     told = ", ".join(f"{name} {', '.join(sorted(there))}, here {here[name]}" for name, there in differences.items())
-    line = f"{count} results are of other libraries ({told}): they are kept; remove them to compute anew"
+    line = f"{count} results are of other libraries ({told}): they are kept; remove them to compute again"
     return line if count else None
 
 

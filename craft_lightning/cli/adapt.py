@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
         said = f"{step.title}{', done before' * step.done}"
         print(f"\n[{number}/{len(steps)}] {said}\n{command(*step.arguments)}", flush=True)
         if not step.done and (code := _call(*step.arguments, *step.again)):
-            print(f"craft_lightning: it ended at: {step.title}; the same command goes on there", file=sys.stderr)
+            print(f"craft_lightning: it stopped at: {step.title}; the same command resumes there", file=sys.stderr)
             return code
     _conclude(folder, args.plug, settings, data)
     return 0
@@ -164,7 +164,7 @@ def _stored(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     ((_, stored),) = config_layers.read_layers([f"--config={file}"])
     held = dict(stored)
     if differ := [f"{k} is {held.get(k)!r} there, not {v!r}" for k, v in given.items() if held.get(k) != v]:
-        raise CraftError(f"{file}: {', '.join(differ)}; to begin anew, name another folder with --output")
+        raise CraftError(f"{file}: {', '.join(differ)}; to start over, name another folder with --output")
     return held
 
 

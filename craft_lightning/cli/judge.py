@@ -124,7 +124,7 @@ def _by_model(judge: ApiJudge, run: StoredRun, keys: Sequence[str], at_once: int
                     silent = "the API cannot be reached, takes more than --timeout or answers nothing of the schema"
                     raise CraftError(
                         f"{failed} items in a row got no judgement: {judge.refusal or silent} (--url, --judge); "
-                        "the same command goes on where it was"
+                        "the same command resumes"
                     )
                 print(f"\r{run.name}: {number} of {len(keys)}", end="", file=sys.stderr)
         finally:

@@ -181,7 +181,7 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
         print("stopped; the same command continues where it was", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        raise CraftError(f"{error}; the same command goes on where it was") from error
+        raise CraftError(f"{error}; the same command resumes") from error
     print(progress.summary())
     return 1 if progress.failed else 0
 

@@ -17,9 +17,8 @@ def adapt() -> VerbParser:
     p = verb_parser(
         "adapt",
         "Adapt a model's encoder to your own images or questions, and say whether it helped.",
-        f"Any other flag is a setting of the runs, as --trainer.max_steps 500 or --data.holdout 0.2. A training takes "
-        f"{PASSES} passes of the training items, but {STEPS[0]} steps at least and {STEPS[1]:,} at most. A second call "
-        "goes on where the first one ended.",
+        f"Any other flag is a setting of the runs, like --trainer.max_steps 500 or --data.holdout 0.2. By default "
+        f"a training shows every item {PASSES} times, in {STEPS[0]} to {STEPS[1]:,} steps. The same call resumes.",
     )
     p.add_argument("data", metavar="FOLDER|FILE", help="CLASS/*.jpg, {train,test}/CLASS/*.jpg, *.jsonl, or a .zip")
     p.add_argument("--query", metavar="TEXT", help="the question asked of each image of a class")
@@ -42,9 +41,9 @@ def compare() -> VerbParser:
     """Of what tests found."""
     p = verb_parser(
         "compare",
-        "What a test found; with several runs, how tests of the same items differ. The first run is the base of all.",
-        "With --output the page also has learning curves, a matrix of replies, and images of items with their codes "
-        "before and after: of those that flipped, or of one run those that it has wrong and right.",
+        "Show what a test found, or how several tests of the same items differ from the first one.",
+        "With --output the page also has learning curves, a matrix of replies, and images with their codes before and "
+        "after: items that flipped or, for a single run, items answered wrongly and rightly.",
     )
     p.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a file predictions*.jsonl")
     p.shared("--output", required=False, help=".html file to write, or .md with a .png beside it")
@@ -64,12 +63,12 @@ def export() -> VerbParser:
     """Of what is done with an encoder."""
     p = verb_parser(
         "export",
-        "Hand an adapted encoder on: put its gain on its card, upload it, or write it back into its checkpoint in "
-        "VILA-U's layout, in full. Of a checkpoint of VILA-U's authors the original code loads the result; what has "
-        "--encoder reads the encoder's own folder.",
-        "Nothing is uploaded without --push. In OUTPUT the adapted tensors keep the precision that they were stored in "
-        "(the original code casts what it loads); every other tensor and file is copied as it is. OUTPUT/adaptation/ "
-        "holds the encoder's config.json and its prior for --prune.prior.",
+        "Share an adapted encoder: put its gain on its card, upload it, or write a complete checkpoint in VILA-U's "
+        "layout that contains it. The original code loads such a checkpoint if its base is one of VILA-U's authors; "
+        "commands with --encoder read the encoder's own folder.",
+        "Nothing is uploaded without --push. In OUTPUT the adapted tensors keep their stored precision (the original "
+        "code casts what it loads); all other tensors and files are copied. OUTPUT/adaptation/ holds the encoder's "
+        "config.json and its prior for --prune.prior.",
     )
     p.shared("--backbone", help="with --output: a name of `list backbones`, or the folder of a checkpoint")
     p.shared(
@@ -88,9 +87,9 @@ def judge() -> VerbParser:
     p = verb_parser(
         "judge",
         "Judge the replies of tests that asked for justifications (--data.directive justify).",
-        "Each judgement is a line of judgements.NAME.jsonl beside the replies: a second call asks for those alone that "
-        "are not there. The key of an API is read from ANTHROPIC_API_KEY or OPENAI_API_KEY. Without --yes nothing is "
-        "asked of an API: the call says what it would cost.",
+        "Judgements are stored next to the replies, a line each, in judgements.NAME.jsonl; a second call asks only for "
+        "missing ones. The key of an API is read from ANTHROPIC_API_KEY or OPENAI_API_KEY. Without --yes no API is "
+        "called: the command prints what it would cost.",
     )
     p.add_argument("tests", nargs="+", metavar="RUN|TABLE", help="a test's folder, a file of replies, or a table")
     judges = "offline: by rules, for drawn images; claude-...: Anthropic's; any other name: of an OpenAI-compatible API"
@@ -112,9 +111,9 @@ def grow() -> VerbParser:
     """Of a larger codebook."""
     p = verb_parser(
         "grow",
-        "Find new entries for a model's codebook by k-means on what its own entries leave of images.",
-        "The old entries stay, so encoders of the old codebook fit the grown one, and language models that read the "
-        "old one read it. An encoder that is adapted with the grown one brings it along.",
+        "Find new entries for a model's codebook by k-means on the residuals that its entries leave of images.",
+        "The old entries stay: encoders of the old codebook fit the grown one, and language models that read the old "
+        "one read the grown one, too. An encoder that is adapted with the grown codebook carries the new entries.",
     )
     p.shared("--backbone", required=True)
     p.shared("--images", required=False, help="images of the domain (100 of each synthetic dataset)")
@@ -130,10 +129,10 @@ def predict() -> VerbParser:
     """Of prompts; all others are a run's."""
     p = verb_parser(
         "predict",
-        "Ask about images, or (without --images) one stored test item; without any of these flags, answer a whole "
-        "split.",
-        "The reply is followed by the option that it names; OUTPUT has an object a line with image, question, options, "
-        "text, option and likeliest (the option whose letter is the likeliest reply). "
+        "Ask a question about images, or about a stored test item (without --images); without any of these flags, "
+        "answer a whole split.",
+        "The option that the reply names is printed after it. Each line of OUTPUT is an object with image, question, "
+        "options, text, option and likeliest (the option whose letter is the likeliest reply). "
         "FILE.safetensors holds logits [1,T,V] float32, one row for each position of what the language model reads: T "
         "counts the text tokens and, in the placeholder's place, all visual positions (start and end tokens of the "
         "image included). input_ids [1,T'] int64 is the text alone: its placeholder -200 stands for the whole image, "
@@ -157,7 +156,7 @@ def predict() -> VerbParser:
 
 def surrogate() -> VerbParser:
     """Of what is built."""
-    p = verb_parser("surrogate", "Build a family of frozen parts, or one model at paper scale; resumable to the step.")
+    p = verb_parser("surrogate", "Train a family of frozen models, or a surrogate at paper scale; resumable.")
     usual = Path("experiments/surrogates/pocket.yaml")
     p.add_argument("--config", type=Path, default=usual, metavar="FILE", help="what is built (%(default)s)")
     p.add_argument("--data", type=Path, help="of a paper-scale config: folder of the published conversations")
@@ -212,10 +211,10 @@ def tokenize() -> VerbParser:
     """Of tokens in a file."""
     p = verb_parser(
         "tokenize",
-        "Images to discrete visual tokens. Loads the vision tower alone.",
-        "The output holds codes [B,N,R] int32, features [B,N,d] before quantisation and quantized [B,N,d], and with "
-        "--keep also kept [B,M] int32, the raster positions that pruning leaves; its metadata holds codebook_hash, "
-        "dtype and image_names (JSON). The first GPU computes, if there is one.",
+        "Turn images into discrete visual tokens. Only the vision tower is loaded.",
+        "The output holds codes [B,N,R] int32, features [B,N,d] before quantisation, quantized [B,N,d] and, with "
+        "--keep, kept [B,M] int32, the raster positions that pruning keeps; its metadata holds codebook_hash, dtype "
+        "and image_names (JSON). It runs on the first GPU, if there is one.",
     )
     p.shared("--backbone", required=True)
     pixels = "or a safetensors file with pixel_values [B,3,H,W] in [-1,1]"
@@ -258,9 +257,9 @@ def vocabulary() -> VerbParser:
     """Of the words of an adapter."""
     p = verb_parser(
         "vocabulary",
-        "Find the tokens whose text several tokenizers share, the most frequent of the training text first: the words "
-        "whose embeddings an adapter `langbridge` combines.",
-        "The file holds the words alone, in order; each language model finds them in its own tokenizer.",
+        "Find the tokens whose text several tokenizers share, the most frequent in the training text first: the words "
+        "whose embeddings a `langbridge` adapter combines.",
+        "The file holds the words in this order; each language model finds them in its own tokenizer.",
     )
     models = "models, folders of them, OWNER/NAME of the hub"
     p.add_argument("--tokenizers", nargs="+", required=True, metavar="NAME", help=models)

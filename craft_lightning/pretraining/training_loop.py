@@ -170,5 +170,5 @@ def _check_recipe(path: Path, recipe: dict[str, Any], log: Callable[[str], None]
         log(f"{path} does not say of which recipe it is: taken for this one's")
     elif changed := [f"{k} {held.get(k)!r}, now {v!r}" for k, v in recipe.items() if held.get(k) != v]:
         raise CraftError(
-            f"{path} was made with {'; '.join(changed)}: remove it to begin this stage anew, or work in another folder"
+            f"{path} was made with {'; '.join(changed)}: remove it to start this stage again, or work in another folder"
         )

@@ -143,7 +143,7 @@ def test_results_of_other_libraries_are_kept_and_named(tmp_path: Path, capsys: p
     assert store.state(two) == store.state(three) == "done"
     expected = (
         f"2 results are of other libraries (torch 1.0.0, here {versions()['torch']}, peft 0.0.1, here "
-        f"{versions()['peft']}): they are kept; remove them to compute anew"
+        f"{versions()['peft']}): they are kept; remove them to compute again"
     )
     assert store.other_libraries(made.jobs) == expected
     assert verbs.main(["status", str(spec), "--runs", str(tmp_path / "runs")]) == 0

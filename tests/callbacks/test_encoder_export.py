@@ -49,7 +49,7 @@ def test_a_broken_image_that_no_step_drew_costs_the_prior_alone(
         callbacks=[Breaks(root)],
     )
     trainer.fit(Craft(backbone=spec), VqaDataModule(spec, "folder", **own))
-    assert "without the prior of its codes, which a test counts anew: " in (said := capsys.readouterr().err)
+    assert "without the prior of its codes, which a test counts again: " in (said := capsys.readouterr().err)
     assert ".png: broken image" in said
     assert json.loads((run / "result.json").read_text())["steps"] == 2
     assert (run / "encoder" / "encoder.safetensors").is_file()

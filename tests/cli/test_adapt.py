@@ -170,7 +170,7 @@ def test_a_second_call_goes_on_where_the_first_one_ended(run, called, monkeypatc
 
     monkeypatch.setattr(adapt, "_call", stopped)
     assert run() == 137
-    assert "it ended at: test the model as it is" in capsys.readouterr().err
+    assert "it stopped at: test the model as it is" in capsys.readouterr().err
     monkeypatch.setattr(adapt, "_call", lambda *a: stopped(*a) if a[0] == "fit" else real(*a))
     assert run() == 137
     monkeypatch.setattr(adapt, "_call", real)

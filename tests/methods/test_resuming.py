@@ -312,7 +312,7 @@ def test_a_run_is_not_removed_and_gone_on_with(root: Path, said: Any) -> None:
     before = files(root / "run")
     (line,) = said(argv("--ckpt_path=last", "--overwrite=true"), code=2)
     assert line == (
-        "craft_lightning: --overwrite true would remove run/checkpoints/last.ckpt, which --ckpt_path goes on from: "
+        "craft_lightning: --overwrite true would remove run/checkpoints/last.ckpt, which --ckpt_path resumes from: "
         "give one of the two"
     )
     assert files(root / "run") == before
@@ -331,7 +331,7 @@ def test_more_steps_are_the_same_run(root: Path, said: Any, tmp_path: Path) -> N
     assert rest.rates[1:] == pytest.approx(whole.rates[7:])
     after = json.loads((root / "run" / "result.json").read_text())
     assert (before["steps"], after["steps"]) == (6, 8)
-    line = "craft_lightning: the learning rate was planned for 8 steps, and goes on as one planned for 9"
+    line = "craft_lightning: the learning rate was planned for 8 steps, and continues as one planned for 9"
     assert said(argv("--ckpt_path=last", "--trainer.max_steps=9")) == [line]
 
 

@@ -81,7 +81,7 @@ class Checkpointed(StepAccounts):
         """Say that the learning rate of a training that goes on is planned anew."""
         before, now = self._planned
         if before not in (None, now):
-            _say(f"the learning rate was planned for {before} steps, and goes on as one planned for {now}")
+            _say(f"the learning rate was planned for {before} steps, and continues as one planned for {now}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained only, and say whose it is."""

@@ -81,7 +81,7 @@ def check_settings(found: Changes, path: str | Path) -> dict[str, tuple[Any, Any
         told = ", ".join(f"{name} {_text(old)} (given: {_text(new)})" for name, (old, new) in bound.items())
         named = {"data.seed": "seed_everything"}
         flags = " ".join(f"--{named.get(name, name)} {_text(old)}" for name, (old, _) in bound.items())
-        raise CraftError(f"{path} was trained with {told}: go on with {flags}, or train anew without --ckpt_path")
+        raise CraftError(f"{path} was trained with {told}: resume with {flags}, or start again without --ckpt_path")
     return dict(found)
 
 
@@ -135,7 +135,7 @@ def check_weights(held: Mapping[str, str], own: Mapping[str, str], backbone: str
     if other := other_weights(held, own):
         raise CraftError(
             f"the {' and the '.join(other)} of {backbone} {'are' if len(other) > 1 else 'is'} not what {path} was "
-            "trained with: go on with the same backbone (and --encoder, --adapter), or train anew without --ckpt_path"
+            "trained with: resume with the same backbone (and --encoder, --adapter), or start again without --ckpt_path"
         )
 
 
@@ -147,7 +147,7 @@ def check_data(held: Mapping[str, Any], own: Mapping[str, Any], path: str | Path
         differs = "; ".join(f"{split}: {what}" for split, what in other.items())
         raise CraftError(
             f"the {' and '.join(other)} data are not those that {path} was trained with ({differs}): bring those back, "
-            "or train anew without --ckpt_path"
+            "or start again without --ckpt_path"
         )
 
 
