@@ -176,13 +176,13 @@ def test_an_evaluation_says_what_differs_and_has_data_of_its_own(root: Path, sai
 
 def test_null_for_a_number_is_another_setting_too(root: Path, said: Any) -> None:
     (line,) = said(argv("--ckpt_path=last", "--model.optim.clip=null"), code=2)
-    assert "model.optim.clip 1.0 (given: null): go on with --model.optim.clip 1.0, or train anew" in line
+    assert "model.optim.clip 1.0 (given: null): resume with --model.optim.clip 1.0, or start again" in line
 
 
 def test_the_flags_that_are_told_mend_it(root: Path, said: Any) -> None:
     wrong = argv("--ckpt_path=last", "--data.batch_size=6", "--seed_everything=1", "--model.optim.warmup=0.5")
     (line,) = said(wrong, code=2)
-    flags = shlex.split(line.partition("go on with ")[2].partition(", or train anew")[0])
+    flags = shlex.split(line.partition("resume with ")[2].partition(", or start again")[0])
     assert len(flags) == 6
     assert said([*wrong, *flags]) == []
     assert json.loads((root / "run" / "result.json").read_text())["steps"] == 6
@@ -362,7 +362,7 @@ def test_a_trainer_that_clips_or_ends_epochs_otherwise_is_refused_before_a_step(
     assert lines[-1].startswith("craft_lightning: other/checkpoints/last.ckpt was trained with ")
     assert told in lines[-1]
     assert files(root / "other" / "checkpoints") == held
-    flags = shlex.split(lines[-1].partition("go on with ")[2].partition(", or train anew")[0])
+    flags = shlex.split(lines[-1].partition("resume with ")[2].partition(", or start again")[0])
     assert said(argv("--ckpt_path=last", *ends, *given, *flags)) == []
     assert json.loads((root / "other" / "result.json").read_text())["steps"] == 6
 

@@ -85,7 +85,7 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
 def test_a_checkpoint_of_another_recipe_is_refused(other: dict[str, Any], said: str, tmp_path: Path) -> None:
     train(tmp_path, 7)
     before = (tmp_path / "stage.ckpt").read_bytes()
-    with pytest.raises(CraftError, match=rf"stage.ckpt was made with {said}: remove it to begin this stage anew"):
+    with pytest.raises(CraftError, match=rf"stage.ckpt was made with {said}: remove it to start this stage again"):
         train(tmp_path, **{"steps": 7, **other})
     assert (tmp_path / "stage.ckpt").read_bytes() == before
     train(tmp_path, 7, save_every=3)  # how often it is saved changes nothing
