@@ -84,14 +84,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Objects of a file of JSON lines; none if it is not there. Raises CraftError: a line is none, with its number."""
     text, rows = path.read_bytes() if path.is_file() else b"", []
     for number, line in enumerate(text.split(b"\n"), start=1):  # a text may hold other ends of lines
+        if not line:
+            continue
         try:
-            row = json.loads(line) if line else None
+            row = json.loads(line)
         except ValueError:
-            row = line
-        if isinstance(row, dict):
-            rows.append(row)
-        elif row is not None:
+            row = None
+        if not isinstance(row, dict):
             raise CraftError(f"{path} cannot be read: line {number} is no JSON object")
+        rows.append(row)
     return rows
 
 

@@ -32,7 +32,7 @@ def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     assert read_lines(tmp_path / "x.jsonl") == rows
     assert read_lines(tmp_path / "y.jsonl") == []
-    for line in ('"text"', '{"key": 1', "[1]", "\udcff"):
+    for line in ('"text"', '{"key": 1', "[1]", "null", "\udcff"):
         (tmp_path / "x.jsonl").write_text(f'{{"key": 0}}\n{line}\n', errors="surrogateescape")
         with pytest.raises(CraftError, match=r"x\.jsonl cannot be read: line 2 is no JSON object"):
             read_lines(tmp_path / "x.jsonl")

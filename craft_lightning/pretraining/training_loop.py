@@ -125,7 +125,9 @@ def run_stage(
         terms = _gradients(fabric, stage, range(step * passes, (step + 1) * passes))
         try:
             fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
-        except RuntimeError as error:  # torch's, where the norm is no number
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
             raise CraftError(f"{name}: the training diverged at step {step}; lower its lr from {spec.lr:g}") from error
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
