@@ -166,7 +166,7 @@ def test_what_was_trained_in_front_of_it_works_in_front_of_the_whole_model(
     assert {p.dtype for p in whole.vlm.language_model.parameters()} == {torch.float32}
     given = resuming.named(copy.deepcopy(whole.hparams), {})
     found = resuming.changes(torch.load(tmp_path / "last.ckpt", weights_only=True), given)
-    with pytest.raises(CraftError, match=f"go on with --model.backbone.language_dtype {kind}"):
+    with pytest.raises(CraftError, match=f"resume with --model.backbone.language_dtype {kind}"):
         resuming.check_settings(found, "last.ckpt")
 
 

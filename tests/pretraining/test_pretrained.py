@@ -179,7 +179,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     save_file({name: value + 1 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
     shutil.rmtree(again)
     with pytest.raises(
-        CraftError, match=r"projector\.ckpt was made with data 'seed 0, 40 pictures a twin, .* updates \w+'"
+        CraftError, match=r"projector\.ckpt was made with data 'seed 0, 40 pictures a twin, .* with \w+'"
     ):
         build(write_plan(tmp_path, other))
 
@@ -274,7 +274,9 @@ def test_who_lacks_the_package_is_told(copied: Path, tmp_path: Path, monkeypatch
     ],
 )
 def test_a_plan_says_which_of_both(tmp_path: Path, change: tuple[str, str]) -> None:
-    with pytest.raises(CraftError, match=r"updated: give a shape .of a new language model., or pretrained and lora"):
+    with pytest.raises(
+        CraftError, match=r"updated: give a shape .of a new language model., start_from, or pretrained and lora"
+    ):
         read_plan(write_plan(tmp_path, "x", *change))
 
 
