@@ -43,7 +43,11 @@ def place(label: str) -> tuple[str, str, str]:
 
 LINES = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (ROOT / "docs/findings.md").read_text(encoding="utf-8").split("\n\n")[2].splitlines()[2:]
+    for line in (ROOT / "docs/findings.md")
+    .read_text(encoding="utf-8")
+    .partition("| | gain, keep 1.0 |")[2]
+    .splitlines()[2:]
+    if line.startswith(("| CRAFT, ", *(f"| {name}, " for name in BASELINES)))
 ]
 
 
