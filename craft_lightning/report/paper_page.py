@@ -69,13 +69,13 @@ class Decision:
 
     @property
     def short(self) -> str:
-        """Its word, and the number of its only part, or how many of several hold."""
+        """Its word, and the number of its first part; where not all of several hold, how many do."""
         verdicts = [verdict for _, verdict in self.parts]
         count = len(verdicts) + sum(len(parts.split(", ")) for parts, _ in self.missing)
         if count > 1 and verdicts and self.word != HOLDS:
             return f"{self.word}: {sum(v.word == HOLDS for v in verdicts)} of {count} parts hold"
-        only = verdicts[0].estimate if count == 1 and verdicts else None
-        return self.word if only is None else f"{self.word}, {only:+z.1f} points"
+        first = verdicts[0].estimate if verdicts else None
+        return self.word if first is None else f"{self.word}, {first:+z.1f} points"
 
     @property
     def said(self) -> list[tuple[str, str, str, str]]:

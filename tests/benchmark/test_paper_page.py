@@ -98,7 +98,7 @@ def test_a_claim_is_as_good_as_the_worst_of_its_parts() -> None:
     several = (("toy", verdict("3a", HOLDS)), ("toy", verdict("3b", FAILS)), ("toy", verdict("3c", HOLDS)))
     assert Decision(claim, several).short == f"{FAILS}: 2 of 3 parts hold"
     assert Decision(claim, several[:1], missing=(("3b, 3c", "toy"),)).short == f"{NOTHING}: 1 of 3 parts hold"
-    assert Decision(claim, several[::2]).short == HOLDS
+    assert Decision(claim, several[::2]).short == f"{HOLDS}, +1.0 points"
 
 
 def test_claims_stand_beside_each_other_at_all_budgets_that_have_results(
@@ -143,7 +143,7 @@ def test_what_a_program_measured_counts_at_every_budget(house: Path) -> None:
     readme.write_text("# Toy\n\n<!-- paper:begin -->\nbefore\n<!-- paper:end -->\n")
     assert main(["render", "all", "--publish"]) == 0, "what is published needs no runs"
     assert lines(readme) == {
-        "1": ["Claim 1 / of the paper", "Table 1", HOLDS],
+        "1": ["Claim 1 / of the paper", "Table 1", f"{HOLDS}, +20.0 points"],
         "2": ["Claim 2 / of the paper", "Table 2", f"{UNDECIDED}, +0.0 points"],
         "3": ["Claim 3 / of the paper", "Table 3", NOTHING],
         "4": ["Claim 4 / of the paper", "Table 4", f"{HOLDS}, +1.0 points"],
