@@ -123,12 +123,7 @@ def run_stage(
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * lr_factor(step, spec.steps, spec.warmup)
         terms = _gradients(fabric, stage, range(step * passes, (step + 1) * passes))
-        try:
-            fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            raise CraftError(f"{name}: the training diverged at step {step}; lower its lr from {spec.lr:g}") from error
+        _clip(fabric, stage, optimizer, spec, f"{name}: the training diverged at step {step}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         told: Any = fabric.all_reduce(terms)  # the mean over processes, as of their gradients
@@ -143,6 +138,15 @@ def run_stage(
             state["seconds"] = before + time.monotonic() - start
             _save(fabric, path, state)
     return state.get("seconds", before)
+
+
+def _clip(fabric: Fabric, stage: Any, optimizer: Any, spec: LoopSpec, diverged: str) -> None:
+    try:
+        fabric.clip_gradients(stage, optimizer, max_norm=spec.clip)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        raise CraftError(f"{diverged}; lower its lr from {spec.lr:g}") from error
 
 
 def _gradients(fabric: Fabric, stage: Any, numbers: range) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_EXISTS = re.compile(r"^(is|are) there (?:(an? )|any )?(?!only |just |more |less |fewer |at |exactly )(.+)$", re.I)
+_COUNTED = "(?:an? |any )?(?:only|just|more|less|fewer|at|exactly) "
+_EXISTS = re.compile(rf"^(is|are) there (?!{_COUNTED})(?:(an? )|any )?(.+)$", re.I)
 _THIS = re.compile(r"^is ((?:this|that)(?: \w+)??|it) ((?:an?|the|in|on|at|from|of|related|located|about) .+)$", re.I)
 _WHAT_COLOUR = re.compile(r"^what colou?r (is|are) (.+)$", re.I)
 _WHAT_IS = re.compile(r"^what (is|are|was|were) ((?:the|a|an|this|that|these|those|its|his|her) .+)$", re.I)

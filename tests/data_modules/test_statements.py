@@ -20,6 +20,7 @@ from data_modules.captioning.statements import declarative
         ("Is this the left lung?", "yes", "This is the left lung."),
         ("Is it in the chest?", "no", "It is not in the chest."),
         ("Is this image normal?", "no", 'The answer to the question "Is this image normal?" is no.'),
+        ("Is there any more fluid?", "no", 'The answer to the question "Is there any more fluid?" is no.'),
         ("Is there only one nodule?", "no", 'The answer to the question "Is there only one nodule?" is no.'),
         ("What is the title of this book?", "Deep Sea", "The title of this book is Deep Sea."),
         ("Who wrote this book?", "A. Smith", "A. Smith wrote this book."),
